@@ -1,0 +1,1 @@
+"""Scores card transactions for fraud while the customer waits, and keeps the model honest."""

@@ -1,0 +1,87 @@
+"""`fraud <job>`: the one door through which Airflow, DVC, CI and people run jobs.
+
+With --json, standard output is one line of JSON, the typed result; the log goes to standard error. The exit code says
+what kind of failure it was (fraud.errors): only 75 is worth trying again.
+"""
+
+import importlib
+import json
+import logging
+import sys
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+from pydantic_settings import CliApp, SettingsError
+
+from fraud.errors import BadConfigError, FraudError
+from fraud.jobs import JOBS, Context, JobResult
+from fraud.params import Params
+from fraud.settings import Settings
+
+USAGE = "usage: fraud JOB [--flags] [--json]    (fraud JOB --help for a job's flags)\n\njobs:\n"
+
+
+def configure_log() -> None:
+    """Logs go to standard error: for a person at a terminal coloured, else one JSON object a line."""
+    to_person = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S" if to_person else "iso", utc=not to_person),
+            structlog.dev.ConsoleRenderer() if to_person else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def run_job(name: str, arguments: list[str]) -> JobResult:
+    """Parse the flags into the job's config and run it. Raises FraudError for anything a person can mend."""
+    module = importlib.import_module("fraud.jobs." + ("import_data" if name == "import" else name.replace("-", "_")))
+    try:
+        config: Any = CliApp.run(
+            module.Config, cli_args=arguments, cli_prog_name=f"fraud {name}", cli_kebab_case=True,
+            cli_implicit_flags=True, cli_hide_none_type=True,
+        )  # fmt: skip
+    except (ValidationError, SettingsError) as error:
+        lines = (
+            [f"--{'-'.join(map(str, e['loc'])).replace('_', '-')}: {e['msg']}" for e in error.errors()]
+            if isinstance(error, ValidationError)
+            else [str(error)]
+        )
+        raise BadConfigError(f"fraud {name}: " + "; ".join(lines), do=f"fraud {name} --help") from error
+    settings = Settings.load()
+    context = Context(settings, Params.load(settings.project / "params.yaml"), structlog.get_logger(job=name))
+    result: JobResult = module.run(config, context)
+    return result
+
+
+def main() -> None:
+    """Entry point of the `fraud` command."""
+    configure_log()
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE + "\n".join(f"  {name:<18}{line}" for name, line in JOBS.items()))
+        sys.exit(0)
+    name, rest = arguments[0], [a for a in arguments[1:] if a != "--json"]
+    as_json = len(rest) < len(arguments) - 1
+    try:
+        if name not in JOBS:
+            raise BadConfigError(f"no job named {name!r}", expected=", ".join(JOBS), do="fraud --help")
+        result = run_job(name, rest)
+    except FraudError as error:
+        failure = {"error": type(error).__name__, "message": error.message, "expected": error.expected,
+                   "came": error.came, "do": error.do}  # fmt: skip
+        if as_json:
+            print(json.dumps(failure))
+        print(f"fraud {name}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    print(result.model_dump_json() if as_json else _for_people(result))
+
+
+def _for_people(result: JobResult) -> str:
+    values = result.model_dump(mode="json")
+    width = max((len(key) for key in values), default=0)
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in values.items())

@@ -1,0 +1,42 @@
+-- Reads a user's known history and appends one event to it, atomically and once per transaction id.
+-- KEYS: history, ids. ARGV: record (24 bytes), transaction id hash (8 bytes), event time in us, MAX_EVENTS.
+-- Reply: sequence, newest event time before this one, 1 if the id was known already, known records.
+local record, id, event_us, bound = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local base, newest, count = 0, 0, 0
+
+local function records(first, last) -- of indexes first..last-1
+  if last <= first then return '' end
+  return redis.call('GETRANGE', KEYS[1], 16 + 24 * first, 16 + 24 * last - 1)
+end
+
+local header = redis.call('GETRANGE', KEYS[1], 0, 15)
+if #header == 16 then
+  base, newest = struct.unpack('<i8i8', header)
+  count = (redis.call('STRLEN', KEYS[1]) - 16) / 24
+end
+
+local ids = redis.call('GET', KEYS[2]) or ''
+local from = 1
+while true do
+  local at = string.find(ids, id, from, true)
+  if not at then break end
+  if (at - 1) % 16 == 0 then
+    local index = (at - 1) / 16
+    local newest_before = struct.unpack('<i8', ids, at + 8)
+    return {base + index, newest_before, 1, records(math.max(0, index - bound), index)}
+  end
+  from = at + 1
+end
+
+local history = records(math.max(0, count - bound), count)
+if count >= 2 * bound then
+  -- Only a whole prefix ever goes, so that sequences stay contiguous.
+  local drop = count - bound
+  redis.call('SET', KEYS[1], struct.pack('<i8i8', base + drop, newest) .. history)
+  redis.call('SET', KEYS[2], string.sub(ids, 16 * drop + 1))
+  base, count = base + drop, bound
+end
+redis.call('SETRANGE', KEYS[1], 0, struct.pack('<i8i8', base, math.max(newest, event_us)))
+redis.call('APPEND', KEYS[1], record)
+redis.call('APPEND', KEYS[2], id .. struct.pack('<i8', newest))
+return {base + count, newest, 0, history}

@@ -1,0 +1,39 @@
+"""Errors that a person can act on: what was expected, what came, what to do. Each knows its exit code."""
+
+from typing import ClassVar
+
+
+class FraudError(Exception):
+    """A failure with a cause we can name. `str()` is the whole message; `exit_code` is what the process ends with."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, expected: str = "", came: str = "", do: str = "") -> None:
+        parts = [message]
+        parts += [f"{label}: {text}" for label, text in (("expected", expected), ("came", came), ("do", do)) if text]
+        super().__init__("\n  ".join(parts))
+        self.message, self.expected, self.came, self.do = message, expected, came, do
+
+
+class BadConfigError(FraudError):
+    """A setting, parameter or command-line value is wrong. Nothing was started."""
+
+    exit_code = 2
+
+
+class RefusedError(FraudError):
+    """A gate or an approval said no. Running again changes nothing."""
+
+    exit_code = 3
+
+
+class BadInputError(FraudError):
+    """The data cannot be used at all. Single bad rows are quarantined instead."""
+
+    exit_code = 65
+
+
+class UnavailableError(FraudError):
+    """A service that should be there is not. Running again may help: the only error Airflow retries."""
+
+    exit_code = 75

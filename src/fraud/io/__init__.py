@@ -1,0 +1,1 @@
+"""Side effects behind small interfaces: lake partitions, online history, registry, reports."""

@@ -1,0 +1,170 @@
+"""Datasets of Parquet partitions `dt=YYYY-MM-DD`, published by manifest.
+
+Data objects are named by their content, then one small manifest per partition is replaced: `os.replace` on files, one
+PUT on S3, which has no rename. Readers go through the manifest, so they see the old partition or the new one, never
+half; a rerun with the same rows writes the same names and the same manifest, byte for byte.
+"""
+
+import io
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from fraud.errors import BadInputError
+
+MANIFEST: Final = "_manifest.json"
+ROWS_PER_OBJECT: Final = 1_000_000
+
+
+class DataObject(BaseModel):
+    """One Parquet file of a partition."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a partition is: its objects, and what they were made from. No clock in it: same rows, same bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    partition: str
+    rows: int
+    objects: tuple[DataObject, ...]
+    made_from: dict[str, str]
+    """Input fingerprints and facts about the making, by name; a job compares them to see whether it has work."""
+
+    @property
+    def content_sha256(self) -> str:
+        """Hash over the objects' hashes in order: equal exactly when the partition's bytes are."""
+        return sha256("".join(o.sha256 for o in self.objects).encode()).hexdigest()
+
+
+def put_atomically(uri: str, data: bytes) -> None:
+    """Write one object so that a reader sees all of it or the one before. Durable when it returns."""
+    fs, path = fsspec.core.url_to_fs(uri)
+    if fs.protocol not in ("file", ("file", "local")):
+        fs.pipe_file(path, data)
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class Dataset:
+    """A named dataset below a lake URI. Partition keys are `dt=...` values unless `key` says otherwise."""
+
+    def __init__(self, lake_uri: str, name: str, key: str = "dt") -> None:
+        self.name, self.key = name, key
+        self.uri = f"{lake_uri.rstrip('/')}/{name}"
+        self._fs, self._path = fsspec.core.url_to_fs(self.uri)
+
+    def _folder(self, partition: str) -> str:
+        return f"{self.uri}/{self.key}={partition}"
+
+    def partitions(self) -> list[str]:
+        """The published partitions, sorted."""
+        found = self._fs.glob(f"{self._path}/{self.key}=*/{MANIFEST}")
+        return sorted(path.split("/")[-2].removeprefix(f"{self.key}=") for path in found)
+
+    def manifest(self, partition: str) -> Manifest | None:
+        """The partition's manifest, None when it was never published."""
+        fs, path = fsspec.core.url_to_fs(f"{self._folder(partition)}/{MANIFEST}")
+        try:
+            return Manifest.model_validate_json(fs.cat_file(path))
+        except FileNotFoundError:
+            return None
+
+    def object_uris(self, partition: str) -> list[str]:
+        """URIs of the partition's data objects, in order; empty when it was never published."""
+        manifest = self.manifest(partition)
+        return [f"{self._folder(partition)}/{o.name}" for o in manifest.objects] if manifest else []
+
+    def read(self, partition: str, columns: list[str] | None = None) -> pa.Table:
+        """One partition. Raises BadInputError when it was never published."""
+        uris = self.object_uris(partition)
+        if not uris:
+            raise BadInputError(f"{self.name} has no partition {partition}", do=f"published: {self.partitions()[-5:]}")
+        tables = []
+        for uri in uris:
+            fs, path = fsspec.core.url_to_fs(uri)
+            with fs.open(path, "rb") as file:
+                tables.append(pq.read_table(file, columns=columns))
+        return pa.concat_tables(tables)
+
+    def read_range(self, first: str, last: str, columns: list[str] | None = None) -> pa.Table | None:
+        """The published partitions with `first <= key <= last` in order, None when there is none."""
+        chosen = [p for p in self.partitions() if first <= p <= last]
+        return pa.concat_tables([self.read(p, columns) for p in chosen]) if chosen else None
+
+    def publish(
+        self, partition: str, table: pa.Table | Iterable[pa.Table], made_from: Mapping[str, str] | None = None
+    ) -> Manifest:
+        """Replace the partition as a whole. `table` is a table, or an iterable of tables that never all fit memory.
+
+        Returns the manifest; when it equals the published one nothing was changed.
+        """
+        objects = []
+        for piece in _pieces(table):
+            buffer = io.BytesIO()
+            pq.write_table(piece, buffer, compression="zstd")
+            data = buffer.getvalue()
+            digest = sha256(data).hexdigest()
+            objects.append(
+                DataObject(name=f"{digest[:24]}.parquet", rows=piece.num_rows, bytes=len(data), sha256=digest)
+            )
+            put_atomically(f"{self._folder(partition)}/{objects[-1].name}", data)
+        manifest = Manifest(
+            dataset=self.name, partition=partition, rows=sum(o.rows for o in objects), objects=tuple(objects),
+            made_from=dict(sorted((made_from or {}).items())),
+        )  # fmt: skip
+        if manifest != self.manifest(partition):
+            text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True)
+            put_atomically(f"{self._folder(partition)}/{MANIFEST}", text.encode())
+        return manifest
+
+    def verify(self, partition: str) -> Manifest:
+        """Read every object again and compare sizes, hashes and row counts. Raises BadInputError naming the object."""
+        manifest = self.manifest(partition)
+        if manifest is None:
+            raise BadInputError(f"{self.name} has no partition {partition}")
+        for expected, uri in zip(manifest.objects, self.object_uris(partition), strict=True):
+            fs, path = fsspec.core.url_to_fs(uri)
+            data: Any = fs.cat_file(path)
+            digest = sha256(data).hexdigest()
+            if digest != expected.sha256:
+                raise BadInputError(f"{uri} is not what was published", expected=expected.sha256, came=digest)
+        return manifest
+
+
+def _pieces(table: pa.Table | Iterable[pa.Table]) -> Iterator[pa.Table]:
+    for whole in [table] if isinstance(table, pa.Table) else table:
+        for start in range(0, max(whole.num_rows, 1), ROWS_PER_OBJECT):
+            yield whole.slice(start, ROWS_PER_OBJECT)

@@ -1,0 +1,52 @@
+"""One module per job: a frozen typed config in, a typed result out. `fraud <job>` runs any of them."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from pydantic import BaseModel, ConfigDict
+
+from fraud.params import Params
+from fraud.settings import Settings
+
+
+class JobConfig(BaseModel):
+    """What one run of a job is asked to do. Field names become command-line flags, descriptions their help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class JobResult(BaseModel):
+    """What a run did, as data: printed by `--json`, passed on as XCom."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every job is given besides its config."""
+
+    settings: Settings
+    params: Params
+    log: structlog.stdlib.BoundLogger
+
+
+JOBS: Final[dict[str, str]] = {
+    "simulate": "write days of a simulated transaction world to the landing zone",
+    "import": "bring anybody's CSV or Parquet into the landing zone, by a mapping",
+    "ingest": "validate landed transactions into the lake, quarantine the rest",
+    "ingest-labels": "validate landed fraud labels into the lake",
+    "build-features": "compute the window features of the days that changed",
+    "materialize": "bring new events into the online store, Feast's view included",
+    "training-set": "build the point-in-time training set",
+    "train": "train the ladder, log it, evaluate the gates, register a candidate",
+    "promote": "move the production alias to a version whose gates passed",
+    "rollback": "set production back to the version before the last change",
+    "history": "print the promotion history",
+    "score": "score days of transactions with the production model on Spark",
+    "drift": "compare recent days with the production model's training reference",
+    "ship-predictions": "bring serving's prediction log into the lake",
+    "skew": "recompute what serving saw and compare, bit for bit",
+    "traffic": "send transactions through POST /predict as a checkout would",
+}
+"""Name -> one line of help. The module of job `a-b` is `fraud.jobs.a_b` (`import` lives in `import_data`)."""

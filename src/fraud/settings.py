@@ -1,0 +1,58 @@
+"""Where things are: read once from `FRAUD_*` environment variables into a frozen model.
+
+What the model should be is in params.yaml (`fraud.params`); this is only what differs between a laptop, the embedded
+stack and a deployment. MLflow's and boto3's own variables (MLFLOW_TRACKING_USERNAME, AWS_...) stay theirs.
+"""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fraud.errors import BadConfigError
+
+
+class Settings(BaseSettings):
+    """All of it. URIs are `file:///absolute/path` or `s3://bucket/prefix`."""
+
+    model_config = SettingsConfigDict(env_prefix="FRAUD_", frozen=True, extra="forbid")
+
+    home: Path = Field(default=Path("var"), description="where the embedded stack keeps everything it writes")
+    project: Path = Field(default=Path(), description="the checkout: params.yaml, feature_repo/, mappings/")
+    landing_uri: str = Field(default="", description="contract-shaped files that wait for ingest; <home>/landing")
+    lake_uri: str = Field(default="", description="partitions with manifests; default <home>/lake")
+    reports_uri: str = Field(default="", description="HTML reports; default <home>/reports")
+    prediction_log: Path = Field(default=Path(), description="serving's segments, before shipping; <home>/predictions")
+    redis_url: SecretStr = Field(default=SecretStr("redis://127.0.0.1:6379/0"), description="online store")
+    mlflow_url: str = Field(default="http://127.0.0.1:5000", description="tracking server and registry")
+    control_db: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of the promotion history")
+    feast_registry: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of Feast's registry")
+    spark_master: str = Field(default="local[*]", description="cluster or local threads for Spark jobs")
+    actor: str = Field(default="", description="who is recorded for approvals; default the login name")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_below_home(cls, values: dict[str, object]) -> dict[str, object]:
+        home = Path(str(values.get("home") or "var")).resolve()
+        project = Path(str(values.get("project") or ".")).resolve()
+        defaults: dict[str, object] = {
+            "landing_uri": f"file://{home}/landing",
+            "lake_uri": f"file://{home}/lake",
+            "reports_uri": f"file://{home}/reports",
+            "prediction_log": home / "predictions",
+            "control_db": f"sqlite:///{home}/control.db",
+            "feast_registry": f"sqlite:///{home}/feast.db",
+        }
+        given = {key: value for key, value in values.items() if value not in ("", None)}
+        return {**defaults, **given, "home": home, "project": project}
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment. Raises BadConfigError naming the variable."""
+        try:
+            return cls()
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = "FRAUD_" + "_".join(str(part) for part in first["loc"]).upper()
+            raise BadConfigError(f"{name} is wrong", expected=first["msg"], came=repr(first.get("input"))) from error

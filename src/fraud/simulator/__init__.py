@@ -1,0 +1,1 @@
+"""The transaction world that demos and tests run on. Never a source of production expectations."""
