@@ -9,7 +9,7 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -131,16 +131,22 @@ class Dataset:
 
         Returns the manifest; when it equals the published one nothing was changed.
         """
-        objects = []
-        for piece in _pieces(table):
-            buffer = io.BytesIO()
-            pq.write_table(piece, buffer, compression="zstd")
-            data = buffer.getvalue()
-            digest = sha256(data).hexdigest()
-            objects.append(
-                DataObject(name=f"{digest[:24]}.parquet", rows=piece.num_rows, bytes=len(data), sha256=digest)
-            )
-            put_atomically(f"{self._folder(partition)}/{objects[-1].name}", data)
+        return self.commit(partition, [self.put(partition, piece) for piece in _pieces(table)], made_from)
+
+    def put(self, partition: str, table: pa.Table) -> DataObject:
+        """Write one data object, named by its content. No reader sees it before `commit` names it in the manifest."""
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        data = buffer.getvalue()
+        digest = sha256(data).hexdigest()
+        written = DataObject(name=f"{digest[:24]}.parquet", rows=table.num_rows, bytes=len(data), sha256=digest)
+        put_atomically(f"{self._folder(partition)}/{written.name}", data)
+        return written
+
+    def commit(
+        self, partition: str, objects: Sequence[DataObject], made_from: Mapping[str, str] | None = None
+    ) -> Manifest:
+        """Make the partition these objects, in this order, which `put` wrote. Replaces nothing when nothing changed."""
         manifest = Manifest(
             dataset=self.name, partition=partition, rows=sum(o.rows for o in objects), objects=tuple(objects),
             made_from=dict(sorted((made_from or {}).items())),
