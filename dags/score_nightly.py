@@ -1,0 +1,35 @@
+"""Score the newest days with the Production model, on Spark.
+
+**What.** One partition of `scores` per day, published whole: probability, decision and model version of every
+transaction. Rows in = rows scored + rows rejected, or nothing is published.
+
+**When.** After new features and after each change of the Production model. `first` and `last` score a span of days.
+
+**Triage.** *`production_model` skipped*: there is no Production model yet; train and promote one. *Exit code 65*: the
+day's features are missing or damaged; clear `build_features`. Running it again writes the same bytes.
+"""
+
+from airflow.sdk import Param
+
+from fraud_airflow.defaults import FEATURES, PRODUCTION_MODEL, SCORES, fraud_dag
+from fraud_airflow.operator import FraudJobOperator
+
+DAY = {"type": "string", "pattern": r"^(\d{4}-\d{2}-\d{2})?$"}
+
+with fraud_dag(
+    "score_nightly",
+    doc=__doc__,
+    stage="scoring",
+    schedule=FEATURES | PRODUCTION_MODEL,
+    params={
+        "first": Param("", **DAY, description="first day, YYYY-MM-DD; empty: the newest day that has features"),
+        "last": Param("", **DAY, description="last day, YYYY-MM-DD; empty: the same as first"),
+    },
+):
+    production_model = FraudJobOperator(task_id="production_model", job="production-version", needs=("version",))
+    production_model >> FraudJobOperator(
+        task_id="score",
+        job="score",
+        arguments=["--first={{ params.first }}", "--last={{ params.last }}"],
+        outlets=[SCORES],
+    )

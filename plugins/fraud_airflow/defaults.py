@@ -1,0 +1,42 @@
+"""What every DAG of the platform shares, and the assets that tie them (docs/architecture.md)."""
+
+from datetime import timedelta
+from typing import Any, Final
+
+from airflow.sdk import DAG, Asset
+
+from fraud_airflow.approval import approved_by
+
+TASK_DEFAULTS: Final[dict[str, Any]] = {
+    "owner": "ml-platform",
+    # The operator decides what is worth trying again; these say how often.
+    "retries": 3,
+    "retry_delay": timedelta(seconds=20),
+    "retry_exponential_backoff": True,
+    "max_retry_delay": timedelta(minutes=10),
+    "execution_timeout": timedelta(hours=2),
+}
+
+TRANSACTIONS: Final = Asset("transactions", uri="x-fraud://lake/transactions", group="lake")
+LABELS: Final = Asset("labels", uri="x-fraud://lake/labels", group="lake")
+FEATURES: Final = Asset("features", uri="x-fraud://lake/features", group="lake")
+SCORES: Final = Asset("scores", uri="x-fraud://lake/scores", group="lake")
+CANDIDATE: Final = Asset("candidate", uri="x-fraud://registry/candidate", group="registry")
+PRODUCTION_MODEL: Final = Asset("production_model", uri="x-fraud://registry/production", group="registry")
+RETRAINING_REQUESTED: Final = Asset("retraining_requested", uri="x-fraud://monitoring/retraining", group="monitoring")
+
+
+def fraud_dag(dag_id: str, *, doc: str | None, stage: str, schedule: Any = None, **more: Any) -> DAG:
+    """A DAG with our defaults. One run at a time: two runs of a job would only do each other's work again."""
+    return DAG(
+        dag_id,
+        description=(doc or "").strip().splitlines()[0],
+        doc_md=doc,
+        schedule=schedule,
+        catchup=False,
+        max_active_runs=1,
+        default_args=TASK_DEFAULTS,
+        tags=["fraud", stage],
+        user_defined_macros={"approved_by": approved_by},
+        **more,
+    )

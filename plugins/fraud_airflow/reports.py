@@ -1,0 +1,62 @@
+"""The reports folder, read only: what lies in it, and nothing beside it."""
+
+import posixpath
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+
+
+class NoSuchReportError(Exception):
+    """There is no such file or folder below the reports' root, or the path tries to leave it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file or folder; `path` is relative to the root, `size` in bytes."""
+
+    path: str
+    folder: bool
+    size: int
+
+    @property
+    def name(self) -> str:
+        return posixpath.basename(self.path)
+
+
+class Reports:
+    """HTML reports below a `file://` or `s3://` URI."""
+
+    def __init__(self, uri: str) -> None:
+        self._fs, self._root = fsspec.core.url_to_fs(uri)
+        self._local = "file" in ([self._fs.protocol] if isinstance(self._fs.protocol, str) else self._fs.protocol)
+
+    def _inside(self, path: str) -> str:
+        parts = [part for part in path.split("/") if part]
+        if any(part.startswith(".") or "\\" in part or "\0" in part for part in parts):
+            raise NoSuchReportError(path)
+        full = posixpath.join(self._root, *parts)
+        # A symbolic link could still lead out.
+        if self._local and not Path(full).resolve().is_relative_to(Path(self._root).resolve()):
+            raise NoSuchReportError(path)
+        return full
+
+    def entries(self, path: str) -> list[Entry]:
+        """What a folder holds, by name, newest first where names are dates. Raises NoSuchReportError."""
+        full = self._inside(path)
+        if not self._fs.isdir(full):
+            if path.strip("/"):
+                raise NoSuchReportError(path)
+            return []  # nothing was ever reported
+        found = [
+            Entry(posixpath.relpath(item["name"], self._root), item["type"] == "directory", int(item["size"] or 0))
+            for item in self._fs.ls(full, detail=True)
+        ]
+        return sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name, reverse=True)
+
+    def read(self, path: str) -> bytes:
+        """A report's bytes. Raises NoSuchReportError."""
+        full = self._inside(path)
+        if not self._fs.isfile(full):
+            raise NoSuchReportError(path)
+        return bytes(self._fs.cat_file(full))

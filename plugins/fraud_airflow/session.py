@@ -1,0 +1,96 @@
+"""A job's processes as one thing that can be ended: all that share its session, whatever groups they made.
+
+`start` gives the job a session of its own and sets a guard beside it. The guard holds the reading end of a pipe whose
+writing end only the task holds: when the task is gone, however it died, the pipe closes and the guard ends the
+session. So a SIGKILLed task leaves no JVM behind.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+GRACE_SECONDS = 3.0
+"""Between SIGTERM and SIGKILL. Airflow itself kills a task 5 s after it asked it to end."""
+
+
+def members(session: int) -> list[int]:
+    """Process ids of a session, zombies excluded."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            # "pid (comm) state ppid pgrp session ...": comm may hold anything, a closing parenthesis too.
+            state, _parent, _group, its_session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(its_session) == session and state not in "ZX":
+            found.append(int(entry.name))
+    return found
+
+
+def _signal(session: int, number: signal.Signals) -> bool:
+    """Send to every member; False when there was none."""
+    pids = members(session)
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+    return bool(pids)
+
+
+def end(session: int, grace: float = GRACE_SECONDS) -> None:
+    """SIGTERM to every process of the session, SIGKILL to those still there after `grace` seconds."""
+    if not _signal(session, signal.SIGTERM):
+        return
+    deadline = time.monotonic() + grace
+    while members(session) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    while _signal(session, signal.SIGKILL):
+        time.sleep(0.01)
+
+
+class Session:
+    """A started job. `process` is its first process; the session's id is that process's id."""
+
+    def __init__(self, process: subprocess.Popen[str], guard: subprocess.Popen[bytes]) -> None:
+        self.process, self._guard = process, guard
+
+    @property
+    def streams(self) -> tuple[IO[str], IO[str]]:
+        """Standard output and standard error, as text."""
+        if self.process.stdout is None or self.process.stderr is None:
+            raise RuntimeError("the job was started without pipes")
+        return self.process.stdout, self.process.stderr
+
+    def end(self) -> None:
+        """End every process of the job, the guard included. Safe to call twice."""
+        end(self.process.pid)
+        self._guard.kill()
+        self._guard.wait()
+        if self._guard.stdin is not None:
+            self._guard.stdin.close()
+        self.process.wait()
+
+
+def start(command: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> Session:
+    """Start a command in its own session, under guard."""
+    process = subprocess.Popen(
+        command, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, errors="replace", start_new_session=True,
+    )  # fmt: skip
+    guard = subprocess.Popen(
+        [sys.executable, "-I", "-S", __file__, str(process.pid)], env={}, stdin=subprocess.PIPE, start_new_session=True
+    )
+    return Session(process, guard)
+
+
+if __name__ == "__main__":
+    sys.stdin.buffer.read()
+    end(int(sys.argv[1]))

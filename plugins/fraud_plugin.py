@@ -1,0 +1,32 @@
+"""Airflow's user interface, extended: registry, reports and Grafana in the menu, our pages under /fraud."""
+
+from typing import Any, ClassVar
+
+from airflow.plugins_manager import AirflowPlugin
+
+from fraud_airflow.pages import app
+from fraud_airflow.surroundings import Surroundings
+
+_PLACES = Surroundings.read()
+
+
+def _view(name: str, href: str, route: str) -> dict[str, Any]:
+    return {"name": name, "href": href, "url_route": route, "destination": "nav", "category": "browse"}
+
+
+def _link(name: str, href: str) -> dict[str, Any]:
+    """Opens apart: these services refuse to be framed, rightly."""
+    return {"name": name, "href": href, "destination": "nav", "category": "browse"}
+
+
+class FraudPlugin(AirflowPlugin):
+    """What Airflow loads."""
+
+    name = "fraud"
+    fastapi_apps: ClassVar[list[Any]] = [{"app": app, "url_prefix": "/fraud", "name": "fraud"}]
+    external_views: ClassVar[list[Any]] = [
+        _view("Reports", "/fraud/reports/", "fraud-reports"),
+        _view("Platform version", "/fraud/version", "fraud-version"),
+        *([_link("Model registry", f"{_PLACES.mlflow_url}/#/models/fraud-detector")] if _PLACES.mlflow_url else []),
+        *([_link("Grafana", _PLACES.grafana_url)] if _PLACES.grafana_url else []),
+    ]
