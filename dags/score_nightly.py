@@ -3,7 +3,7 @@
 **What.** One partition of `scores` per day, published whole: probability, decision and model version of every
 transaction. Rows in = rows scored + rows rejected, or nothing is published.
 
-**When.** After new features and after each change of the Production model. `first` and `last` score a span of days.
+**When.** After new features and after each change of the Production model. `from` and `to` score a span of days.
 
 **Triage.** *`production_model` skipped*: there is no Production model yet; train and promote one. *Exit code 65*: the
 day's features are missing or damaged; clear `build_features`. Running it again writes the same bytes.
@@ -22,14 +22,15 @@ with fraud_dag(
     stage="scoring",
     schedule=FEATURES | PRODUCTION_MODEL,
     params={
-        "first": Param("", **DAY, description="first day, YYYY-MM-DD; empty: the newest day that has features"),
-        "last": Param("", **DAY, description="last day, YYYY-MM-DD; empty: the same as first"),
+        "date": Param("", **DAY, description="one day, YYYY-MM-DD; no date at all: what is not scored yet"),
+        "from": Param("", **DAY, description="first day of a span"),
+        "to": Param("", **DAY, description="last day of a span"),
     },
 ):
     production_model = FraudJobOperator(task_id="production_model", job="production-version", needs=("version",))
     production_model >> FraudJobOperator(
         task_id="score",
         job="score",
-        arguments=["--first={{ params.first }}", "--last={{ params.last }}"],
+        arguments=["--date={{ params.date }}", "--from={{ params['from'] }}", "--to={{ params.to }}"],
         outlets=[SCORES],
     )

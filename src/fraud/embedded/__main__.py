@@ -1,0 +1,70 @@
+"""`python -m fraud.embedded up | demo | status | down`."""
+
+import argparse
+import signal
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+from fraud.embedded import services
+from fraud.embedded.demo import Demo, Source
+from fraud.embedded.stack import Stack
+from fraud.errors import FraudError
+from fraud.settings import Settings
+
+_BEGAN = time.monotonic()
+
+
+def say(line: str) -> None:
+    """One line of progress, with the seconds since the command began."""
+    print(f"{time.monotonic() - _BEGAN:6.0f} s  {line}", flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m fraud.embedded", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up", help="start every service and return")
+    commands.add_parser("status", help="what runs")
+    commands.add_parser("down", help="stop everything")
+    demo = commands.add_parser("demo", help="start everything and run the main job once, end to end")
+    demo.add_argument("--source", default="", help="a file or URI to import; without it a world is simulated")
+    demo.add_argument("--mapping", type=Path, help="how to read --source")
+    demo.add_argument("--days", type=int, default=120)
+    demo.add_argument("--users", type=int, default=2000)
+    demo.add_argument("--seed", type=int, default=1)
+    demo.add_argument("--start", type=date.fromisoformat, help="first simulated day")
+    demo.add_argument("--detach", action="store_true", help="return when done; `down` stops the stack")
+    return parser.parse_args()
+
+
+def _stay() -> None:
+    say("the stack stays up until Ctrl-C")
+    signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+def main() -> None:
+    """Entry point. A failure ends with its message and exit code; what was started stays up to be looked at."""
+    given = arguments()
+    stack = Stack.open(Settings.load())
+    try:
+        if given.command == "status":
+            print("\n".join(f"{name:<24}{state}" for name, state in services.states(stack).items()) or "nothing runs")
+        elif given.command == "down":
+            services.stop_all(stack, say)
+        else:
+            services.start_all(stack, say)
+            stack.write_shell_environment()
+            if given.command == "demo":
+                Demo(stack, Source.of(given), say).run()
+                if not given.detach:
+                    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+                    _stay()
+                    services.stop_all(stack, say)
+    except FraudError as error:
+        print(f"\nfailed: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

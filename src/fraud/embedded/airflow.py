@@ -1,0 +1,61 @@
+"""Airflow's part of the embedded stack: four components on SQLite with the LocalExecutor, login and secrets ours."""
+
+import json
+from typing import Final
+
+import httpx
+
+from fraud.embedded.stack import Stack, write_private
+
+COMPONENTS: Final = ("api-server", "scheduler", "dag-processor", "triggerer")
+ADMIN: Final = "admin"
+
+
+def environment(stack: Stack) -> dict[str, str]:
+    """What Airflow's components get besides the platform's own variables. Writes the file with our password."""
+    home, url = stack.home / "airflow", stack.url("airflow")
+    home.mkdir(parents=True, exist_ok=True)
+    passwords = home / "passwords.json"
+    write_private(passwords, json.dumps({ADMIN: stack.secret["AIRFLOW_ADMIN_PASSWORD"]}) + "\n")
+    sections = {
+        "CORE": {
+            "DAGS_FOLDER": stack.project / "dags",
+            "PLUGINS_FOLDER": stack.project / "plugins",
+            "EXECUTOR": "LocalExecutor",
+            "PARALLELISM": 4,
+            "LOAD_EXAMPLES": False,
+            "DAGS_ARE_PAUSED_AT_CREATION": False,
+            "FERNET_KEY": stack.secret["AIRFLOW_FERNET_KEY"],
+            "SIMPLE_AUTH_MANAGER_USERS": f"{ADMIN}:admin",
+            "SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": passwords,
+            "EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        },
+        "API": {
+            "HOST": "127.0.0.1",
+            "PORT": stack.ports["airflow"],
+            "BASE_URL": url,
+            "WORKERS": 1,
+            "SECRET_KEY": stack.secret["AIRFLOW_API_SECRET"],
+            "INSTANCE_NAME": "Fraud platform",
+        },
+        "API_AUTH": {"JWT_SECRET": stack.secret["AIRFLOW_JWT_SECRET"]},
+        "DATABASE": {"SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db"},
+        "DAG_PROCESSOR": {"REFRESH_INTERVAL": 60},
+        "LOGGING": {
+            "WORKER_LOG_SERVER_PORT": stack.ports["airflow_task_logs"],
+            "TRIGGER_LOG_SERVER_PORT": stack.ports["airflow_trigger_logs"],
+        },
+        "USAGE_DATA_COLLECTION": {"ENABLED": False},
+    }
+    settings = {f"AIRFLOW__{s}__{key}": str(value) for s, keys in sections.items() for key, value in keys.items()}
+    return stack.environment("airflow") | settings | {"AIRFLOW_HOME": str(home)}
+
+
+def not_ready(stack: Stack) -> str:
+    """Why Airflow cannot run a DAG yet; "" when every component reports itself healthy."""
+    try:
+        health = httpx.get(f"{stack.url('airflow')}/api/v2/monitor/health", timeout=5).raise_for_status().json()
+    except httpx.HTTPError as error:
+        return f"api-server: {type(error).__name__}"
+    waiting = [part for part, state in health.items() if (state or {}).get("status") != "healthy"]
+    return f"not healthy: {', '.join(waiting)}" if waiting else ""

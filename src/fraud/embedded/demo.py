@@ -1,0 +1,168 @@
+"""The main job once, end to end, on a running stack: data in, a model out, a day of checkout traffic against it.
+
+Airflow does the work; this triggers it, follows it and sums it up. Everything is safe to run again: data that is
+there is kept, files taken in before are skipped, and then nothing downstream starts.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Self
+
+import httpx
+
+from fraud.embedded import services
+from fraud.embedded.airflow_api import AirflowApi, Run
+from fraud.embedded.follow import Follower
+from fraud.embedded.stack import Stack, write_private
+from fraud.embedded.summary import summary
+from fraud.errors import BadConfigError, RefusedError, UnavailableError
+
+DAGS: Final = 8
+_DAGS_APPEAR_SECONDS: Final = 90.0
+_SERVING_SECONDS: Final = 60.0
+_POLL_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the demo's data comes from, as the command that lands it."""
+
+    command: tuple[str, ...]
+
+    @classmethod
+    def of(cls, given: argparse.Namespace) -> Self:
+        """From the command line. Raises BadConfigError for a source without its mapping."""
+        if not given.source:
+            flags = {"days": given.days, "users": given.users, "seed": given.seed, "hold-back-days": 1}
+            return cls(("simulate", *(f"--{name}={value}" for name, value in flags.items())))
+        if given.mapping is None:
+            raise BadConfigError("a source needs a mapping", do="MAPPING=mappings/<dataset>.yaml; see docs/data.md")
+        return cls(("import", f"--source={given.source}", f"--mapping={given.mapping}", "--hold-back-days=1"))
+
+
+class Demo:
+    """One walk through the main job. `say` tells a line of progress."""
+
+    def __init__(self, stack: Stack, source: Source, say: Callable[[str], None]) -> None:
+        self._stack, self._source, self._say = stack, source, say
+        self._landing = stack.home / "landing"
+        self._state = stack.home / "demo.json"
+
+    def run(self) -> None:
+        """All of it. Raises FraudError naming the step that failed and its log."""
+        began = time.monotonic()
+        landed = self._land()
+        api = self._airflow()
+        first = self._through_airflow(api, {"feed": "all"})
+        if first:
+            self._follow_first(api, first)
+        version = self._serving_version()
+        self._say(f"serving answers with version {version}; sending the held-back day through /predict")
+        traffic = self._job("traffic", f"--source={self._landing / 'held_back'}", f"--url={self._stack.url('serving')}")
+        self._land_held_back()
+        self._say("the held-back day lands")
+        second = self._through_airflow(api, {"feed": "transactions"})
+        if second:
+            follower, run = second
+            follower.chain(run, ["build_features", "score_nightly", "monitor_drift"])
+            follower.until_quiet()
+        text = summary(self._stack, api, landed, traffic, time.monotonic() - began)
+        (self._stack.home / "summary.txt").write_text(text)
+        print(text, flush=True)  # noqa: T201 - the demo's answer
+
+    def _job(self, *arguments: str) -> dict[str, Any]:
+        """Run a `fraud` job as a person would. Returns its result."""
+        log = self._stack.log(arguments[0])
+        command = [self._stack.program("ml", "fraud"), *arguments, "--json"]
+        output = services.run_step(arguments[0], command, self._stack.environment("ml"), log, self._stack.project)
+        result: dict[str, Any] = json.loads(output.splitlines()[-1])
+        return result
+
+    def _land(self) -> dict[str, Any]:
+        """Data in the landing zone, made now or found there. Raises BadConfigError when another world is there."""
+        if self._state.is_file():
+            known = json.loads(self._state.read_text())
+            if known["command"] != list(self._source.command):
+                raise BadConfigError(
+                    "this stack holds other data",
+                    expected=" ".join(known["command"]),
+                    came=" ".join(self._source.command),
+                    do="make clean for a new start, or another FRAUD_HOME",
+                )
+            self._say(f"data is there: fraud {' '.join(known['command'])}")
+            kept: dict[str, Any] = known["result"]
+            return kept
+        self._say(f"fraud {' '.join(self._source.command)}")
+        result = self._job(*self._source.command)
+        write_private(self._state, json.dumps({"command": self._source.command, "result": result}, indent=1))
+        return result
+
+    def _airflow(self) -> AirflowApi:
+        """A session, once every DAG is known. Raises UnavailableError with the import errors otherwise."""
+        api = AirflowApi(self._stack.url("airflow"), self._stack.secret["AIRFLOW_ADMIN_PASSWORD"])
+        deadline = time.monotonic() + _DAGS_APPEAR_SECONDS
+        while len(api.dags()) < DAGS:
+            errors = api.import_errors()
+            if errors or time.monotonic() > deadline:
+                raise UnavailableError(
+                    "Airflow does not know every DAG", expected=str(DAGS), came=f"{api.dags()} {errors or ''}"
+                )
+            time.sleep(_POLL_SECONDS)
+        return api
+
+    def _through_airflow(self, api: AirflowApi, conf: dict[str, str]) -> tuple[Follower, Run] | None:
+        """Trigger ingest; None when there was nothing new and what was under way is done."""
+        follower = Follower(api, self._stack.home / "airflow/logs", datetime.now(UTC), self._say)
+        self._say(f"ingest_transactions, {conf['feed']} feeds")
+        run = follower.until_finished(api.trigger("ingest_transactions", conf))
+        if any(task.state == "success" for task in api.tasks(run)):
+            return follower, run
+        self._say("nothing new to take in")
+        follower.until_quiet()
+        return None
+
+    def _follow_first(self, api: AirflowApi, first: tuple[Follower, Run]) -> None:
+        follower, run = first
+        trained = follower.chain(run, ["build_features", "train_fraud_model"])[-1]
+        if not any(task.id == "candidate" and task.state == "success" for task in api.tasks(trained)):
+            follower.until_quiet()
+            gates = (api.result(trained, "train") or {}).get("gates", [])
+            failed = [gate for gate in gates if not gate.get("passed")]
+            raise RefusedError(
+                "no level passed every gate, so nothing was promoted",
+                came="\n" + "\n".join(f"    {gate}" for gate in failed),
+                do=f"read the gate report: {self._stack.url('airflow')}/dags/train_fraud_model",
+            )
+        follower.chain(trained, ["promote_model", "score_nightly", "monitor_drift"])
+        follower.until_quiet()
+
+    def _serving_version(self) -> str:
+        """Wait until serving is ready with a model. Raises UnavailableError."""
+        url = self._stack.url("serving")
+        deadline = time.monotonic() + _SERVING_SECONDS
+        while True:
+            answer = httpx.get(f"{url}/ready", timeout=5)
+            if answer.status_code == httpx.codes.OK:
+                return str(httpx.get(f"{url}/model", timeout=5).json()["model_version"])
+            if time.monotonic() > deadline:
+                raise UnavailableError(
+                    "serving is not ready", came=answer.text[:300], do=f"read {self._stack.log('serving')}"
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def _land_held_back(self) -> None:
+        """Deliver the held-back files. They stay where they were too: a second demo sends them again."""
+        held_back = self._landing / "held_back"
+        for file in sorted(held_back.rglob("*.parquet")):
+            target = self._landing / file.relative_to(held_back)
+            if not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary = target.with_suffix(".new")
+                shutil.copyfile(file, temporary)
+                Path(temporary).replace(target)

@@ -1,0 +1,140 @@
+"""Local processes that outlive the command that started them, and can be ended by a later one.
+
+A service is remembered by process id *and* start time: an id that the system gave to somebody else since is never
+signalled. Each runs in a session of its own, and ending it ends the whole session. What a service started in yet
+another session (Airflow's jobs) carries the stack's mark in its environment and is found by it.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from fraud.errors import FraudError
+
+MARK: Final = "FRAUD_EMBEDDED"
+_POLL_SECONDS: Final = 0.05
+_HERTZ_FIELD: Final = 19
+_SESSION_FIELD: Final = 3
+
+
+class ServiceFailedError(FraudError):
+    """A step of the stack failed. The message names the step, its log and the log's last lines."""
+
+    def __init__(self, step: str, why: str, log: Path) -> None:
+        super().__init__(f"{step}: {why}", came="\n" + last_lines(log), do=f"read {log}")
+
+
+class Process(NamedTuple):
+    """A process that cannot be mistaken for a later one with the same id. `started` is in clock ticks after boot."""
+
+    pid: int
+    started: int
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Fields of /proc/PID/stat from `state` on; None when there is no such process, or only its zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else fields
+
+
+def identify(pid: int) -> Process | None:
+    fields = _stat(pid)
+    return Process(pid, int(fields[_HERTZ_FIELD])) if fields else None
+
+
+def is_running(process: Process) -> bool:
+    return identify(process.pid) == process
+
+
+def _pids() -> Iterator[int]:
+    return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+
+
+def in_session(session: int) -> list[Process]:
+    """Every process of a session."""
+    found = ((pid, _stat(pid)) for pid in _pids())
+    return [
+        Process(pid, int(fields[_HERTZ_FIELD]))
+        for pid, fields in found
+        if fields and int(fields[_SESSION_FIELD]) == session
+    ]
+
+
+def marked(mark: str) -> list[Process]:
+    """Every process, ourselves excepted, whose first environment held `MARK=mark`."""
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for pid in _pids():
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        if wanted in environment.split(b"\0") and pid != os.getpid() and (process := identify(pid)):
+            found.append(process)
+    return found
+
+
+def end_all(find: Callable[[], list[Process]], grace: float) -> None:
+    """SIGTERM to what `find` finds, SIGKILL to what it still finds after `grace` seconds, until it finds nothing."""
+    asked: set[Process] = set()
+    deadline = time.monotonic() + grace
+    while processes := find():
+        late = time.monotonic() > deadline
+        for process in processes:
+            if late or process not in asked:
+                asked.add(process)
+                try:
+                    os.kill(process.pid, signal.SIGKILL if late else signal.SIGTERM)
+                except ProcessLookupError:
+                    continue
+        time.sleep(_POLL_SECONDS)
+
+
+def start(name: str, command: Sequence[str], env: Mapping[str, str], folder: Path, log: Path, cwd: Path) -> Process:
+    """Start a service in its own session, output appended to `log`, and remember it as `folder/name.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            command, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+    process = identify(child.pid)
+    if process is None:
+        raise ServiceFailedError(name, f"ended at once with exit code {child.wait()}", log)
+    (folder / f"{name}.json").write_text(json.dumps(process._asdict()))
+    return process
+
+
+def remembered(name: str, folder: Path) -> Process | None:
+    """The running process that `start` remembered under this name."""
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        return None
+    process = Process(**json.loads(path.read_text()))
+    return process if is_running(process) else None
+
+
+def stop(name: str, folder: Path, grace: float = 20.0) -> bool:
+    """End a remembered service: its first process is asked, then its whole session. False when it did not run."""
+    process = remembered(name, folder)
+    if process is not None:
+        # The first process alone first, so that it can end its own children in order.
+        end_all(lambda: [process] if is_running(process) else [], grace)
+        end_all(lambda: in_session(process.pid), 3.0)
+    (folder / f"{name}.json").unlink(missing_ok=True)
+    return process is not None
+
+
+def last_lines(log: Path, count: int = 15) -> str:
+    """The end of a log, indented."""
+    lines = log.read_text(errors="replace").splitlines()[-count:] if log.is_file() else ["(no log)"]
+    return "\n".join(f"    {line}" for line in lines)

@@ -1,0 +1,30 @@
+"""Prometheus in the embedded stack: the system's package, where it is installed, over the committed configuration."""
+
+import json
+import shutil
+from collections.abc import Mapping
+
+from fraud.embedded.stack import Stack
+
+
+def binary() -> str | None:
+    """The installed server; None where the package is not there."""
+    return shutil.which("prometheus")
+
+
+def command(stack: Stack, program: str) -> list[str]:
+    """What to run. Lays the committed configuration and this stack's targets below `<home>/prometheus`."""
+    folder = stack.home / "prometheus"
+    (folder / "targets").mkdir(parents=True, exist_ok=True)
+    shutil.copytree(stack.project / "infra/prometheus", folder, dirs_exist_ok=True)
+    targets: Mapping[str, str] = {"serving": "serving", "prometheus": "prometheus"}
+    for job, service in targets.items():
+        group = [{"targets": [f"127.0.0.1:{stack.ports[service]}"], "labels": {"environment": "embedded"}}]
+        (folder / "targets" / f"{job}.json").write_text(json.dumps(group))
+    return [
+        program,
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        "--storage.tsdb.retention.time=15d",
+        f"--web.listen-address=127.0.0.1:{stack.ports['prometheus']}",
+    ]

@@ -1,0 +1,148 @@
+"""The embedded stack's own facts: its folders, its ports, its secrets, and the environment its services share.
+
+Secrets are generated once into `.env` (mode 600, ignored by git), ports are chosen once and kept in
+`<home>/stack.json`, so that a bookmark survives a restart.
+"""
+
+import base64
+import json
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from fraud.embedded import processes
+from fraud.settings import Settings
+
+PREFERRED_PORTS: Final[Mapping[str, int]] = {
+    "airflow": 8080, "mlflow": 5000, "serving": 8000, "prometheus": 9090, "valkey": 6379,
+    "airflow_task_logs": 8793, "airflow_trigger_logs": 8794,
+}  # fmt: skip
+_SECRETS: Final = (
+    "AIRFLOW_ADMIN_PASSWORD", "AIRFLOW_JWT_SECRET", "AIRFLOW_API_SECRET", "AIRFLOW_FERNET_KEY",
+    "MLFLOW_ADMIN_PASSWORD", "MLFLOW_FLASK_SECRET", "VALKEY_PASSWORD",
+)  # fmt: skip
+# What a service may take over from the shell that starts it.
+_INHERITED: Final = ("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "JAVA_HOME", "SSL_CERT_FILE")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _any_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    temporary.replace(path)
+
+
+def read_env(path: Path) -> dict[str, str]:
+    """`NAME=value` lines; comments and blank lines are passed over."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    pairs = (line.partition("=") for line in lines if "=" in line and not line.startswith("#"))
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def ensure_secrets(path: Path) -> dict[str, str]:
+    """Read `.env`, generate what is missing in it, and keep everything else that is written there."""
+    kept = read_env(path)
+    new = {name: _new_secret(name) for name in _SECRETS if not kept.get(name)}
+    if new:
+        text = path.read_text() if path.is_file() else "# Generated. Never commit it, never send it to anybody.\n"
+        lines = [line for line in text.splitlines() if line.partition("=")[0].strip() not in new]
+        write_private(path, "\n".join([*lines, *(f"{name}={value}" for name, value in new.items())]) + "\n")
+    path.chmod(0o600)
+    return kept | new
+
+
+def _new_secret(name: str) -> str:
+    if name.endswith("FERNET_KEY"):
+        return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+    return secrets.token_urlsafe(24)
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Where everything of one embedded stack is. `mark` names it in its processes' environments."""
+
+    home: Path
+    project: Path
+    ports: Mapping[str, int]
+    mark: str
+    secret: Mapping[str, str]
+
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """Load the stack below `settings.home`, or lay it down. Ports others hold by now are chosen anew."""
+        home, run = settings.home, settings.home / "run"
+        home.mkdir(parents=True, exist_ok=True)
+        path = home / "stack.json"
+        state = json.loads(path.read_text()) if path.is_file() else {"ports": {}, "mark": secrets.token_hex(8)}
+        ours = any(processes.remembered(p.stem, run) for p in run.glob("*.json"))
+        ports: dict[str, int] = {}
+        for name, preferred in PREFERRED_PORTS.items():
+            port = state["ports"].get(name, preferred)
+            ports[name] = port if (ours and name in state["ports"]) or _is_free(port) else _any_free_port()
+        state["ports"] = ports
+        write_private(path, json.dumps(state, indent=1) + "\n")
+        return cls(home, settings.project, ports, state["mark"], ensure_secrets(settings.project / ".env"))
+
+    @property
+    def run(self) -> Path:
+        return self.home / "run"
+
+    def log(self, name: str) -> Path:
+        return self.home / "logs" / f"{name}.log"
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.ports[name]}"
+
+    def program(self, environment: str, name: str) -> str:
+        """An executable of one of the three environments."""
+        return str(self.project / ".venv" / environment / "bin" / name)
+
+    def environment(self, environment: str) -> dict[str, str]:
+        """What every process of the stack gets: where things are, and no secret of Airflow's."""
+        path = os.pathsep.join([str(self.project / ".venv" / environment / "bin"), os.environ.get("PATH", os.defpath)])
+        inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        return inherited | {"PATH": path, processes.MARK: self.mark} | self.platform_environment()
+
+    def platform_environment(self) -> dict[str, str]:
+        """The variables with which `fraud` reaches this stack."""
+        return {
+            "FRAUD_HOME": str(self.home),
+            "FRAUD_PROJECT": str(self.project),
+            "FRAUD_COMMAND": self.program("ml", "fraud"),
+            "FRAUD_MLFLOW_URL": self.url("mlflow"),
+            "FRAUD_REDIS_URL": f"redis://:{self.secret['VALKEY_PASSWORD']}@127.0.0.1:{self.ports['valkey']}/0",
+            "MLFLOW_TRACKING_URI": self.url("mlflow"),
+            "MLFLOW_TRACKING_USERNAME": "admin",
+            "MLFLOW_TRACKING_PASSWORD": self.secret["MLFLOW_ADMIN_PASSWORD"],
+            "PYSPARK_PYTHON": self.program("ml", "python"),
+            "SPARK_LOCAL_IP": "127.0.0.1",
+        }
+
+    def write_shell_environment(self) -> Path:
+        """`<home>/stack.env`: source it, and `fraud` runs against this stack from a shell."""
+        path = self.home / "stack.env"
+        write_private(path, "".join(f"{name}={value}\n" for name, value in self.platform_environment().items()))
+        return path
