@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lock lint
+.PHONY: help setup lock system demo up down status logs test test-slow lint clean
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -42,7 +42,42 @@ $(VENV)/ml/.ready: requirements/ml.txt requirements/torch.txt requirements/test.
 	$(UV) pip install --quiet --no-deps --python $(@D)/bin/python --editable .
 	@touch $@
 
-lint: setup ## format, rules, types, shell
+system: ## Java and Prometheus from the system's packages, where they are missing and can be had
+	@infra/system-packages.sh java=openjdk-17-jre-headless! prometheus=prometheus
+
+EMBEDDED = $(VENV)/ml/bin/python -m fraud.embedded
+
+demo: setup system ## the main job end to end: SOURCE= MAPPING= or DAYS= USERS= SEED=; DETACH=1 returns
+	@$(EMBEDDED) demo $(if $(SOURCE),--source '$(SOURCE)') $(if $(MAPPING),--mapping '$(MAPPING)') \
+	  $(if $(DAYS),--days $(DAYS)) $(if $(USERS),--users $(USERS)) $(if $(SEED),--seed $(SEED)) $(if $(DETACH),--detach)
+
+up: setup system ## the embedded stack alone: Airflow, MLflow, Valkey, serving, Prometheus
+	@$(EMBEDDED) up
+
+down: ## stop the embedded stack, all of it
+	@[ ! -x $(VENV)/ml/bin/python ] || $(EMBEDDED) down
+
+status: ## what of the embedded stack runs
+	@$(EMBEDDED) status
+
+logs: ## follow the embedded stack's logs
+	@tail -n 5 -F $${FRAUD_HOME:-var}/logs/*.log
+
+test: setup system ## unit, integration, DAG and serving tests, each in its environment
+	@$(VENV)/ml/bin/python tests/run.py
+
+test-slow: setup system ## the tests that take minutes
+	@$(VENV)/ml/bin/python tests/run.py --slow
+
+lint: setup ## format, rules, types, shell, lock files
 	$(VENV)/tools/bin/ruff format --check .
 	$(VENV)/tools/bin/ruff check .
 	$(VENV)/tools/bin/mypy --python-executable $(VENV)/ml/bin/python src
+	MYPYPATH=src:services/serving/src $(VENV)/tools/bin/mypy --python-executable $(VENV)/serving/bin/python services/serving/src
+	MYPYPATH=plugins $(VENV)/tools/bin/mypy --python-executable $(VENV)/airflow/bin/python plugins dags
+	@git ls-files -z '*.sh' .ci/run | xargs -0 -r $(VENV)/tools/bin/shellcheck
+	@! git grep -nIE '^(-i|-f|--(extra-)?index-url|--find-links)\b' -- 'requirements/*' 'services/*/requirements*' || \
+	  { echo "a requirements file names an index: indexes are the user's to configure" >&2; exit 1; }
+
+clean: down ## stop the stack and remove what it wrote, secrets included; environments stay
+	rm -rf $${FRAUD_HOME:-var} build .env .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,7 +17,7 @@ def environment(stack: Stack) -> dict[str, str]:
     home.mkdir(parents=True, exist_ok=True)
     passwords = home / "passwords.json"
     write_private(passwords, json.dumps({ADMIN: stack.secret["AIRFLOW_ADMIN_PASSWORD"]}) + "\n")
-    sections = {
+    sections: dict[str, dict[str, object]] = {
         "CORE": {
             "DAGS_FOLDER": stack.project / "dags",
             "PLUGINS_FOLDER": stack.project / "plugins",

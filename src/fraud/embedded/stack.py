@@ -12,7 +12,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from fraud.embedded import processes
 from fraud.settings import Settings
@@ -96,7 +96,8 @@ class Stack:
         home, run = settings.home, settings.home / "run"
         home.mkdir(parents=True, exist_ok=True)
         path = home / "stack.json"
-        state = json.loads(path.read_text()) if path.is_file() else {"ports": {}, "mark": secrets.token_hex(8)}
+        fresh: dict[str, Any] = {"ports": {}, "mark": secrets.token_hex(8)}
+        state = json.loads(path.read_text()) if path.is_file() else fresh
         ours = any(processes.remembered(p.stem, run) for p in run.glob("*.json"))
         ports: dict[str, int] = {}
         for name, preferred in PREFERRED_PORTS.items():

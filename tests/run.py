@@ -1,0 +1,72 @@
+"""Run every part of the test-suite in the environment it belongs to, and end with one summary."""
+
+import argparse
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Final, NamedTuple
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+PARTS: Final = (
+    ("ml", ("tests/unit", "tests/integration", "tests/e2e", "tests/chaos")),
+    ("airflow", ("tests/dags",)),
+    ("serving", ("tests/serving",)),
+)
+_NOTHING_COLLECTED: Final = 5
+
+
+class Outcome(NamedTuple):
+    """One part's counts."""
+
+    part: str
+    passed: int
+    failed: int
+    skipped: int
+    seconds: float
+    ok: bool
+
+
+def run(environment: str, folders: tuple[str, ...], marker: str) -> Outcome:
+    """Run pytest over the folders that hold tests."""
+    held = [folder for folder in folders if any((ROOT / folder).rglob("test_*.py"))]
+    report = ROOT / "build" / f"junit-{environment}.xml"
+    report.parent.mkdir(exist_ok=True)
+    report.unlink(missing_ok=True)
+    began = time.monotonic()
+    command = [str(ROOT / ".venv" / environment / "bin/python"), "-m", "pytest", "-q", "-m", marker]
+    code = (
+        subprocess.run([*command, f"--junit-xml={report}", *held], cwd=ROOT, check=False).returncode
+        if held
+        else _NOTHING_COLLECTED
+    )
+    counts = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
+    if report.is_file():
+        for suite in ET.parse(report).getroot().iter("testsuite"):  # noqa: S314 - our own file
+            for name in counts:
+                counts[name] += int(suite.get(name, "0"))
+    failed = counts["failures"] + counts["errors"]
+    passed = counts["tests"] - failed - counts["skipped"]
+    ok = code in (0, _NOTHING_COLLECTED)
+    return Outcome(environment, passed, failed, counts["skipped"], time.monotonic() - began, ok)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--slow", action="store_true", help="the tests marked slow, and only those")
+    slow = parser.parse_args().slow
+    outcomes = [run(environment, folders, "slow" if slow else "not slow") for environment, folders in PARTS]
+    print("\nenvironment  passed  failed  skipped  seconds")
+    for o in outcomes:
+        print(f"{o.part:<11}{o.passed:>8}{o.failed:>8}{o.skipped:>9}{o.seconds:>9.0f}{'' if o.ok else '  FAILED'}")
+    total = [sum(column) for column in zip(*(o[1:5] for o in outcomes), strict=True)]
+    # The last line in pytest's own words, for whoever reads only that.
+    words = [f"{int(total[1])} failed"] * bool(total[1]) + [f"{int(total[0])} passed"]
+    words += [f"{int(total[2])} skipped"] * bool(total[2])
+    print(f"\n===== {', '.join(words)} in {total[3]:.2f}s =====")
+    sys.exit(0 if all(o.ok for o in outcomes) else 1)
+
+
+if __name__ == "__main__":
+    main()
