@@ -8,14 +8,19 @@ import importlib
 import json
 import logging
 import sys
-from typing import Any
 
 import structlog
 from pydantic import ValidationError
-from pydantic_settings import CliApp, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from fraud.errors import BadConfigError, FraudError
-from fraud.jobs import JOBS, Context, JobResult
+from fraud.jobs import JOBS, Context, JobConfig, JobResult
 from fraud.params import Params
 from fraud.settings import Settings
 
@@ -41,10 +46,7 @@ def run_job(name: str, arguments: list[str]) -> JobResult:
     """Parse the flags into the job's config and run it. Raises FraudError for anything a person can mend."""
     module = importlib.import_module("fraud.jobs." + ("import_data" if name == "import" else name.replace("-", "_")))
     try:
-        config: Any = CliApp.run(
-            module.Config, cli_args=arguments, cli_prog_name=f"fraud {name}", cli_kebab_case=True,
-            cli_implicit_flags=True, cli_hide_none_type=True,
-        )  # fmt: skip
+        config = _parse(module.Config, arguments, name)
     except (ValidationError, SettingsError) as error:
         lines = (
             [f"--{'-'.join(map(str, e['loc'])).replace('_', '-')}: {e['msg']}" for e in error.errors()]
@@ -56,6 +58,30 @@ def run_job(name: str, arguments: list[str]) -> JobResult:
     context = Context(settings, Params.load(settings.project / "params.yaml"), structlog.get_logger(job=name))
     result: JobResult = module.run(config, context)
     return result
+
+
+def _parse(config: type[JobConfig], arguments: list[str], name: str) -> JobConfig:
+    """Flags to config. Only flags: an environment variable that happens to be named like a field is none of ours."""
+
+    class Flags(BaseSettings, config):  # type: ignore[misc, valid-type]
+        model_config = SettingsConfigDict(
+            cli_prog_name=f"fraud {name}", cli_kebab_case=True, cli_implicit_flags=True, cli_hide_none_type=True,
+            cli_avoid_json=True, cli_enforce_required=True,
+        )  # fmt: skip
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return (CliSettingsSource(settings_cls, cli_parse_args=arguments),)
+
+    Flags.__doc__ = config.__doc__
+    return config.model_validate(Flags().model_dump(exclude_unset=True, by_alias=True))
 
 
 def main() -> None:
