@@ -5,6 +5,8 @@ Meaning of a window feature for transaction *e* of user *u* at event time *t* (s
 * u's **known history** at e: the `MAX_EVENTS` events with the highest sequence below e's, in the order in which the
   platform learned of them. Online the store hands out that sequence; offline `created_timestamp` plays its role, and
   what was learned of at once counts as learned of in order of event_timestamp, then transaction_id.
+* An event that is more than `RETENTION_US` behind *newest* when it is learned of is never taken into the history: it
+  gets no sequence and can lie in no window.
 * A window of length *w* holds the known events with `max(t - w, newest - RETENTION_US) <= event time < t`, where
   *newest* is the latest event time of all u's events known before e. An event at the same microsecond is not
   "before". The second bound says nothing for events at most seven days late; it lets the store forget.

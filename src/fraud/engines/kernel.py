@@ -82,27 +82,28 @@ def define(
     `seen` int64[merchants] remembers in which window a merchant was counted last; windows are numbered from `stamp`.
     """
     n = len(event_us)
-    by_rank = np.argsort(learned, kind="mergesort")
-    rank = np.empty(n, dtype=np.int64)
+    rank = np.empty(n, dtype=np.int64)  # how many events were known before
     newest = np.empty(n, dtype=np.int64)
-    latest = event_us[by_rank[0]] if n else 0
-    for r in range(n):
-        rank[by_rank[r]] = r
-        newest[r] = latest
-        latest = max(latest, event_us[by_rank[r]])
+    sequence = np.full(n, -1, dtype=np.int64)  # of those taken in
+    taken = np.empty(n, dtype=np.int64)
+    count, latest = 0, np.int64(0)
+    for i in np.argsort(learned, kind="mergesort"):
+        rank[i], newest[i] = count, latest
+        if event_us[i] >= latest - retention_us:
+            sequence[i], taken[count] = count, i
+            count += 1
+            latest = max(latest, event_us[i])
     for e in range(n):
         r, t = rank[e], event_us[e]
         known_from = max(0, r - bound)
-        since = t - window_us
-        if r > 0:
-            since = max(since, newest[r] - retention_us)
+        since = max(t - window_us, newest[e] - retention_us)
         in_time_from = np.searchsorted(event_us, since)
         in_time = np.searchsorted(event_us, t) - in_time_from
         by_time = in_time < r - known_from
         count, total, distinct, last = 0, 0, 0, since
         for j in range(in_time if by_time else r - known_from):
-            i = in_time_from + j if by_time else by_rank[known_from + j]
-            if known_from <= rank[i] < r and since <= event_us[i] < t:
+            i = in_time_from + j if by_time else taken[known_from + j]
+            if known_from <= sequence[i] < r and since <= event_us[i] < t:
                 count += 1
                 total += units[i]
                 last = max(last, event_us[i])

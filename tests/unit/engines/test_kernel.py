@@ -35,24 +35,23 @@ def oracle(events: list[Event], bound: int) -> list[tuple[float | None, ...]]:
     `events` are one user's, sorted by (at, learned); those learned of at once are known in the order they stand.
     """
     order = sorted(range(len(events)), key=lambda i: (events[i].learned, i))
-    values: list[tuple[float | None, ...]] = []
-    for i, e in enumerate(events):
-        sequence = order.index(i)
-        known_ever = [events[j] for j in order[:sequence]]
-        known = known_ever[-bound:]
-        newest = max((x.at for x in known_ever), default=0)
+    values: dict[int, tuple[float | None, ...]] = {}
+    taken: list[Event] = []
+    for i in order:
+        e, known = events[i], taken[-bound:]
+        newest = max((x.at for x in taken), default=0)
+        if e.at >= newest - 37 * DAY:
+            taken.append(e)
         recent = [x for x in known if x.at < e.at and x.at >= newest - 37 * DAY]
         hour, week, month = ([x for x in recent if e.at - x.at <= length] for length in (HOUR, 7 * DAY, 30 * DAY))
-        values.append(
-            (
-                float(len(hour)),
-                float(sum(x.units for x in week)) / float(len(week) * 10_000) if week else None,
-                float(len({x.merchant for x in month})),
-                float(sum(x.units for x in month)) / 10_000.0,
-                (e.at - max(x.at for x in week)) / 1_000_000 if week else None,
-            )
+        values[i] = (
+            float(len(hour)),
+            float(sum(x.units for x in week)) / float(len(week) * 10_000) if week else None,
+            float(len({x.merchant for x in month})),
+            float(sum(x.units for x in month)) / 10_000.0,
+            (e.at - max(x.at for x in week)) / 1_000_000 if week else None,
         )
-    return values
+    return [values[i] for i in range(len(events))]
 
 
 def compiled(users: list[list[Event]], bound: int) -> list[tuple[float | None, ...]]:
@@ -90,6 +89,8 @@ def at_request(events: list[Event], bound: int) -> list[tuple[float | None, ...]
         e = events[i]
         point = windows.evaluate(records[-bound:], newest, e.at, EVERY_AGGREGATION)
         values[i] = tuple(None if v is None else float(v) for v in point)
+        if e.at < newest - RETENTION_US:
+            continue
         records = np.append(records, np.array([(e.at, e.units, e.merchant)], dtype=history.RECORD))
         newest = max(newest, e.at)
     return [values[i] for i in range(len(events))]
