@@ -1,0 +1,100 @@
+"""A registered version's files, read for scoring: `model.onnx` only after its sha256 equals the version's tag."""
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import mlflow
+import pyarrow as pa
+import pyarrow.parquet as pq
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR, MLFLOW_HTTP_REQUEST_MAX_RETRIES
+from mlflow.exceptions import MlflowException
+
+from fraud.core.features import definition_hash
+from fraud.errors import RefusedError, UnavailableError
+from fraud.settings import Settings
+
+MODEL_NAME: Final = "fraud-detector"
+PRODUCTION: Final = "production"
+MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # a job's log is read line by line
+MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(3)  # MLflow's seven take minutes; who runs the job knows when to try again
+_ABSENT: Final = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelArtifact:
+    """One version, resolved once: whatever happens to the alias afterwards, a run keeps what it began with."""
+
+    version: str
+    run_id: str
+    model: bytes
+    model_sha256: str
+    feature_hash: str
+    threshold: float
+
+
+def fetch(settings: Settings, version: int | None = None) -> ModelArtifact:
+    """The given version, or the one `production` names now.
+
+    Raises RefusedError when there is none, when its bytes are not those that were registered, or when it was trained
+    under another meaning of the features; UnavailableError when the registry does not answer.
+    """
+    found = _find(settings, version)
+    with TemporaryDirectory(prefix="fraud-model-") as folder:
+        model = _download(settings, found.run_id, "model/model.onnx", folder).read_bytes()
+        serving = _download(settings, found.run_id, "model/serving.json", folder).read_bytes()
+    for name, data, tag in (("model.onnx", model, "model_sha256"), ("serving.json", serving, "serving_sha256")):
+        if (digest := sha256(data).hexdigest()) != found.tags.get(tag):
+            raise RefusedError(
+                f"{name} of {MODEL_NAME} version {found.version} is not what was registered",
+                expected=f"sha256 {found.tags.get(tag)}", came=digest,
+                do="find out who changed the artefact store; roll back: fraud rollback",
+            )  # fmt: skip
+    facts = json.loads(serving)
+    if facts["feature_hash"] != definition_hash():
+        raise RefusedError(
+            f"{MODEL_NAME} version {found.version} was trained under another meaning of the features",
+            expected=definition_hash(), came=facts["feature_hash"], do="train anew: fraud train",
+        )  # fmt: skip
+    return ModelArtifact(
+        version=str(found.version), run_id=found.run_id, model=model, model_sha256=found.tags["model_sha256"],
+        feature_hash=facts["feature_hash"], threshold=float(facts["threshold"]),
+    )  # fmt: skip
+
+
+def reference(settings: Settings, run_id: str) -> pa.Table:
+    """The training part's sample that drift is measured against. Raises RefusedError when the run has none."""
+    with TemporaryDirectory(prefix="fraud-reference-") as folder:
+        return pq.read_table(_download(settings, run_id, "reference.parquet", folder))
+
+
+def _find(settings: Settings, version: int | None) -> ModelVersion:
+    client = mlflow.MlflowClient(settings.mlflow_url)
+    try:
+        if version is not None:
+            return client.get_model_version(MODEL_NAME, str(version))
+        return client.get_model_version_by_alias(MODEL_NAME, PRODUCTION)
+    except MlflowException as error:
+        if error.error_code not in _ABSENT:
+            raise UnavailableError(
+                "the model registry does not answer", expected=settings.mlflow_url, came=str(error)
+            ) from error
+        wanted = "production version" if version is None else f"version {version}"
+        raise RefusedError(
+            f"{MODEL_NAME} has no {wanted}", do="train and promote one: fraud train, then fraud promote"
+        ) from error
+
+
+def _download(settings: Settings, run_id: str, path: str, folder: str) -> Path:
+    try:
+        return Path(
+            mlflow.artifacts.download_artifacts(
+                run_id=run_id, artifact_path=path, dst_path=folder, tracking_uri=settings.mlflow_url
+            )
+        )
+    except (MlflowException, OSError) as error:
+        raise UnavailableError(f"{path} of run {run_id} cannot be read", came=str(error)) from error

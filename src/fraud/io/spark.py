@@ -1,0 +1,114 @@
+"""A Spark session for one job, and the progress of its tasks."""
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import Any, Final, TypeVar
+
+import structlog
+from py4j.protocol import Py4JError
+from pyspark import SparkConf, SparkContext
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from fraud.errors import BadConfigError, UnavailableError
+from fraud.settings import Settings
+
+POLL_SECONDS: Final = 2.0
+T = TypeVar("T")
+
+
+@contextmanager
+def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
+    """A session on `settings.spark_master`, stopped with its JVM and workers when the block ends, however it ends.
+
+    Raises BadConfigError without Java, UnavailableError when the JVM does not start.
+    """
+    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
+        raise BadConfigError("Spark needs Java", expected="java 17 on PATH, or JAVA_HOME", do="install a JRE 17")
+    # Spark reads these two from the environment only. Workers must run this interpreter, not the PATH's python3.
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    local = settings.spark_master.startswith("local")
+    if local:
+        os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    with TemporaryDirectory(prefix="fraud-spark-") as scratch:
+        conf = (
+            SparkConf()
+            .setMaster(settings.spark_master)
+            .setAppName(name)
+            .set("spark.ui.enabled", "false")
+            .set("spark.ui.showConsoleProgress", "false")
+            .set("spark.log.level", "ERROR")
+            .set("spark.local.dir", scratch)
+            .set("spark.sql.warehouse.dir", f"file://{scratch}/warehouse")
+            .set("spark.sql.session.timeZone", "UTC")
+            .set("spark.sql.shuffle.partitions", "8")
+        )
+        if local:
+            conf.set("spark.driver.host", "127.0.0.1").set("spark.driver.bindAddress", "127.0.0.1")
+        try:
+            session = SparkSession.builder.config(conf=conf).getOrCreate()
+        except (PySparkException, Py4JError, OSError) as error:
+            raise UnavailableError("Spark did not start", came=str(error), do="see the lines above") from error
+        before = signal.signal(signal.SIGTERM, _exit)
+        try:
+            yield session
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            _stop(session)
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    """SIGTERM unwinds the stack like Ctrl-C does, so that JVM and workers end with the job."""
+    sys.exit(128 + number)
+
+
+def _stop(session: SparkSession) -> None:
+    """End the context, then the JVM: it would live as long as this process, and keep its memory."""
+    gateway = SparkContext._gateway  # noqa: SLF001 - pyspark has no public way to end its JVM
+    with suppress(Py4JError, OSError):  # the JVM may be what died
+        session.stop()
+    if gateway is not None:
+        gateway.shutdown()
+        gateway.proc.stdin.close()
+        gateway.proc.wait(timeout=30)
+    SparkContext._gateway = SparkContext._jvm = None  # noqa: SLF001
+
+
+def run_tasks(
+    session: SparkSession, task: Callable[[Any], T], inputs: list[Any], log: structlog.stdlib.BoundLogger
+) -> list[T]:
+    """`[task(i) for i in inputs]`, one Spark task each, results in the order of the inputs; progress goes to the log.
+
+    A task may run twice (retry, speculation), so it must write under names given by content; each input's result is
+    taken once. Raises UnavailableError when the JVM or a worker died for good.
+    """
+    context = session.sparkContext
+    done = -1
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        # The main thread waits in Python, not inside the JVM call, so that a signal is handled when it comes.
+        work = pool.submit(lambda: context.parallelize(inputs, max(1, len(inputs))).map(task).collect())
+        try:
+            while wait([work], timeout=POLL_SECONDS).not_done:
+                if (finished := _finished_tasks(context)) != done:
+                    done = finished
+                    log.info("spark tasks", done=done, of=len(inputs))
+            results: list[T] = work.result()
+        except (PySparkException, Py4JError, OSError) as error:
+            raise UnavailableError("a Spark task failed", came=str(error), do="see the lines above; rerun") from error
+        finally:
+            if not work.done():
+                context.cancelAllJobs()
+    return results
+
+
+def _finished_tasks(context: SparkContext) -> int:
+    tracker = context.statusTracker()
+    stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
+    return sum(stage.numCompletedTasks for stage in stages if stage is not None)

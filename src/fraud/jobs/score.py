@@ -1,0 +1,307 @@
+"""Score days of transactions with one model version on Spark, one `scores` partition a day.
+
+Each data object of a day's `features` is one Spark task: read it, score it, put one object of scores, same rows, same
+order. Rows never pass through the JVM. Nothing is visible before the whole day was checked and its manifest replaced,
+so a task may run twice and a run may die anywhere; see docs/batch.md.
+"""
+
+import datetime as dt
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pandas.util import hash_array
+from pydantic import Field, model_validator
+
+from fraud.engines.onnx_session import OnnxModel
+from fraud.engines.scoring import INPUT, Scorer
+from fraud.errors import BadInputError
+from fraud.io.lake import DataObject, Dataset, Manifest
+from fraud.jobs import Context, JobConfig, JobResult
+
+if TYPE_CHECKING:
+    from pyspark.core.broadcast import Broadcast
+
+    from fraud.io.model_artifact import ModelArtifact
+
+_REJECTED: Final = "rejected: "
+_SESSIONS: Final[dict[str, OnnxModel]] = {}
+
+
+class Config(JobConfig):
+    """Which days, and with what."""
+
+    date: dt.date | None = Field(
+        default=None, description="one day; without any: the newest day, and older ones whose scores are out of date"
+    )
+    first: dt.date | None = Field(default=None, alias="from", description="first day of a range")
+    last: dt.date | None = Field(default=None, alias="to", description="last day of a range")
+    version: int | None = Field(
+        default=None, description="a version instead of production: a what-if, kept in `what_if/version=N`"
+    )
+    force: bool = Field(default=False, description="score again even what is up to date")
+
+    @model_validator(mode="after")
+    def _one_way_to_name_days(self) -> "Config":
+        if (self.first is None) != (self.last is None) or (self.date and self.first):
+            raise ValueError("give --date, or --from and --to, or none of them")
+        if self.first and self.last and self.first > self.last:
+            raise ValueError(f"--from {self.first} is after --to {self.last}")
+        return self
+
+
+class DayScored(JobResult):
+    """One day's figures."""
+
+    day: str
+    rows: int
+    flagged: int
+    rejected: dict[str, int]
+    changed: bool
+    content_sha256: str
+
+
+class Result(JobResult):
+    """What a run did."""
+
+    days: list[DayScored]
+    rows: int
+    flagged: int
+    rejected: int
+    model_version: str
+    model_sha256: str
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One data object of one day of `features`: the unit of work."""
+
+    day: str
+    uri: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class SliceScored:
+    """What a task hands back: the object it put, and what the driver checks."""
+
+    object: DataObject
+    rows_in: int
+    flagged: int
+    rejected: Counter[str]
+    id_hashes: NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class SliceUnusable:
+    """The input of a task is broken. A value, not an exception: Spark would hide its kind, and try again."""
+
+    reason: str
+
+
+def run(config: Config, context: Context) -> Result:
+    """Score what has no scores of its present features by this version; publish each day as a whole.
+
+    Raises RefusedError without a usable model version, BadInputError for a day that has no features or fails a check.
+    """
+    from fraud.io import model_artifact  # noqa: PLC0415 - mlflow takes seconds to import
+
+    started = time.monotonic()
+    features = Dataset(context.settings.lake_uri, "features")
+    artifact = model_artifact.fetch(context.settings, config.version)
+    scores = Dataset(
+        context.settings.lake_uri, "scores" if config.version is None else f"what_if/version={artifact.version}"
+    )
+    seconds = {"model": time.monotonic() - started}
+
+    sources = {day: _source(features, day) for day in _days(config, context, features, scores)}
+    todo = [
+        day
+        for day, source in sources.items()
+        if config.force or (made := scores.manifest(day)) is None or not _current(made, source, artifact)
+    ]
+    context.log.info("scoring", days=len(sources), to_do=len(todo), model_version=artifact.version)
+    if todo:
+        seconds |= _score(todo, features, scores, artifact, context, sources)
+    days = [_summary(scores, day, changed=day in todo) for day in sources]
+    seconds["total"] = time.monotonic() - started
+    return Result(
+        days=days, rows=sum(d.rows for d in days), flagged=sum(d.flagged for d in days),
+        rejected=sum(sum(d.rejected.values()) for d in days), model_version=artifact.version,
+        model_sha256=artifact.model_sha256, seconds={name: round(value, 3) for name, value in seconds.items()},
+    )  # fmt: skip
+
+
+def _days(config: Config, context: Context, features: Dataset, scores: Dataset) -> list[str]:
+    """The days asked for; by default the newest, and those of the week before it whose scores are missing or old."""
+    published = features.partitions()
+    if not published:
+        raise BadInputError("there are no features to score", do="fraud build-features")
+    if config.date:
+        return [str(config.date)]
+    if config.first:
+        chosen = [day for day in published if str(config.first) <= day <= str(config.last)]
+        if not chosen:
+            raise BadInputError(f"features has no day in {config.first}..{config.last}", do=f"newest: {published[-1]}")
+        return chosen
+    newest = published[-1]
+    first = str(dt.date.fromisoformat(newest) - dt.timedelta(days=context.params.drift.current_days - 1))
+
+    def out_of_date(day: str) -> bool:
+        made = scores.manifest(day)
+        return made is None or made.made_from["features"] != _source(features, day).content_sha256
+
+    return [day for day in published if day == newest or (day >= first and out_of_date(day))]
+
+
+def _source(features: Dataset, day: str) -> Manifest:
+    manifest = features.manifest(day)
+    if manifest is None:
+        raise BadInputError(
+            f"features has no day {day}", expected=f"one of {features.partitions()[-5:]}", do="fraud build-features"
+        )
+    return manifest
+
+
+def _made_from(source: Manifest, artifact: "ModelArtifact") -> dict[str, str]:
+    return {
+        "features": source.content_sha256,
+        "model_version": artifact.version,
+        "model_sha256": artifact.model_sha256,
+        "feature_hash": artifact.feature_hash,
+        "threshold": repr(artifact.threshold),
+    }
+
+
+def _current(made: Manifest, source: Manifest, artifact: "ModelArtifact") -> bool:
+    return _made_from(source, artifact).items() <= made.made_from.items()
+
+
+def _score(
+    days: list[str],
+    features: Dataset,
+    scores: Dataset,
+    artifact: "ModelArtifact",
+    context: Context,
+    sources: dict[str, Manifest],
+) -> dict[str, float]:
+    """Score and publish `days`; seconds by stage."""
+    from fraud.io.spark import run_tasks, spark_session  # noqa: PLC0415 - only a run that has work pays for Spark
+
+    slices = [
+        Slice(day, uri, made.sha256)
+        for day in days
+        for uri, made in zip(features.object_uris(day), sources[day].objects, strict=True)
+    ]
+    marks = [time.monotonic()]
+    with spark_session(context.settings, "score_nightly") as spark:
+        marks.append(time.monotonic())
+        context.log.info("spark is up", seconds=round(marks[1] - marks[0], 1), slices=len(slices))
+        task = _task(scores, artifact, spark.sparkContext.broadcast(artifact.model))
+        answers = run_tasks(spark, task, slices, context.log)
+        marks.append(time.monotonic())
+    unusable = [
+        f"{piece.uri}: {answer.reason}"
+        for piece, answer in zip(slices, answers, strict=True)
+        if isinstance(answer, SliceUnusable)
+    ]
+    if unusable:
+        raise BadInputError("features cannot be read", came="; ".join(unusable), do="fraud build-features")
+    marks.append(time.monotonic())
+    for day in days:
+        parts = [
+            answer
+            for piece, answer in zip(slices, answers, strict=True)
+            if piece.day == day and isinstance(answer, SliceScored)
+        ]
+        _publish(scores, day, sources[day], parts, artifact)
+        context.log.info("published", day=day, rows=sum(part.object.rows for part in parts))
+    marks.append(time.monotonic())
+    return dict(zip(("spark_start", "score", "spark_stop", "publish"), np.diff(np.array(marks)).tolist(), strict=True))
+
+
+def _task(
+    scores: Dataset, artifact: "ModelArtifact", model: "Broadcast[bytes]"
+) -> Callable[[Slice], SliceScored | SliceUnusable]:
+    """The function Spark ships to its workers."""
+    key, version, meaning, threshold = (
+        artifact.model_sha256,
+        artifact.version,
+        artifact.feature_hash,
+        artifact.threshold,
+    )
+
+    def score_slice(piece: Slice) -> SliceScored | SliceUnusable:
+        fs, path = fsspec.core.url_to_fs(piece.uri)
+        try:
+            data = fs.cat_file(path)
+        except FileNotFoundError:
+            return SliceUnusable("it is not there")
+        if (digest := sha256(data).hexdigest()) != piece.sha256:
+            return SliceUnusable(f"its manifest says sha256 {piece.sha256}, it has {digest}")
+        try:
+            table = pq.read_table(pa.BufferReader(data), columns=INPUT.names, use_threads=False).cast(INPUT)
+        except (pa.ArrowException, ValueError) as error:
+            return SliceUnusable(f"it is not a table of features: {error}")
+        rows, rejected = Scorer(_session(key, model), version, meaning, threshold).score(table)
+        return SliceScored(
+            object=scores.put(piece.day, rows),
+            rows_in=table.num_rows,
+            flagged=pc.sum(rows["is_fraud"]).as_py() or 0,
+            rejected=rejected,
+            id_hashes=hash_array(rows["transaction_id"].to_numpy(), categorize=False),
+        )
+
+    return score_slice
+
+
+def _session(key: str, model: "Broadcast[bytes]") -> OnnxModel:
+    """The worker's one session of this model: made by its first task, kept for the next."""
+    if key not in _SESSIONS:
+        _SESSIONS.clear()
+        _SESSIONS[key] = OnnxModel(model.value)
+    return _SESSIONS[key]
+
+
+def _publish(scores: Dataset, day: str, source: Manifest, parts: list[SliceScored], artifact: "ModelArtifact") -> None:
+    """Check the day as a whole, then make it visible. Raises BadInputError and publishes nothing when a check fails."""
+    rejected = sum((part.rejected for part in parts), Counter[str]())
+    rows_in, rows_out = sum(part.rows_in for part in parts), sum(part.object.rows for part in parts)
+    if not source.rows == rows_in == rows_out + rejected.total():
+        raise BadInputError(
+            f"the rows of {day} do not add up", expected=f"{source.rows} rows of features",
+            came=f"{rows_in} read, {rows_out} scored, {rejected.total()} rejected", do="fraud build-features",
+        )  # fmt: skip
+    hashes = np.sort(np.concatenate([part.id_hashes for part in parts]))
+    if (hashes[1:] == hashes[:-1]).any():
+        raise BadInputError(f"features of {day} hold a transaction_id twice", do="fraud build-features")
+    counts = {f"{_REJECTED}{reason}": str(count) for reason, count in rejected.items()}
+    flagged = sum(part.flagged for part in parts)
+    scores.commit(
+        day, [part.object for part in parts], {**_made_from(source, artifact), "flagged": str(flagged), **counts}
+    )
+
+
+def _summary(scores: Dataset, day: str, *, changed: bool) -> DayScored:
+    manifest = scores.manifest(day)
+    if manifest is None:
+        raise BadInputError(f"the scores of {day} are gone", do=f"fraud score --date {day}")
+    rejected = {
+        reason.removeprefix(_REJECTED): int(count)
+        for reason, count in manifest.made_from.items()
+        if reason.startswith(_REJECTED)
+    }
+    return DayScored(
+        day=day, rows=manifest.rows, flagged=int(manifest.made_from["flagged"]), rejected=rejected, changed=changed,
+        content_sha256=manifest.content_sha256,
+    )  # fmt: skip
