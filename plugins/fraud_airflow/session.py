@@ -74,9 +74,10 @@ class Session:
         end(self.process.pid)
         self._guard.kill()
         self._guard.wait()
-        if self._guard.stdin is not None:
-            self._guard.stdin.close()
         self.process.wait()
+        for stream in (self.process.stdout, self.process.stderr, self._guard.stdin):
+            if stream is not None:
+                stream.close()
 
 
 def start(command: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> Session:

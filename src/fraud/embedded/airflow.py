@@ -24,6 +24,7 @@ def environment(stack: Stack) -> dict[str, str]:
             "EXECUTOR": "LocalExecutor",
             "PARALLELISM": 4,
             "LOAD_EXAMPLES": False,
+            "DAG_IGNORE_FILE_SYNTAX": "regexp",  # reading the other syntax warns in every task's log
             "DAGS_ARE_PAUSED_AT_CREATION": False,
             "FERNET_KEY": stack.secret["AIRFLOW_FERNET_KEY"],
             "SIMPLE_AUTH_MANAGER_USERS": f"{ADMIN}:admin",

@@ -1,0 +1,65 @@
+"""An Airflow of its own for these tests. Airflow reads its settings when it is imported, so they are set before."""
+
+import atexit
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+_HOME = tempfile.mkdtemp(prefix="fraud-airflow-")
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+os.environ.update(
+    {
+        "AIRFLOW_HOME": _HOME,
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAG_IGNORE_FILE_SYNTAX": "regexp",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": f"{_HOME}/passwords.json",
+        "AIRFLOW__API__BASE_URL": "http://airflow.test",
+        "AIRFLOW__API__SECRET_KEY": "only-for-tests",
+        "AIRFLOW__API_AUTH__JWT_SECRET": "only-for-tests-and-long-enough-for-hs512-" * 2,
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_HOME}/airflow.db",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+    }
+)
+sys.path.insert(0, str(ROOT / "plugins"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Warnings of Airflow's own dependencies, in this environment alone."""
+    for warning in (
+        # svcs, which the API server imports, imports Starlette's test client. Gone with a newer svcs.
+        "ignore:Using `httpx` with `starlette.testclient`",
+    ):
+        config.addinivalue_line("filterwarnings", warning)
+
+
+@pytest.fixture
+def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that reports are served from."""
+    folder = tmp_path / "reports"
+    folder.mkdir()
+    monkeypatch.setenv("FRAUD_REPORTS_URI", f"file://{folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def database() -> None:
+    """Airflow's tables."""
+    airflow = Path(sys.executable).with_name("airflow")
+    subprocess.run([airflow, "db", "migrate"], check=True, capture_output=True)
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The path that the operator runs as `fraud`; a test writes a Python program there."""
+    path = tmp_path / "fraud"
+    monkeypatch.setenv("FRAUD_COMMAND", str(path))
+    return path
