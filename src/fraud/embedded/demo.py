@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 import httpx
 
-from fraud.embedded import services
+from fraud.embedded import processes
 from fraud.embedded.airflow_api import AirflowApi, Run
 from fraud.embedded.follow import Follower
 from fraud.embedded.stack import Stack, write_private
@@ -80,7 +80,7 @@ class Demo:
         """Run a `fraud` job as a person would. Returns its result."""
         log = self._stack.log(arguments[0])
         command = [self._stack.program("ml", "fraud"), *arguments, "--json"]
-        output = services.run_step(arguments[0], command, self._stack.environment("ml"), log, self._stack.project)
+        output = processes.run_step(arguments[0], command, self._stack.environment("ml"), log, self._stack.project)
         result: dict[str, Any] = json.loads(output.splitlines()[-1])
         return result
 

@@ -98,18 +98,19 @@ def end_all(find: Callable[[], list[Process]], grace: float) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def start(name: str, command: Sequence[str], env: Mapping[str, str], folder: Path, log: Path, cwd: Path) -> Process:
+def start(name: str, command: Sequence[str], env: Mapping[str, str], folder: Path, log: Path) -> Process:
     """Start a service in its own session, output appended to `log`, and remember it as `folder/name.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        child = subprocess.Popen(
-            command, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )  # fmt: skip
-    process = identify(child.pid)
+    streams = (
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    )
+    pid = os.posix_spawn(command[0], list(command), dict(env), file_actions=streams, setsid=True)
+    process = identify(pid)
     if process is None:
-        raise ServiceFailedError(name, f"ended at once with exit code {child.wait()}", log)
+        raise ServiceFailedError(name, "it ended at once", log)
     (folder / f"{name}.json").write_text(json.dumps(process._asdict()))
     return process
 
@@ -132,6 +133,19 @@ def stop(name: str, folder: Path, grace: float = 20.0) -> bool:
         end_all(lambda: in_session(process.pid), 3.0)
     (folder / f"{name}.json").unlink(missing_ok=True)
     return process is not None
+
+
+def run_step(name: str, command: Sequence[str], env: Mapping[str, str], log: Path, cwd: Path) -> str:
+    """Run a command to its end, standard error into `log`, and return what it printed. Raises ServiceFailedError."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as errors:
+        done = subprocess.run(
+            command, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
+            check=False,
+        )  # fmt: skip
+    if done.returncode:
+        raise ServiceFailedError(name, f"ended with exit code {done.returncode}", log)
+    return done.stdout.decode()
 
 
 def last_lines(log: Path, count: int = 15) -> str:

@@ -1,11 +1,9 @@
 """The services of the embedded stack: what each runs, when it is ready, in which order they start and stop."""
 
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import httpx
@@ -113,27 +111,16 @@ def start_all(stack: Stack, say: Callable[[str], None]) -> None:
 def migrate(stack: Stack, env: Mapping[str, str]) -> None:
     """Bring Airflow's database to this version. Nothing happens when it is there."""
     log = stack.log("airflow-migrate")
-    run_step("airflow-migrate", [stack.program("airflow", "airflow"), "db", "migrate"], env, log, stack.project)
-
-
-def run_step(name: str, command: Sequence[str], env: Mapping[str, str], log: Path, cwd: Path) -> str:
-    """Run a command to its end, standard error into `log`, and return what it printed. Raises ServiceFailedError."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as errors:
-        done = subprocess.run(
-            command, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
-            check=False,
-        )  # fmt: skip
-    if done.returncode:
-        raise ServiceFailedError(name, f"ended with exit code {done.returncode}", log)
-    return done.stdout.decode()
+    processes.run_step(
+        "airflow-migrate", [stack.program("airflow", "airflow"), "db", "migrate"], env, log, stack.project
+    )
 
 
 def _start(stack: Stack, service: Service, say: Callable[[str], None]) -> None:
     if processes.remembered(service.name, stack.run):
         say(f"{service.name} runs already")
         return
-    processes.start(service.name, service.command, service.env, stack.run, stack.log(service.name), stack.project)
+    processes.start(service.name, service.command, service.env, stack.run, stack.log(service.name))
 
 
 def _wait(stack: Stack, services: Sequence[Service], say: Callable[[str], None]) -> None:

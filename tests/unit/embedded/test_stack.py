@@ -1,0 +1,66 @@
+"""Secrets and ports: generated once, kept, private."""
+
+import json
+import socket
+import stat
+from pathlib import Path
+
+from fraud.embedded.stack import PREFERRED_PORTS, Stack, ensure_secrets, read_env
+from fraud.settings import Settings
+
+
+def opened(tmp_path: Path) -> Stack:
+    return Stack.open(Settings(home=tmp_path / "var", project=tmp_path))
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_secrets_are_generated_once_into_a_private_file(tmp_path: Path) -> None:
+    first = ensure_secrets(tmp_path / ".env")
+    assert mode(tmp_path / ".env") == 0o600
+    assert len(set(first.values())) == len(first) == 7
+    assert min(map(len, first.values())) >= 32
+    assert ensure_secrets(tmp_path / ".env") == first
+
+
+def test_what_a_person_wrote_into_the_file_stays_and_gaps_are_filled(tmp_path: Path) -> None:
+    env = tmp_path / ".env"
+    env.write_text("# mine\nMLFLOW_ADMIN_PASSWORD=chosen by hand\nVALKEY_PASSWORD=\nOTHER=1\n")
+    env.chmod(0o644)
+    secret = ensure_secrets(env)
+    assert secret["MLFLOW_ADMIN_PASSWORD"] == "chosen by hand"
+    assert len(secret["VALKEY_PASSWORD"]) == 32
+    assert env.read_text().startswith("# mine\nMLFLOW_ADMIN_PASSWORD=chosen by hand\nOTHER=1\n")
+    assert read_env(env) == secret
+    assert mode(env) == 0o600
+
+
+def test_ports_and_mark_survive_a_restart(tmp_path: Path) -> None:
+    first, second = opened(tmp_path), opened(tmp_path)
+    assert first.ports == second.ports
+    assert set(first.ports) == set(PREFERRED_PORTS)
+    assert first.mark == second.mark
+    assert mode(tmp_path / "var/stack.json") == 0o600
+
+
+def test_a_port_that_somebody_else_took_is_chosen_anew(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        (tmp_path / "var").mkdir()
+        (tmp_path / "var/stack.json").write_text(json.dumps({"ports": {"airflow": taken}, "mark": "m"}))
+        assert opened(tmp_path).ports["airflow"] != taken
+
+
+def test_jobs_are_given_no_secret_of_airflows(tmp_path: Path) -> None:
+    stack = opened(tmp_path)
+    env = stack.environment("ml")
+    ours = {stack.secret[name] for name in stack.secret if name.startswith("AIRFLOW")}
+    assert not ours & set(env.values())
+    assert stack.secret["VALKEY_PASSWORD"] in env["FRAUD_REDIS_URL"]
+    path = stack.write_shell_environment()
+    assert mode(path) == 0o600
+    assert read_env(path) == stack.platform_environment()
