@@ -12,8 +12,9 @@ from fraud.core import history
 from fraud.core.features import MAX_EVENTS
 from fraud.errors import UnavailableError
 
-MATERIALIZED_KEY: Final = "materialized:transactions"
-"""Hash: day -> content hash of the lake partition loaded. In the store itself, so that both are lost as one."""
+EVENTS: Final = "materialized:events"
+VIEW: Final = "materialized:view"
+"""Hashes day -> content hash of the lake partition loaded. In the store itself, so that both are lost as one."""
 _USERS_PER_ROUND_TRIP: Final = 200
 
 
@@ -74,20 +75,19 @@ class OnlineHistory:
             value = self._client.get(history.history_key(user_id))
         return history.stored(cast("bytes | None", value) or b"")
 
-    def materialized(self) -> dict[str, str]:
-        """Days loaded from the lake, with the content hash of the partition that was loaded."""
+    def materialized(self, what: str) -> dict[str, str]:
+        """Days loaded from the lake (EVENTS or VIEW), with the content hash of the partition that was loaded."""
         with _store_errors():
-            found = cast("dict[bytes, bytes]", self._client.hgetall(MATERIALIZED_KEY))
+            found = cast("dict[bytes, bytes]", self._client.hgetall(what))
         return {day.decode(): digest.decode() for day, digest in found.items()}
 
-    def set_materialized(self, days: Mapping[str, str], first_kept: str) -> None:
+    def set_materialized(self, what: str, days: Mapping[str, str], first_kept: str) -> None:
         """Record loaded days; forget those before `first_kept`."""
-        old = [day for day in self.materialized() if day < first_kept]
+        old = [day for day in self.materialized(what) if day < first_kept]
         with _store_errors():
-            if days:
-                self._client.hset(MATERIALIZED_KEY, mapping=dict(days))
+            self._client.hset(what, mapping=dict(days))
             if old:
-                self._client.hdel(MATERIALIZED_KEY, *old)
+                self._client.hdel(what, *old)
 
 
 @contextmanager

@@ -1,0 +1,107 @@
+"""Feast: the registry of our scalar view, point-in-time retrieval, and the view's online copy.
+
+Importing this module costs seconds, so jobs import it late. Feast prints to standard output, which belongs to the
+job's result; here it goes to standard error.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from datetime import datetime
+from pathlib import Path
+from types import ModuleType
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import yaml
+from feast import FeatureStore, RepoConfig
+from pydantic import ValidationError
+
+from fraud.core.features import WINDOW_NAMES
+from fraud.errors import BadConfigError
+
+VIEW = "user_transaction_features"
+SERVICE = "fraud_detector_v1"
+
+
+def redis_address(redis_url: str) -> str:
+    """A `redis://` URL in Feast's own form, `host:port,password=...,db=0`."""
+    url = urlsplit(redis_url)
+    parts = [f"{url.hostname}:{url.port or 6379}", f"db={url.path.strip('/') or 0}"]
+    parts += [f"username={unquote(url.username)}"] if url.username else []
+    # Feast reads each value as JSON first: quoted, a password of digits stays text.
+    parts += [f'password="{unquote(url.password)}"'] if url.password else []
+    parts += ["ssl=true"] if url.scheme == "rediss" else []
+    return ",".join(parts)
+
+
+def load_definitions(project: Path) -> ModuleType:
+    """The module `feature_repo/definitions.py`. Raises BadConfigError when it is not there."""
+    path = project / "feature_repo" / "definitions.py"
+    spec = importlib.util.spec_from_file_location("feature_definitions", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise BadConfigError(f"{path} is not there", do="set FRAUD_PROJECT to the checkout")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def open_store(project: Path, registry_url: str, redis_url: str) -> FeatureStore:
+    """A FeatureStore over `feature_repo/feature_store.yaml`, with the registry (SQLAlchemy URL) and store given."""
+    path = project / "feature_repo" / "feature_store.yaml"
+    if not path.is_file():
+        raise BadConfigError(f"{path} is not there", do="set FRAUD_PROJECT to the checkout")
+    config = yaml.safe_load(path.read_text())
+    config["registry"]["path"] = registry_url
+    config["online_store"]["connection_string"] = redis_address(redis_url)
+    try:
+        return FeatureStore(config=RepoConfig(repo_path=str(path.parent), **config))
+    except ValidationError as error:
+        raise BadConfigError(f"{path} is not what Feast wants", came=str(error.errors()[0])) from error
+
+
+def apply(store: FeatureStore, definitions: ModuleType) -> None:
+    """Register entity, source, view and service. Running it again changes nothing."""
+    with _printing_to_stderr():
+        store.apply(
+            [
+                definitions.user,
+                definitions.transactions,
+                definitions.user_transaction_features,
+                definitions.fraud_detector_v1,
+            ]
+        )
+
+
+def materialize_view(store: FeatureStore, first: datetime, last: datetime) -> None:
+    """Write each user's latest row between two times to the online store.
+
+    Both bounds are given, so neither Feast's own watermark nor a row from the far future decides what is written.
+    """
+    with _printing_to_stderr():
+        store.materialize(first, last, feature_views=[VIEW])
+
+
+def point_in_time(store: FeatureStore, events: pa.Table) -> pa.Table:
+    """Feature values of `events` (user_id, event_timestamp and any other columns) as of each event's time.
+
+    Returns the same rows, in any order, with WINDOW_NAMES appended; a row without a value has nulls.
+    """
+    with _printing_to_stderr():
+        job = store.get_historical_features(entity_df=events.to_pandas(), features=store.get_feature_service(SERVICE))
+        return job.to_arrow()
+
+
+def online(store: FeatureStore, user_ids: list[str]) -> dict[str, list[float | int | None]]:
+    """The view's online values: name -> one value per user."""
+    response = store.get_online_features(
+        features=store.get_feature_service(SERVICE), entity_rows=[{"user_id": user} for user in user_ids]
+    ).to_dict()
+    return {name: response[name] for name in WINDOW_NAMES}
+
+
+@contextmanager
+def _printing_to_stderr() -> Iterator[None]:
+    with redirect_stdout(sys.stderr):
+        yield

@@ -1,0 +1,114 @@
+"""Brings what the lake has and the online store has not into the online store: event histories, and Feast's view.
+
+Transactions that came through POST /predict or the event stream are there already and are recognized by id. What was
+loaded is remembered in the store itself, per day and content, after the load: a run that was killed is simply run
+again, and a store that was lost is filled anew.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from fraud.core import history
+from fraud.core.contract import US_PER_DAY, amounts_units, id_hash
+from fraud.core.features import RETENTION_US
+from fraud.errors import BadInputError
+from fraud.io import online
+from fraud.io.feature_snapshot import publish_snapshot
+from fraud.io.lake import Dataset
+from fraud.jobs import Context, JobConfig, JobResult
+
+RETENTION_DAYS = -(-RETENTION_US // US_PER_DAY)
+_COLUMNS = ["transaction_id", "user_id", "merchant_id", "event_timestamp", "created_timestamp", "amount"]
+
+
+class Config(JobConfig):
+    """Up to which day."""
+
+    last: date | None = Field(default=None, alias="to", description="last day; default the last one in the lake")
+
+
+class Result(JobResult):
+    """What was new. The four kinds of events add up to the rows read."""
+
+    days_loaded: int
+    rows: int
+    appended: int
+    repeated: int
+    """Known to the store already, through POST /predict or an earlier run."""
+    too_late: int
+    """More than the retention behind their user's newest event: in no window any more."""
+    full: int
+    """Left out because their user's history is full and has newer events."""
+    last_day: str
+    feast_days: int
+    """Days whose rows were new to Feast's online view."""
+
+
+def run(config: Config, context: Context) -> Result:
+    """Load and remember. Raises BadInputError without transactions, UnavailableError when the store is down."""
+    lake = context.settings.lake_uri
+    transactions, features = Dataset(lake, "transactions"), Dataset(lake, "features")
+    days = [day for day in transactions.partitions() if config.last is None or day <= config.last.isoformat()]
+    if not days:
+        raise BadInputError("the lake has no transactions to materialize", do="fraud ingest")
+    last = days[-1]
+    first_kept = (date.fromisoformat(last) - timedelta(days=RETENTION_DAYS)).isoformat()
+    with online.connect(context.settings.redis_url.get_secret_value()) as store:
+        changed = _changed(transactions, [day for day in days if day >= first_kept], store.materialized(online.EVENTS))
+        rows, loaded = 0, online.Loaded(0, 0, 0, 0)
+        if changed:
+            context.log.info("loading histories", first=min(changed), last=max(changed), days=len(changed))
+            table = pa.concat_tables([transactions.read(day, _COLUMNS) for day in changed])
+            rows, loaded = table.num_rows, store.load(_batches(table))
+            store.set_materialized(online.EVENTS, changed, first_kept)
+        feature_days = [day for day in features.partitions() if day <= last]
+        publish_snapshot(lake, feature_days)
+        changed_features = _changed(features, feature_days, store.materialized(online.VIEW))
+        if changed_features:
+            context.log.info("materializing Feast's view", first=min(changed_features), last=max(changed_features))
+            _materialize_view(context, min(changed_features), max(feature_days))
+            store.set_materialized(online.VIEW, changed_features, min(feature_days))
+    return Result(
+        days_loaded=len(changed), rows=rows, last_day=last, feast_days=len(changed_features), **loaded._asdict()
+    )  # fmt: skip
+
+
+def _changed(dataset: Dataset, days: list[str], known: dict[str, str]) -> dict[str, str]:
+    """The days whose content is not the known one, with their content."""
+    content = {day: manifest.content_sha256 for day in days if (manifest := dataset.manifest(day))}
+    return {day: digest for day, digest in content.items() if known.get(day) != digest}
+
+
+def _batches(table: pa.Table) -> Iterator[online.Batch]:
+    """One batch per user, in the order of knowledge. `table` is sorted by event, created time and id."""
+    users = table["user_id"].combine_chunks().dictionary_encode()
+    merchants = table["merchant_id"].combine_chunks().dictionary_encode()
+    merchant_hashes = np.array([id_hash(text) for text in merchants.dictionary.to_pylist()], dtype=np.uint64)
+    created_us = table["created_timestamp"].cast(pa.int64()).to_numpy()
+    codes = users.indices.to_numpy()
+    order = np.lexsort((created_us, codes))
+    records = np.empty(table.num_rows, dtype=history.RECORD)
+    records["event_us"] = table["event_timestamp"].cast(pa.int64()).to_numpy()
+    records["units"] = amounts_units(table["amount"].to_numpy())
+    records["merchant"] = merchant_hashes[merchants.indices.to_numpy()]
+    ids = np.array([id_hash(text) for text in table["transaction_id"].to_pylist()], dtype=np.uint64)
+    starts = np.searchsorted(codes[order], np.arange(len(users.dictionary) + 1))
+    for code, user in enumerate(users.dictionary.to_pylist()):
+        own = order[starts[code] : starts[code + 1]]
+        yield online.Batch(user, records[own], ids[own])
+
+
+def _materialize_view(context: Context, first: str, last: str) -> None:
+    from fraud.io import feature_store  # noqa: PLC0415 - Feast takes seconds to import
+
+    settings = context.settings
+    store = feature_store.open_store(
+        settings.project, settings.feast_registry.get_secret_value(), settings.redis_url.get_secret_value()
+    )
+    feature_store.apply(store, feature_store.load_definitions(settings.project))
+    first_us, after_last = (datetime.fromisoformat(day).replace(tzinfo=UTC) for day in (first, last))
+    feature_store.materialize_view(store, first_us, after_last + timedelta(days=1, microseconds=-1))
