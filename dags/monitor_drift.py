@@ -22,7 +22,7 @@ from fraud_airflow.operator import FraudJobOperator
 @task(outlets=[RETRAINING_REQUESTED])
 def request_retraining(measured: dict[str, Any]) -> None:
     """Ask for a training run when too much drifted."""
-    if not measured["drifted"]:
+    if not measured["retrain"]:
         raise AirflowSkipException("no drift that asks for retraining")
 
 

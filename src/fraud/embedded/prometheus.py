@@ -23,6 +23,7 @@ def command(stack: Stack, program: str) -> list[str]:
         (folder / "targets" / f"{job}.json").write_text(json.dumps(group))
     return [
         program,
+        "--enable-feature=expand-external-labels",
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'data'}",
         "--storage.tsdb.retention.time=15d",

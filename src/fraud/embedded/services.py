@@ -68,7 +68,16 @@ def _mlflow(stack: Stack) -> Service:
 
 
 def _serving(stack: Stack) -> Service:
-    env = stack.environment("serving") | {"FRAUD_SERVING_PORT": str(stack.ports["serving"])}
+    platform = stack.platform_environment()
+    env = stack.environment("serving") | {
+        "SERVING_PORT": str(stack.ports["serving"]),
+        "SERVING_REDIS_URL": platform["FRAUD_REDIS_URL"],
+        "SERVING_MLFLOW_URL": platform["FRAUD_MLFLOW_URL"],
+        "SERVING_MODEL_CACHE": str(stack.home / "serving/model"),
+        "SERVING_PREDICTION_LOG": str(stack.home / "predictions"),
+        "SERVING_POLL_SECONDS": "2",
+        "SERVING_OPEN": "1",
+    }
     command = [stack.program("serving", "python"), "-m", "fraud_serving"]
     return Service("serving", command, env, _http_not_ready(f"{stack.url('serving')}/health"), 60.0)
 
@@ -77,8 +86,9 @@ def _prometheus(stack: Stack) -> list[Service]:
     program = prometheus.binary()
     if program is None:
         return []
+    env = stack.environment("ml") | {"FRAUD_DOCS_URL": f"file://{stack.project}/docs"}
     ready = _http_not_ready(f"{stack.url('prometheus')}/-/ready")
-    return [Service("prometheus", prometheus.command(stack, program), stack.environment("ml"), ready, 60.0)]
+    return [Service("prometheus", prometheus.command(stack, program), env, ready, 60.0)]
 
 
 def _airflow(stack: Stack) -> list[Service]:

@@ -72,6 +72,14 @@ def reference(settings: Settings, run_id: str) -> pa.Table:
         return pq.read_table(_download(settings, run_id, "reference.parquet", folder))
 
 
+def production_version(settings: Settings) -> str | None:
+    """The version `production` names now; None while there is none. Raises UnavailableError."""
+    try:
+        return str(_find(settings, None).version)
+    except RefusedError:
+        return None
+
+
 def _find(settings: Settings, version: int | None) -> ModelVersion:
     client = mlflow.MlflowClient(settings.mlflow_url)
     try:

@@ -42,6 +42,7 @@ JOBS: Final[dict[str, str]] = {
     "train": "train the ladder, log it, evaluate the gates, register a candidate",
     "promote": "move the production alias to a version whose gates passed",
     "rollback": "set production back to the version before the last change",
+    "production-version": "say which version is in production",
     "history": "print the promotion history",
     "score": "score days of transactions with the production model on Spark",
     "drift": "compare recent days with the production model's training reference",
