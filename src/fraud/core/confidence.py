@@ -1,0 +1,14 @@
+"""How far a decision is from having gone the other way."""
+
+
+def confidence(probability: float, threshold: float) -> float:
+    """Confidence in `probability >= threshold` (fraud) or its opposite: 0.5 on the threshold, 1.0 farthest from it.
+
+    The probability is rescaled, on each side of the threshold for itself, so that the threshold lies at 0.5. Fraud is
+    rare and thresholds are chosen by cost: without that, `max(p, 1 - p)` is above 0.99 for a model that knows nothing,
+    and a calibrated model's surest stop at a threshold of 0.1 counts as a doubtful one.
+    """
+    if probability >= threshold:
+        room = 1.0 - threshold
+        return 1.0 if room <= 0.0 else 0.5 + 0.5 * (probability - threshold) / room
+    return 0.5 + 0.5 * (threshold - probability) / threshold
