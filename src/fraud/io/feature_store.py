@@ -1,11 +1,11 @@
 """Feast: the registry of our scalar view, point-in-time retrieval, and the view's online copy.
 
-Importing this module costs seconds, so jobs import it late. Feast prints to standard output, which belongs to the
-job's result; here it goes to standard error.
+Importing this module costs seconds, so jobs import it late.
 """
 
 import importlib.util
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from datetime import datetime
@@ -61,17 +61,10 @@ def open_store(project: Path, registry_url: str, redis_url: str) -> FeatureStore
         raise BadConfigError(f"{path} is not what Feast wants", came=str(error.errors()[0])) from error
 
 
-def apply(store: FeatureStore, definitions: ModuleType) -> None:
-    """Register entity, source, view and service. Running it again changes nothing."""
-    with _printing_to_stderr():
-        store.apply(
-            [
-                definitions.user,
-                definitions.transactions,
-                definitions.user_transaction_features,
-                definitions.fraud_detector_v1,
-            ]
-        )
+def apply(store: FeatureStore, project: Path, snapshot: str) -> None:
+    """Register entity, source, view and service over a snapshot file. Running it again changes nothing."""
+    with _quietly():
+        store.apply(list(load_definitions(project).define(snapshot)))
 
 
 def materialize_view(store: FeatureStore, first: datetime, last: datetime) -> None:
@@ -79,7 +72,7 @@ def materialize_view(store: FeatureStore, first: datetime, last: datetime) -> No
 
     Both bounds are given, so neither Feast's own watermark nor a row from the far future decides what is written.
     """
-    with _printing_to_stderr():
+    with _quietly():
         store.materialize(first, last, feature_views=[VIEW])
 
 
@@ -88,7 +81,7 @@ def point_in_time(store: FeatureStore, events: pa.Table) -> pa.Table:
 
     Returns the same rows, in any order, with WINDOW_NAMES appended; a row without a value has nulls.
     """
-    with _printing_to_stderr():
+    with _quietly():
         job = store.get_historical_features(entity_df=events.to_pandas(), features=store.get_feature_service(SERVICE))
         return job.to_arrow()
 
@@ -102,6 +95,8 @@ def online(store: FeatureStore, user_ids: list[str]) -> dict[str, list[float | i
 
 
 @contextmanager
-def _printing_to_stderr() -> Iterator[None]:
-    with redirect_stdout(sys.stderr):
+def _quietly() -> Iterator[None]:
+    """Feast prints to standard output, which belongs to the job's result, and uses a method DuckDB renamed."""
+    with redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fetch_arrow_table", category=DeprecationWarning)
         yield

@@ -71,7 +71,7 @@ def run(config: Config, context: Context) -> Result:
     last = config.last.isoformat() if config.last else max(sources)
     asked = [day for day in sources if first <= day <= last]
     inputs = {day: _inputs(day, sources) for day in asked}
-    made_from = {day: _made_from(inputs[day], sources) for day in asked}
+    made_from = {day: _made_from(day, inputs[day], sources) for day in asked}
     stale = [day for day in asked if config.full or not _up_to_date(features, day, made_from[day])]
     changed = 0
     for chunk in _chunks(stale, inputs, sources):
@@ -122,9 +122,10 @@ def _inputs(day: str, sources: Mapping[str, Source]) -> list[str]:
     return [*older, *near, *newer]
 
 
-def _made_from(inputs: list[str], sources: Mapping[str, Source]) -> dict[str, str]:
+def _made_from(day: str, inputs: list[str], sources: Mapping[str, Source]) -> dict[str, str]:
     named = "\n".join(f"{day} {sources[day].sha256}" for day in inputs)
-    return {"definition": definition_hash(), "inputs": sha256(named.encode()).hexdigest()}
+    own = sources[day].sha256
+    return {"definition": definition_hash(), "inputs": sha256(named.encode()).hexdigest(), "transactions": own}
 
 
 def _up_to_date(features: Dataset, day: str, made_from: dict[str, str]) -> bool:

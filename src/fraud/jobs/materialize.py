@@ -17,7 +17,7 @@ from fraud.core.contract import US_PER_DAY, amounts_units, id_hash
 from fraud.core.features import RETENTION_US
 from fraud.errors import BadInputError
 from fraud.io import online
-from fraud.io.feature_snapshot import publish_snapshot
+from fraud.io.feature_snapshot import publish_snapshot, snapshot_path
 from fraud.io.lake import Dataset
 from fraud.jobs import Context, JobConfig, JobResult
 
@@ -109,6 +109,6 @@ def _materialize_view(context: Context, first: str, last: str) -> None:
     store = feature_store.open_store(
         settings.project, settings.feast_registry.get_secret_value(), settings.redis_url.get_secret_value()
     )
-    feature_store.apply(store, feature_store.load_definitions(settings.project))
+    feature_store.apply(store, settings.project, snapshot_path(settings.lake_uri))
     first_us, after_last = (datetime.fromisoformat(day).replace(tzinfo=UTC) for day in (first, last))
     feature_store.materialize_view(store, first_us, after_last + timedelta(days=1, microseconds=-1))
