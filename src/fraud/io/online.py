@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple, TypeVar, cast
 
 import numpy as np
 import redis
@@ -16,6 +16,7 @@ EVENTS: Final = "materialized:events"
 VIEW: Final = "materialized:view"
 """Hashes day -> content hash of the lake partition loaded. In the store itself, so that both are lost as one."""
 _USERS_PER_ROUND_TRIP: Final = 200
+T = TypeVar("T")
 
 
 class Batch(NamedTuple):
@@ -38,6 +39,18 @@ class Loaded(NamedTuple):
     """More than RETENTION_US behind the user's newest event: no window can hold them."""
     full: int
     """Not newer than the newest event of a user whose history is full (2 * MAX_EVENTS): might be a forgotten one."""
+
+
+class Order(NamedTuple):
+    """A user's events in the order in which the store took them in. The event at index i has sequence `base + i`."""
+
+    base: int
+    newest_us: int
+    """Latest event time of all that was ever taken in."""
+    records: NDArray[np.void]
+    """history.RECORD[n]."""
+    ids: NDArray[np.uint64]
+    """Hashes of the transaction ids, [n]."""
 
 
 class OnlineHistory:
@@ -75,6 +88,19 @@ class OnlineHistory:
             value = self._client.get(history.history_key(user_id))
         return history.stored(cast("bytes | None", value) or b"")
 
+    def orders(self, user_ids: Iterable[str]) -> Iterator[tuple[str, Order]]:
+        """What is kept of each user, both keys read as one atomic step. A user the store does not know has n = 0."""
+        for some in _split(user_ids, _USERS_PER_ROUND_TRIP):
+            with _store_errors():
+                pipeline = self._client.pipeline(transaction=True)
+                for user in some:
+                    pipeline.mget(history.history_key(user), history.ids_key(user))
+                replies = pipeline.execute()
+            for user, (value, entries) in zip(some, replies, strict=True):
+                base, newest_us, records = history.stored(value or b"")
+                ids = np.frombuffer(entries or b"", dtype=history.ENTRY)["transaction"]
+                yield user, Order(base, newest_us, records, ids)
+
     def materialized(self, what: str) -> dict[str, str]:
         """Days loaded from the lake (EVENTS or VIEW), with the content hash of the partition that was loaded."""
         with _store_errors():
@@ -107,10 +133,10 @@ def _store_errors() -> Iterator[None]:
         ) from error
 
 
-def _split(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
-    some: list[Batch] = []
-    for batch in batches:
-        some.append(batch)
+def _split(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    some: list[T] = []
+    for item in items:
+        some.append(item)
         if len(some) == size:
             yield some
             some = []
