@@ -13,20 +13,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 _HOME = tempfile.mkdtemp(prefix="fraud-airflow-")
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+_ALWAYS = (line.partition("=") for line in (ROOT / "services/airflow/airflow.env").read_text().splitlines())
+os.environ.update({name: value for name, equals, value in _ALWAYS if equals and not name.startswith("#")})
 os.environ.update(
     {
         "AIRFLOW_HOME": _HOME,
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__DAG_IGNORE_FILE_SYNTAX": "regexp",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": f"{_HOME}/passwords.json",
         "AIRFLOW__API__BASE_URL": "http://airflow.test",
         "AIRFLOW__API__SECRET_KEY": "only-for-tests",
         "AIRFLOW__API_AUTH__JWT_SECRET": "only-for-tests-and-long-enough-for-hs512-" * 2,
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_HOME}/airflow.db",
-        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     }
 )
 sys.path.insert(0, str(ROOT / "plugins"))

@@ -5,7 +5,7 @@ from typing import Final
 
 import httpx
 
-from fraud.embedded.stack import Stack, write_private
+from fraud.embedded.stack import Stack, read_env, write_private
 
 COMPONENTS: Final = ("api-server", "scheduler", "dag-processor", "triggerer")
 ADMIN: Final = "admin"
@@ -21,11 +21,7 @@ def environment(stack: Stack) -> dict[str, str]:
         "CORE": {
             "DAGS_FOLDER": stack.project / "dags",
             "PLUGINS_FOLDER": stack.project / "plugins",
-            "EXECUTOR": "LocalExecutor",
             "PARALLELISM": 4,
-            "LOAD_EXAMPLES": False,
-            "DAG_IGNORE_FILE_SYNTAX": "regexp",  # reading the other syntax warns in every task's log
-            "DAGS_ARE_PAUSED_AT_CREATION": False,
             "FERNET_KEY": stack.secret["AIRFLOW_FERNET_KEY"],
             "SIMPLE_AUTH_MANAGER_USERS": f"{ADMIN}:admin",
             "SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": passwords,
@@ -37,19 +33,17 @@ def environment(stack: Stack) -> dict[str, str]:
             "BASE_URL": url,
             "WORKERS": 1,
             "SECRET_KEY": stack.secret["AIRFLOW_API_SECRET"],
-            "INSTANCE_NAME": "Fraud platform",
         },
         "API_AUTH": {"JWT_SECRET": stack.secret["AIRFLOW_JWT_SECRET"]},
         "DATABASE": {"SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db"},
-        "DAG_PROCESSOR": {"REFRESH_INTERVAL": 60},
         "LOGGING": {
             "WORKER_LOG_SERVER_PORT": stack.ports["airflow_task_logs"],
             "TRIGGER_LOG_SERVER_PORT": stack.ports["airflow_trigger_logs"],
         },
-        "USAGE_DATA_COLLECTION": {"ENABLED": False},
     }
     settings = {f"AIRFLOW__{s}__{key}": str(value) for s, keys in sections.items() for key, value in keys.items()}
-    return stack.environment("airflow") | settings | {"AIRFLOW_HOME": str(home)}
+    always = read_env(stack.project / "services/airflow/airflow.env")
+    return stack.environment("airflow") | always | settings | {"AIRFLOW_HOME": str(home)}
 
 
 def not_ready(stack: Stack) -> str:
