@@ -1,0 +1,141 @@
+"""The landing zone: what sources deliver, as Parquet files below `transactions/` and `labels/`."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final, Literal
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fraud.errors import BadInputError
+from fraud.io.lake import put_atomically
+
+Feed = Literal["transactions", "labels"]
+TIMESTAMP: Final = pa.timestamp("us", "UTC")
+PARSE_ERROR: Final = "parse_error"
+SCHEMAS: Final[dict[Feed, pa.Schema]] = {
+    "transactions": pa.schema(
+        [
+            ("transaction_id", pa.string()),
+            ("event_timestamp", TIMESTAMP),
+            ("created_timestamp", TIMESTAMP),
+            ("user_id", pa.string()),
+            ("merchant_id", pa.string()),
+            ("merchant_category", pa.string()),
+            ("amount", pa.float64()),
+            ("distance_from_home", pa.float64()),
+            (PARSE_ERROR, pa.string()),
+        ]
+    ),
+    "labels": pa.schema(
+        [
+            ("transaction_id", pa.string()),
+            ("is_fraud", pa.bool_()),
+            ("label_timestamp", TIMESTAMP),
+            (PARSE_ERROR, pa.string()),
+        ]
+    ),
+}
+OPTIONAL: Final = frozenset({"created_timestamp", "distance_from_home", PARSE_ERROR})
+"""Columns a source may leave out; ingest says what stands in for them."""
+NO_DAY: Final = "unknown"
+HELD_BACK: Final = "held_back"
+
+
+@dataclass(frozen=True, slots=True)
+class LandedFile:
+    """One delivered file, known by its bytes."""
+
+    uri: str
+    name: str
+    """Path below the landing zone."""
+    sha256: str
+    rows: int
+
+
+def deliver(landing_uri: str, feed: Feed, day: str, source: str, table: pa.Table) -> int:
+    """Write `table` (columns of the feed's schema) as `<feed>/dt=<day>/<source>.parquet`. Returns its bytes."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    put_atomically(f"{landing_uri.rstrip('/')}/{feed}/dt={day}/{source}.parquet", buffer.getvalue())
+    return buffer.tell()
+
+
+def landed_files(landing_uri: str, feed: Feed) -> Iterator[LandedFile]:
+    """What was delivered, by path. Raises BadInputError for a file that is no Parquet file of this feed."""
+    root = f"{landing_uri.rstrip('/')}/{feed}"
+    fs, path = fsspec.core.url_to_fs(root)
+    for found in sorted(fs.glob(f"{path}/**/*.parquet")):
+        name = f"{feed}/{found[len(path) :].lstrip('/')}"
+        data: bytes = fs.cat_file(found)
+        uri = fs.unstrip_protocol(found)
+        file = _open(uri, data)
+        _check(uri, feed, file.schema_arrow)
+        yield LandedFile(uri, name, sha256(data).hexdigest(), file.metadata.num_rows)
+
+
+def read_landed(file: LandedFile, feed: Feed) -> pa.Table:
+    """The file's rows in the feed's schema; optional columns that are not there are null.
+
+    Raises BadInputError when the bytes are not those that were listed, are damaged, or a type does not fit.
+    """
+    fs, path = fsspec.core.url_to_fs(file.uri)
+    data: bytes = fs.cat_file(path)
+    if sha256(data).hexdigest() != file.sha256:
+        raise BadInputError(f"{file.uri} changed while being read", do="deliver files under fresh names; run again")
+    schema = SCHEMAS[feed]
+    try:
+        table = _open(file.uri, data).read(columns=schema.names)
+        columns = [
+            table[field.name].cast(field.type, safe=False)
+            if field.name in table.column_names
+            else pa.nulls(table.num_rows, field.type)
+            for field in schema
+        ]
+        return pa.Table.from_arrays(columns, schema=schema)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BadInputError(f"{file.uri} cannot be read", came=str(error), do="deliver the file again") from error
+
+
+def _open(uri: str, data: bytes) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        raise BadInputError(
+            f"{uri} is not a Parquet file", came=f"{len(data)} bytes: {error}", do="deliver the whole file again"
+        ) from error
+
+
+def _check(uri: str, feed: Feed, schema: pa.Schema) -> None:
+    """Raises BadInputError when a column is missing or its type cannot become the contract's."""
+    missing = [f.name for f in SCHEMAS[feed] if f.name not in schema.names and f.name not in OPTIONAL]
+    if missing:
+        raise BadInputError(
+            f"{uri} lacks {', '.join(missing)}", expected=", ".join(SCHEMAS[feed].names),
+            came=", ".join(schema.names) or "no columns", do="fraud import maps other files to the contract",
+        )  # fmt: skip
+    for field in SCHEMAS[feed]:
+        came = schema.field(field.name).type if field.name in schema.names else pa.null()
+        if not _fits(came, field.type):
+            zone = pa.types.is_timestamp(came)
+            raise BadInputError(
+                f"{uri}: column {field.name} {'has no time zone' if zone else 'has the wrong type'}",
+                expected=str(field.type), came=str(came), do="fraud import maps other files to the contract",
+            )  # fmt: skip
+
+
+def _fits(came: pa.DataType, wanted: pa.DataType) -> bool:
+    kind = came.value_type if pa.types.is_dictionary(came) else came
+    if pa.types.is_null(kind):
+        return True
+    if pa.types.is_timestamp(wanted):
+        return pa.types.is_timestamp(kind) and kind.tz is not None
+    accepted = {
+        pa.string(): (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+        pa.bool_(): (pa.types.is_boolean,),
+        pa.float64(): (pa.types.is_floating, pa.types.is_integer, pa.types.is_decimal),
+    }
+    return any(test(kind) for test in accepted[wanted])

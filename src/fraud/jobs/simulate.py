@@ -1,0 +1,91 @@
+"""Write days of a simulated transaction world to the landing zone."""
+
+from datetime import date
+
+from pydantic import Field, model_validator
+
+from fraud.io.landing import HELD_BACK, deliver
+from fraud.jobs import Context, JobConfig, JobResult
+from fraud.simulator.deliveries import Plan, deliveries
+
+SOURCE = "simulated"
+_LOG_EVERY_DAYS = 30
+
+
+class Config(JobConfig):
+    """How much of which world. About one transaction per user and day."""
+
+    days: int = Field(gt=0, le=5_000, description="days to simulate, the held-back ones included")
+    users: int = Field(gt=0, le=5_000_000, description="cardholders")
+    seed: int = Field(ge=0, description="the same seed, start and size give the same bytes")
+    start: date = Field(default=date(2025, 1, 1), description="first day, UTC")
+    out: str = Field(default="", description="URI of the landing zone; default FRAUD_LANDING_URI")
+    hold_back_days: int = Field(
+        default=0, ge=0, description="put what arrives on the last days into held_back/ instead"
+    )
+    fraud_rate: float = Field(default=0.006, ge=0, le=0.2, description="fraudulent payments per user and day")
+    bad_rows_per_100k: float = Field(default=20.0, ge=0, description="rows that break the contract, for quarantine")
+    data_drift: bool = Field(default=False, description="honest spending changes: dearer, more, other categories")
+    concept_drift: bool = Field(default=False, description="fraud changes: small, by day, close to home")
+    drift_from: int | None = Field(
+        default=None, ge=0, description="number of the day (first is 0) on which drift begins; default after 3/4"
+    )
+
+    @model_validator(mode="after")
+    def _some_days_stay(self) -> "Config":
+        if self.hold_back_days >= self.days:
+            raise ValueError(f"hold-back-days must be below days ({self.days}), got {self.hold_back_days}")
+        return self
+
+
+class Result(JobResult):
+    """What was written. Transactions learned of, and frauds reported, after the last day are not."""
+
+    first_day: str
+    last_day: str
+    """Of what was landed; held-back days follow."""
+    transactions: int
+    labels: int
+    held_back_transactions: int
+    held_back_labels: int
+    frauds: int
+    """True ones among all transactions written, labelled or not."""
+    bad_rows: int
+    files: int
+    bytes: int
+
+
+def run(config: Config, context: Context) -> Result:
+    """Simulate day by day; what is there under the same name is replaced."""
+    landing = (config.out or context.settings.landing_uri).rstrip("/")
+    drift_from = config.days * 3 // 4 if config.drift_from is None else config.drift_from
+    plan = Plan(
+        config.start, config.days, config.users, config.seed, config.fraud_rate, config.bad_rows_per_100k,
+        data_drift_from=drift_from if config.data_drift else None,
+        concept_drift_from=drift_from if config.concept_drift else None,
+    )  # fmt: skip
+    landed = config.days - config.hold_back_days
+    rows = {(feed, held): 0 for feed in ("transactions", "labels") for held in (False, True)}
+    frauds = bad_rows = files = size = 0
+    last_day = config.start
+    for index, delivery in enumerate(deliveries(plan)):
+        held = index >= landed
+        last_day = last_day if held else delivery.day
+        target = f"{landing}/{HELD_BACK}" if held else landing
+        if delivery.transactions.num_rows:
+            size += deliver(target, "transactions", str(delivery.day), SOURCE, delivery.transactions)
+            files += 1
+        if delivery.labels.num_rows:
+            size += deliver(target, "labels", str(delivery.day), SOURCE, delivery.labels)
+            files += 1
+        rows["transactions", held] += delivery.transactions.num_rows
+        rows["labels", held] += delivery.labels.num_rows
+        frauds += delivery.frauds
+        bad_rows += delivery.bad_rows
+        if (index + 1) % _LOG_EVERY_DAYS == 0 or index + 1 == config.days:
+            context.log.info("simulated", day=str(delivery.day), days=index + 1, rows=rows["transactions", False])
+    return Result(
+        first_day=str(config.start), last_day=str(last_day), transactions=rows["transactions", False],
+        labels=rows["labels", False], held_back_transactions=rows["transactions", True],
+        held_back_labels=rows["labels", True], frauds=frauds, bad_rows=bad_rows, files=files, bytes=size,
+    )  # fmt: skip

@@ -1,0 +1,196 @@
+"""The world as its sources would deliver it: one batch of transactions and one of labels a day, as Arrow tables.
+
+A day's files hold what was learned on that day: a transaction learned of late is in a later file, a fraud is in the
+label feed when it was reported. Every day draws from its own random stream, so the same seed and start give the same
+bytes, and a longer run begins with exactly the days of a shorter one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from fraud.core.contract import LABEL_COLUMNS, TRANSACTION_COLUMNS, US_PER_DAY, US_PER_SECOND
+from fraud.simulator import honest, world
+from fraud.simulator.bad_rows import spoil
+from fraud.simulator.fraudulent import Fraudsters
+from fraud.simulator.honest import Rows
+from fraud.simulator.world import Bools, Floats, Ints
+
+TIMESTAMP: Final = pa.timestamp("us", "UTC")
+EPOCH: Final = date(1970, 1, 1)
+
+LATE: Final = 0.003
+"""Share of transactions that we learn of ten minutes to three days after the event; the others within seconds."""
+LATE_US: Final = (600.0 * US_PER_SECOND, 3.0 * US_PER_DAY)
+LABEL_MEDIAN_DAYS: Final = 7.0
+LABEL_SIGMA: Final = 0.885
+"""ln(30 / 7) / 1.645: with a median of 7 days, the 95th percentile is 30 days."""
+NEVER_LABELLED: Final = 0.05
+WRONGLY_LABELLED: Final = 0.0005
+
+_DAYS, _BAD = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to simulate. The same plan gives the same bytes."""
+
+    start: date
+    days: int
+    users: int
+    seed: int
+    fraud_rate: float
+    bad_rows_per_100k: float
+    data_drift_from: int | None = None
+    """Number of the day (0 is the first) from which honest spending changes."""
+    concept_drift_from: int | None = None
+    """Number of the day from which fraudsters do."""
+
+
+class Delivery(NamedTuple):
+    """What arrives on one day."""
+
+    day: date
+    transactions: pa.Table
+    labels: pa.Table
+    frauds: int
+    """Among the transactions, the truth; labels come later and are not all right."""
+    bad_rows: int
+
+
+class _Learned(NamedTuple):
+    """Payments with what the platform will know of them. Columns of one length."""
+
+    rows: Rows
+    number: Ints
+    """Position among the payments of its event day: what its id is made of."""
+    created_us: Ints
+
+    def take(self, chosen: Ints | Bools) -> "_Learned":
+        return _Learned(self.rows.take(chosen), self.number[chosen], self.created_us[chosen])
+
+    @classmethod
+    def join(cls, parts: list["_Learned"]) -> "_Learned":
+        return cls(
+            Rows.join([part.rows for part in parts]),
+            np.concatenate([part.number for part in parts]),
+            np.concatenate([part.created_us for part in parts]),
+        )
+
+
+class _Labels(NamedTuple):
+    """Reports of fraud. Columns of one length."""
+
+    event_day: Ints
+    number: Ints
+    is_fraud: Bools
+    label_us: Ints
+
+    def take(self, chosen: Ints | Bools) -> "_Labels":
+        return _Labels(*(column[chosen] for column in self))
+
+
+def deliveries(plan: Plan) -> Iterator[Delivery]:
+    """One delivery a day, in order. Memory grows with users and with a day's rows, not with the number of days."""
+    place = world.build(plan.seed, plan.users)
+    travel, fraudsters = honest.Travel(place), Fraudsters(place, plan.fraud_rate)
+    users = pa.array([f"u{i:06d}" for i in range(plan.users)])
+    merchants = pa.array([f"m{i:05d}" for i in range(place.merchants)])
+    categories = pa.array([c.name for c in world.CATEGORIES])
+    first = (plan.start - EPOCH).days
+    spilled: list[Rows] = []
+    waiting: list[_Learned] = []
+    reported: list[_Labels] = []
+    for index in range(plan.days):
+        day, end_us = first + index, (first + index + 1) * US_PER_DAY
+        rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(_DAYS, day)))
+        paid = honest.payments(
+            rng, place, day, (day + 3) % 7, travel.city(rng, day), drifted=_from(plan.data_drift_from, index)
+        )
+        stolen = fraudsters.payments(rng, day, concept_drifted=_from(plan.concept_drift_from, index))
+        today = Rows.join([*spilled, paid, stolen])
+        tomorrow = today.event_us >= end_us
+        spilled, today = [today.take(tomorrow)], today.take(~tomorrow)
+        today = today.take(np.argsort(today.event_us, kind="stable"))
+        learned = _Learned(today, np.arange(len(today.user)), _created(rng, today.event_us))
+        reported.append(_labels(rng, learned, day))
+        arrived, waiting = _split([*waiting, learned], end_us)
+        labels = _Labels(*(np.concatenate(columns) for columns in zip(*reported, strict=True)))
+        due = labels.label_us < end_us
+        reported, labels = [labels.take(~due)], labels.take(due)
+        table = _transactions(plan.seed, arrived, users, merchants, categories)
+        spoiled = spoil(
+            np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(_BAD, day))),
+            table, plan.bad_rows_per_100k,
+        )  # fmt: skip
+        yield Delivery(
+            plan.start + timedelta(days=index), spoiled, _label_table(plan.seed, labels),
+            int(arrived.rows.fraud.sum()), spoiled.num_rows - table.num_rows,
+        )  # fmt: skip
+
+
+def _from(start: int | None, index: int) -> bool:
+    return start is not None and index >= start
+
+
+def _created(rng: np.random.Generator, event_us: Ints) -> Ints:
+    n = len(event_us)
+    soon = np.exp(rng.normal(np.log(2.0), 0.7, n)) * US_PER_SECOND
+    late = np.exp(rng.uniform(np.log(LATE_US[0]), np.log(LATE_US[1]), n))
+    return event_us + np.where(rng.random(n) < LATE, late, soon).astype(np.int64)
+
+
+def _labels(rng: np.random.Generator, learned: _Learned, day: int) -> _Labels:
+    fraud = learned.rows.fraud
+    n = len(fraud)
+    delay: Floats = np.exp(rng.normal(np.log(LABEL_MEDIAN_DAYS), LABEL_SIGMA, n)) * US_PER_DAY
+    wrong = rng.random(n) < WRONGLY_LABELLED
+    reported = (fraud & (rng.random(n) >= NEVER_LABELLED)) | wrong
+    labels = _Labels(
+        np.full(n, day), learned.number, fraud ^ wrong, learned.created_us + delay.astype(np.int64)
+    )  # fmt: skip
+    return labels.take(reported)
+
+
+def _split(parts: list[_Learned], end_us: int) -> tuple[_Learned, list[_Learned]]:
+    """What was learned of before `end_us`, in that order, and the rest."""
+    everything = _Learned.join(parts)
+    arrived = everything.created_us < end_us
+    now = everything.take(arrived)
+    return now.take(np.argsort(now.created_us, kind="stable")), [everything.take(~arrived)]
+
+
+def _ids(seed: int, event_day: Ints, number: Ints) -> pa.Array:
+    names = {int(d): f"{seed}-{EPOCH + timedelta(days=int(d)):%Y%m%d}" for d in np.unique(event_day)}
+    pairs = zip(event_day.tolist(), number.tolist(), strict=True)
+    return pa.array([f"{names[d]}-{n:07d}" for d, n in pairs], pa.string())
+
+
+def _transactions(seed: int, learned: _Learned, users: pa.Array, merchants: pa.Array, categories: pa.Array) -> pa.Table:
+    rows = learned.rows
+    distance = np.round(rows.distance, 4)
+    columns = {
+        "transaction_id": _ids(seed, rows.event_us // US_PER_DAY, learned.number),
+        "event_timestamp": pa.array(rows.event_us).cast(TIMESTAMP),
+        "created_timestamp": pa.array(learned.created_us).cast(TIMESTAMP),
+        "user_id": users.take(pa.array(rows.user)),
+        "merchant_id": merchants.take(pa.array(rows.merchant)),
+        "merchant_category": categories.take(pa.array(rows.category)),
+        "amount": pa.array(np.maximum(np.round(rows.amount, 2), 0.01)),
+        "distance_from_home": pa.array(distance, mask=np.isnan(distance)),
+    }
+    return pa.table({name: columns[name] for name in TRANSACTION_COLUMNS})
+
+
+def _label_table(seed: int, labels: _Labels) -> pa.Table:
+    order = np.argsort(labels.label_us, kind="stable")
+    columns = {
+        "transaction_id": _ids(seed, labels.event_day[order], labels.number[order]),
+        "is_fraud": pa.array(labels.is_fraud[order]),
+        "label_timestamp": pa.array(labels.label_us[order]).cast(TIMESTAMP),
+    }
+    return pa.table({name: columns[name] for name in LABEL_COLUMNS})

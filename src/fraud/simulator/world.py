@@ -1,0 +1,184 @@
+"""Who lives in the simulated world: cities, merchants, cardholders and how they like to spend.
+
+Everything here is drawn once from the seed. What happens day by day is in `honest` and `fraudulent`.
+"""
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fraud.core.contract import CATEGORY_INDEX
+from fraud.core.geography import great_circle_miles
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+class Category(NamedTuple):
+    """How the world spends in one merchant category."""
+
+    name: str
+    share: float
+    """Of all transactions; the column sums to 1."""
+    median: float
+    """USD."""
+    spread: float
+    """Sigma of the log of one amount around its cardholder's own median."""
+    online: float
+    """Share bought online."""
+
+
+CATEGORIES: Final = (
+    Category("grocery", 0.18, 42.0, 0.60, 0.0),
+    Category("food_dining", 0.15, 21.0, 0.60, 0.0),
+    Category("gas_transport", 0.13, 36.0, 0.45, 0.0),
+    Category("shopping_pos", 0.09, 55.0, 0.80, 0.0),
+    Category("shopping_net", 0.08, 62.0, 0.80, 1.0),
+    Category("entertainment", 0.07, 32.0, 0.70, 0.3),
+    Category("health_fitness", 0.06, 44.0, 0.70, 0.0),
+    Category("home", 0.05, 75.0, 0.80, 0.0),
+    Category("kids_pets", 0.05, 38.0, 0.60, 0.0),
+    Category("personal_care", 0.04, 27.0, 0.60, 0.0),
+    Category("electronics", 0.03, 170.0, 0.80, 0.4),
+    Category("misc_pos", 0.03, 26.0, 0.80, 0.0),
+    Category("misc_net", 0.02, 34.0, 0.80, 1.0),
+    Category("travel", 0.02, 310.0, 0.70, 0.6),
+)
+SHARE: Final = np.array([c.share for c in CATEGORIES])
+ONLINE: Final = np.array([c.online for c in CATEGORIES])
+SPREAD: Final = np.array([c.spread for c in CATEGORIES])
+LOG_MEDIAN: Final = np.log(np.array([c.median for c in CATEGORIES]))
+CONTRACT_INDEX: Final = np.array([CATEGORY_INDEX[c.name] for c in CATEGORIES])
+BY_NAME: Final = {c.name: i for i, c in enumerate(CATEGORIES)}
+
+_DEGREES_PER_MILE: Final = 1 / 69.0
+
+
+class Place(NamedTuple):
+    """Where transactions happen, in arrays of one length: the merchant, and how far that is from home."""
+
+    merchant: Ints
+    distance: Floats
+    """Miles; NaN for a purchase online."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Arrays by city, by merchant and by user. Pools of merchants are equally large, so one rank picks in any."""
+
+    cities: int
+    users: int
+    city_latitude: Floats
+    city_longitude: Floats
+    city_share: Floats
+    """Cumulative."""
+    pool: int
+    """Shops per city and category."""
+    pool_share: Floats
+    """Cumulative share of the k-th most popular shop of a pool (Zipf)."""
+    online_pool: int
+    online_share: Floats
+    merchant_latitude: Floats
+    """NaN for merchants online."""
+    merchant_longitude: Floats
+    merchant_category: Ints
+    merchant_city: Ints
+    """-1 for merchants online."""
+    home_city: Ints
+    home_latitude: Floats
+    home_longitude: Floats
+    activity: Floats
+    """Mean 1: how often a user pays, compared with the average."""
+    night_owl: Bools
+    taste: Floats
+    """Cumulative share of each category, float[users, categories]."""
+    log_median: Floats
+    """Log of the user's median amount in each category, float[users, categories]."""
+
+    @property
+    def merchants(self) -> int:
+        return len(self.merchant_category)
+
+    def place(self, rng: np.random.Generator, user: Ints, category: Ints, city: Ints, online: Bools) -> Place:
+        """A merchant of each category, in that city or online, by its popularity."""
+        u = rng.random(len(user))
+        shop = (city * len(CATEGORIES) + category) * self.pool + np.searchsorted(self.pool_share, u)
+        site = (self.cities * self.pool + np.searchsorted(self.online_share, u)) * len(CATEGORIES) + category
+        merchant = np.where(online, site, shop)
+        return Place(merchant, self.distance(user, merchant))
+
+    def distance(self, user: Ints, merchant: Ints) -> Floats:
+        """Miles from the user's home to the merchant, NaN when it is online."""
+        return great_circle_miles(
+            self.home_latitude[user], self.home_longitude[user],
+            self.merchant_latitude[merchant], self.merchant_longitude[merchant],
+        )  # fmt: skip
+
+    def category(self, rng: np.random.Generator, user: Ints) -> Ints:
+        """A category to each user's own taste."""
+        chosen: Ints = (rng.random(len(user))[:, None] > self.taste[user]).sum(axis=1)
+        return chosen
+
+    def amount(self, rng: np.random.Generator, user: Ints, category: Ints) -> Floats:
+        """USD, log-normal around the user's own median in that category."""
+        noise = rng.standard_normal(len(user)) * SPREAD[category]
+        amount: Floats = np.exp(self.log_median[user, category] + noise)
+        return amount
+
+    def city(self, rng: np.random.Generator, n: int) -> Ints:
+        """n cities, large ones more often."""
+        return np.searchsorted(self.city_share, rng.random(n)).astype(np.int64)
+
+
+def build(seed: int, users: int) -> World:
+    """The world of this seed and size: 4 to 25 cities, about one shop per two users between 100 and 4,000."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
+    cities = int(np.clip(users // 60, 4, 25))
+    pool = int(np.clip(users // (2 * cities * len(CATEGORIES)), 2, 12))
+    online_pool = 4 * pool
+    latitude, longitude = rng.uniform(30, 47, cities), rng.uniform(-121, -75, cities)
+    city_share = _zipf(cities, 0.8)
+    shops = cities * len(CATEGORIES) * pool
+    shop_city = np.repeat(np.arange(cities), len(CATEGORIES) * pool)
+    nowhere = np.full(len(CATEGORIES) * online_pool, np.nan)
+    home_city = np.searchsorted(city_share, rng.random(users)).astype(np.int64)
+    taste = rng.dirichlet(SHARE * 12, users).cumsum(axis=1)
+    taste[:, -1] = 1.0
+    return World(
+        cities=cities, users=users, city_latitude=latitude, city_longitude=longitude, city_share=city_share,
+        pool=pool, pool_share=_zipf(pool, 1.0), online_pool=online_pool, online_share=_zipf(online_pool, 1.0),
+        merchant_latitude=np.concatenate([latitude[shop_city] + _miles(rng, 6, shops), nowhere]),
+        merchant_longitude=np.concatenate([longitude[shop_city] + _miles(rng, 7, shops), nowhere]),
+        merchant_category=np.concatenate([
+            np.tile(np.repeat(np.arange(len(CATEGORIES)), pool), cities),
+            np.tile(np.arange(len(CATEGORIES)), online_pool),
+        ]),
+        merchant_city=np.concatenate([shop_city, np.full(len(nowhere), -1)]),
+        home_city=home_city,
+        home_latitude=latitude[home_city] + _miles(rng, 6, users),
+        home_longitude=longitude[home_city] + _miles(rng, 7, users),
+        activity=_mean_one(np.clip(rng.gamma(2.0, 0.5, users), 0.1, 5.0)),
+        night_owl=rng.random(users) < 0.08,
+        taste=taste,
+        log_median=LOG_MEDIAN + rng.normal(0, 0.35, (users, 1)) + rng.normal(0, 0.3, (users, len(CATEGORIES))),
+    )  # fmt: skip
+
+
+def _zipf(n: int, exponent: float) -> Floats:
+    """Cumulative shares of n ranks."""
+    weights = np.arange(1, n + 1) ** -exponent
+    shares: Floats = weights.cumsum() / weights.sum()
+    shares[-1] = 1.0
+    return shares
+
+
+def _miles(rng: np.random.Generator, sigma: float, n: int) -> Floats:
+    return rng.normal(0, sigma * _DEGREES_PER_MILE, n)
+
+
+def _mean_one(values: Floats) -> Floats:
+    scaled: Floats = values / values.mean()
+    return scaled
