@@ -4,7 +4,6 @@ import argparse
 import signal
 import sys
 import time
-from datetime import date
 from pathlib import Path
 
 from fraud.embedded import services
@@ -24,16 +23,16 @@ def say(line: str) -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m fraud.embedded", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("up", help="start every service and return")
+    up = commands.add_parser("up", help="start every service and return")
+    up.add_argument("--only", nargs="*", default=[], metavar="SERVICE", help="these alone: valkey, mlflow, ...")
     commands.add_parser("status", help="what runs")
     commands.add_parser("down", help="stop everything")
     demo = commands.add_parser("demo", help="start everything and run the main job once, end to end")
     demo.add_argument("--source", default="", help="a file or URI to import; without it a world is simulated")
     demo.add_argument("--mapping", type=Path, help="how to read --source")
-    demo.add_argument("--days", type=int, default=120)
-    demo.add_argument("--users", type=int, default=2000)
+    demo.add_argument("--days", type=int, default=150)
+    demo.add_argument("--users", type=int, default=1500)
     demo.add_argument("--seed", type=int, default=1)
-    demo.add_argument("--start", type=date.fromisoformat, help="first simulated day")
     demo.add_argument("--detach", action="store_true", help="return when done; `down` stops the stack")
     return parser.parse_args()
 
@@ -53,8 +52,8 @@ def main() -> None:
         elif given.command == "down":
             services.stop_all(stack, say)
         else:
-            services.start_all(stack, say)
             stack.write_shell_environment()
+            services.start_all(stack, say, getattr(given, "only", ()))
             if given.command == "demo":
                 Demo(stack, Source.of(given), say).run()
                 if not given.detach:

@@ -100,22 +100,24 @@ def _airflow(stack: Stack) -> list[Service]:
     ]
 
 
-def start_all(stack: Stack, say: Callable[[str], None]) -> None:
-    """Start what does not run yet, all at once, and return when everything is ready.
+def start_all(stack: Stack, say: Callable[[str], None], only: Sequence[str] = ()) -> None:
+    """Start what does not run yet, all at once, and return when everything is ready; `only` narrows it by name.
 
     Raises ServiceFailedError naming the service and its log.
     """
     if prometheus.binary() is None:
         say("prometheus is not on this machine: install the system's package to have it in the stack")
-    first = [_valkey(stack), _mlflow(stack), _serving(stack), *_prometheus(stack)]
-    for service in first:
+    every = [_valkey(stack), _mlflow(stack), _serving(stack), *_prometheus(stack), *_airflow(stack)]
+    services = [service for service in every if not only or service.name in only]
+    at_once = [service for service in services if not service.name.startswith("airflow-")]
+    after_migration = [service for service in services if service not in at_once]
+    for service in at_once:
         _start(stack, service, say)
-    second = _airflow(stack)
-    if not all(processes.remembered(service.name, stack.run) for service in second):
-        migrate(stack, second[0].env)
-    for service in second:
+    if not all(processes.remembered(service.name, stack.run) for service in after_migration):
+        migrate(stack, after_migration[0].env)
+    for service in after_migration:
         _start(stack, service, say)
-    _wait(stack, [*first, *second], say)
+    _wait(stack, services, say)
 
 
 def migrate(stack: Stack, env: Mapping[str, str]) -> None:
