@@ -1,0 +1,130 @@
+"""An MLflow tracking server and registry as a local process: SQLite, artifacts through the server, basic auth on.
+
+MLflow's own command starts the web server as a child, so it is run in a session of its own and ended as a session.
+"""
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from fraud.embedded import processes
+from fraud.embedded.processes import ServiceFailedError
+from fraud.embedded.valkey import free_port
+
+ADMIN: Final = "admin"
+_AUTH: Final = """\
+[mlflow]
+default_permission = READ
+database_uri = sqlite:///{folder}/auth.db
+admin_username = {admin}
+admin_password = {password}
+auth_cache_ttl_seconds = 60
+"""
+_NAME: Final = "mlflow"
+_POLL_SECONDS: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server that answered /health."""
+
+    pid: int
+    url: str
+    folder: Path
+    log: Path
+    password: str
+
+    def client_environment(self) -> dict[str, str]:
+        """What MLflow's client reads to log in."""
+        return {
+            "MLFLOW_TRACKING_URI": self.url,
+            "MLFLOW_TRACKING_USERNAME": ADMIN,
+            "MLFLOW_TRACKING_PASSWORD": self.password,
+        }
+
+
+def command(folder: Path, port: int, host: str = "127.0.0.1") -> list[str]:
+    """What to run, for a caller that supervises processes itself. Needs `environment`."""
+    folder = folder.resolve()
+    return [
+        sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1",
+        "--app-name", "basic-auth", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
+        "--serve-artifacts", "--artifacts-destination", f"{folder}/artifacts",
+        "--allowed-hosts", f"127.0.0.1:{port},localhost:{port}",
+        "--cors-allowed-origins", f"http://127.0.0.1:{port},http://localhost:{port}",
+    ]  # fmt: skip
+
+
+def environment(folder: Path, admin_password: str, session_secret: str) -> dict[str, str]:
+    """Variables the server needs besides the caller's; writes the auth configuration, mode 600, below `folder`.
+
+    The password counts when the server starts on an empty folder; afterwards it is in the server's own database.
+    """
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "auth.ini"
+    temporary = folder / f".auth.ini.{secrets.token_hex(4)}"
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(_AUTH.format(folder=folder, admin=ADMIN, password=admin_password.replace("%", "%%")))
+    temporary.replace(config)
+    return {
+        "MLFLOW_AUTH_CONFIG_PATH": str(config),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": session_secret,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes and half a gigabyte that nothing here uses
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+    }
+
+
+def start(folder: Path, admin_password: str, *, port: int = 0, deadline_s: float = 120.0) -> Server:
+    """Start a server over `folder` and wait until it is healthy. Port 0 takes a free one. Raises ServiceFailedError."""
+    folder = folder.resolve()
+    port = port or free_port()
+    env = _own_environment() | environment(folder, admin_password, secrets.token_urlsafe(24))
+    log = folder / "mlflow.log"
+    process = processes.start(_NAME, command(folder, port), env, folder, log)
+    server = Server(process.pid, f"http://127.0.0.1:{port}", folder, log, admin_password)
+    deadline = time.monotonic() + deadline_s
+    while not _healthy(server.url):
+        alive = processes.is_running(process)
+        if not alive or time.monotonic() > deadline:
+            stop(server)
+            why = f"no answer after {deadline_s:.0f} s" if alive else "it ended while starting"
+            raise ServiceFailedError(_NAME, why, log)
+        time.sleep(_POLL_SECONDS)
+    return server
+
+
+def stop(server: Server) -> None:
+    """End the server with its children. Nothing happens when it is gone already."""
+    processes.stop(_NAME, server.folder)
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Server]:
+    """A server with a password of its own for the length of a `with` block."""
+    server = start(folder, secrets.token_urlsafe(16))
+    try:
+        yield server
+    finally:
+        stop(server)
+
+
+def _own_environment() -> Mapping[str, str]:
+    """Ours, without what points MLflow's client elsewhere."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=2, trust_env=False).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
