@@ -61,7 +61,9 @@ def _valkey(stack: Stack) -> Service:
 def _mlflow(stack: Stack) -> Service:
     url = stack.url("mlflow")
     command = mlflow_server.command(stack.home / "mlflow", stack.ports["mlflow"])
-    env = stack.environment("ml") | mlflow_server.environment(
+    # Without what points a client at a server: this is the server.
+    ours = {name: value for name, value in stack.environment("ml").items() if not name.startswith("MLFLOW_")}
+    env = ours | mlflow_server.environment(
         stack.home / "mlflow", stack.secret["MLFLOW_ADMIN_PASSWORD"], stack.secret["MLFLOW_FLASK_SECRET"]
     )
     return Service("mlflow", command, env, _http_not_ready(f"{url}/health"), 90.0)
@@ -88,7 +90,13 @@ def _prometheus(stack: Stack) -> list[Service]:
         return []
     env = stack.environment("ml") | {"FRAUD_DOCS_URL": f"file://{stack.project}/docs"}
     ready = _http_not_ready(f"{stack.url('prometheus')}/-/ready")
-    return [Service("prometheus", prometheus.command(stack, program), env, ready, 60.0)]
+    port = stack.ports["platform_metrics"]
+    exporter = [stack.program("ml", "fraud"), "export-metrics", f"--port={port}"]
+    exporter_ready = _http_not_ready(f"{stack.url('platform_metrics')}/metrics")
+    return [
+        Service("prometheus", prometheus.command(stack, program), env, ready, 60.0),
+        Service("platform-metrics", exporter, env, exporter_ready, 90.0),
+    ]
 
 
 def _airflow(stack: Stack) -> list[Service]:

@@ -19,7 +19,7 @@ from fraud.settings import Settings
 
 PREFERRED_PORTS: Final[Mapping[str, int]] = {
     "airflow": 8080, "mlflow": 5000, "serving": 8000, "prometheus": 9090, "valkey": 6379,
-    "airflow_task_logs": 8793, "airflow_trigger_logs": 8794,
+    "platform_metrics": 9108, "airflow_task_logs": 8793, "airflow_trigger_logs": 8794,
 }  # fmt: skip
 _SECRETS: Final = (
     "AIRFLOW_ADMIN_PASSWORD", "AIRFLOW_JWT_SECRET", "AIRFLOW_API_SECRET", "AIRFLOW_FERNET_KEY",
@@ -134,6 +134,7 @@ class Stack:
             "FRAUD_PROJECT": str(self.project),
             "FRAUD_COMMAND": self.program("ml", "fraud"),
             "FRAUD_MLFLOW_URL": self.url("mlflow"),
+            "FRAUD_AIRFLOW_URL": self.url("airflow"),
             "FRAUD_REDIS_URL": f"redis://:{self.secret['VALKEY_PASSWORD']}@127.0.0.1:{self.ports['valkey']}/0",
             "MLFLOW_TRACKING_URI": self.url("mlflow"),
             "MLFLOW_TRACKING_USERNAME": "admin",
