@@ -1,0 +1,95 @@
+"""Who may ask: API keys, kept only as hashes, in a file that is read again when it changes.
+
+A key is `<client>.<secret>`. The file has one line per key, `<client> <BLAKE2b-256 of the whole key, hex>`; a client
+with two lines is rotating, a removed line is revoked.
+
+    python -m fraud_serving.api_keys new CHECKOUT FILE     prints a new key once and adds its hash
+"""
+
+import hmac
+import logging
+import os
+import re
+import secrets
+import sys
+import threading
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+
+_log = logging.getLogger(__name__)
+_CLIENT: Final = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
+_HASH: Final = re.compile(r"^[0-9a-f]{64}$")
+_CHECK_S: Final = 2.0
+
+
+def hash_of(key: bytes) -> bytes:
+    """32 bytes. The secret has 256 random bits, so a plain hash cannot be searched."""
+    return blake2b(key, digest_size=32).digest()
+
+
+class ApiKeys:
+    """The clients and their keys. Raises ValueError naming the line when the file is wrong at start."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp = self._stat()
+        self._hashes = _read(path)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="api-keys", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def client_of(self, key: bytes) -> str | None:
+        """The client whose key this is, None when it is nobody's; a wrong secret takes as long as a right one."""
+        client = key.partition(b".")[0]
+        came, found = hash_of(key), False
+        for known in self._hashes.get(client, ()):
+            found |= hmac.compare_digest(known, came)
+        return client.decode("ascii", "replace") if found else None
+
+    def _stat(self) -> tuple[int, int, int]:
+        found = self._path.stat()
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_CHECK_S):
+            try:
+                stamp = self._stat()
+                if stamp != self._stamp:
+                    self._hashes, self._stamp = _read(self._path), stamp
+                    _log.info("API keys are read again: %d clients", len(self._hashes))
+            except (OSError, ValueError) as error:
+                _log.error("API keys stay as they were: %s", error)
+
+
+def _read(path: Path) -> dict[bytes, tuple[bytes, ...]]:
+    hashes: dict[bytes, tuple[bytes, ...]] = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        client, _, digest = line.strip().partition(" ")
+        if not _CLIENT.match(client) or not _HASH.match(digest.strip()):
+            raise ValueError(f"{path}:{number}: expected `<client> <64 hex digits>`")
+        name = client.encode()
+        hashes[name] = (*hashes.get(name, ()), bytes.fromhex(digest.strip()))
+    return hashes
+
+
+def _new(client: str, path: Path) -> str:
+    if not _CLIENT.match(client):
+        raise ValueError(f"a client's name has letters, digits, - and _, at most 64; got {client!r}")
+    key = f"{client}.{secrets.token_urlsafe(32)}"
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
+        file.write(f"{client} {hash_of(key.encode()).hex()}\n")
+    return key
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4 or sys.argv[1] != "new":
+        sys.exit(__doc__)
+    print(_new(sys.argv[2], Path(sys.argv[3])))  # noqa: T201 - the one time the key is shown

@@ -1,0 +1,124 @@
+"""The FastAPI application around the hot paths: documentation, health, lineage, metrics."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Header, HTTPException, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+
+from fraud_serving import openapi
+from fraud_serving.http import Front
+from fraud_serving.scoring import RULE_VERSION
+from fraud_serving.service import Service
+
+
+class Health(BaseModel):
+    """The process runs."""
+
+    live: bool
+
+
+class Ready(BaseModel):
+    """Whether a model is loaded, warmed up and self-tested, and which."""
+
+    ready: bool
+    model_version: str
+    store_connected: bool
+
+
+class Lineage(BaseModel):
+    """What is served and where it comes from. The tags are the registry's: commit, data, parameters, locks, gates."""
+
+    model_version: str
+    model_sha256: str | None
+    run_id: str | None
+    threshold: float | None
+    level: str | None
+    feature_hash: str | None
+    tags: dict[str, str]
+
+
+def public(service: Service) -> Front:
+    """What callers reach. /metrics is here only where no internal port is set."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        yield
+        await service.stop()
+
+    app = FastAPI(
+        title="Fraud detector",
+        version="1",
+        summary="Decides on card payments while the customer waits.",
+        description="Send a payment to `POST /predict`; the answer says whether it looks like fraud, with which "
+        "probability, and which model version decided. An answer comes within milliseconds or not at all worth "
+        "waiting for: where something behind the service is down it still answers, with `degraded: true`.",
+        lifespan=lifespan,
+    )
+    _add_health(app, service)
+    _add_lineage(app, service)
+    if not service.settings.internal_port:
+        _add_metrics(app, service)
+    # Replacing the method is FastAPI's documented way.
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
+    settings = service.settings
+    return Front(
+        service.scorer, app, service.metrics, service.keys, settings.max_in_flight, settings.max_body_bytes,
+        settings.max_batch_bytes,
+    )  # fmt: skip
+
+
+def internal(service: Service) -> FastAPI:
+    """What only the platform reaches, on a port of its own."""
+    app = FastAPI(title="Fraud detector, internal", openapi_url=None)
+    _add_health(app, service)
+    _add_metrics(app, service)
+    return app
+
+
+def _add_health(app: FastAPI, service: Service) -> None:
+    @app.get("/health", tags=["operation"], summary="Live")
+    async def health() -> Health:
+        return Health(live=True)
+
+    @app.get(
+        "/ready",
+        tags=["operation"],
+        summary="Ready: a model is loaded, warmed up and self-tested",
+        responses={503: {"model": Ready, "description": "Not yet; POST /predict answers by the level 0 rule."}},
+    )
+    async def ready(response: Response) -> Ready:
+        model = service.scorer.model
+        response.status_code = 200 if model else 503
+        version = model.version if model else RULE_VERSION
+        return Ready(ready=model is not None, model_version=version, store_connected=service.store_connected)
+
+
+def _add_lineage(app: FastAPI, service: Service) -> None:
+    def need_key(x_api_key: Annotated[str, Header()] = "") -> None:
+        if service.keys is not None and service.keys.client_of(x_api_key.encode()) is None:
+            raise HTTPException(401, "the X-API-Key header is missing or unknown")
+
+    @app.get("/model", tags=["operation"], summary="Lineage of what is served", dependencies=[Depends(need_key)])
+    async def model() -> Lineage:
+        served = service.scorer.model
+        if served is None:
+            return Lineage(
+                model_version=RULE_VERSION, model_sha256=None, run_id=None, threshold=None, level=None,
+                feature_hash=None, tags={},
+            )  # fmt: skip
+        return Lineage(
+            model_version=served.version, model_sha256=served.model_sha256, run_id=served.run_id,
+            threshold=served.threshold, level=served.level, feature_hash=served.feature_hash, tags=served.tags,
+        )  # fmt: skip
+
+
+def _add_metrics(app: FastAPI, service: Service) -> None:
+    responses: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
+
+    @app.get("/metrics", tags=["operation"], summary="For Prometheus", response_class=Response, responses=responses)
+    async def metrics() -> Response:
+        return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,79 @@
+"""The OpenAPI document: FastAPI's for its own routes, and the hot paths' from the types that parse them."""
+
+from typing import Any, Final
+
+import msgspec
+from fastapi import FastAPI
+
+from fraud_serving.schema import Answer, Answers, Batch, Problem, Transaction
+
+_REFERENCE: Final = "#/components/schemas/{name}"
+SHORT_EXAMPLE: Final = {
+    "amount": 4999.99, "merchant_category": "electronics", "hour_of_day": 3, "day_of_week": 2,
+    "transaction_velocity": 12.0, "distance_from_home": 850.5,
+}  # fmt: skip
+FULL_EXAMPLE: Final = {
+    "transaction_id": "t-7f3a", "user_id": "u-1042", "merchant_id": "m-88",
+    "event_timestamp": "2026-03-04T03:12:45.120000Z", "amount": 4999.99, "merchant_category": "electronics",
+    "distance_from_home": 850.5,
+}  # fmt: skip
+_REFUSALS: Final = {
+    "401": "The X-API-Key header is missing or unknown (not where the service runs open).",
+    "413": "The body is too large.",
+    "422": "The body breaks the contract: `field` says where, `reason` why. Sending it again changes nothing.",
+    "429": "Too many requests are at work. Try again after `Retry-After` seconds.",
+}
+
+
+def _schemas() -> dict[str, Any]:
+    """Component schemas of the wire types, with the rules between fields that a type cannot say."""
+    _, components = msgspec.json.schema_components(
+        [Transaction, Batch, Answer, Answers, Problem], ref_template=_REFERENCE
+    )
+    transaction = components["Transaction"]
+    transaction["dependentRequired"] = {"user_id": ["transaction_id", "merchant_id", "event_timestamp"]}
+    transaction["anyOf"] = [{"required": ["event_timestamp"]}, {"required": ["hour_of_day", "day_of_week"]}]
+    return components
+
+
+def _operation(
+    name: str, summary: str, text: str, request: str, answer: str, examples: dict[str, Any]
+) -> dict[str, Any]:
+    def content(schema: str) -> dict[str, Any]:
+        return {"application/json": {"schema": {"$ref": _REFERENCE.format(name=schema)}}}
+
+    body = content(request)
+    body["application/json"]["examples"] = examples
+    refusals = {code: {"description": why, "content": content("Problem")} for code, why in _REFUSALS.items()}
+    refusals["429"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
+    return {
+        "post": {
+            "operationId": name, "summary": summary, "description": text, "tags": ["decisions"],
+            "requestBody": {"required": True, "content": body},
+            "responses": {"200": {"description": "The decision.", "content": content(answer)}, **refusals},
+            "security": [{"key": []}, {}],
+        }
+    }  # fmt: skip
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The whole document. `app.openapi` without the hot paths is FastAPI's own."""
+    whole: dict[str, Any] = FastAPI.openapi(app)
+    examples = {
+        "short": {"summary": "without ids: the caller's own velocity counts", "value": SHORT_EXAMPLE},
+        "full": {"summary": "with ids: the user's stored history counts", "value": FULL_EXAMPLE},
+    }
+    one = _operation(
+        "predict", "Decide on one payment",
+        "Safe to retry with the same `transaction_id`: the retry sees the same history and gets the same answer.",
+        "Transaction", "Answer", examples,
+    )  # fmt: skip
+    many = _operation(
+        "predict_batch", "Decide on up to 10,000 payments", "In the order given, by one model version.",
+        "Batch", "Answers", {"two": {"value": {"transactions": [SHORT_EXAMPLE, FULL_EXAMPLE]}}},
+    )  # fmt: skip
+    whole["paths"] = {"/predict": one, "/predict/batch": many, **whole["paths"]}
+    components = whole.setdefault("components", {})
+    components.setdefault("schemas", {}).update(_schemas())
+    components["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
+    return whole

@@ -1,0 +1,87 @@
+"""One serving process, put together: what it holds, how it starts, how it stops."""
+
+import asyncio
+import logging
+import time
+from typing import Self
+
+from fraud_serving.api_keys import ApiKeys
+from fraud_serving.metrics import Metrics
+from fraud_serving.model import Model
+from fraud_serving.prediction_log import PredictionLog
+from fraud_serving.registry import Registry
+from fraud_serving.scoring import Scorer
+from fraud_serving.settings import Settings
+from fraud_serving.store import Store
+from fraud_serving.watcher import Watcher
+
+_log = logging.getLogger(__name__)
+
+
+class Service:
+    """Everything with a life of its own. Make it with `of`; `start` and `stop` run on the serving event loop."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, keys: ApiKeys | None) -> None:
+        self.settings, self.metrics, self.keys = settings, metrics, keys
+        self._store = Store(
+            settings.redis_url.get_secret_value(),
+            settings.store_deadline_ms / 1e3,
+            settings.answer_ttl_seconds,
+            metrics,
+        )
+        self._predictions = PredictionLog(
+            settings.prediction_log, settings.log_queue_records, settings.log_segment_bytes, metrics
+        )
+        self.scorer = Scorer(self._store, self._predictions, metrics)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._watcher = Watcher(
+            self._registry,
+            settings.model_name, settings.model_alias, settings.model_cache, settings.poll_seconds, metrics,
+            self._hand_over,
+        )  # fmt: skip
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Raises OSError or ValueError naming the keys' file when it cannot be used."""
+        keys = None if settings.api_keys is None else ApiKeys(settings.api_keys)
+        if keys is None:
+            _log.warning("SERVING_OPEN=1: callers are asked for no key")
+        return cls(settings, Metrics(), keys)
+
+    @property
+    def store_connected(self) -> bool:
+        return self._store.connected
+
+    async def start(self) -> None:
+        """Raises OSError when the prediction log's folder cannot be written."""
+        self._loop = asyncio.get_running_loop()
+        if self.keys is not None:
+            self.keys.start()
+        self._predictions.start()
+        self._watcher.start()
+        await self._store.start()
+
+    async def stop(self) -> None:
+        """Called when the last request was answered: every record reaches the disk before this returns."""
+        self._watcher.stop()
+        if self.keys is not None:
+            self.keys.stop()
+        await self._store.close()
+        await asyncio.to_thread(self._predictions.close)
+
+    def _registry(self) -> Registry:
+        settings = self.settings
+        return Registry(settings.mlflow_url, settings.mlflow_username, settings.mlflow_password.get_secret_value())
+
+    def _hand_over(self, model: Model) -> None:
+        """From the watcher's thread, or ours at start: the swap itself happens between two events of the loop."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._swap, model)
+
+    def _swap(self, model: Model) -> None:
+        metrics = self.metrics
+        metrics.swaps += 1
+        metrics.model_loaded_s = time.time()
+        metrics.model_info = {"version": model.version, "sha256": model.model_sha256, "level": model.level}
+        self.scorer.model = model
+        _log.info("version %s is served, sha256 %s, threshold %s", model.version, model.model_sha256, model.threshold)
