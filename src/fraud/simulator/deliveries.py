@@ -91,7 +91,7 @@ class _Labels(NamedTuple):
     label_us: Ints
 
     def take(self, chosen: Ints | Bools) -> "_Labels":
-        return _Labels(*(column[chosen] for column in self))
+        return _Labels(self.event_day[chosen], self.number[chosen], self.is_fraud[chosen], self.label_us[chosen])
 
 
 def deliveries(plan: Plan) -> Iterator[Delivery]:

@@ -37,7 +37,10 @@ class Rows(NamedTuple):
     fraud: Bools
 
     def take(self, chosen: Ints | Bools) -> "Rows":
-        return Rows(*(column[chosen] for column in self))
+        return Rows(
+            self.user[chosen], self.merchant[chosen], self.category[chosen], self.amount[chosen],
+            self.distance[chosen], self.event_us[chosen], self.fraud[chosen],
+        )  # fmt: skip
 
     @classmethod
     def join(cls, parts: list["Rows"]) -> "Rows":

@@ -1,0 +1,26 @@
+"""What is known about which transactions were fraud, as of a moment."""
+
+from datetime import datetime
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fraud.core.contract import LABEL_COLUMNS
+from fraud.io.lake import Dataset
+
+_ORDER: Final = [("transaction_id", "ascending"), ("label_timestamp", "ascending"), ("is_fraud", "ascending")]
+
+
+def labels_as_of(lake_uri: str, as_of: datetime) -> pa.Table:
+    """One row per labelled transaction (contract.LABEL_COLUMNS), sorted by transaction_id: the latest report with
+    `label_timestamp <= as_of`. Of two opposite reports at the same microsecond, fraud stands."""
+    known = Dataset(lake_uri, "labels").read_range("", as_of.date().isoformat(), list(LABEL_COLUMNS))
+    if known is None:
+        return pa.schema(
+            [("transaction_id", pa.string()), ("is_fraud", pa.bool_()), ("label_timestamp", pa.timestamp("us", "UTC"))]
+        ).empty_table()
+    ordered = known.filter(pc.less_equal(known["label_timestamp"], pa.scalar(as_of))).sort_by(_ORDER).combine_chunks()
+    ids = ordered["transaction_id"]
+    last = pc.fill_null(pc.not_equal(ids.slice(0, max(len(ids) - 1, 0)), ids.slice(1)), True).combine_chunks()
+    return ordered.filter(pa.concat_arrays([last, pa.array([True] * min(len(ids), 1))]))
