@@ -20,7 +20,7 @@ from pydantic_settings import (
 )
 
 from fraud.errors import BadConfigError, FraudError
-from fraud.jobs import JOBS, Context, JobConfig, JobResult
+from fraud.jobs import JOBS, WATCHED, Context, JobConfig, JobResult
 from fraud.params import Params
 from fraud.settings import Settings
 
@@ -56,7 +56,14 @@ def run_job(name: str, arguments: list[str]) -> JobResult:
         raise BadConfigError(f"fraud {name}: " + "; ".join(lines), do=f"fraud {name} --help") from error
     settings = Settings.load()
     context = Context(settings, Params.load(settings.project / "params.yaml"), structlog.get_logger(job=name))
-    result: JobResult = module.run(config, context)
+    if name not in WATCHED:
+        result: JobResult = module.run(config, context)
+        return result
+    from fraud.io.job_runs import recorded  # noqa: PLC0415 - `fraud --help` needs no storage
+
+    with recorded(settings.job_runs_uri, name, context.log) as record:
+        result = module.run(config, context)
+        record(result.model_dump(mode="json"))
     return result
 
 

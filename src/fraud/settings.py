@@ -23,11 +23,13 @@ class Settings(BaseSettings):
     landing_uri: str = Field(default="", description="contract-shaped files that wait for ingest; <home>/landing")
     lake_uri: str = Field(default="", description="partitions with manifests; default <home>/lake")
     reports_uri: str = Field(default="", description="HTML reports; default <home>/reports")
+    job_runs_uri: str = Field(default="", description="what each job's last run did; default <home>/job_runs")
     prediction_log: Path = Field(default=Path(), description="serving's segments, before shipping; <home>/predictions")
     redis_url: SecretStr = Field(default=SecretStr("redis://127.0.0.1:6379/0"), description="online store")
     mlflow_url: str = Field(default="http://127.0.0.1:5000", description="tracking server and registry")
     control_db: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of the promotion history")
     feast_registry: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of Feast's registry")
+    airflow_url: str = Field(default="", description="whose health is watched; empty: nobody asks")
     spark_master: str = Field(default="local[*]", description="cluster or local threads for Spark jobs")
     actor: str = Field(default="", description="who is recorded for approvals; default the login name")
 
@@ -40,6 +42,7 @@ class Settings(BaseSettings):
             "landing_uri": f"file://{home}/landing",
             "lake_uri": f"file://{home}/lake",
             "reports_uri": f"file://{home}/reports",
+            "job_runs_uri": f"file://{home}/job_runs",
             "prediction_log": home / "predictions",
             "control_db": f"sqlite:///{home}/control.db",
             "feast_registry": f"sqlite:///{home}/feast.db",

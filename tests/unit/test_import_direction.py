@@ -17,7 +17,7 @@ ALLOWED = {
     "simulator": {"core"},
     "jobs": {"core", "engines", "io", "simulator", "params", "settings"},
     "embedded": {"settings"},
-    "cli": {"jobs", "params", "settings"},
+    "cli": {"io", "jobs", "params", "settings"},
     "errors": set(),
     "params": set(),
     "settings": set(),

@@ -22,7 +22,7 @@ MODEL_NAME: Final = "fraud-detector"
 PRODUCTION: Final = "production"
 MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # a job's log is read line by line
 MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(3)  # MLflow's seven take minutes; who runs the job knows when to try again
-_ABSENT: Final = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+ABSENT: Final = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def fetch(settings: Settings, version: int | None = None) -> ModelArtifact:
     Raises RefusedError when there is none, when its bytes are not those that were registered, or when it was trained
     under another meaning of the features; UnavailableError when the registry does not answer.
     """
-    found = _find(settings, version)
+    found = find(settings, version)
     with TemporaryDirectory(prefix="fraud-model-") as folder:
         model = _download(settings, found.run_id, "model/model.onnx", folder).read_bytes()
         serving = _download(settings, found.run_id, "model/serving.json", folder).read_bytes()
@@ -75,19 +75,20 @@ def reference(settings: Settings, run_id: str) -> pa.Table:
 def production_version(settings: Settings) -> str | None:
     """The version `production` names now; None while there is none. Raises UnavailableError."""
     try:
-        return str(_find(settings, None).version)
+        return str(find(settings, None).version)
     except RefusedError:
         return None
 
 
-def _find(settings: Settings, version: int | None) -> ModelVersion:
+def find(settings: Settings, version: int | None) -> ModelVersion:
+    """The given version, or the one `production` names. Raises RefusedError when there is none, UnavailableError."""
     client = mlflow.MlflowClient(settings.mlflow_url)
     try:
         if version is not None:
             return client.get_model_version(MODEL_NAME, str(version))
         return client.get_model_version_by_alias(MODEL_NAME, PRODUCTION)
     except MlflowException as error:
-        if error.error_code not in _ABSENT:
+        if error.error_code not in ABSENT:
             raise UnavailableError(
                 "the model registry does not answer", expected=settings.mlflow_url, came=str(error)
             ) from error

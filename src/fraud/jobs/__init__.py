@@ -48,6 +48,15 @@ JOBS: Final[dict[str, str]] = {
     "drift": "compare recent days with the production model's training reference",
     "ship-predictions": "bring serving's prediction log into the lake",
     "skew": "recompute what serving saw and compare, bit for bit",
+    "export-metrics": "answer Prometheus with what lake, jobs, reports and registry say",
     "traffic": "send transactions through POST /predict as a checkout would",
 }
 """Name -> one line of help. The module of job `a-b` is `fraud.jobs.a_b` (`import` lives in `import_data`)."""
+
+WATCHED: Final = frozenset(
+    {
+        "ingest", "ingest-labels", "build-features", "materialize", "training-set", "train", "promote", "rollback",
+        "score", "drift", "ship-predictions", "skew",
+    }
+)  # fmt: skip
+"""Jobs that Airflow runs and that change something: what their last run did is kept for monitoring."""
