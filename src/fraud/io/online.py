@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fraud.core import history
 from fraud.core.features import MAX_EVENTS
+from fraud.core.skew import Order
 from fraud.errors import UnavailableError
 
 EVENTS: Final = "materialized:events"
@@ -39,18 +40,6 @@ class Loaded(NamedTuple):
     """More than RETENTION_US behind the user's newest event: no window can hold them."""
     full: int
     """Not newer than the newest event of a user whose history is full (2 * MAX_EVENTS): might be a forgotten one."""
-
-
-class Order(NamedTuple):
-    """A user's events in the order in which the store took them in. The event at index i has sequence `base + i`."""
-
-    base: int
-    newest_us: int
-    """Latest event time of all that was ever taken in."""
-    records: NDArray[np.void]
-    """history.RECORD[n]."""
-    ids: NDArray[np.uint64]
-    """Hashes of the transaction ids, [n]."""
 
 
 class OnlineHistory:
@@ -99,7 +88,7 @@ class OnlineHistory:
             for user, (value, entries) in zip(some, replies, strict=True):
                 base, newest_us, records = history.stored(value or b"")
                 ids = np.frombuffer(entries or b"", dtype=history.ENTRY)["transaction"]
-                yield user, Order(base, newest_us, records, ids)
+                yield user, Order(base, newest_us, records["event_us"], ids)
 
     def materialized(self, what: str) -> dict[str, str]:
         """Days loaded from the lake (EVENTS or VIEW), with the content hash of the partition that was loaded."""

@@ -5,7 +5,6 @@ same inputs. Evidently's page holds random ids, so a run whose inputs did not ch
 """
 
 import datetime as dt
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +21,8 @@ from fraud.core.drift import MIN_ROWS, psi_share
 from fraud.core.features import WINDOW_FEATURES
 from fraud.engines.scoring import INPUT
 from fraud.errors import BadInputError
-from fraud.io.lake import Dataset, put_atomically
+from fraud.io import reports
+from fraud.io.lake import Dataset
 from fraud.jobs import Context, JobConfig, JobResult
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def run(config: Config, context: Context) -> Result:
     artifact = model_artifact.fetch(context.settings)
     window = _window(config, context, artifact)
     folder = f"{context.settings.reports_uri.rstrip('/')}/drift/{window.day}"
-    before = _read_json(f"{folder}/drift.json")
+    before = reports.read(folder, "drift")
     if before is not None and before["made_from"] == window.made_from:
         context.log.info("nothing changed since the last report", day=window.day)
         return _result(before, f"{folder}/drift.html", changed=False)
@@ -92,9 +92,7 @@ def run(config: Config, context: Context) -> Result:
     reference = _reference(model_artifact.reference(context.settings, artifact.run_id), context)
     context.log.info("comparing", days=len(window.days), rows=current.num_rows, reference_rows=reference.num_rows)
     measured, page = _measure(reference, current, window, context, artifact.version)
-    put_atomically(f"{folder}/drift.html", page.encode())
-    # Last: a drift.json says that the page beside it is whole.
-    put_atomically(f"{folder}/drift.json", (json.dumps(measured, indent=1, sort_keys=True) + "\n").encode())
+    reports.write(folder, "drift", page, measured)
     return _result(measured, f"{folder}/drift.html", changed=True)
 
 
@@ -229,15 +227,6 @@ def _frame(table: pa.Table, columns: list[str]) -> "pd.DataFrame":
     event_us = table["event_timestamp"].cast(pa.int64()).to_numpy()
     whole = table.append_column("hour_of_day", pa.array(event_us // US_PER_HOUR % 24))
     return whole.select(columns).to_pandas()
-
-
-def _read_json(uri: str) -> dict[str, Any] | None:
-    fs, path = fsspec.core.url_to_fs(uri)
-    try:
-        found: dict[str, Any] = json.loads(fs.cat_file(path))
-    except FileNotFoundError:
-        return None
-    return found
 
 
 def _result(measured: dict[str, Any], report_uri: str, *, changed: bool) -> Result:

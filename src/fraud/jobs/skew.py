@@ -1,0 +1,282 @@
+"""Recompute what serving saw from what the lake has, and compare, bit by bit.
+
+Every logged answer of a day is checked: its window features as known at its sequence, its own fields against the
+transaction that landed, its probability against its model version. `core.skew` says what is taken from where.
+"""
+
+import datetime as dt
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pydantic import Field
+
+from fraud.core import history, skew
+from fraud.core.contract import CATEGORY_INDEX, US_PER_DAY, amounts_units, id_hash
+from fraud.core.features import RETENTION_US, WINDOW_NAMES
+from fraud.core.vector import fill_table
+from fraud.core.windows import evaluate
+from fraud.errors import BadInputError, RefusedError
+from fraud.io import online, reports, skew_report
+from fraud.io.lake import Dataset
+from fraud.jobs import Context, JobConfig, JobResult
+
+MAX_PROBABILITY_DIFFERENCE: Final = 1e-6
+RECENT_DAYS: Final = 7
+OWN_FIELDS: Final = ("event_us", "amount", "merchant_category", "distance_from_home")
+FEATURES: Final = (*WINDOW_NAMES, *OWN_FIELDS)
+BY_RULE: Final = "rule"
+"""The model version of an answer that no model gave."""
+_COLUMNS: Final = ["transaction_id", "user_id", "merchant_id", "merchant_category", "event_timestamp", "amount",
+                   "distance_from_home"]  # fmt: skip
+
+Record = dict[str, Any]
+"""One answer of the prediction log: docs/architecture.md names its fields."""
+
+
+class Config(JobConfig):
+    """Which day of answers."""
+
+    date: dt.date | None = Field(
+        default=None, description="day of served_at; default: every day of the last week whose check is out of date"
+    )
+
+
+class Result(JobResult):
+    """What was compared. `verdict` is "skew" when anything served differs from what is recomputed."""
+
+    days: list[str]
+    verdict: str
+    """ok | skew | nothing (no answer to check)"""
+    records: int
+    compared: int
+    """Answers whose window features were recomputed."""
+    mismatches: int
+    features: dict[str, dict[str, float]]
+    """Per feature: equal, mismatch, missing, extra, worst."""
+    skipped: dict[str, int]
+    """Answers whose windows were not recomputed, by reason."""
+    probabilities: dict[str, float]
+    """checked, wrong, worst, unchecked"""
+    events_lost: int
+    """Events the online store should hold and does not."""
+    report_uri: str
+    changed: bool
+
+
+def run(config: Config, context: Context) -> Result:
+    """Check the days asked for. Raises UnavailableError when the online store or the registry does not answer."""
+    lake = context.settings.lake_uri
+    predictions, transactions = Dataset(lake, "predictions"), Dataset(lake, "transactions")
+    published = predictions.partitions()
+    if config.date and str(config.date) not in published:
+        raise BadInputError(f"no answers of {config.date} in the lake", do="fraud ship-predictions")
+    days = [str(config.date)] if config.date else published[-RECENT_DAYS:]
+    root, found, changed = f"{context.settings.reports_uri.rstrip('/')}/skew", [], False
+    for day in days:
+        made_from = _made_from(day, predictions, transactions)
+        report = reports.read(f"{root}/{day}", "skew")
+        if report is None or report["made_from"] != made_from:
+            records = predictions.read(day).to_pylist()
+            context.log.info("checking answers", day=day, records=len(records))
+            report = {**_check(records, context).report(), "day": day, "made_from": made_from}
+            reports.write(f"{root}/{day}", "skew", skew_report.page(report), report)
+            changed = True
+        found.append(report)
+    return _result(days, found, root, changed=changed)
+
+
+def _made_from(day: str, predictions: Dataset, transactions: Dataset) -> dict[str, str]:
+    """The answers, and the whole lake: an answer's transaction may land later, and its history may change."""
+    landed = [manifest.content_sha256 for d in transactions.partitions() if (manifest := transactions.manifest(d))]
+    served = predictions.manifest(day)
+    return {
+        "predictions": served.content_sha256 if served else "",
+        "transactions": sha256("".join(landed).encode()).hexdigest(),
+    }
+
+
+def _check(records: list[Record], context: Context) -> skew.Tally:
+    tally = skew.Tally({name: skew.FeatureSkew() for name in FEATURES}, records=len(records))
+    stored = []
+    for record in records:
+        if (reason := _no_windows(record)) is None:
+            stored.append(record)
+        else:
+            tally.skipped[reason] += 1
+    if stored:
+        users = sorted({record["user_id"] for record in stored})
+        first_us = min(record["event_us"] for record in stored) - RETENTION_US
+        landed = _of_users(context, "transactions", _COLUMNS, users, first=_day(first_us))
+        logged = _of_users(
+            context, "predictions", ["transaction_id", "user_id", "merchant_id", "event_us", "amount"], users
+        )
+        with online.connect(context.settings.redis_url.get_secret_value()) as store:
+            orders = dict(store.orders(users))
+            loaded = store.materialized(online.EVENTS)
+        _check_windows(stored, orders, landed, logged, tally)
+        _check_own_fields(stored, landed, tally)
+        _check_completeness(orders, landed, loaded, context, tally)
+    _check_probabilities(records, context, tally)
+    return tally
+
+
+def _no_windows(record: Record) -> str | None:
+    """Why an answer has no window features to recompute; None when it has."""
+    if record["degraded"] and record["history"] == "none":
+        return "degraded: answered without the online store"
+    if record["history"] != "store":
+        return "a request without a user"
+    return None
+
+
+def _of_users(context: Context, name: str, columns: list[str], users: list[str], first: str = "") -> pa.Table:
+    """The rows of these users in the days from `first` on; `dt` says which day each is of."""
+    dataset, wanted, tables = Dataset(context.settings.lake_uri, name), pa.array(users), []
+    for day in dataset.partitions():
+        if day >= first:
+            table = dataset.read(day, columns)
+            table = table.filter(pc.is_in(table["user_id"], wanted))
+            tables.append(table.append_column("dt", pa.repeat(day, table.num_rows)))
+    return pa.concat_tables(tables) if tables else pa.table({name: [] for name in (*columns, "dt")})
+
+
+def _hashes(ids: Iterable[str]) -> NDArray[np.uint64]:
+    return np.fromiter((id_hash(text) for text in ids), dtype=np.uint64)
+
+
+def _values(table: pa.Table, event_us: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.void]]:
+    """Id hashes and history.RECORD of a table's events."""
+    records = np.empty(table.num_rows, dtype=history.RECORD)
+    records["event_us"] = event_us
+    records["units"] = amounts_units(table["amount"].to_numpy())
+    records["merchant"] = _hashes(table["merchant_id"].to_pylist())
+    return _hashes(table["transaction_id"].to_pylist()), records
+
+
+def _event_us(landed: pa.Table) -> NDArray[np.int64]:
+    values: NDArray[np.int64] = landed["event_timestamp"].cast(pa.int64()).to_numpy()
+    return values
+
+
+def _check_windows(
+    stored: list[Record], orders: dict[str, skew.Order], landed: pa.Table, logged: pa.Table, tally: skew.Tally
+) -> None:
+    """Each answer's windows over the events known before it. The lake's word counts before the log's."""
+    ids, records = _values(landed, _event_us(landed))
+    more_ids, more_records = _values(logged, logged["event_us"].to_numpy())
+    values = skew.values_of(np.concatenate([ids, more_ids]), np.concatenate([records, more_records]))
+    for record in stored:
+        order, event_us = orders[record["user_id"]], record["event_us"]
+        known = skew.known_before(order, record["sequence"], id_hash(record["transaction_id"]), event_us, values)
+        if known is None:
+            tally.skipped["the online store no longer knows what was known"] += 1
+        elif known.unexplained:
+            tally.skipped["the online store knows events that have not landed"] += 1
+        else:
+            tally.compared += 1
+            again = evaluate(known.events, known.newest_us, event_us)
+            for name, value in zip(WINDOW_NAMES, again, strict=True):
+                tally.features[name].add(record[name], value, record["prediction_id"])
+
+
+def _check_own_fields(stored: list[Record], landed: pa.Table, tally: skew.Tally) -> None:
+    """What the request said against the transaction that landed under the same id."""
+    wanted = pa.array([record["transaction_id"] for record in stored])
+    rows = landed.filter(pc.is_in(landed["transaction_id"], wanted))
+    rows = rows.append_column("event_us", pa.array(_event_us(rows)))
+    by_id = {row["transaction_id"]: row for row in rows.select(["transaction_id", *OWN_FIELDS]).to_pylist()}
+    for record in stored:
+        if (row := by_id.get(record["transaction_id"])) is None:
+            tally.not_landed += 1
+            continue
+        for name in OWN_FIELDS:
+            tally.features[name].add(record[name], row[name], record["prediction_id"])
+
+
+def _check_completeness(
+    orders: dict[str, skew.Order], landed: pa.Table, loaded: dict[str, str], context: Context, tally: skew.Tally
+) -> None:
+    """Events of days that materialize says it loaded as they are now, and that the store does not hold."""
+    transactions = Dataset(context.settings.lake_uri, "transactions")
+    whole = [d for d, digest in loaded.items() if (m := transactions.manifest(d)) and m.content_sha256 == digest]
+    delivered = landed.filter(pc.is_in(landed["dt"], pa.array(whole, pa.string()))).sort_by("user_id")
+    ids, event_us = _hashes(delivered["transaction_id"].to_pylist()), _event_us(delivered)
+    users, starts = np.unique(np.array(delivered["user_id"].to_pylist(), dtype=object), return_index=True)
+    for user, start, stop in zip(users, starts, [*starts[1:], len(ids)], strict=True):
+        tally.events_lost += skew.lost(orders[user], ids[start:stop], event_us[start:stop])
+
+
+def _check_probabilities(records: list[Record], context: Context, tally: skew.Tally) -> None:
+    """Each answer's probability again, from its own logged fields and the model version it names."""
+    from fraud.engines.onnx_session import OnnxModel  # noqa: PLC0415 - a day without answers needs no model
+    from fraud.io import model_artifact  # noqa: PLC0415 - mlflow takes seconds to import
+
+    by_version: dict[str, list[Record]] = {}
+    for record in records:
+        by_version.setdefault(record["model_version"], []).append(record)
+    for version, some in sorted(by_version.items()):
+        if version == BY_RULE:
+            tally.probabilities_unchecked += len(some)
+            continue
+        try:
+            artifact = model_artifact.fetch(context.settings, int(version))
+        except RefusedError as error:
+            context.log.warning("a served model version cannot be used any more", model_version=version, why=str(error))
+            tally.probabilities_unchecked += len(some)
+            continue
+        again = OnnxModel(artifact.model).probabilities(_vectors(some)).astype(np.float64)
+        served = np.array([record["fraud_probability"] for record in some], dtype=np.float64)
+        same_model = np.array([record["model_sha256"] == artifact.model_sha256 for record in some])
+        tally.add_probabilities(np.where(same_model, np.abs(again - served), 1.0), MAX_PROBABILITY_DIFFERENCE)
+
+
+def _vectors(records: list[Record]) -> NDArray[np.float32]:
+    def floats(name: str) -> NDArray[np.float64]:
+        return np.array([np.nan if r[name] is None else r[name] for r in records], dtype=np.float64)
+
+    def integers(name: str) -> NDArray[np.int64]:
+        return np.array([r[name] for r in records], dtype=np.int64)
+
+    return fill_table(
+        amount=floats("amount"),
+        hour=integers("hour_of_day"),
+        weekday=integers("day_of_week"),
+        distance=floats("distance_from_home"),
+        category=np.array([CATEGORY_INDEX[r["merchant_category"]] for r in records], dtype=np.int64),
+        velocity_1h=floats("transaction_velocity_1h"),
+        avg_amount_7d=floats("avg_amount_7d"),
+        unique_merchants_30d=integers("unique_merchants_30d"),
+    )
+
+
+def _day(us: int) -> str:
+    return str(dt.date(1970, 1, 1) + dt.timedelta(days=us // US_PER_DAY))
+
+
+def _result(days: list[str], found: list[dict[str, Any]], root: str, *, changed: bool) -> Result:
+    def total(*keys: str) -> dict[str, float]:
+        """Sums over the days of the numbers at a place of the reports; of `worst` the largest."""
+        sums: dict[str, float] = {}
+        for report in found:
+            for key in keys:
+                report = report[key]  # noqa: PLW2901 - walking down
+            for name, number in report.items():
+                if isinstance(number, int | float):
+                    sums[name] = max(sums.get(name, 0.0), number) if name == "worst" else sums.get(name, 0) + number
+        return sums
+
+    all_of = total()
+    verdicts = {report["verdict"] for report in found}
+    return Result(
+        days=days, verdict=next((v for v in ("skew", "ok") if v in verdicts), "nothing"),
+        records=int(all_of.get("records", 0)), compared=int(all_of.get("compared", 0)),
+        mismatches=int(all_of.get("mismatches", 0)), features={n: total("features", n) for n in FEATURES},
+        skipped={reason: int(count) for reason, count in total("skipped").items()},
+        probabilities=total("probabilities"), events_lost=int(all_of.get("events_lost", 0)),
+        report_uri=f"{root}/{days[-1]}/skew.html" if days else "", changed=changed,
+    )  # fmt: skip
