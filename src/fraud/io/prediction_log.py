@@ -1,0 +1,105 @@
+"""Serving's prediction log, read: local segments of one JSON object a line, each an answer.
+
+Segments grow at their end and are never changed. A line without its newline is still being written, or was torn by a
+kill: it is left for the next look, and stays where it is if nothing follows.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pyarrow as pa
+import pyarrow.json as pj
+
+SCHEMA: Final = pa.schema(
+    [
+        pa.field("prediction_id", pa.string(), nullable=False),
+        ("transaction_id", pa.string()),
+        ("user_id", pa.string()),
+        ("merchant_id", pa.string()),
+        pa.field("merchant_category", pa.string(), nullable=False),
+        pa.field("amount", pa.float64(), nullable=False),
+        ("distance_from_home", pa.float64()),
+        ("event_us", pa.int64()),
+        pa.field("hour_of_day", pa.int64(), nullable=False),
+        pa.field("day_of_week", pa.int64(), nullable=False),
+        pa.field("served_us", pa.int64(), nullable=False),
+        ("sequence", pa.int64()),
+        ("newest_us", pa.int64()),
+        pa.field("history", pa.string(), nullable=False),
+        pa.field("degraded", pa.bool_(), nullable=False),
+        pa.field("transaction_velocity_1h", pa.float64(), nullable=False),
+        ("avg_amount_7d", pa.float64()),
+        pa.field("unique_merchants_30d", pa.int64(), nullable=False),
+        pa.field("fraud_probability", pa.float64(), nullable=False),
+        pa.field("is_fraud", pa.bool_(), nullable=False),
+        pa.field("threshold", pa.float64(), nullable=False),
+        pa.field("model_version", pa.string(), nullable=False),
+        pa.field("model_sha256", pa.string(), nullable=False),
+        pa.field("feature_hash", pa.string(), nullable=False),
+        pa.field("latency_us", pa.int64(), nullable=False),
+    ]
+)
+"""The prediction record of docs/architecture.md."""
+BYTES_AT_ONCE: Final = 64 * 1024 * 1024
+
+
+class Part(NamedTuple):
+    """Whole lines of a segment, read."""
+
+    table: pa.Table
+    """Rows of SCHEMA."""
+    unreadable: int
+    """Lines that are no such record."""
+    end: int
+    """Offset behind the last whole line."""
+
+
+def segments(folder: Path) -> list[Path]:
+    """The segments, oldest first. None when serving has not written yet."""
+    return sorted(folder.glob("segment-*.jsonl"))
+
+
+def read(segment: Path, offset: int) -> Iterator[Part]:
+    """What is behind `offset`, in parts of bounded size; nothing when no whole line is."""
+    with segment.open("rb") as file:
+        file.seek(offset)
+        while data := file.read(BYTES_AT_ONCE):
+            whole = data[: data.rfind(b"\n") + 1]
+            if not whole:
+                return
+            offset += len(whole)
+            file.seek(offset)
+            table, unreadable = _parse(whole)
+            yield Part(table, unreadable, offset)
+
+
+def _parse(lines: bytes) -> tuple[pa.Table, int]:
+    """Rows of whole lines. Arrow reads them at once; only where it cannot, line by line."""
+    options = pj.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")
+    block = pj.ReadOptions(block_size=len(lines) + 1)
+    try:
+        table = pj.read_json(pa.BufferReader(lines), read_options=block, parse_options=options)
+        return _strict(table), 0
+    except pa.ArrowInvalid:
+        tables = [_line(line, options) for line in lines.splitlines() if line.strip()]
+        good = [table for table in tables if table is not None]
+        return pa.concat_tables([SCHEMA.empty_table(), *good]), len(tables) - len(good)
+
+
+def _line(line: bytes, options: pj.ParseOptions) -> pa.Table | None:
+    try:
+        if not isinstance(json.loads(line), dict):
+            return None
+        return _strict(pj.read_json(pa.BufferReader(line), parse_options=options))
+    except (pa.ArrowInvalid, ValueError):
+        return None
+
+
+def _strict(table: pa.Table) -> pa.Table:
+    """Raises ArrowInvalid for a null where the record has none: a table from JSON does not check that."""
+    for field in SCHEMA:
+        if not field.nullable and table[field.name].null_count:
+            raise pa.ArrowInvalid(f"{field.name} is null")
+    return table.select(SCHEMA.names).cast(SCHEMA)
