@@ -43,7 +43,7 @@ with fraud_dag(
         task_id="promote",
         job="promote",
         arguments=["--version={{ params.version }}"],
-        actor="{{ approved_by(ti) }}",
+        actor="{{ approved_by(ti) or dag_run.triggering_user_name or 'airflow' }}",
         trigger_rule=TriggerRule.NONE_FAILED,
         outlets=[PRODUCTION_MODEL],
     )

@@ -24,6 +24,6 @@ with fraud_dag(
         task_id="rollback",
         job="rollback",
         arguments=["--reason={{ params.reason }}"],
-        actor="{{ dag_run.triggering_user_name or '' }}",
+        actor="{{ dag_run.triggering_user_name or 'airflow' }}",
         outlets=[PRODUCTION_MODEL],
     )

@@ -149,6 +149,18 @@ def run_step(name: str, command: Sequence[str], env: Mapping[str, str], log: Pat
 
 
 def last_lines(log: Path, count: int = 15) -> str:
-    """The end of a log, indented."""
+    """The end of a log, indented; of structured lines what a person reads."""
     lines = log.read_text(errors="replace").splitlines()[-count:] if log.is_file() else ["(no log)"]
-    return "\n".join(f"    {line}" for line in lines)
+    return "\n".join(f"    {part}" for line in lines for part in _readable(line).splitlines())
+
+
+def _readable(line: str) -> str:
+    """`level event key=value ...` of a JSON line, with the exceptions that Airflow puts beside it."""
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError:
+        return line
+    if not isinstance(entry, dict) or "event" not in entry:
+        return line
+    raised = [f"{error.get('exc_type')}: {error.get('exc_value')}" for error in entry.get("error_detail") or ()]
+    return "\n".join([f"{entry.get('level', '')} {entry['event']}".strip(), *raised])
