@@ -1,0 +1,77 @@
+"""The documentation names what it must: a DAG, job, setting, command or metric that is not documented fails here."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fraud.jobs import JOBS
+from fraud.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "infra").rglob("*.md"))]
+TEXT = "\n".join(page.read_text() for page in PAGES)
+SERVING = ROOT / "services/serving/src/fraud_serving"
+
+
+def documented(name: str) -> bool:
+    return re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", TEXT) is not None
+
+
+@pytest.mark.parametrize("dag", sorted(path.stem for path in (ROOT / "dags").glob("*.py")))
+def test_every_dag_is_documented(dag: str) -> None:
+    assert documented(dag)
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_every_setting_of_the_jobs_is_documented(name: str) -> None:
+    assert documented(f"FRAUD_{name.upper()}")
+
+
+@pytest.mark.parametrize("job", sorted(JOBS))
+def test_every_job_has_its_module_and_is_documented(job: str) -> None:
+    module = "import_data" if job == "import" else job.replace("-", "_")
+    assert (ROOT / f"src/fraud/jobs/{module}.py").is_file()
+    assert f"fraud {job}" in TEXT
+
+
+def test_every_variable_of_serving_is_documented() -> None:
+    fields = re.findall(
+        r"^    (\w+): .*= Field\(|^    (\w+): .*Field\($", (SERVING / "settings.py").read_text(), re.MULTILINE
+    )
+    names = {f"SERVING_{(one or other).upper()}" for one, other in fields} - {
+        "SERVING_MLFLOW_USERNAME", "SERVING_MLFLOW_PASSWORD",
+    }  # fmt: skip
+    assert len(names) > 10
+    assert {name for name in names if not documented(name)} == set()
+
+
+def test_every_metric_of_serving_is_documented() -> None:
+    names = set(re.findall(r'"((?:model|serving)_[a-z_]+)"', (SERVING / "metrics.py").read_text()))
+    assert "model_predictions_total" in names | {f"{name}_total" for name in names}
+    assert {n for n in names if not (documented(n) or documented(f"{n}_total"))} == set()
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch", "/health", "/ready", "/model", "/metrics"])
+def test_every_endpoint_is_documented(path: str) -> None:
+    assert path in TEXT
+
+
+def test_every_make_target_says_what_it_does_and_the_readme_names_the_main_ones() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    assert phony is not None
+    for target in phony[1].split():
+        assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE), f"make {target} has no ## line"
+    for target in ("setup", "demo", "down", "test", "lint", "clean"):
+        assert f"make {target}" in (ROOT / "README.md").read_text()
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    broken = [
+        f"{page.relative_to(ROOT)}: {link}"
+        for page in PAGES
+        for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text())
+        if not (page.parent / link).exists()
+    ]
+    assert broken == []
