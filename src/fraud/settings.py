@@ -4,6 +4,7 @@ What the model should be is in params.yaml (`fraud.params`); this is only what d
 stack and a deployment. MLflow's and boto3's own variables (MLFLOW_TRACKING_USERNAME, AWS_...) stay theirs.
 """
 
+import getpass
 from pathlib import Path
 from typing import Self
 
@@ -46,6 +47,7 @@ class Settings(BaseSettings):
             "prediction_log": home / "predictions",
             "control_db": f"sqlite:///{home}/control.db",
             "feast_registry": f"sqlite:///{home}/feast.db",
+            "actor": getpass.getuser(),
         }
         given = {key: value for key, value in values.items() if value not in ("", None)}
         return {**defaults, **given, "home": home, "project": project}

@@ -1,0 +1,115 @@
+"""Make a version Production: refused unless its gates passed, or a person waived the failed ones by name."""
+
+from datetime import UTC, date, datetime
+
+from mlflow.entities.model_registry import ModelVersion
+from pydantic import Field
+
+from fraud.errors import BadConfigError, RefusedError
+from fraud.io import model_artifact
+from fraud.io.promotion import STAGING, Promotion, Recorded, Waiver, opened
+from fraud.jobs import Context, JobConfig, JobResult
+
+
+class Config(JobConfig):
+    """Which version, who says so and why."""
+
+    version: int | None = Field(default=None, description="version to promote; the one `staging` names by default")
+    reason: str = Field(default="all gates passed", min_length=3, description="kept in the history for ever")
+    waive: tuple[str, ...] = Field(default=(), description="failed gates passed over, by name; all of them or none")
+    waiver_reason: str = Field(default="", description="why the failed gates may be passed over")
+    waiver_expires: date | None = Field(default=None, description="first day on which the waiver no longer holds")
+
+
+class Result(JobResult):
+    """What Production is now."""
+
+    version: str
+    replaced: str | None
+    changed: bool
+    """False when the version was Production already."""
+    actor: str
+    model_sha256: str
+
+
+def run(config: Config, context: Context) -> Result:
+    """Check and move. Raises RefusedError with everything as it was; UnavailableError when a service is down."""
+
+    actor = context.settings.actor
+    waiver = _waiver(config, actor)
+
+    def candidate(promotion: Promotion) -> ModelVersion:
+        if config.version is not None:
+            return model_artifact.find(context.settings, config.version)
+        found = promotion.version(STAGING)
+        if found is None:
+            raise RefusedError(
+                "there is no candidate: no version has the alias `staging`",
+                do="train one whose gates pass, or name a version: fraud promote --version N",
+            )
+        return found
+
+    with opened(context.settings) as promotion:
+        current = promotion.repair()
+        if config.version is None and promotion.version(STAGING) is None and current is not None:
+            context.log.info("nothing to promote: no candidate beside Production", production=current)
+            sha256 = promotion.history()[-1].entry.model_sha256
+            return Result(version=current, replaced=None, changed=False, actor=actor, model_sha256=sha256)
+        version = candidate(promotion)
+        model_artifact.fetch(context.settings, int(version.version))
+
+        def choose(current: str | None, _history: list[Recorded]) -> ModelVersion:
+            if str(version.version) != current:
+                _require_gates(version.version, version.tags, current, waiver.gates if waiver else ())
+            return version
+
+        entry = promotion.change("promote", choose, actor=actor, reason=config.reason, waiver=waiver)
+    replaced = entry.replaced if entry else None
+    context.log.info("production", version=str(version.version), replaced=replaced, changed=entry is not None)
+    return Result(
+        version=str(version.version), replaced=replaced, changed=entry is not None, actor=actor,
+        model_sha256=version.tags["model_sha256"],
+    )  # fmt: skip
+
+
+def _require_gates(version: str, tags: dict[str, str], current: str | None, waived: tuple[str, ...]) -> None:
+    """Raise RefusedError unless the gates passed against the present Production, or each failed one is waived."""
+    champion = tags.get("champion") or None
+    if champion != current:
+        raise RefusedError(
+            f"version {version} was held against another Production than the present one",
+            expected=f"gates against {_name(current)}", came=f"gates against {_name(champion)}",
+            do="train again: fraud train",
+        )  # fmt: skip
+    if tags.get("gates") == "passed":
+        return
+    failed = {name for name in tags.get("failed_gates", "").split(",") if name}
+    if not failed or failed - set(waived):
+        raise RefusedError(
+            f"version {version} did not pass its gates",
+            expected="all gates passed, or a waiver that names each failed one",
+            came=f"failed: {', '.join(sorted(failed)) or 'never evaluated'}; waived: {', '.join(waived) or 'none'}",
+            do="read the gate report of its run; fraud promote --help tells how to waive",
+        )  # fmt: skip
+
+
+def _name(version: str | None) -> str:
+    return "no Production model" if version is None else f"version {version}"
+
+
+def _waiver(config: Config, actor: str) -> ModelVersion:
+
+    if not config.waive:
+        if config.waiver_reason or config.waiver_expires:
+            raise BadConfigError("a waiver names the gates it passes over", do="add --waive GATE")
+        return None
+    today = datetime.now(UTC).date()
+    if len(config.waiver_reason) < 10 or config.waiver_expires is None or config.waiver_expires <= today:
+        raise BadConfigError(
+            "a waiver needs a reason and a day on which it ends",
+            expected="--waiver-reason of 10 letters or more, --waiver-expires after today",
+            came=f"{config.waiver_reason!r}, {config.waiver_expires}",
+        )
+    return Waiver(
+        gates=config.waive, reason=config.waiver_reason, person=actor, expires=config.waiver_expires.isoformat()
+    )
