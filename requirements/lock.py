@@ -42,11 +42,14 @@ def lock_torch(target: Path, links: Path | None) -> None:
 def main() -> None:
     requirements = ROOT / "requirements"
     serving = ROOT / "services/serving/requirements.in"
+    tracking = ROOT / "services/mlflow/requirements.in"
     ml = requirements / "ml.txt"
     folder = os.environ.get("PIP_FIND_LINKS")
     compile_lock(serving, serving.with_suffix(".txt"))
     compile_lock(requirements / "airflow.in", requirements / "airflow.txt")
     compile_lock(requirements / "ml.in", ml)
+    # MLflow's server and its clients are one release, and so is everything they share.
+    compile_lock(tracking, tracking.with_suffix(".txt"), f"--constraint={ml}")
     lock_torch(requirements / "torch.txt", Path(folder) if folder else None)
     compile_lock(requirements / "tools.in", requirements / "tools.txt")
     constraints = [f"--constraint={p}" for p in (ml, requirements / "airflow.txt", serving.with_suffix(".txt"))]
