@@ -21,9 +21,10 @@ $(UV): requirements/tools.txt
 	$(VENV)/tools/bin/pip install --quiet --require-hashes --requirement requirements/tools.txt
 	@touch $@
 
-$(VENV)/airflow/.ready: requirements/airflow.txt requirements/test.txt | $(UV)
+$(VENV)/airflow/.ready: requirements/airflow.txt requirements/test.txt plugins/pyproject.toml | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(@D)
 	$(INSTALL) $(@D)/bin/python -r requirements/airflow.txt -r requirements/test.txt
+	$(UV) pip install --quiet --no-deps --python $(@D)/bin/python --editable plugins
 	@touch $@
 
 $(VENV)/serving/.ready: services/serving/requirements.txt requirements/test.txt pyproject.toml | $(UV)

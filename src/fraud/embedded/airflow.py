@@ -20,7 +20,6 @@ def environment(stack: Stack) -> dict[str, str]:
     sections: dict[str, dict[str, object]] = {
         "CORE": {
             "DAGS_FOLDER": stack.project / "dags",
-            "PLUGINS_FOLDER": stack.project / "plugins",
             "PARALLELISM": 4,
             "FERNET_KEY": stack.secret["AIRFLOW_FERNET_KEY"],
             "SIMPLE_AUTH_MANAGER_USERS": f"{ADMIN}:admin",
