@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +118,7 @@ def running(folder: Path) -> Iterator[Server]:
         stop(server)
 
 
-def _own_environment() -> Mapping[str, str]:
+def _own_environment() -> dict[str, str]:
     """Ours, without what points MLflow's client elsewhere."""
     return {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
 

@@ -1,0 +1,157 @@
+"""How good a ranking of transactions is, with the uncertainty of every figure.
+
+Every measure takes weights, so that a bootstrap resample is one vector of counts over rows that were sorted once.
+Rows with equal probabilities are never ordered among themselves: a measure is its expectation over their order.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONFIDENCE: Final = 0.95
+
+Floats = NDArray[np.float64]
+
+
+class Interval(NamedTuple):
+    """A measured value and its percentile bootstrap interval (CONFIDENCE)."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Ranked:
+    """n rows from the most to the least suspicious. `probability` float[n], `is_fraud` bool[n]."""
+
+    def __init__(self, probability: NDArray[np.floating], is_fraud: NDArray[np.bool_]) -> None:
+        if len(probability) != len(is_fraud) or not len(probability):
+            raise ValueError(f"as many probabilities as labels, at least one: {len(probability)}, {len(is_fraud)}")
+        if not bool(np.all(np.isfinite(probability))):
+            raise ValueError("probabilities must be finite")
+        self.order: NDArray[np.intp] = np.argsort(-probability, kind="stable")
+        ordered = probability[self.order]
+        self.ends: NDArray[np.intp] = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
+        """Index, in `order`, of the last row of each group of equal probabilities."""
+        self.cuts = ordered[self.ends].astype(np.float64)
+        """The groups' probabilities, falling."""
+        self._fraud = is_fraud[self.order].astype(np.float64)
+
+    def _counts(self, weights: Floats | None) -> tuple[Floats, Floats]:
+        """Weight of frauds and of all rows from the top to the end of each group."""
+        if weights is None:
+            return np.cumsum(self._fraud)[self.ends], (self.ends + 1).astype(np.float64)
+        ordered = weights[self.order]
+        return np.cumsum(ordered * self._fraud)[self.ends], np.cumsum(ordered)[self.ends]
+
+    def average_precision(self, weights: Floats | None = None) -> float:
+        """Sum over groups of (recall gained) x (precision at the group's end). NaN without frauds."""
+        frauds, rows = self._counts(weights)
+        if frauds[-1] == 0:
+            return float("nan")
+        gained = np.diff(frauds, prepend=0.0)
+        precision = np.divide(frauds, rows, out=np.zeros_like(frauds), where=rows > 0)
+        return float(np.sum(gained * precision) / frauds[-1])
+
+    def roc_auc(self, weights: Floats | None = None) -> float:
+        """Chance that a fraud ranks above a legitimate row, ties counting half. NaN without both classes."""
+        frauds, rows = self._counts(weights)
+        legitimate = rows - frauds
+        if frauds[-1] == 0 or legitimate[-1] == 0:
+            return float("nan")
+        gained = np.diff(frauds, prepend=0.0)
+        below = legitimate[-1] - legitimate
+        tied = np.diff(legitimate, prepend=0.0)
+        return float(np.sum(gained * (below + tied / 2)) / (frauds[-1] * legitimate[-1]))
+
+    def alerted(self, share: float, weights: Floats | None = None) -> Floats:
+        """Chance of each row, in the given order, to be among the `share` most suspicious: float64[n] in [0, 1].
+
+        1 above the cut, 0 below, and what is left of the capacity is spread evenly over the group on the cut.
+        """
+        _, rows = self._counts(weights)
+        capacity = share * rows[-1]
+        size = np.diff(rows, prepend=0.0)
+        chance = np.divide(capacity - (rows - size), size, out=np.zeros_like(size), where=size > 0)
+        by_group = np.clip(chance, 0.0, 1.0)
+        alerted = np.empty(len(self.order), dtype=np.float64)
+        alerted[self.order] = np.repeat(by_group, np.diff(self.ends, prepend=-1))
+        return alerted
+
+    def curve(self) -> tuple[Floats, Floats, Floats]:
+        """Recall, precision and false-positive rate at the end of each group. Needs both classes."""
+        frauds, rows = self._counts(None)
+        legitimate = rows - frauds
+        return frauds / frauds[-1], frauds / rows, legitimate / legitimate[-1]
+
+
+def recall(alerted: Floats, is_fraud: NDArray[np.bool_], weights: Floats | None = None) -> float:
+    """Share of the frauds that are alerted. NaN without frauds."""
+    weight = is_fraud.astype(np.float64) if weights is None else weights * is_fraud
+    total = float(np.sum(weight))
+    return float(np.sum(weight * alerted)) / total if total else float("nan")
+
+
+class CalibrationBin(NamedTuple):
+    """Rows of one bin, their mean probability and the share of frauds among them."""
+
+    rows: int
+    predicted: float
+    observed: float
+
+
+def calibration(
+    probability: NDArray[np.floating], is_fraud: NDArray[np.bool_], bins: int = 10
+) -> tuple[float, list[CalibrationBin]]:
+    """Expected calibration error and its bins, from likely to unlikely.
+
+    Bins hold equal numbers of *expected frauds*, not of rows: where fraud is rare nine of ten equal bins would all say
+    0.0. The error is the rows' mean of |predicted - observed|. (Naeini et al., AAAI 2015, with these bins.)
+    """
+    order = np.argsort(-probability, kind="stable")
+    expected = np.cumsum(probability[order], dtype=np.float64)
+    total = float(expected[-1])
+    edges = np.searchsorted(expected, np.arange(1, bins) * total / bins, side="left") + 1
+    parts = [part for part in np.split(order, edges) if len(part)]
+    found = [
+        CalibrationBin(len(rows), float(np.mean(probability[rows], dtype=np.float64)), float(np.mean(is_fraud[rows])))
+        for rows in parts
+    ]
+    error = sum(b.rows * abs(b.predicted - b.observed) for b in found) / len(order)
+    return error, found
+
+
+def resamples(groups: NDArray[np.integer], count: int, seed: int) -> Iterator[Floats]:
+    """`count` bootstrap resamples as weights float64[n]. `groups` int[n] (0..m-1) are drawn whole.
+
+    Groups are users: a stolen card's frauds come together, and rows drawn one by one would claim more evidence than
+    there is. (Field & Welsh, Bootstrapping clustered data, JRSS B 2007.)
+    """
+    m = int(groups.max()) + 1
+    random = np.random.Generator(np.random.PCG64(seed))
+    for _ in range(count):
+        yield np.bincount(random.integers(0, m, m), minlength=m).astype(np.float64)[groups]
+
+
+def bootstrap(measures: Sequence[Callable[[Floats | None], float]], weights: Sequence[Floats]) -> list[Interval]:
+    """Percentile intervals of measures over the same resamples, so that their differences are paired.
+
+    Resamples in which a measure is undefined (no fraud was drawn) are left out of its interval.
+    """
+    intervals = []
+    for measure in measures:
+        drawn = np.array([measure(w) for w in weights])
+        intervals.append(interval(measure(None), drawn))
+    return intervals
+
+
+def interval(value: float, drawn: Floats) -> Interval:
+    """The percentile interval of a value from its resampled values; unbounded when none is defined."""
+    defined = drawn[np.isfinite(drawn)]
+    if not len(defined):
+        return Interval(value, float("-inf"), float("inf"))
+    tail = (1.0 - CONFIDENCE) / 2
+    low, high = np.quantile(defined, [tail, 1.0 - tail])
+    return Interval(value, float(low), float(high))
