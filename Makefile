@@ -44,7 +44,7 @@ $(VENV)/ml/.ready: requirements/ml.txt requirements/torch.txt requirements/test.
 	@touch $@
 
 system: ## Java and Prometheus from the system's packages, where they are missing and can be had
-	@infra/system-packages.sh java=openjdk-17-jre-headless! prometheus=prometheus
+	@infra/system-packages.sh java=openjdk-17-jre-headless! prometheus=prometheus amtool=prometheus-alertmanager
 
 EMBEDDED = $(VENV)/ml/bin/python -m fraud.embedded
 

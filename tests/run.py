@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PARTS: Final = (
-    ("ml", ("tests/unit", "tests/integration", "tests/e2e", "tests/chaos")),
+    ("ml", ("tests/unit", "tests/infra", "tests/integration", "tests/e2e", "tests/chaos")),
     ("airflow", ("tests/dags",)),
     ("serving", ("tests/serving",)),
 )
@@ -26,6 +26,13 @@ class Outcome(NamedTuple):
     skipped: int
     seconds: float
     ok: bool
+
+
+def parts() -> dict[str, tuple[str, ...]]:
+    """Environment -> folders. What is not another environment's runs in the ML one."""
+    taken = {folder for folders in ELSEWHERE.values() for folder in folders} | set(NO_TESTS)
+    folders = sorted(f"tests/{path.name}" for path in (ROOT / "tests").iterdir() if path.is_dir())
+    return {"ml": tuple(f for f in folders if f not in taken and "__" not in f), **ELSEWHERE}
 
 
 def run(environment: str, folders: tuple[str, ...], marker: str) -> Outcome:
@@ -56,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--slow", action="store_true", help="the tests marked slow, and only those")
     slow = parser.parse_args().slow
-    outcomes = [run(environment, folders, "slow" if slow else "not slow") for environment, folders in PARTS]
+    outcomes = [run(environment, folders, "slow" if slow else "not slow") for environment, folders in parts().items()]
     print("\nenvironment  passed  failed  skipped  seconds")
     for o in outcomes:
         print(f"{o.part:<11}{o.passed:>8}{o.failed:>8}{o.skipped:>9}{o.seconds:>9.0f}{'' if o.ok else '  FAILED'}")

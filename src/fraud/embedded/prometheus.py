@@ -17,7 +17,12 @@ def command(stack: Stack, program: str) -> list[str]:
     folder = stack.home / "prometheus"
     (folder / "targets").mkdir(parents=True, exist_ok=True)
     shutil.copytree(stack.project / "infra/prometheus", folder, dirs_exist_ok=True)
-    targets: Mapping[str, str] = {"serving": "serving", "platform": "platform_metrics", "prometheus": "prometheus"}
+    targets: Mapping[str, str] = {
+        "serving": "serving",
+        "platform": "platform_metrics",
+        "prometheus": "prometheus",
+        "alertmanager": "alertmanager",
+    }
     for job, service in targets.items():
         group = [{"targets": [f"127.0.0.1:{stack.ports[service]}"], "labels": {"environment": "embedded"}}]
         (folder / "targets" / f"{job}.json").write_text(json.dumps(group))

@@ -9,7 +9,7 @@ from typing import Final
 import httpx
 import redis
 
-from fraud.embedded import airflow, mlflow_server, processes, prometheus, valkey
+from fraud.embedded import airflow, alertmanager, mlflow_server, processes, prometheus, valkey
 from fraud.embedded.processes import ServiceFailedError
 from fraud.embedded.stack import Stack
 
@@ -99,6 +99,14 @@ def _prometheus(stack: Stack) -> list[Service]:
     ]
 
 
+def _alertmanager(stack: Stack) -> list[Service]:
+    program = alertmanager.binary()
+    if program is None:
+        return []
+    ready = _http_not_ready(f"{stack.url('alertmanager')}/-/ready")
+    return [Service("alertmanager", alertmanager.command(stack, program), stack.environment("ml"), ready, 60.0)]
+
+
 def _airflow(stack: Stack) -> list[Service]:
     env = airflow.environment(stack)
     program = stack.program("airflow", "airflow")
@@ -115,7 +123,14 @@ def start_all(stack: Stack, say: Callable[[str], None], only: Sequence[str] = ()
     """
     if prometheus.binary() is None:
         say("prometheus is not on this machine: install the system's package to have it in the stack")
-    every = [_valkey(stack), _mlflow(stack), _serving(stack), *_prometheus(stack), *_airflow(stack)]
+    every = [
+        _valkey(stack),
+        _mlflow(stack),
+        _serving(stack),
+        *_prometheus(stack),
+        *_alertmanager(stack),
+        *_airflow(stack),
+    ]
     services = [service for service in every if not only or service.name in only]
     at_once = [service for service in services if not service.name.startswith("airflow-")]
     after_migration = [service for service in services if service not in at_once]

@@ -19,7 +19,7 @@ from fraud.settings import Settings
 
 PREFERRED_PORTS: Final[Mapping[str, int]] = {
     "airflow": 8080, "mlflow": 5000, "serving": 8000, "prometheus": 9090, "valkey": 6379,
-    "platform_metrics": 9108, "airflow_task_logs": 8793, "airflow_trigger_logs": 8794,
+    "platform_metrics": 9108, "alertmanager": 9093, "airflow_task_logs": 8793, "airflow_trigger_logs": 8794,
 }  # fmt: skip
 _SECRETS: Final = (
     "AIRFLOW_ADMIN_PASSWORD", "AIRFLOW_JWT_SECRET", "AIRFLOW_API_SECRET", "AIRFLOW_FERNET_KEY",

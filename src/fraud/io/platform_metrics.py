@@ -19,7 +19,6 @@ import redis
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from fraud.errors import FraudError
 from fraud.io import job_runs, model_artifact
@@ -37,7 +36,7 @@ _UNREADABLE: Final = (FraudError, OSError, MlflowException, redis.RedisError, ht
 """What a source that is down or holds something unexpected raises."""
 
 
-class PlatformMetrics(Collector):
+class PlatformMetrics:
     """All sources. `jobs` are the names whose runs are kept."""
 
     def __init__(self, settings: Settings, jobs: Iterable[str]) -> None:
