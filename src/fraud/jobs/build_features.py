@@ -98,7 +98,7 @@ def _source(transactions: Dataset, day: str) -> Source:
         column = footer.schema.to_arrow_schema().get_field_index("created_timestamp")
         for group in range(footer.num_row_groups):
             bounds = footer.row_group(group).column(column).statistics
-            learned += [bounds.min, bounds.max] if bounds.has_min_max else []
+            learned += [bounds.min, bounds.max] if bounds else []  # an empty group has none
     return Source(
         manifest.content_sha256, manifest.rows, min(learned, default=None), max(learned, default=None)
     )  # fmt: skip
