@@ -27,11 +27,8 @@ def rows_with_ids(dataset: Dataset, ids: pa.Array | pa.ChunkedArray, columns: Se
         connection.register("wanted", pa.table({"transaction_id": ids}))
         chosen = ", ".join(f'"{column}"' for column in columns)
         paths = [fs._strip_protocol(uri) if local else uri for uri in uris]  # noqa: SLF001 - fsspec's own idiom
-        found = connection.execute(
-            f"SELECT {chosen} FROM read_parquet($paths) SEMI JOIN wanted USING (transaction_id)",  # noqa: S608
-            {"paths": paths},
-        )
-        return found.to_arrow_table()
+        query = f"SELECT {chosen} FROM read_parquet($paths) SEMI JOIN wanted USING (transaction_id)"  # noqa: S608
+        return connection.sql(query, params={"paths": paths}).to_arrow_table()
 
 
 def by_day(table: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:

@@ -1,0 +1,212 @@
+"""Bring anybody's CSV or Parquet into the landing zone, by a mapping.
+
+Three steps, none of which holds the file in memory: read and map a piece at a time into a table on disk, sort that by
+day there, and write a landing file a day. Nothing lands unless the whole source could be read.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from fraud.errors import BadInputError
+from fraud.io.landing import HELD_BACK, NO_DAY, PARSE_ERROR, SCHEMAS, Feed, deliver
+from fraud.jobs import Context, JobConfig, JobResult
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+    from fraud.io.mapping import Mapping
+
+SORT_MEMORY: Final = "512MB"
+_LABEL_ERROR: Final = "label_error"
+_BROKEN_LINE: Final = "row: "
+_LOG_EVERY_ROWS: Final = 1_000_000
+_ROWS_PER_READ: Final = 100_000
+_DAY_OF: Final[dict[Feed, str]] = {"transactions": "event_timestamp", "labels": "label_timestamp"}
+
+
+class Config(JobConfig):
+    """What to read, and how."""
+
+    source: str = Field(description="path or URI of one CSV (also .gz) or Parquet file")
+    mapping: Path = Field(description="YAML file that says how its columns become the contract; see docs/data.md")
+    out: str = Field(default="", description="URI of the landing zone; default FRAUD_LANDING_URI")
+    hold_back_days: int = Field(
+        default=0, ge=0, description="put the last days, and labels from then on, into held_back/"
+    )
+
+
+class Result(JobResult):
+    """rows_in = transactions + held_back_transactions: rows that could not be read are among them."""
+
+    rows_in: int
+    transactions: int
+    labels: int
+    held_back_transactions: int
+    held_back_labels: int
+    unreadable: int
+    """Rows with a `parse_error`, which ingest will quarantine."""
+    without_day: int
+    """Rows whose event time is missing or could not be read; they land under dt=unknown."""
+    first_day: str
+    last_day: str
+    """Of what was landed; held-back days follow."""
+    files: int
+    bytes: int
+
+
+def run(config: Config, context: Context) -> Result:
+    """Import one file. Raises BadConfigError for the mapping, BadInputError for a file that cannot be used."""
+    import duckdb  # noqa: PLC0415 - a fifth of a second that other jobs need not pay
+
+    from fraud.io.mapping import Mapping  # noqa: PLC0415
+
+    mapping = Mapping.load(config.mapping)
+    with (
+        tempfile.TemporaryDirectory(prefix="fraud-import-") as folder,
+        duckdb.connect(f"{folder}/rows.duckdb") as rows,
+    ):
+        rows.execute(f"SET memory_limit = '{SORT_MEMORY}'")
+        rows.execute(f"SET temp_directory = '{folder}'")
+        rows.execute("SET TimeZone = 'UTC'")
+        rows_in = _spool(config, mapping, Path(folder), rows, context)
+        if not rows_in:
+            raise BadInputError(f"{config.source} has no rows", expected="at least one after the header")
+        return _land(config, mapping, rows, rows_in, context)
+
+
+def _spool(
+    config: Config, mapping: "Mapping", folder: Path, rows: "DuckDBPyConnection", context: Context
+) -> int:  # fmt: skip
+    """Map everything into the table `mapped`, numbered in the source's order. Returns the number of rows."""
+    from fraud.io.mapped import in_landing_form  # noqa: PLC0415 - pandas
+    from fraud.io.source_file import local_copy, pieces  # noqa: PLC0415
+
+    count = 0
+    for piece in pieces(local_copy(config.source, folder), mapping):
+        mapped = in_landing_form(mapping, piece.rows)
+        if piece.broken:
+            why = pa.array([f"{_BROKEN_LINE}{text}"[:500] for text in piece.broken])
+            nothing = {f.name: pa.nulls(len(why), f.type) for f in mapped.schema}
+            mapped = pa.concat_tables([mapped, pa.table({**nothing, PARSE_ERROR: why}).cast(mapped.schema)])
+        numbered = mapped.append_column("position", pa.array(range(count, count + mapped.num_rows)))
+        rows.register("piece", numbered)
+        rows.execute("CREATE TABLE IF NOT EXISTS mapped AS FROM piece LIMIT 0")
+        rows.execute("INSERT INTO mapped FROM piece")
+        rows.unregister("piece")
+        if (count + mapped.num_rows) // _LOG_EVERY_ROWS > count // _LOG_EVERY_ROWS:
+            context.log.info("read", rows=count + mapped.num_rows)
+        count += mapped.num_rows
+    return count
+
+
+@dataclass
+class _Landed:
+    """Running counts of what was written."""
+
+    transactions: int = 0
+    labels: int = 0
+    held_back_transactions: int = 0
+    held_back_labels: int = 0
+    files: int = 0
+    bytes: int = 0
+
+    def add(self, feed: Feed, rows: int, size: int, *, held_back: bool) -> None:
+        name = f"held_back_{feed}" if held_back else feed
+        setattr(self, name, getattr(self, name) + rows)
+        self.files += 1
+        self.bytes += size
+
+
+def _land(
+    config: Config, mapping: "Mapping", rows: "DuckDBPyConnection", rows_in: int, context: Context
+) -> Result:  # fmt: skip
+    landing = (config.out or context.settings.landing_uri).rstrip("/")
+    days = [
+        day for (day,) in rows.sql("SELECT DISTINCT event_timestamp::DATE AS day FROM mapped ORDER BY 1").fetchall()
+    ]
+    first_held = _first_held_back(days, config.hold_back_days)
+    landed = _Landed()
+    for feed in ("transactions", "labels"):
+        for day, table in _by_day(rows, feed):
+            held = first_held is not None and day is not None and day >= first_held
+            target = f"{landing}/{HELD_BACK}" if held else landing
+            size = deliver(target, feed, day.isoformat() if day else NO_DAY, mapping.name, table)
+            landed.add(feed, table.num_rows, size, held_back=held)
+        context.log.info("landed", feed=feed, files=landed.files)
+    if landed.transactions + landed.held_back_transactions != rows_in:
+        raise BadInputError(
+            f"the rows of {config.source} do not add up", expected=f"{rows_in} rows",
+            came=f"{landed.transactions} landed, {landed.held_back_transactions} held back",
+        )  # fmt: skip
+    [(unreadable, without_day)] = rows.sql(
+        f"SELECT count({PARSE_ERROR}), count(*) - count(event_timestamp) FROM mapped"  # noqa: S608
+    ).fetchall()
+    kept = [day for day in days if day is not None and (first_held is None or day < first_held)]
+    return Result(
+        rows_in=rows_in, transactions=landed.transactions, labels=landed.labels,
+        held_back_transactions=landed.held_back_transactions, held_back_labels=landed.held_back_labels,
+        unreadable=unreadable, without_day=without_day, first_day=str(min(kept, default="")),
+        last_day=str(max(kept, default="")), files=landed.files, bytes=landed.bytes,
+    )  # fmt: skip
+
+
+def _first_held_back(days: list[date | None], hold_back: int) -> date | None:
+    """Counted back from the last day that can be true: a row from the future must not hide the others.
+
+    Raises BadInputError when nothing would be left to land.
+    """
+    tomorrow = datetime.now(UTC).date() + timedelta(days=1)
+    known = [day for day in days if day is not None and day <= tomorrow]
+    if not hold_back or not known:
+        return None
+    first = max(known) - timedelta(days=hold_back - 1)
+    if first <= min(known):
+        raise BadInputError(
+            "holding back would leave nothing to land", expected=f"fewer than {hold_back} days held back",
+            came=f"a file from {min(known)} to {max(known)}",
+        )  # fmt: skip
+    return first
+
+
+def _by_day(rows: "DuckDBPyConnection", feed: Feed) -> Iterator[tuple[date | None, pa.Table]]:
+    """The feed's rows by UTC day in the source's order, each day whole; None is the day of rows without time."""
+    names = SCHEMAS[feed].names
+    chosen = {name: name for name in names}
+    only = ""
+    if feed == "labels":
+        chosen[PARSE_ERROR] = f"{_LABEL_ERROR} AS {PARSE_ERROR}"
+        only = f"WHERE is_fraud IS NOT NULL OR {_LABEL_ERROR} IS NOT NULL"
+    reader = rows.sql(
+        f"SELECT {', '.join(chosen.values())}, {_DAY_OF[feed]}::DATE AS day, position FROM mapped {only} "  # noqa: S608
+        "ORDER BY day NULLS LAST, position"
+    ).to_arrow_reader(_ROWS_PER_READ)
+    held: list[pa.Table] = []
+    current: date | None = None
+    for batch in reader:
+        table = pa.table(batch)
+        days = table["day"].combine_chunks().dictionary_encode(null_encoding="encode")
+        starts = _run_starts(days)
+        for start, end in zip(starts, [*starts[1:], table.num_rows], strict=True):
+            day = table["day"][start].as_py()
+            if held and day != current:
+                yield current, pa.concat_tables(held)
+                held = []
+            current = day
+            held.append(table.slice(start, end - start).select(names).cast(SCHEMAS[feed]))
+    if held:
+        yield current, pa.concat_tables(held)
+
+
+def _run_starts(codes: pa.DictionaryArray) -> list[int]:
+    """Where a run of equal values begins."""
+    index = codes.indices
+    changes = pc.indices_nonzero(pc.not_equal(index.slice(1), index.slice(0, max(len(index) - 1, 0))))
+    return [0, *pc.add(changes, 1).to_pylist()] if len(index) else []
