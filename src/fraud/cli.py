@@ -24,6 +24,7 @@ from fraud.jobs import JOBS, WATCHED, Context, JobConfig, JobResult
 from fraud.params import Params
 from fraud.settings import Settings
 
+LONG = 6
 USAGE = "usage: fraud JOB [--flags] [--json]    (fraud JOB --help for a job's flags)\n\njobs:\n"
 
 
@@ -117,4 +118,11 @@ def main() -> None:
 def _for_people(result: JobResult) -> str:
     values = result.model_dump(mode="json")
     width = max((len(key) for key in values), default=0)
-    return "\n".join(f"{key:<{width}}  {value}" for key, value in values.items())
+    return "\n".join(f"{key:<{width}}  {_short(value)}" for key, value in values.items())
+
+
+def _short(value: object) -> object:
+    """A long list of plain values as its ends and its length; --json has all of it."""
+    if isinstance(value, list) and len(value) > LONG and not isinstance(value[0], list | dict):
+        return f"{value[0]} .. {value[-1]} ({len(value)})"
+    return value
