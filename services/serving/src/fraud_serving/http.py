@@ -90,6 +90,9 @@ class Front:
         except _GoneError:
             self._metrics.requests[scope["path"], 499] += 1
             return
+        except Exception:
+            self._metrics.requests[scope["path"], 500] += 1
+            raise
         finally:
             self._metrics.in_flight -= 1
         self._metrics.requests[scope["path"], status] += 1
