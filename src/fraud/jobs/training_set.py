@@ -17,6 +17,7 @@ from pydantic import Field
 
 from fraud.core.features import WINDOW_NAMES, definition_hash
 from fraud.errors import BadInputError
+from fraud.io.labels import labels_as_of
 from fraud.io.lake import Dataset, Manifest
 from fraud.jobs import Context, JobConfig, JobResult
 
@@ -75,7 +76,7 @@ def run(config: Config, context: Context) -> Result:
         table = pa.concat_tables([_known(features.read(day), cut_off) for day in days])
         context.log.info("comparing the lake's features with Feast's", rows=table.num_rows)
         compared = _compare_with_feast(context, table)
-        known_labels = _latest([labels.read(day) for day in label_days], cut_off)
+        known_labels = labels_as_of(lake, cut_off - timedelta(microseconds=1))
         snapshots.publish(snapshot, _labelled(table, known_labels), made_from)
     manifest = snapshots.manifest(snapshot)
     if manifest is None:
@@ -100,21 +101,6 @@ def _built(features: Dataset, transactions: Dataset, day: str) -> Manifest:
 
 def _known(table: pa.Table, cut_off: datetime) -> pa.Table:
     return table.filter(pc.less(table["created_timestamp"], pa.scalar(cut_off)))
-
-
-def _latest(labels: list[pa.Table], cut_off: datetime) -> pa.Table:
-    """The last label of each transaction that was known at the cut-off; of two at the same time, the fraud."""
-    empty = pa.table({"transaction_id": pa.array([], pa.string()), "is_fraud": pa.array([], pa.bool_()),
-                      "label_timestamp": pa.array([], pa.timestamp("us", "UTC"))})  # fmt: skip
-    table = pa.concat_tables([t.select(empty.column_names) for t in labels]) if labels else empty
-    table = table.filter(pc.less(table["label_timestamp"], pa.scalar(cut_off)))
-    ordered = table.sort_by(
-        [("transaction_id", "ascending"), ("label_timestamp", "descending"), ("is_fraud", "descending")]
-    )
-    ids = ordered["transaction_id"].combine_chunks()
-    first = np.ones(len(ids), dtype=bool)
-    first[1:] = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
-    return ordered.filter(pa.array(first))
 
 
 def _labelled(table: pa.Table, labels: pa.Table) -> pa.Table:
@@ -157,7 +143,7 @@ def _compare_with_feast(context: Context, table: pa.Table) -> int:
             came=", ".join(f"{count} differ in {name}" for name, count in wrong.items()),
             do="fraud build-features --full; if it stays, the definitions disagree",
         )  # fmt: skip
-    return joined.num_rows
+    return len(representative)
 
 
 def _learned_last(table: pa.Table) -> pa.Array:
@@ -174,6 +160,7 @@ def _learned_last(table: pa.Table) -> pa.Array:
 
 
 def _differences(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> int:
-    """Rows that differ in a bit, null being equal to null alone."""
+    """Rows that differ in a bit; null equals null."""
     one, other = (pc.fill_null(pc.cast(column, pa.float64()), float("nan")).to_numpy() for column in (ours, theirs))
-    return len(one) - int(np.count_nonzero((one == other) | (np.isnan(one) & np.isnan(other))))
+    equal = (one == other) | (np.isnan(one) & np.isnan(other))
+    return int(np.count_nonzero(~equal))
