@@ -1,0 +1,86 @@
+"""Real backends for the serving tests. They run in the serving environment; MLflow lives in the ML one."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from servers import Registry, Serving, Valkey  # noqa: E402 - found through the path above
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def backends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    folder = tmp_path_factory.mktemp("backends")
+    command = [ROOT / ".venv/ml/bin/python", Path(__file__).with_name("backends.py"), folder]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        said = json.loads(process.stdout.readline())
+        yield {**said, "folder": str(folder)}
+        process.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def registry(backends: dict[str, str]) -> Iterator[Registry]:
+    registry = Registry(backends["mlflow"], backends["password"], Path(backends["folder"]) / "models")
+    yield registry
+    registry.close()
+
+
+@pytest.fixture(scope="session")
+def shared_store(backends: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """One store for tests that do not hurt it; each uses users of its own."""
+    store = Valkey(backends["valkey"], tmp_path_factory.mktemp("valkey"))
+    store.start()
+    yield store
+    store.stop()
+
+
+@pytest.fixture
+def store(backends: dict[str, str], tmp_path: Path) -> Iterator[Valkey]:
+    """A store of one test, which may kill it."""
+    store = Valkey(backends["valkey"], tmp_path / "valkey")
+    store.start()
+    yield store
+    store.stop()
+
+
+@pytest.fixture(scope="session")
+def versions(registry: Registry) -> list[str]:
+    """Registered versions; `expected.probability(i, ...)` is what `versions[i]` answers."""
+    return [registry.register(*registry.files(number), git_commit="c0ffee") for number in range(5)]
+
+
+@pytest.fixture(scope="module")
+def serving(
+    registry: Registry, versions: list[str], shared_store: Valkey, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Serving]:
+    """A server for a module's tests that change nothing about it. It serves `versions[0]`."""
+    registry.promote(versions[0])
+    server = Serving(tmp_path_factory.mktemp("serving"), shared_store.url, registry).start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Serving]]:
+    """Start servers that end with the test: start(redis_url, registry, wait_for, **settings)."""
+    started: list[Serving] = []
+
+    def _start(
+        redis_url: str, registry: Registry | None, wait_for: str = "/ready", folder: str = "serving", **settings: str
+    ) -> Serving:
+        server = Serving(tmp_path / folder, redis_url, registry, **settings)
+        started.append(server)
+        return server.start(wait_for)
+
+    yield _start
+    for server in started:
+        server.close()
