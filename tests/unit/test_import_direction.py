@@ -13,9 +13,10 @@ STANDARD = set(sys.stdlib_module_names)
 ALLOWED = {
     "core": set(),
     "engines": {"core"},
+    "models": {"core", "params"},
     "io": {"core", "engines", "params", "settings"},
     "simulator": {"core"},
-    "jobs": {"core", "engines", "io", "simulator", "params", "settings"},
+    "jobs": {"core", "engines", "io", "models", "simulator", "params", "settings"},
     "embedded": {"settings"},
     "cli": {"io", "jobs", "params", "settings"},
     "errors": set(),
