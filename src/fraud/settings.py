@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     control_db: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of the promotion history")
     feast_registry: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of Feast's registry")
     airflow_url: str = Field(default="", description="whose health is watched; empty: nobody asks")
+    docs_url: str = Field(default="", description="where docs/ can be read in a browser; alerts link there")
     spark_master: str = Field(default="local[*]", description="cluster or local threads for Spark jobs")
     actor: str = Field(default="", description="who is recorded for approvals; default the login name")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.infra.conftest import ROOT, alerts, tool
 
 from fraud.embedded.alertmanager import configuration
 from fraud.errors import BadConfigError
-from tests.infra.conftest import ROOT, alerts, tool
 
 FOLDER = ROOT / "infra/alertmanager"
 

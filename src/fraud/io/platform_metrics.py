@@ -65,6 +65,9 @@ class PlatformMetrics:
                 up.add_metric([name], 1)
                 yield from families
         yield up
+        docs = GaugeMetricFamily("fraud_docs_info", "Where docs/ can be read", labels=["url"])
+        docs.add_metric([self._settings.docs_url], 1)
+        yield docs
 
 
 def _gauge(name: str, text: str, values: Mapping[str, float | None], label: str = "") -> Iterator[Metric]:
