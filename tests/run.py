@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-PARTS: Final = (
-    ("ml", ("tests/unit", "tests/infra", "tests/integration", "tests/e2e", "tests/chaos")),
-    ("airflow", ("tests/dags",)),
-    ("serving", ("tests/serving",)),
-)
+ELSEWHERE: Final = {"airflow": ("tests/dags",), "serving": ("tests/serving",)}
+NO_TESTS: Final = ("tests/bench",)  # measurements: make bench
 _NOTHING_COLLECTED: Final = 5
 
 

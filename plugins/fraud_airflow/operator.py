@@ -99,14 +99,16 @@ class FraudJobOperator(BaseOperator):
             stdout, stderr = self._session.streams
             with ThreadPoolExecutor(1) as reader:
                 said = reader.submit(lambda: list(self._results(stdout)))
+                last = ""
                 for line in stderr:
                     log_line(self.log, line)
+                    last = line.strip() or last
             code = self._session.process.wait()
         finally:
             self._session.end()
         answer = said.result()[-1] if said.result() else {}
         if code:
-            raise failure(self.job, code, answer)
+            raise failure(self.job, code, {"message": last, **answer})
         self.result = answer
         for name, value in answer.items():
             self.log.info("%s: %s", name, value)
@@ -139,7 +141,7 @@ def failure(job: str, code: int, answer: Mapping[str, Any]) -> AirflowException:
     Tried again: 75 (a service is down) and death by a signal (out of memory, a node that goes away: jobs are safe to
     run again). All else would fail the same way.
     """
-    said = answer.get("message") or "it ended without saying why: see the log above"
+    said = answer.get("message") or "it ended without a word"
     parts = [f"fraud {job}: {said}"]
     parts += [f"  {key}: {answer[key]}" for key in ("expected", "came", "do") if answer.get(key)]
     parts.append(f"  exit code: {code}")

@@ -5,7 +5,8 @@ from typing import Final
 
 import httpx
 
-from fraud.embedded.stack import Stack, read_env, write_private
+from fraud.embedded.stack import Stack
+from fraud.secret_file import read_env, write_private
 
 COMPONENTS: Final = ("api-server", "scheduler", "dag-processor", "triggerer")
 ADMIN: Final = "admin"

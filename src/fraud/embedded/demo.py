@@ -19,9 +19,10 @@ import httpx
 from fraud.embedded import processes
 from fraud.embedded.airflow_api import AirflowApi, Run
 from fraud.embedded.follow import Follower
-from fraud.embedded.stack import Stack, write_private
+from fraud.embedded.stack import Stack
 from fraud.embedded.summary import summary
 from fraud.errors import BadConfigError, RefusedError, UnavailableError
+from fraud.secret_file import write_private
 
 DAGS: Final = 8
 _DAGS_APPEAR_SECONDS: Final = 90.0

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -107,6 +108,10 @@ def start(name: str, command: Sequence[str], env: Mapping[str, str], folder: Pat
         (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     )
+    for entry in list(Path("/proc/self/fd").iterdir()):  # a service must not keep our caller's files and locks open
+        with suppress(OSError):  # the listing's own descriptor is closed by now
+            if int(entry.name) > 2:
+                os.set_inheritable(int(entry.name), False)
     pid = os.posix_spawn(command[0], list(command), dict(env), file_actions=streams, setsid=True)
     process = identify(pid)
     if process is None:

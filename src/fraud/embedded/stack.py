@@ -4,7 +4,6 @@ Secrets are generated once into `.env` (mode 600, ignored by git), ports are cho
 `<home>/stack.json`, so that a bookmark survives a restart.
 """
 
-import base64
 import json
 import os
 import secrets
@@ -15,13 +14,14 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from fraud.embedded import processes
+from fraud.secret_file import ensure_secrets, write_private
 from fraud.settings import Settings
 
 PREFERRED_PORTS: Final[Mapping[str, int]] = {
     "airflow": 8080, "mlflow": 5000, "serving": 8000, "prometheus": 9090, "valkey": 6379,
     "platform_metrics": 9108, "alertmanager": 9093, "airflow_task_logs": 8793, "airflow_trigger_logs": 8794,
 }  # fmt: skip
-_SECRETS: Final = (
+SECRETS: Final = (
     "AIRFLOW_ADMIN_PASSWORD", "AIRFLOW_JWT_SECRET", "AIRFLOW_API_SECRET", "AIRFLOW_FERNET_KEY",
     "MLFLOW_ADMIN_PASSWORD", "MLFLOW_FLASK_SECRET", "VALKEY_PASSWORD",
 )  # fmt: skip
@@ -44,40 +44,6 @@ def _any_free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    temporary.replace(path)
-
-
-def read_env(path: Path) -> dict[str, str]:
-    """`NAME=value` lines; comments and blank lines are passed over."""
-    lines = path.read_text().splitlines() if path.is_file() else []
-    pairs = (line.partition("=") for line in lines if "=" in line and not line.startswith("#"))
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def ensure_secrets(path: Path) -> dict[str, str]:
-    """Read `.env`, generate what is missing in it, and keep everything else that is written there."""
-    kept = read_env(path)
-    new = {name: _new_secret(name) for name in _SECRETS if not kept.get(name)}
-    if new:
-        text = path.read_text() if path.is_file() else "# Generated. Never commit it, never send it to anybody.\n"
-        lines = [line for line in text.splitlines() if line.partition("=")[0].strip() not in new]
-        write_private(path, "\n".join([*lines, *(f"{name}={value}" for name, value in new.items())]) + "\n")
-    path.chmod(0o600)
-    return kept | new
-
-
-def _new_secret(name: str) -> str:
-    if name.endswith("FERNET_KEY"):
-        return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
-    return secrets.token_urlsafe(24)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +71,7 @@ class Stack:
             ports[name] = port if (ours and name in state["ports"]) or _is_free(port) else _any_free_port()
         state["ports"] = ports
         write_private(path, json.dumps(state, indent=1) + "\n")
-        return cls(home, settings.project, ports, state["mark"], ensure_secrets(settings.project / ".env"))
+        return cls(home, settings.project, ports, state["mark"], ensure_secrets(settings.project / ".env", SECRETS))
 
     @property
     def run(self) -> Path:

@@ -36,6 +36,15 @@ def test_a_service_is_found_again_and_stopped(tmp_path: Path) -> None:
     assert processes.stop("it", tmp_path / "run") is False
 
 
+def test_a_service_keeps_none_of_its_starters_files_open(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)
+        started = start(tmp_path, SLEEP)
+        held = {str(fd.readlink()) for fd in Path(f"/proc/{started.pid}/fd").iterdir()}
+        processes.stop("it", tmp_path / "run")
+    assert str(tmp_path / "lock") not in held
+
+
 def test_a_stranger_with_the_same_process_id_is_left_alone(tmp_path: Path) -> None:
     stranger = subprocess.Popen(SLEEP)
     try:

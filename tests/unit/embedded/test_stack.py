@@ -5,7 +5,8 @@ import socket
 import stat
 from pathlib import Path
 
-from fraud.embedded.stack import PREFERRED_PORTS, Stack, ensure_secrets, read_env
+from fraud.embedded.stack import PREFERRED_PORTS, SECRETS, Stack
+from fraud.secret_file import ensure_secrets, read_env
 from fraud.settings import Settings
 
 
@@ -18,18 +19,18 @@ def mode(path: Path) -> int:
 
 
 def test_secrets_are_generated_once_into_a_private_file(tmp_path: Path) -> None:
-    first = ensure_secrets(tmp_path / ".env")
+    first = ensure_secrets(tmp_path / ".env", SECRETS)
     assert mode(tmp_path / ".env") == 0o600
     assert len(set(first.values())) == len(first) == 7
     assert min(map(len, first.values())) >= 32
-    assert ensure_secrets(tmp_path / ".env") == first
+    assert ensure_secrets(tmp_path / ".env", SECRETS) == first
 
 
 def test_what_a_person_wrote_into_the_file_stays_and_gaps_are_filled(tmp_path: Path) -> None:
     env = tmp_path / ".env"
     env.write_text("# mine\nMLFLOW_ADMIN_PASSWORD=chosen by hand\nVALKEY_PASSWORD=\nOTHER=1\n")
     env.chmod(0o644)
-    secret = ensure_secrets(env)
+    secret = ensure_secrets(env, SECRETS)
     assert secret["MLFLOW_ADMIN_PASSWORD"] == "chosen by hand"
     assert len(secret["VALKEY_PASSWORD"]) == 32
     assert env.read_text().startswith("# mine\nMLFLOW_ADMIN_PASSWORD=chosen by hand\nOTHER=1\n")
