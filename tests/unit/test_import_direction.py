@@ -17,10 +17,11 @@ ALLOWED = {
     "io": {"core", "engines", "params", "settings"},
     "simulator": {"core"},
     "jobs": {"core", "engines", "io", "models", "simulator", "params", "settings"},
-    "embedded": {"settings"},
+    "embedded": {"secret_file", "settings"},
     "cli": {"io", "jobs", "params", "settings"},
     "errors": set(),
     "params": set(),
+    "secret_file": set(),
     "settings": set(),
 }
 
