@@ -3,7 +3,9 @@
 A key is `<client>.<secret>`. The file has one line per key, `<client> <BLAKE2b-256 of the whole key, hex>`; a client
 with two lines is rotating, a removed line is revoked.
 
-    python -m fraud_serving.api_keys new CHECKOUT FILE     prints a new key once and adds its hash
+    python -m fraud_serving.api_keys new CLIENT FILE       prints a new key once and adds its hash
+    python -m fraud_serving.api_keys ensure CLIENT FILE    adds `<client>.$SERVING_KEY` unless it is there
+    python -m fraud_serving.api_keys revoke CLIENT FILE    removes every key of the client
 """
 
 import hmac
@@ -21,6 +23,7 @@ _log = logging.getLogger(__name__)
 _CLIENT: Final = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 _HASH: Final = re.compile(r"^[0-9a-f]{64}$")
 _CHECK_S: Final = 2.0
+_SHORTEST: Final = 24
 
 
 def hash_of(key: bytes) -> bytes:
@@ -80,16 +83,55 @@ def _read(path: Path) -> dict[bytes, tuple[bytes, ...]]:
     return hashes
 
 
-def _new(client: str, path: Path) -> str:
+def _checked(client: str) -> str:
     if not _CLIENT.match(client):
         raise ValueError(f"a client's name has letters, digits, - and _, at most 64; got {client!r}")
-    key = f"{client}.{secrets.token_urlsafe(32)}"
+    return client
+
+
+def _add(client: str, key: str, path: Path) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as file:
         file.write(f"{client} {hash_of(key.encode()).hex()}\n")
+
+
+def add(client: str, path: Path) -> str:
+    """A new key of `client`, its hash added to the file (mode 600). Raises ValueError for a bad name."""
+    key = f"{_checked(client)}.{secrets.token_urlsafe(32)}"
+    _add(client, key, path)
     return key
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 4 or sys.argv[1] != "new":
+def _ensure(client: str, path: Path, secret: str) -> str:
+    key = f"{_checked(client)}.{secret}"
+    known = _read(path).get(client.encode(), ()) if path.exists() else ()
+    if len(secret) < _SHORTEST:
+        raise ValueError(f"SERVING_KEY is too short: expected {_SHORTEST} random characters at least")
+    if hash_of(key.encode()) in known:
+        return f"{client}: the key is there"
+    _add(client, key, path)
+    return f"{client}: key added"
+
+
+def _revoke(client: str, path: Path) -> str:
+    _checked(client)
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.partition(" ")[0] != client]
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.writelines(kept)
+    temporary.replace(path)
+    return f"{client}: {len(lines) - len(kept)} keys revoked"
+
+
+def _main(arguments: list[str]) -> str:
+    if len(arguments) != 3 or arguments[0] not in ("new", "ensure", "revoke"):
         sys.exit(__doc__)
-    print(_new(sys.argv[2], Path(sys.argv[3])))  # noqa: T201 - the one time the key is shown
+    command, client, path = arguments[0], arguments[1], Path(arguments[2])
+    if command == "new":
+        return add(client, path)
+    return _revoke(client, path) if command == "revoke" else _ensure(client, path, os.environ.get("SERVING_KEY", ""))
+
+
+if __name__ == "__main__":
+    print(_main(sys.argv[1:]))  # noqa: T201 - the one time a new key is shown
