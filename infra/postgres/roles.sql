@@ -1,0 +1,25 @@
+-- Roles and databases of the platform, over the local socket, at every `make up`: running it again changes nothing,
+-- and a password changed in .env counts from the next start.
+\set ON_ERROR_STOP on
+\getenv airflow_password AIRFLOW_DB_PASSWORD
+\getenv mlflow_password MLFLOW_DB_PASSWORD
+\getenv fraud_password FRAUD_DB_PASSWORD
+\getenv superuser_password POSTGRES_PASSWORD
+
+SELECT format('CREATE ROLE %I LOGIN', name)
+FROM (VALUES ('airflow'), ('mlflow'), ('fraud')) AS wanted (name)
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
+
+ALTER ROLE airflow PASSWORD :'airflow_password';
+ALTER ROLE mlflow PASSWORD :'mlflow_password';
+ALTER ROLE fraud PASSWORD :'fraud_password';
+ALTER ROLE postgres PASSWORD :'superuser_password';
+
+-- fraud: promotion history. feast: its registry. mlflow_auth: MLflow's users, whose migrations must not meet its own.
+SELECT format('CREATE DATABASE %I OWNER %I', name, owner)
+FROM (VALUES ('airflow', 'airflow'), ('mlflow', 'mlflow'), ('mlflow_auth', 'mlflow'), ('fraud', 'fraud'), ('feast', 'fraud')) AS wanted (name, owner)
+WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = name) \gexec
+
+-- Nobody but its owner connects to a database.
+SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', name)
+FROM (VALUES ('airflow'), ('mlflow'), ('mlflow_auth'), ('fraud'), ('feast')) AS wanted (name) \gexec

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Stand-in base images from Debian packages, for a machine that reaches no image registry: `make standins`.
+#
+# They carry the names and tags that docker-compose.yml and the Dockerfiles ask for, the same users and entry points as
+# far as this project uses them, and a label that says what they are. The product's own images know nothing of it. What
+# the host needs to reach its package mirrors (CA bundle, pip.conf) goes into the Python base here and nowhere else.
+# Needs root, debootstrap and a Docker engine. Images that are there are kept; REBUILD=1 makes them anew.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+ca_bundle=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+wanted() { [[ -n ${REBUILD:-} ]] || ! docker image inspect "$1" >/dev/null 2>&1; }
+
+rootfs() { # SUITE PACKAGES: import a minimal Debian as fraud-standin/SUITE
+  wanted "fraud-standin/$1" || return 0
+  debootstrap --variant=minbase --include="$2" "$1" "$work/$1" "$mirror" >"$work/$1.log" ||
+    { tail -n 20 "$work/$1.log" >&2; return 1; }
+  rm -rf "$work/$1"/var/cache/apt/archives/*.deb "$work/$1"/var/lib/apt/lists/*
+  tar -C "$work/$1" -c . | docker import - "fraud-standin/$1" >/dev/null
+  rm -rf "${work:?}/$1"
+  echo "fraud-standin/$1"
+}
+
+image() { # FOLDER TAG
+  wanted "$2" || return 0
+  DOCKER_BUILDKIT=1 docker build --quiet --label org.fraud.standin=debian --tag "$2" "$1" >/dev/null
+  echo "$2"
+}
+
+# The tag of an image, from the file that asks for it: pinned there, in one place.
+asked() { # NAME
+  grep -hoE "(image: |PYTHON_IMAGE=)([a-z]+/)?$1:[^ ]+" ../../docker-compose.yml ../../services/*/Dockerfile |
+    sed -E 's/^(image: |PYTHON_IMAGE=)//' | sort -u | head -n 1
+}
+
+rootfs bookworm ca-certificates,python3,python3-venv,python3-pip,netbase,tzdata
+rootfs trixie ca-certificates,netbase,tzdata
+
+cp -r python "$work/python"
+cp "$ca_bundle" "$work/python/ca-certificates.crt"
+image "$work/python" "$(asked python)"
+for name in postgres valkey haproxy prometheus alertmanager; do
+  image "$name" "$(asked "$name")"
+done

@@ -1,0 +1,7 @@
+#!/bin/sh
+# Before Airflow's components start: its database at this version, and the administrator with the password of .env.
+set -eu
+airflow db migrate
+airflow users create --role Admin --username "$AIRFLOW_ADMIN_USER" --password "$AIRFLOW_ADMIN_PASSWORD" \
+  --firstname "$AIRFLOW_ADMIN_USER" --lastname Administrator --email "$AIRFLOW_ADMIN_USER@localhost"
+airflow users reset-password --username "$AIRFLOW_ADMIN_USER" --password "$AIRFLOW_ADMIN_PASSWORD"

@@ -1,0 +1,64 @@
+"""Start the tracking server: its users as `.env` says, authentication on, artifacts through the server.
+
+MLflow takes the administrator's password only when its user store is empty. Here the environment is the truth at every
+start, so that a password is rotated by changing `.env` and starting again.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+ADMIN: Final = "admin"
+READER: Final = "serving"
+_CONFIG: Final = """\
+[mlflow]
+default_permission = READ
+database_uri = {database}
+admin_username = {admin}
+authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+auth_cache_ttl_seconds = 60
+"""
+
+
+def ensure_users(database: str, passwords: dict[str, str]) -> None:
+    """Create the two users, or set their passwords to what they should be."""
+    from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore  # noqa: PLC0415 - seconds, and not for --help
+
+    store = SqlAlchemyStore()
+    store.init_db(database)
+    for name, password in passwords.items():
+        is_admin = name == ADMIN
+        if store.has_user(name):
+            store.update_user(name, password=password, is_admin=is_admin)
+        else:
+            store.create_user(name, password, is_admin=is_admin)
+
+
+def main() -> None:
+    env = os.environ
+    database = env.pop("MLFLOW_AUTH_DATABASE_URI")
+    passwords = {ADMIN: env["MLFLOW_AUTH_ADMIN_PASSWORD"], READER: env.pop("MLFLOW_SERVING_PASSWORD")}
+    ensure_users(database, passwords)
+    handle, config = tempfile.mkstemp(suffix=".ini")  # mode 600
+    os.close(handle)
+    Path(config).write_text(_CONFIG.format(database=database.replace("%", "%%"), admin=ADMIN))
+    env |= {
+        "MLFLOW_AUTH_CONFIG_PATH": config,
+        "MLFLOW_AUTH_ADMIN_USERNAME": ADMIN,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes and half a gigabyte that nothing here uses
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    # Addresses with passwords come from the environment (MLFLOW_BACKEND_STORE_URI): arguments are readable by all.
+    os.execv(  # noqa: S606 - no shell wanted
+        sys.executable,
+        [
+            sys.executable, "-m", "mlflow", "server", "--host", "0.0.0.0", "--port", "5000",  # noqa: S104 - a container
+            "--workers", env.pop("MLFLOW_WORKERS", "2"), "--app-name", "basic-auth", "--serve-artifacts",
+        ],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
