@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from servers import Registry, Serving, Valkey  # noqa: E402 - found through the path above
+from servers import Registry, Serving, Valkey
 
 ROOT = Path(__file__).parents[2]
 

@@ -68,7 +68,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
 
     def send(self, data: bytes, future: "asyncio.Future[Reply] | None") -> None:
         """Queue a command. Everything queued in one tick leaves in one write."""

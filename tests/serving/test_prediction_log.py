@@ -1,0 +1,113 @@
+"""The prediction log: whole through SIGTERM, torn at most at its end through kill -9, and never in a request's way."""
+
+import json
+import resource
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from expected import probability
+from servers import Registry, Serving, Valkey, until
+
+PAYMENT = {
+    "amount": 100.0,
+    "merchant_category": "travel",
+    "hour_of_day": 3,
+    "day_of_week": 2,
+    "distance_from_home": 3.0,
+}
+FIRST = datetime(2026, 3, 4, 3, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def serving(start: Callable[..., Serving], shared_store: Valkey, registry: Registry, versions: list[str]) -> Serving:
+    registry.promote(versions[0])
+    return start(shared_store.url, registry)
+
+
+def test_a_record_holds_what_the_answer_was_made_from(
+    serving: Serving, versions: list[str], registry: Registry
+) -> None:
+    given = {
+        "transaction_id": "t1", "user_id": "log-user", "merchant_id": "m", "amount": 100.00004,
+        "merchant_category": "zeppelin", "event_timestamp": FIRST.isoformat(),
+    }  # fmt: skip
+    serving.predict(**given)
+    later = (FIRST + timedelta(minutes=30)).isoformat()
+    answer = serving.predict(**(given | {"transaction_id": "t2", "event_timestamp": later}))
+    serving.stop()
+    record = serving.records()[1]
+    known = {
+        "prediction_id": answer["prediction_id"], "transaction_id": "t2", "user_id": "log-user", "merchant_id": "m",
+        "merchant_category": "other", "amount": 100.0, "distance_from_home": None,
+        "event_us": 1_772_593_200_000_000 + 1_800_000_000, "hour_of_day": 3, "day_of_week": 2,
+        "sequence": 1, "newest_us": 1_772_593_200_000_000, "history": "store", "degraded": False,
+        "transaction_velocity_1h": 1.0, "avg_amount_7d": 100.0, "unique_merchants_30d": 1,
+        "fraud_probability": answer["fraud_probability"], "is_fraud": answer["is_fraud"], "threshold": 0.5,
+        "model_version": versions[0], "model_sha256": json.loads(registry.files(0)[1])["model_sha256"],
+    }  # fmt: skip
+    assert {name: record[name] for name in known} == known
+    by_hand = probability(0, 100.0, velocity=1, average=100.0, merchants=1, other=True)
+    assert record["fraud_probability"] == pytest.approx(by_hand, abs=1e-6)
+    assert set(record) - set(known) == {"served_us", "feature_hash", "latency_us"}
+
+
+def test_sigterm_loses_no_record(serving: Serving) -> None:
+    answered = {serving.predict(**PAYMENT)["prediction_id"] for _ in range(300)}
+    rows = serving.client.post("/predict/batch", json={"transactions": [PAYMENT] * 3_000}).json()["predictions"]
+    serving.stop(signal.SIGTERM)
+    assert {record["prediction_id"] for record in serving.records()} == answered | {a["prediction_id"] for a in rows}
+
+
+def test_kill_9_loses_at_most_what_was_answered_within_the_last_flush(serving: Serving) -> None:
+    early = {serving.predict(**PAYMENT)["prediction_id"] for _ in range(50)}
+    until(lambda: serving.metric("serving_log_records_total") == 50, "the flush")
+    serving.predict(**PAYMENT)
+    serving.stop(signal.SIGKILL)
+    whole = b"".join(p.read_bytes() for p in serving.log_folder.glob("*.jsonl")).split(b"\n")[:-1]
+    assert early <= {json.loads(line)["prediction_id"] for line in whole}
+
+
+def test_a_full_disk_is_counted_and_serving_goes_on_and_nothing_is_torn_or_lost(serving: Serving) -> None:
+    assert serving.process is not None
+    pid = serving.process.pid
+    no_limit = resource.RLIM_INFINITY
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (2_000, no_limit))  # a few records, then writes fail
+    answered = {serving.predict(**PAYMENT)["prediction_id"] for _ in range(100)}
+    until(lambda: serving.metric("serving_log_errors_total") > 0, "a failed write")
+    answered |= {serving.predict(**PAYMENT)["prediction_id"] for _ in range(10)}
+    for record in serving.records():
+        assert record["prediction_id"] in answered  # whole lines only
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (no_limit, no_limit))
+    until(lambda: serving.metric("serving_log_records_total") == 110, "catching up")
+    assert {record["prediction_id"] for record in serving.records()} == answered
+    assert serving.metric("serving_log_dropped_total") == 0
+
+
+def test_beyond_the_queues_bound_records_are_dropped_and_counted(
+    start: Callable[..., Serving], shared_store: Valkey, registry: Registry, versions: list[str]
+) -> None:
+    registry.promote(versions[0])
+    serving = start(shared_store.url, registry, SERVING_LOG_QUEUE_RECORDS="1000")
+    assert serving.process is not None
+    resource.prlimit(serving.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    answer = serving.client.post("/predict/batch", json={"transactions": [PAYMENT] * 1_500})
+    assert answer.status_code == 200
+    assert serving.metric("serving_log_dropped_total") == 500
+    resource.prlimit(serving.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    until(lambda: serving.metric("serving_log_records_total") == 1_000, "catching up")
+
+
+def test_segments_are_closed_at_their_size(
+    start: Callable[..., Serving], shared_store: Valkey, registry: Registry, versions: list[str]
+) -> None:
+    registry.promote(versions[0])
+    serving = start(shared_store.url, registry, SERVING_LOG_SEGMENT_BYTES="1000000")
+    serving.client.post("/predict/batch", json={"transactions": [PAYMENT] * 5_000})
+    serving.stop()
+    sizes = [path.stat().st_size for path in Path(serving.log_folder).glob("segment-*.jsonl")]
+    assert len(sizes) > 2
+    assert max(sizes) <= 1_000_000
+    assert len(serving.records()) == 5_000

@@ -1,0 +1,89 @@
+"""The online store slow, down, back, or without its script: every request is answered, none waits past the deadline."""
+
+import signal
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from expected import probability
+from servers import Registry, Serving, Valkey, until
+
+FIRST = datetime(2026, 3, 4, 3, 0, tzinfo=UTC)
+
+
+def payment(number: int) -> dict[str, object]:
+    return {
+        "transaction_id": f"t{number}", "user_id": "u", "merchant_id": "m", "amount": 100.0,
+        "merchant_category": "travel", "event_timestamp": (FIRST + timedelta(seconds=number)).isoformat(),
+        "distance_from_home": 3.0, "transaction_velocity": 40.0,
+    }  # fmt: skip
+
+
+WITHOUT_HISTORY = probability(0, 100.0, distance_known=True)
+
+
+@pytest.fixture
+def serving(start: Callable[..., Serving], store: Valkey, registry: Registry, versions: list[str]) -> Serving:
+    registry.promote(versions[0])
+    return start(store.url, registry)
+
+
+def test_without_the_store_the_request_alone_decides_and_the_store_is_taken_up_again(
+    serving: Serving, store: Valkey
+) -> None:
+    assert serving.predict(**payment(1))["history"] == "store"
+    store.stop()
+    for number in range(2, 12):
+        answer = serving.predict(**payment(number))
+        assert (answer["history"], answer["degraded"]) == ("none", True)
+        # the caller's own velocity is not taken in place of the store's
+        assert answer["fraud_probability"] == pytest.approx(WITHOUT_HISTORY, abs=1e-6)
+    assert serving.metric('serving_degraded_total{reason="store"}') == 10
+    assert serving.metric("serving_store_up") == 0
+    assert serving.client.get("/ready").json() == {
+        "ready": True, "model_version": answer["model_version"], "store_connected": False,
+    }  # fmt: skip
+    store.start()
+    until(lambda: not serving.predict(**payment(20))["degraded"], "recovery")
+    assert serving.metric("serving_store_up") == 1
+
+
+def test_a_hanging_store_costs_a_request_no_more_than_the_deadline(serving: Serving, store: Valkey) -> None:
+    serving.predict(**payment(1))
+    store.signal(signal.SIGSTOP)
+    try:
+        waits = []
+        for number in range(2, 12):
+            began = time.perf_counter()
+            assert serving.predict(**payment(number))["degraded"]
+            waits.append(time.perf_counter() - began)
+        assert max(waits) < 0.2 * 1.25 + 0.1  # deadline of this test's server, a sweep, and a busy machine
+    finally:
+        store.signal(signal.SIGCONT)
+    until(lambda: not serving.predict(**payment(30))["degraded"], "recovery")
+
+
+def test_a_server_that_starts_before_its_store_waits_for_nobody(
+    start: Callable[..., Serving], store: Valkey, registry: Registry, versions: list[str]
+) -> None:
+    registry.promote(versions[0])
+    store.stop()
+    serving = start(store.url, registry)
+    assert serving.predict(**payment(1))["degraded"]
+    store.start()
+    until(lambda: not serving.predict(**payment(1))["degraded"], "connection")
+
+
+def test_a_store_that_forgot_the_script_gets_it_again(serving: Serving, store: Valkey) -> None:
+    serving.predict(**payment(1))
+    assert store.command("SCRIPT", "FLUSH").startswith(b"+OK")
+    assert serving.predict(**payment(2))["degraded"]
+    assert not serving.predict(**payment(3))["degraded"]
+
+
+def test_a_store_that_is_full_degrades_and_recovers(serving: Serving, store: Valkey) -> None:
+    store.command("CONFIG", "SET", "maxmemory", "1")
+    assert serving.predict(**payment(1))["degraded"]
+    store.command("CONFIG", "SET", "maxmemory", "0")
+    assert not serving.predict(**payment(2))["degraded"]
