@@ -26,6 +26,7 @@ from fraud.jobs import Context, JobConfig, JobResult
 _TEXT: Final = ("transaction_id", "user_id", "merchant_id", "merchant_category")
 _NUMBERS: Final = ("amount", "distance_from_home")
 _REPORT_S: Final = 5.0
+_RETRY_S: Final = 0.1
 _PATIENCE_S: Final = 10.0
 """How long a connection is tried again before the run is given up."""
 
@@ -170,34 +171,51 @@ class _Client:
             self._log.info("sending", done=done, of=total, statuses=dict(self._tally.statuses))
 
     async def _send_share(self, share: list[tuple[float, bytes]], began: float) -> None:
-        connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        for at, body in share:
-            wait = began + at - time.perf_counter()
-            if wait > 0:
-                await asyncio.sleep(wait)
-            intended = began + at if self._config.rate else time.perf_counter()
-            request = f"{self._head}content-length: {len(body)}\r\n\r\n".encode() + body
-            deadline = time.monotonic() + _PATIENCE_S
-            while True:
-                try:
-                    connection = connection or await asyncio.open_connection(self._host, self._port)
-                    status, answer = await _exchange(*connection, request)
-                    break
-                except (OSError, asyncio.IncompleteReadError) as error:
-                    connection = None
-                    if time.monotonic() > deadline:
-                        raise UnavailableError(
-                            f"nobody answers at {self._config.url}", came=repr(error), do="fraud traffic --url"
-                        ) from error
-                    self._tally.resent += 1
-                    await asyncio.sleep(0.1)
-            self._tally.add(status, answer, time.perf_counter() - intended)
-        if connection is not None:
-            connection[1].close()
+        line = _Line(self._host, self._port, self._tally)
+        try:
+            for at, body in share:
+                wait = began + at - time.perf_counter()
+                if wait > 0:
+                    await asyncio.sleep(wait)
+                intended = began + at if self._config.rate else time.perf_counter()
+                request = f"{self._head}content-length: {len(body)}\r\n\r\n".encode() + body
+                status, answer = await line.exchange(request)
+                self._tally.add(status, answer, time.perf_counter() - intended)
+        finally:
+            line.close()
+
+
+class _Line:
+    """One HTTP/1.1 connection, taken up again when it is lost."""
+
+    def __init__(self, host: str, port: int, tally: _Tally) -> None:
+        self._host, self._port, self._tally = host, port, tally
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def exchange(self, request: bytes) -> tuple[int, bytes]:
+        """(status, body). Raises UnavailableError when nobody answers for `_PATIENCE_S`."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                if self._streams is None:
+                    self._streams = await asyncio.open_connection(self._host, self._port)
+                return await _exchange(*self._streams, request)
+            except (OSError, asyncio.IncompleteReadError) as error:
+                self.close()
+                if time.monotonic() > deadline:
+                    raise UnavailableError(
+                        f"nobody answers at {self._host}:{self._port}", came=repr(error), do="fraud traffic --url"
+                    ) from error
+                self._tally.resent += 1
+                await asyncio.sleep(_RETRY_S)
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
 
 
 async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> tuple[int, bytes]:
-    """One HTTP/1.1 request: (status, body)."""
     writer.write(request)
     head = await reader.readuntil(b"\r\n\r\n")
     status = int(head[9:12])
