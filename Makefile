@@ -1,5 +1,6 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lock system demo up down status logs test test-slow lint clean
+.PHONY: help setup lock system demo start down status follow up ps logs stop smoke images standins rolling-restart backup restore \
+  test test-slow lint clean
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -52,7 +53,7 @@ demo: setup system ## the main job end to end: SOURCE= MAPPING= or DAYS= USERS= 
 	@$(EMBEDDED) demo $(if $(SOURCE),--source '$(SOURCE)') $(if $(MAPPING),--mapping '$(MAPPING)') \
 	  $(if $(DAYS),--days $(DAYS)) $(if $(USERS),--users $(USERS)) $(if $(SEED),--seed $(SEED)) $(if $(DETACH),--detach)
 
-up: setup system ## the embedded stack alone: Airflow, MLflow, Valkey, serving, Prometheus
+start: setup system ## the embedded stack alone: Airflow, MLflow, Valkey, serving, Prometheus
 	@$(EMBEDDED) up
 
 down: ## stop the embedded stack, all of it
@@ -61,8 +62,41 @@ down: ## stop the embedded stack, all of it
 status: ## what of the embedded stack runs
 	@$(EMBEDDED) status
 
-logs: ## follow the embedded stack's logs
+follow: ## follow the embedded stack's logs
 	@tail -n 5 -F $${FRAUD_HOME:-var}/logs/*.log
+
+# The deployed stack, in containers: docs/deployment.md. PROFILE is serving, monitoring or full; WITHOUT names services to leave out.
+PROFILE ?= full
+COMPOSE = docker compose --profile $(PROFILE)
+export GIT_COMMIT := $(shell git describe --always --dirty --abbrev=40 2>/dev/null || echo unknown)
+export DOCKER_BUILDKIT := 1
+
+.env: docker-compose.yml src/fraud/secret_file.py
+	@PYTHONPATH=src python3 -m fraud.secret_file .env docker-compose.yml && touch .env
+
+build/wheels: # the CPU build of torch, where it lies in a folder
+	@mkdir -p $@ && for wheel in $(wildcard $(PIP_FIND_LINKS)/torch-*cpu*.whl); do ln -f $$wheel $@/ 2>/dev/null || cp $$wheel $@/; done
+
+images: .env build/wheels ## build the three images of our own: TORCH_INDEX= or PIP_FIND_LINKS= has torch's CPU build
+	@$(COMPOSE) build
+
+standins: ## stand-in base images from Debian packages, where no image registry is reached (root, debootstrap)
+	@infra/standins/build.sh
+
+up: .env ## the deployed stack: PROFILE=serving|monitoring|full, WITHOUT="grafana"
+	@$(COMPOSE) up --detach --wait --wait-timeout 600 $(if $(WITHOUT),$(filter-out $(WITHOUT),$(shell $(COMPOSE) config --services)))
+
+ps: .env ## what of the deployed stack runs
+	@$(COMPOSE) ps --all
+
+logs: .env ## follow the deployed stack's logs
+	@$(COMPOSE) logs --follow --tail 20
+
+stop: .env ## stop the deployed stack; its data stays
+	@docker compose --profile full --profile monitoring down
+
+smoke: .env ## the main job's path against the running deployed stack
+	@python3 tests/deploy/smoke.py
 
 test: setup system ## unit, integration, DAG and serving tests, each in its environment
 	@$(VENV)/ml/bin/python tests/run.py
