@@ -14,10 +14,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud.core.features import LATENESS_US, MAX_EVENTS, RETENTION_US
+from fraud.core.features import MAX_EVENTS, RETENTION_US, WINDOW_FEATURES
 from fraud.core.history import RECORD
 
 Value = float | int | str | None
+LONGEST_WINDOW_US: Final = max(feature.window_us for feature in WINDOW_FEATURES)
 _FLOAT: Final = struct.Struct("<d")
 
 
@@ -150,16 +151,14 @@ def known_before(order: Order, sequence: int, transaction: int, event_us: int, v
     too_late = event_us < newest_us - RETENTION_US
     if not too_late and (place == len(order.ids) or int(order.ids[place]) != transaction):
         return None
-    if (
-        order.base > 0
-        and place < MAX_EVENTS
-        and (len(order.ids) >= 2 * MAX_EVENTS or order.newest_us - LATENESS_US > event_us)
-    ):
+    reach_us = max(event_us - LONGEST_WINDOW_US, newest_us - RETENTION_US)
+    let_go_us = order.newest_us - RETENTION_US if len(order.ids) < 2 * MAX_EVENTS else order.newest_us
+    if order.base > 0 and place < MAX_EVENTS and reach_us < min(let_go_us, event_us):
         return None
     first = max(0, place - MAX_EVENTS)
     ids, times = order.ids[first:place], order.event_us[first:place]
     found, at = locate(values, ids)
-    in_reach = (times < event_us) & (times >= event_us - RETENTION_US)
+    in_reach = (times < event_us) & (times >= reach_us)
     return Known(newest_us, values.records[at[found]], int((in_reach & ~found).sum()))
 
 

@@ -99,11 +99,10 @@ def find(settings: Settings, version: int | None) -> ModelVersion:
 
 
 def _download(settings: Settings, run_id: str, path: str, folder: str) -> Path:
+    client, parent = mlflow.MlflowClient(settings.mlflow_url), path.rpartition("/")[0] or None
     try:
-        return Path(
-            mlflow.artifacts.download_artifacts(
-                run_id=run_id, artifact_path=path, dst_path=folder, tracking_uri=settings.mlflow_url
-            )
-        )
+        if path not in {entry.path for entry in client.list_artifacts(run_id, parent)}:
+            raise RefusedError(f"run {run_id} has no {path}", do="train anew: fraud train")
+        return Path(client.download_artifacts(run_id, path, folder))
     except (MlflowException, OSError) as error:
         raise UnavailableError(f"{path} of run {run_id} cannot be read", came=str(error)) from error
