@@ -96,7 +96,8 @@ stop: .env ## stop the deployed stack; its data stays
 	@docker compose --profile full --profile monitoring down
 
 smoke: .env ## the main job's path against the running deployed stack
-	@python3 tests/deploy/smoke.py
+	@set -a; . ./.env; set +a; docker exec -i -e AIRFLOW_ADMIN_PASSWORD -e SERVING_CHECKOUT_KEY -e SMOKE_WORLD \
+	  "$$($(COMPOSE) ps --quiet airflow-scheduler)" /opt/fraud/.venv/ml/bin/python - <tests/deploy/smoke.py
 
 test: setup system ## unit, integration, DAG and serving tests, each in its environment
 	@$(VENV)/ml/bin/python tests/run.py
