@@ -7,6 +7,7 @@ go on. A figure that does not exist yet (no score, no report) has no series. doc
 import json
 import math
 import statistics
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -41,6 +42,7 @@ class PlatformMetrics:
 
     def __init__(self, settings: Settings, jobs: Iterable[str]) -> None:
         self._settings, self._jobs = settings, sorted(jobs)
+        self._one_at_a_time = threading.Lock()
         self._sources: Final[Mapping[str, Callable[[], Iterator[Metric]]]] = {
             "lake": lambda: lake(settings.lake_uri),
             "jobs": lambda: jobs_last_runs(settings.job_runs_uri, self._jobs),
@@ -54,7 +56,11 @@ class PlatformMetrics:
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Read every source."""
+        """Read every source. A scrape that was given up must not make the next one slower: they queue."""
+        with self._one_at_a_time:
+            return iter(list(self._collect()))
+
+    def _collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("fraud_source_up", "1 when this source of figures could be read", labels=["source"])
         for name, read in self._sources.items():
             try:

@@ -1,0 +1,33 @@
+"""Run in the serving environment: the service's own metrics, with answers counted, on the port given."""
+
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+from fraud_serving.metrics import Metrics
+
+METRICS = Metrics()
+METRICS.model_info = {"version": "1", "sha256": "0" * 64, "level": "boosting"}
+METRICS.store_up = 1
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Ten more answers at every scrape, one of them fraud."""
+
+    def do_GET(self) -> None:
+        METRICS.registry_seen_s = 4e9  # the registry answered in the year 2096: never too long ago
+        for number in range(10):
+            METRICS.observe(20.0 + number, 0.9 if number == 0 else 0.01, 0.5, 0.002)
+            METRICS.requests["/predict", 200] += 1
+            METRICS.history["store"] += 1
+            METRICS.log_written += 1
+        body = METRICS.render()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; version=0.0.4")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()

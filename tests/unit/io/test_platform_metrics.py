@@ -1,0 +1,89 @@
+"""Figures of a lake and job records made by hand; no service runs, and that is a figure too."""
+
+import json
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import structlog
+from prometheus_client import CollectorRegistry
+
+from fraud.errors import BadInputError
+from fraud.io.job_runs import recorded
+from fraud.io.lake import Dataset
+from fraud.io.platform_metrics import PlatformMetrics
+from fraud.settings import Settings
+
+NOBODY = "127.0.0.1:1"
+JOBS = ("ingest", "score", "train")
+
+
+def scraped(home: Path) -> CollectorRegistry:
+    settings = Settings(
+        home=home, mlflow_url=f"http://{NOBODY}", airflow_url=f"http://{NOBODY}", redis_url=f"redis://{NOBODY}/0"
+    )
+    registry = CollectorRegistry()
+    registry.register(PlatformMetrics(settings, JOBS))
+    return registry
+
+
+def test_an_empty_platform_has_no_figures_and_says_what_is_down(tmp_path: Path) -> None:
+    registry = scraped(tmp_path)
+    value = registry.get_sample_value
+    assert value("fraud_source_up", {"source": "lake"}) == 1
+    assert value("fraud_source_up", {"source": "registry"}) == 0
+    assert {s: value("fraud_service_up", {"service": s}) for s in ("mlflow", "airflow", "online-store")} == {
+        "mlflow": 0, "airflow": 0, "online-store": 0,
+    }  # fmt: skip
+    names = {metric.name for metric in registry.collect()}
+    assert names == {"fraud_source_up", "fraud_service_up", "fraud_docs_info"}
+
+
+def test_the_newest_day_of_each_dataset_is_known(tmp_path: Path) -> None:
+    for day, rows in (("2026-02-28", 5), ("2026-03-01", 2)):
+        Dataset(f"file://{tmp_path}/lake", "features").publish(day, pa.table({"x": list(range(rows))}))
+    value = scraped(tmp_path).get_sample_value
+    assert value("fraud_dataset_rows", {"dataset": "features"}) == 2
+    assert (
+        value("fraud_dataset_newest_day_seconds", {"dataset": "features"}) == 1_772_323_200
+    )  # date -ud 2026-03-01 +%s
+    published = value("fraud_dataset_published_seconds", {"dataset": "features"})
+    assert published is not None
+    assert abs(time.time() - published) < 60
+
+
+def test_a_failed_job_a_refused_one_and_a_killed_one_are_told_apart(tmp_path: Path) -> None:
+    uri, log = f"file://{tmp_path}/job_runs", structlog.get_logger()
+    with pytest.raises(BadInputError), recorded(uri, "ingest", log):
+        raise BadInputError("no such file")
+    with recorded(uri, "train", log) as record:
+        record({"gates": [{"name": "money", "passed": False}, {"name": "parity", "passed": True}]})
+    killed = {"job": "score", "started_s": 5.0}
+    (tmp_path / "job_runs/score").mkdir()
+    (tmp_path / "job_runs/score/last.json").write_text(json.dumps(killed))
+    value = scraped(tmp_path).get_sample_value
+    assert [value("fraud_job_failed", {"job_name": j}) for j in JOBS] == [1, None, 0]
+    assert [value("fraud_job_running", {"job_name": j}) for j in JOBS] == [0, 1, 0]
+    assert value("fraud_job_started_seconds", {"job_name": "score"}) == 5
+    assert [value("fraud_gate_passed", {"gate": g}) for g in ("money", "parity")] == [0, 1]
+
+
+def test_one_source_that_cannot_be_read_leaves_the_others(tmp_path: Path) -> None:
+    Dataset(f"file://{tmp_path}/lake", "scores").publish("2026-03-01", pa.table({"x": [1]}))
+    (tmp_path / "reports/drift/2026-03-01").mkdir(parents=True)
+    (tmp_path / "reports/drift/2026-03-01/drift.json").write_text("{")
+    value = scraped(tmp_path).get_sample_value
+    assert value("fraud_source_up", {"source": "reports"}) == 0
+    assert value("fraud_dataset_rows", {"dataset": "scores"}) == 1
+
+
+def test_a_label_has_no_more_values_than_are_known_beforehand(tmp_path: Path) -> None:
+    """Whatever runs or lands, the number of series is bounded: only the jobs and datasets named have one."""
+    log = structlog.get_logger()
+    for number in range(20):
+        with recorded(f"file://{tmp_path}/job_runs", f"job-{number}", log):
+            pass
+        Dataset(f"file://{tmp_path}/lake", f"extra-{number}").publish("2026-03-01", pa.table({"x": [1]}))
+    samples = [sample for metric in scraped(tmp_path).collect() for sample in metric.samples]
+    assert len(samples) == 9  # five sources, three services, where the docs are
