@@ -87,6 +87,7 @@ class Gates(_Section):
     min_holdout_frauds: int
     min_average_precision_lift: float = Field(description="average precision over the holdout's fraud rate, times")
     max_calibration_error: float
+    max_calibration_ratio: float = Field(ge=1, description="expected over seen frauds, or its inverse")
     max_slice_loss: float = Field(description="recall at capacity a slice may lose against Production")
     min_slice_frauds: int
     max_onnx_difference: float

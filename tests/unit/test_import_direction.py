@@ -13,7 +13,7 @@ STANDARD = set(sys.stdlib_module_names)
 ALLOWED = {
     "core": set(),
     "engines": {"core"},
-    "models": {"core", "params"},
+    "models": {"core", "engines", "params"},
     "io": {"core", "engines", "params", "settings"},
     "simulator": {"core"},
     "jobs": {"core", "engines", "io", "models", "simulator", "params", "settings"},

@@ -39,52 +39,67 @@ class Ranked:
         """The groups' probabilities, falling."""
         self._fraud = is_fraud[self.order].astype(np.float64)
 
-    def _counts(self, weights: Floats | None) -> tuple[Floats, Floats]:
-        """Weight of frauds and of all rows from the top to the end of each group."""
+    def tally(self, weights: Floats | None = None) -> "Tally":
+        """Frauds and rows from the top to the end of each group; `weights` float64[n] in the rows' given order."""
         if weights is None:
-            return np.cumsum(self._fraud)[self.ends], (self.ends + 1).astype(np.float64)
+            return Tally(np.cumsum(self._fraud)[self.ends], (self.ends + 1).astype(np.float64))
         ordered = weights[self.order]
-        return np.cumsum(ordered * self._fraud)[self.ends], np.cumsum(ordered)[self.ends]
+        return Tally(np.cumsum(ordered * self._fraud)[self.ends], np.cumsum(ordered)[self.ends])
 
-    def average_precision(self, weights: Floats | None = None) -> float:
-        """Sum over groups of (recall gained) x (precision at the group's end). NaN without frauds."""
-        frauds, rows = self._counts(weights)
-        if frauds[-1] == 0:
-            return float("nan")
-        gained = np.diff(frauds, prepend=0.0)
-        precision = np.divide(frauds, rows, out=np.zeros_like(frauds), where=rows > 0)
-        return float(np.sum(gained * precision) / frauds[-1])
-
-    def roc_auc(self, weights: Floats | None = None) -> float:
-        """Chance that a fraud ranks above a legitimate row, ties counting half. NaN without both classes."""
-        frauds, rows = self._counts(weights)
-        legitimate = rows - frauds
-        if frauds[-1] == 0 or legitimate[-1] == 0:
-            return float("nan")
-        gained = np.diff(frauds, prepend=0.0)
-        below = legitimate[-1] - legitimate
-        tied = np.diff(legitimate, prepend=0.0)
-        return float(np.sum(gained * (below + tied / 2)) / (frauds[-1] * legitimate[-1]))
+    def average_precision(self) -> float:
+        """See `Tally.average_precision`."""
+        return self.tally().average_precision()
 
     def alerted(self, share: float, weights: Floats | None = None) -> Floats:
-        """Chance of each row, in the given order, to be among the `share` most suspicious: float64[n] in [0, 1].
+        """Chance of each row, in the given order, to be among the `share` most suspicious: float64[n] in [0, 1]."""
+        alerted = np.empty(len(self.order), dtype=np.float64)
+        alerted[self.order] = np.repeat(self.tally(weights).chances(share), np.diff(self.ends, prepend=-1))
+        return alerted
+
+    def group_sums(self, values: Floats) -> Floats:
+        """Sum of `values` float64[n], in the rows' given order, over each group."""
+        sums: Floats = np.add.reduceat(values[self.order], np.append(0, self.ends[:-1] + 1))
+        return sums
+
+
+class Tally(NamedTuple):
+    """Running weight of frauds and of all rows at the end of each group of equal probabilities, from the top."""
+
+    frauds: Floats
+    rows: Floats
+
+    def average_precision(self) -> float:
+        """Sum over groups of (recall gained) x (precision at the group's end). NaN without frauds."""
+        if self.frauds[-1] == 0:
+            return float("nan")
+        gained = np.diff(self.frauds, prepend=0.0)
+        precision = np.divide(self.frauds, self.rows, out=np.zeros_like(self.frauds), where=self.rows > 0)
+        return float(np.sum(gained * precision) / self.frauds[-1])
+
+    def roc_auc(self) -> float:
+        """Chance that a fraud ranks above a legitimate row, ties counting half. NaN without both classes."""
+        legitimate = self.rows - self.frauds
+        if self.frauds[-1] == 0 or legitimate[-1] == 0:
+            return float("nan")
+        gained = np.diff(self.frauds, prepend=0.0)
+        below = legitimate[-1] - legitimate
+        tied = np.diff(legitimate, prepend=0.0)
+        return float(np.sum(gained * (below + tied / 2)) / (self.frauds[-1] * legitimate[-1]))
+
+    def chances(self, share: float) -> Floats:
+        """Chance of a row of each group to be among the `share` most suspicious.
 
         1 above the cut, 0 below, and what is left of the capacity is spread evenly over the group on the cut.
         """
-        _, rows = self._counts(weights)
-        capacity = share * rows[-1]
-        size = np.diff(rows, prepend=0.0)
-        chance = np.divide(capacity - (rows - size), size, out=np.zeros_like(size), where=size > 0)
-        by_group = np.clip(chance, 0.0, 1.0)
-        alerted = np.empty(len(self.order), dtype=np.float64)
-        alerted[self.order] = np.repeat(by_group, np.diff(self.ends, prepend=-1))
-        return alerted
+        size = np.diff(self.rows, prepend=0.0)
+        left = share * self.rows[-1] - (self.rows - size)
+        chances: Floats = np.divide(left, size, out=np.zeros_like(size), where=size > 0)
+        return np.clip(chances, 0.0, 1.0)
 
     def curve(self) -> tuple[Floats, Floats, Floats]:
         """Recall, precision and false-positive rate at the end of each group. Needs both classes."""
-        frauds, rows = self._counts(None)
-        legitimate = rows - frauds
-        return frauds / frauds[-1], frauds / rows, legitimate / legitimate[-1]
+        legitimate = self.rows - self.frauds
+        return self.frauds / self.frauds[-1], self.frauds / self.rows, legitimate / legitimate[-1]
 
 
 def recall(alerted: Floats, is_fraud: NDArray[np.bool_], weights: Floats | None = None) -> float:
@@ -136,19 +151,15 @@ def resamples(groups: NDArray[np.integer], count: int, seed: int) -> Iterator[Fl
 
 
 def bootstrap(measures: Sequence[Callable[[Floats | None], float]], weights: Sequence[Floats]) -> list[Interval]:
-    """Percentile intervals of measures over the same resamples, so that their differences are paired.
-
-    Resamples in which a measure is undefined (no fraud was drawn) are left out of its interval.
-    """
-    intervals = []
-    for measure in measures:
-        drawn = np.array([measure(w) for w in weights])
-        intervals.append(interval(measure(None), drawn))
-    return intervals
+    """Percentile intervals of measures over the same resamples."""
+    return [interval(measure(None), np.array([measure(w) for w in weights])) for measure in measures]
 
 
 def interval(value: float, drawn: Floats) -> Interval:
-    """The percentile interval of a value from its resampled values; unbounded when none is defined."""
+    """The percentile interval of a value from its resampled values; unbounded when none is defined.
+
+    Resamples in which the value is undefined (no fraud was drawn) are left out.
+    """
     defined = drawn[np.isfinite(drawn)]
     if not len(defined):
         return Interval(value, float("-inf"), float("inf"))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from fraud.core.metrics import Ranked, bootstrap, calibration, interval, recall, resamples
+from fraud.core.metrics import Ranked, calibration, interval, recall, resamples
 
 PROBABILITY = np.array([0.9, 0.8, 0.8, 0.3, 0.1], dtype=np.float32)
 FRAUD = np.array([True, False, True, False, True])
@@ -21,7 +21,7 @@ def test_average_precision_by_hand() -> None:
 
 def test_roc_auc_by_hand() -> None:
     # Pairs (fraud, legitimate) won: 0.9 wins 2, 0.8 wins 1 and ties 1, 0.1 wins 0: 3.5 of 6.
-    assert Ranked(PROBABILITY, FRAUD).roc_auc() == pytest.approx(3.5 / 6)
+    assert Ranked(PROBABILITY, FRAUD).tally().roc_auc() == pytest.approx(3.5 / 6)
 
 
 ROWS = st.lists(
@@ -33,8 +33,8 @@ ROWS = st.lists(
 def test_agree_with_scikit_learn_under_ties_and_weights(rows: list[tuple[int, bool, int]]) -> None:
     score, fraud, weight = (np.array(column) for column in zip(*rows, strict=True))
     ranked, w = Ranked(score / 8, fraud), weight.astype(np.float64)
-    assert ranked.average_precision(w) == pytest.approx(average_precision_score(fraud, score, sample_weight=w))
-    assert ranked.roc_auc(w) == pytest.approx(roc_auc_score(fraud, score, sample_weight=w))
+    assert ranked.tally(w).average_precision() == pytest.approx(average_precision_score(fraud, score, sample_weight=w))
+    assert ranked.tally(w).roc_auc() == pytest.approx(roc_auc_score(fraud, score, sample_weight=w))
 
 
 @given(ROWS)
@@ -42,14 +42,14 @@ def test_a_weight_is_a_repetition(rows: list[tuple[int, bool, int]]) -> None:
     score, fraud, weight = (np.array(column) for column in zip(*rows, strict=True))
     repeated = Ranked(np.repeat(score, weight) / 8, np.repeat(fraud, weight))
     ranked = Ranked(score / 8, fraud)
-    assert ranked.average_precision(weight.astype(float)) == pytest.approx(repeated.average_precision())
+    assert ranked.tally(weight.astype(float)).average_precision() == pytest.approx(repeated.average_precision())
     alerted = ranked.alerted(0.3, weight.astype(float))
     assert np.sum(alerted * weight) == pytest.approx(0.3 * weight.sum())
 
 
 @pytest.mark.parametrize("fraud", [[True, True], [False, False]])
 def test_one_class_has_no_area(fraud: list[bool]) -> None:
-    assert math.isnan(Ranked(np.array([0.1, 0.2]), np.array(fraud)).roc_auc())
+    assert math.isnan(Ranked(np.array([0.1, 0.2]), np.array(fraud)).tally().roc_auc())
 
 
 def test_without_frauds_there_is_no_precision_nor_recall() -> None:
@@ -94,8 +94,8 @@ def test_users_are_drawn_whole() -> None:
 
 def test_the_interval_of_a_mean_covers_what_theory_says() -> None:
     values = np.random.default_rng(5).normal(10.0, 2.0, 4000)
-    weights = list(resamples(np.arange(4000), 400, seed=1))
-    [found] = bootstrap([lambda w: float(np.average(values, weights=w))], weights)
+    drawn = [np.average(values, weights=weights) for weights in resamples(np.arange(4000), 400, seed=1)]
+    found = interval(float(values.mean()), np.array(drawn))
     half = 1.96 * 2.0 / math.sqrt(4000)
     assert found.high - found.low == pytest.approx(2 * half, rel=0.2)
     assert found.low < found.value < found.high
