@@ -23,7 +23,7 @@ def task_log(logs: Path, task: Task) -> Path:
 
 
 class Follower:
-    """Watches the runs queued at or after `since`. Raises ServiceFailedError with the log of a task that failed."""
+    """Watches the runs queued since `since`, or under way then. Raises ServiceFailedError with a failed task's log."""
 
     def __init__(self, api: AirflowApi, logs: Path, since: datetime, say: Callable[[str], None]) -> None:
         self._api, self._logs, self._since, self._say = api, logs, since, say
@@ -53,8 +53,12 @@ class Follower:
             time.sleep(_POLL_SECONDS)
 
     def look(self) -> list[Run]:
-        """The runs since `since`, oldest first; says what changed."""
-        runs = [run for run in self._api.runs() if run.queued_at >= self._since]
+        """The runs since `since` and those under way already; says what changed."""
+        runs = [
+            run
+            for run in self._api.runs()
+            if run.queued_at >= self._since or run.state not in FINISHED or (run.dag, run.id, "") in self._told
+        ]
         running = []
         for run in reversed(runs):
             if run.state in FINISHED and self._told.get((run.dag, run.id, "")) == run.state:

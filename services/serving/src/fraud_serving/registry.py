@@ -11,6 +11,7 @@ from fraud_serving.model import Artefact, ArtefactRefusedError, Registered
 _API: Final = "/api/2.0/mlflow"
 _PROXY: Final = "/api/2.0/mlflow-artifacts/artifacts"
 _SCHEME: Final = "mlflow-artifacts"
+_RUNS: Final = "runs:/"
 MAX_MODEL_BYTES: Final = 512 * 1024 * 1024
 MAX_SERVING_BYTES: Final = 16 * 1024 * 1024
 
@@ -48,7 +49,20 @@ class Registry:
         where = self._get(f"{_API}/model-versions/get-download-uri", {"name": name, "version": version})
         if where is None:
             raise RegistryError(f"{name} version {version} is gone")
-        return Registered(version, run_id, str(where.get("artifact_uri", "")), tags)
+        return Registered(version, run_id, self._resolved(str(where.get("artifact_uri", ""))), tags)
+
+    def _resolved(self, source: str) -> str:
+        """Where `runs:/RUN/folder` really lies; any other source as it is. Raises RegistryError."""
+        if not source.startswith(_RUNS):
+            return source
+        run_id, _, folder = source.removeprefix(_RUNS).partition("/")
+        answer = self._get(f"{_API}/runs/get", {"run_id": run_id})
+        if answer is None:
+            raise RegistryError(f"run {run_id} of {source} is gone")
+        try:
+            return f"{answer['run']['info']['artifact_uri']}/{folder}"
+        except (KeyError, TypeError) as error:
+            raise RegistryError(f"the registry's answer lacks {error}") from error
 
     def download(self, registered: Registered) -> Artefact:
         """The version's files through the artifact proxy, not verified. Raises RegistryError, ArtefactRefusedError."""
