@@ -1,0 +1,27 @@
+-- One payment per request: 5,000 users, about 60 payments a user and month, ids never repeated within a run.
+-- arguments: run name, API key, first moment (s since 1970)
+local name, key, start, n = "", "", 0, 0
+local categories = {"grocery", "travel", "electronics", "shopping_net", "home"}
+
+function init(args)
+  name, key, start = args[1], args[2], tonumber(args[3])
+  wrk.headers["content-type"] = "application/json"
+  if key ~= "" then wrk.headers["x-api-key"] = key end
+end
+
+function request()
+  n = n + 1
+  local at = start + n * 8.64
+  return wrk.format("POST", "/predict", nil, string.format(
+    '{"transaction_id":"%s-%d","user_id":"u%05d","merchant_id":"m%04d","event_timestamp":"%s.%06dZ","amount":%.2f,'
+    .. '"merchant_category":"%s","distance_from_home":%.1f}',
+    name, n, (n * 7919) % 5000, (n * 104729) % 2000, os.date("!%Y-%m-%dT%H:%M:%S", math.floor(at)), n % 1000000,
+    5 + (n * 37) % 400, categories[n % 5 + 1], n % 50))
+end
+
+function done(summary, latency)
+  io.write(string.format('{"requests":%d,"seconds":%f,"p50_ms":%f,"p99_ms":%f,"bad":%d}\n', summary.requests,
+    summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
+    summary.errors.status + summary.errors.connect + summary.errors.read + summary.errors.write
+    + summary.errors.timeout))
+end
