@@ -33,6 +33,7 @@ BY_RULE: Final = "rule"
 """The model version of an answer that no model gave."""
 _COLUMNS: Final = ["transaction_id", "user_id", "merchant_id", "merchant_category", "event_timestamp", "amount",
                    "distance_from_home"]  # fmt: skip
+_LOGGED_COLUMNS: Final = ["transaction_id", "user_id", "merchant_id", "event_us", "amount"]
 
 Record = dict[str, Any]
 """One answer of the prediction log: docs/architecture.md names its fields."""
@@ -111,10 +112,9 @@ def _check(records: list[Record], context: Context) -> skew.Tally:
     if stored:
         users = sorted({record["user_id"] for record in stored})
         first_us = min(record["event_us"] for record in stored) - RETENTION_US
-        landed = _of_users(context, "transactions", _COLUMNS, users, first=_day(first_us))
-        logged = _of_users(
-            context, "predictions", ["transaction_id", "user_id", "merchant_id", "event_us", "amount"], users
-        )
+        first = str(dt.date(1970, 1, 1) + dt.timedelta(days=first_us // US_PER_DAY))
+        landed = _of_users(context, "transactions", _COLUMNS, users, first)
+        logged = _of_users(context, "predictions", _LOGGED_COLUMNS, users, first)  # nothing is served before it happens
         with online.connect(context.settings.redis_url.get_secret_value()) as store:
             orders = dict(store.orders(users))
             loaded = store.materialized(online.EVENTS)
@@ -134,7 +134,7 @@ def _no_windows(record: Record) -> str | None:
     return None
 
 
-def _of_users(context: Context, name: str, columns: list[str], users: list[str], first: str = "") -> pa.Table:
+def _of_users(context: Context, name: str, columns: list[str], users: list[str], first: str) -> pa.Table:
     """The rows of these users in the days from `first` on; `dt` says which day each is of."""
     dataset, wanted, tables = Dataset(context.settings.lake_uri, name), pa.array(users), []
     for day in dataset.partitions():
@@ -252,10 +252,6 @@ def _vectors(records: list[Record]) -> NDArray[np.float32]:
         avg_amount_7d=floats("avg_amount_7d"),
         unique_merchants_30d=integers("unique_merchants_30d"),
     )
-
-
-def _day(us: int) -> str:
-    return str(dt.date(1970, 1, 1) + dt.timedelta(days=us // US_PER_DAY))
 
 
 def _result(days: list[str], found: list[dict[str, Any]], root: str, *, changed: bool) -> Result:
