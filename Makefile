@@ -95,6 +95,15 @@ logs: .env ## follow the deployed stack's logs
 stop: .env ## stop the deployed stack; its data stays
 	@docker compose --profile full --profile monitoring down
 
+rolling-restart: .env ## replace the replicas of serving one by one, by the image that is there now
+	@infra/compose/rolling-restart.sh
+
+backup: .env ## copy the stateful stores: TO=FOLDER
+	@infra/compose/backup.sh "$(TO)"
+
+restore: ## a new stack from a backup: FROM=FOLDER
+	@infra/compose/restore.sh "$(FROM)"
+
 smoke: .env ## the main job's path against the running deployed stack
 	@set -a; . ./.env; set +a; docker exec -i -e AIRFLOW_ADMIN_PASSWORD -e SERVING_CHECKOUT_KEY -e SMOKE_WORLD \
 	  "$$($(COMPOSE) ps --quiet airflow-scheduler)" /opt/fraud/.venv/ml/bin/python - <tests/deploy/smoke.py

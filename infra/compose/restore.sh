@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Bring a backup back as a new stack: `make restore FROM=FOLDER`, then `make up`.
+# Only into a project without volumes: what is there is never overwritten. COMPOSE_PROJECT_NAME restores beside a stack
+# that runs. The secrets of the backup are used where this checkout has none.
+set -euo pipefail
+from=$(realpath "${1:?usage: restore.sh FOLDER}")
+cd "$(dirname "$0")/../.."
+(cd "$from" && sha256sum --quiet --check SHA256SUMS)
+[[ -e .env ]] || install -m 600 "$from/env" .env
+compose=(docker compose --profile full)
+project=$("${compose[@]}" config --format json | sed -nE 's/^  "name": "(.*)",$/\1/p')
+if docker volume ls --quiet --filter "label=com.docker.compose.project=$project" | grep -q .; then
+  echo "$project has volumes: remove them first (docker compose down --volumes), if nothing in them is needed" >&2
+  exit 1
+fi
+
+"${compose[@]}" create --no-build >/dev/null
+"${compose[@]}" up --detach --no-build --wait postgres
+"${compose[@]}" run --rm --no-deps --no-TTY postgres-roles
+for dump in "$from"/*.dump; do
+  database=$(basename "$dump" .dump)
+  "${compose[@]}" exec -T postgres pg_restore --username=postgres --dbname="$database" --exit-on-error <"$dump"
+  echo "$database"
+done
+for archive in "$from"/*.tar.gz; do
+  volume=$(basename "$archive" .tar.gz)
+  image=fraud-serving:${FRAUD_VERSION:-local} user=10001:10001
+  [[ $volume != valkey ]] || user=999:999
+  gzip -dc "$archive" | docker run --rm --interactive --network none --read-only --cap-drop ALL --user "$user" \
+    --volume "${project}_$volume:/to" "$image" tar -C /to --no-same-permissions -x
+  echo "$volume"
+done
+"${compose[@]}" stop postgres
