@@ -15,8 +15,10 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from fraud.core.features import WINDOW_NAMES
 from fraud.io.lake import Dataset
@@ -46,15 +48,33 @@ def publish_snapshot(lake_uri: str, days: Iterable[str]) -> str:
 
 
 def write_snapshot(path: Path, tables: Iterable[pa.Table], made_from: str) -> None:
-    """Write tables with COLUMNS into one file, a row group each; never more than one table in memory."""
+    """Write tables with COLUMNS into one file, a row group each; never more than one table in memory.
+
+    Feast's key is (user, event time). Of rows that share it, one is written: `last_learned` of each.
+    """
     writer: pq.ParquetWriter | None = None
     for table in tables:
-        chosen = table.select(list(COLUMNS))
+        chosen = table.select(list(COLUMNS)).filter(pa.array(last_learned(table) == np.arange(table.num_rows)))
         if writer is None:
             writer = pq.ParquetWriter(path, chosen.schema.with_metadata({_MADE_FROM: made_from}), compression="zstd")
         writer.write_table(chosen.replace_schema_metadata())
     if writer is not None:
         writer.close()
+
+
+def last_learned(table: pa.Table) -> NDArray[np.int64]:
+    """For each row of `features` rows in their order, the last row with the same user and event time: int64[n].
+
+    That is the row itself but for a user's transactions at the same microsecond.
+    """
+    users = table["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    event_us = table["event_timestamp"].cast(pa.int64()).to_numpy()
+    order = np.lexsort((event_us, users))
+    ends = np.ones(len(order), dtype=bool)
+    ends[:-1] = (np.diff(users[order]) != 0) | (np.diff(event_us[order]) != 0)
+    last = np.empty(len(order), dtype=np.int64)
+    last[order] = order[ends][np.cumsum(ends) - ends]
+    return last
 
 
 def _made_from(path: str) -> bytes | None:

@@ -66,9 +66,9 @@ def run(config: Config, context: Context) -> Result:
             rows, loaded = table.num_rows, store.load(_batches(table))
             store.set_materialized(online.EVENTS, changed, first_kept)
         feature_days = [day for day in features.partitions() if day <= last]
-        publish_snapshot(lake, feature_days)
         changed_features = _changed(features, feature_days, store.materialized(online.VIEW))
         if changed_features:
+            publish_snapshot(lake, feature_days)
             context.log.info("materializing Feast's view", first=min(changed_features), last=max(changed_features))
             _materialize_view(context, min(changed_features), max(feature_days))
             store.set_materialized(online.VIEW, changed_features, min(feature_days))
