@@ -14,7 +14,7 @@ wrong is a matter of the mapping. Running it again is always safe.
 
 from datetime import timedelta
 
-from airflow.sdk import CronTriggerTimetable, Param
+from airflow.sdk import CronTriggerTimetable, Param, TriggerRule
 
 from fraud_airflow.defaults import LABELS, TRANSACTIONS, fraud_dag
 from fraud_airflow.operator import FraudJobOperator
@@ -27,17 +27,19 @@ with fraud_dag(
     schedule=CronTriggerTimetable("0 2 * * *", timezone="UTC", run_immediately=timedelta(0)),
     params={"feed": Param("all", enum=["all", "transactions", "labels"], description="which feed to take in")},
 ):
-    FraudJobOperator(
+    transactions = FraudJobOperator(
         task_id="ingest",
         job="ingest",
         wanted="{{ params.feed in ('all', 'transactions') }}",
         news=("accepted",),
         outlets=[TRANSACTIONS],
     )
-    FraudJobOperator(
+    # After the transactions, so that a label can be told from one whose transaction nobody has seen.
+    transactions >> FraudJobOperator(
         task_id="ingest_labels",
         job="ingest-labels",
         wanted="{{ params.feed in ('all', 'labels') }}",
+        trigger_rule=TriggerRule.NONE_FAILED,
         news=("accepted",),
         outlets=[LABELS],
     )

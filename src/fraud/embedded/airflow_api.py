@@ -95,12 +95,10 @@ class AirflowApi:
         value = self._ask("GET", f"{path}/return_value", params={"deserialize": False, "stringify": False})["value"]
         return value if isinstance(value, dict) else None
 
-    def last_result(self, dag: str, task: str) -> dict[str, Any] | None:
-        """What the newest successful run of a task returned; None when there is none."""
-        for run in self.runs(dag):
-            if any(t.id == task and t.state == "success" for t in self.tasks(run)):
-                return self.result(run, task)
-        return None
+    def results(self, dag: str, task: str) -> list[dict[str, Any]]:
+        """What the successful runs of a task returned, newest first."""
+        runs = [r for r in self.runs(dag) if any(t.id == task and t.state == "success" for t in self.tasks(r))]
+        return [result for run in runs if (result := self.result(run, task))]
 
 
 def _run(answer: Mapping[str, Any]) -> Run:

@@ -11,9 +11,16 @@ from fraud.embedded.stack import Stack
 Row = Sequence[object]
 
 
+def _text(cell: object) -> str:
+    if isinstance(cell, float):
+        return f"{cell:,.0f}" if abs(cell) >= 10_000 else f"{cell:,.4g}"
+    text = f"{cell:,}" if _is_int(cell) else str(cell)
+    return f"{text[:12]}..." if len(text) == 64 else text
+
+
 def _table(rows: Sequence[Row]) -> list[str]:
     """Columns aligned: text to the left, numbers to the right."""
-    texts = [[f"{c:,.4g}" if isinstance(c, float) else f"{c:,}" if _is_int(c) else str(c) for c in r] for r in rows]
+    texts = [[_text(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in texts) for i in range(len(texts[0]))] if texts else []
     return [
         "  "
@@ -32,8 +39,19 @@ def _is_int(value: object) -> bool:
 def _facts(title: str, values: Mapping[str, Any] | None) -> list[str]:
     if not values:
         return ["", title, "  did not run"]
-    plain = [(name, value) for name, value in values.items() if not isinstance(value, list | dict)]
-    return ["", title, *_table(plain)]
+    plain = {name: _text(value) for name, value in values.items() if not isinstance(value, list | dict)}
+    width = max(len(name) for name in plain)
+    return ["", title, *(f"  {name:<{width}}  {text}" for name, text in plain.items())]
+
+
+def _summed(results: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The counts of several runs, added up."""
+    names = [name for name, value in results[0].items() if _is_int(value)] if results else []
+    return {name: sum(result[name] for result in results) for name in names}
+
+
+def _newest(results: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    return results[0] if results else None
 
 
 def _records(title: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -47,20 +65,20 @@ def summary(
     stack: Stack, api: AirflowApi, landed: Mapping[str, Any], traffic: Mapping[str, Any], seconds: float
 ) -> str:
     """The whole page as text."""
-    trained = api.last_result("train_fraud_model", "train") or {}
+    trained = _newest(api.results("train_fraud_model", "train")) or {}
     lines = [
         "", "=" * 100, f"The main job ran end to end in {seconds:.0f} s",
         *_facts("landed", landed),
-        *_facts("transactions", api.last_result("ingest_transactions", "ingest")),
-        *_facts("labels", api.last_result("ingest_transactions", "ingest_labels")),
-        *_facts("features", api.last_result("build_features", "build_features")),
+        *_facts("transactions, all runs", _summed(api.results("ingest_transactions", "ingest"))),
+        *_facts("labels, all runs", _summed(api.results("ingest_transactions", "ingest_labels"))),
+        *_facts("features", _newest(api.results("build_features", "build_features"))),
         *_records("ladder", trained.get("levels", [])),
         *_records("gates", trained.get("gates", [])),
-        *_facts("promoted", api.last_result("promote_model", "promote")),
-        *_facts("scores", api.last_result("score_nightly", "score")),
+        *_facts("promoted", _newest(api.results("promote_model", "promote"))),
+        *_facts("scores", _newest(api.results("score_nightly", "score"))),
         *_facts("checkout traffic", traffic),
-        *_facts("drift", api.last_result("monitor_drift", "drift")),
-        *_facts("skew", api.last_result("monitor_skew", "skew")),
+        *_facts("drift", _newest(api.results("monitor_drift", "drift"))),
+        *_facts("skew", _newest(api.results("monitor_skew", "skew"))),
         "", "where", *_table(_places(stack)),
         f"  fraud on this stack, by hand: set -a; . {stack.home / 'stack.env'}; set +a; .venv/ml/bin/fraud history",
         "=" * 100,
