@@ -26,6 +26,7 @@ from fraud.embedded import mlflow_server, valkey
 from fraud.io.job_runs import recorded
 from fraud.io.lake import Dataset
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a registry, an exporter and a Prometheus start
 PASSWORD = "test-only"
 DEADLINE_S = 180.0
 DAYS = ("2026-01-01", "2026-01-02")

@@ -29,7 +29,9 @@ def run(config: Config, context: Context) -> Result:
     """Serve until SIGTERM or SIGINT. Raises UnavailableError when the port is taken."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    registry.register(PlatformMetrics(context.settings, WATCHED))
+    platform = PlatformMetrics(context.settings, WATCHED)
+    platform.collect()  # the first reading imports MLflow's client: longer than a scrape may take
+    registry.register(platform)
     told = threading.Event()
     why: list[str] = []
 
