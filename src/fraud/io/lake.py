@@ -23,6 +23,8 @@ from fraud.errors import BadInputError
 
 MANIFEST: Final = "_manifest.json"
 ROWS_PER_OBJECT: Final = 1_000_000
+ROWS_PER_GROUP: Final = 250_000
+"""A row group is the least that can be read of an object: what several tasks share the reading of."""
 
 
 class DataObject(BaseModel):
@@ -136,7 +138,7 @@ class Dataset:
     def put(self, partition: str, table: pa.Table) -> DataObject:
         """Write one data object, named by its content. No reader sees it before `commit` names it in the manifest."""
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
+        pq.write_table(table, buffer, compression="zstd", row_group_size=ROWS_PER_GROUP)
         data = buffer.getvalue()
         digest = sha256(data).hexdigest()
         written = DataObject(name=f"{digest[:24]}.parquet", rows=table.num_rows, bytes=len(data), sha256=digest)

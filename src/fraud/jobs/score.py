@@ -1,6 +1,6 @@
 """Score days of transactions with one model version on Spark, one `scores` partition a day.
 
-Each data object of a day's `features` is one Spark task: read it, score it, put one object of scores, same rows, same
+Each slice of a day's `features` is one Spark task: read it, score it, put one object of scores, same rows, same
 order. Rows never pass through the JVM. Nothing is visible before the whole day was checked and its manifest replaced,
 so a task may run twice and a run may die anywhere; see docs/batch.md.
 """
@@ -8,7 +8,7 @@ so a task may run twice and a run may die anywhere; see docs/batch.md.
 import datetime as dt
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 from fraud.engines.onnx_session import OnnxModel
 from fraud.engines.scoring import INPUT, Scorer
 from fraud.errors import BadInputError
-from fraud.io.lake import DataObject, Dataset, Manifest
+from fraud.io.lake import ROWS_PER_GROUP, DataObject, Dataset, Manifest
 from fraud.jobs import Context, JobConfig, JobResult
 
 if TYPE_CHECKING:
@@ -84,11 +84,14 @@ class Result(JobResult):
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One data object of one day of `features`: the unit of work."""
+    """Some rows of a data object of a day of `features`: the unit of work. Cut by the input alone, never by cores."""
 
     day: str
     uri: str
-    sha256: str
+    object: DataObject
+    first: int
+    """Offset of the first row, and of the one behind the last."""
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +128,16 @@ def run(config: Config, context: Context) -> Result:
     seconds = {"model": time.monotonic() - started}
 
     sources = {day: _source(features, day) for day in _days(config, context, features, scores)}
+    before = {day: scores.manifest(day) for day in sources}
     todo = [
         day
         for day, source in sources.items()
-        if config.force or (made := scores.manifest(day)) is None or not _current(made, source, artifact)
+        if config.force or (made := before[day]) is None or not _current(made, source, artifact)
     ]
     context.log.info("scoring", days=len(sources), to_do=len(todo), model_version=artifact.version)
     if todo:
         seconds |= _score(todo, features, scores, artifact, context, sources)
-    days = [_summary(scores, day, changed=day in todo) for day in sources]
+    days = [_summary(scores, day, before=before[day]) for day in sources]
     seconds["total"] = time.monotonic() - started
     return Result(
         days=days, rows=sum(d.rows for d in days), flagged=sum(d.flagged for d in days),
@@ -198,11 +202,7 @@ def _score(
     """Score and publish `days`; seconds by stage."""
     from fraud.io.spark import run_tasks, spark_session  # noqa: PLC0415 - only a run that has work pays for Spark
 
-    slices = [
-        Slice(day, uri, made.sha256)
-        for day in days
-        for uri, made in zip(features.object_uris(day), sources[day].objects, strict=True)
-    ]
+    slices = [piece for day in days for piece in _slices(features, day, sources[day])]
     marks = [time.monotonic()]
     with spark_session(context.settings, "score_nightly") as spark:
         marks.append(time.monotonic())
@@ -230,6 +230,13 @@ def _score(
     return dict(zip(("spark_start", "score", "spark_stop", "publish"), np.diff(np.array(marks)).tolist(), strict=True))
 
 
+def _slices(features: Dataset, day: str, source: Manifest) -> Iterator[Slice]:
+    """The day in pieces of a row group; an object without rows is one as well, so that it is looked at."""
+    for uri, made in zip(features.object_uris(day), source.objects, strict=True):
+        for first in range(0, max(made.rows, 1), ROWS_PER_GROUP):
+            yield Slice(day, uri, made, first, min(first + ROWS_PER_GROUP, made.rows))
+
+
 def _task(
     scores: Dataset, artifact: "ModelArtifact", model: "Broadcast[bytes]"
 ) -> Callable[[Slice], SliceScored | SliceUnusable]:
@@ -242,17 +249,12 @@ def _task(
     )
 
     def score_slice(piece: Slice) -> SliceScored | SliceUnusable:
-        fs, path = fsspec.core.url_to_fs(piece.uri)
         try:
-            data = fs.cat_file(path)
+            table = _read(piece)
         except FileNotFoundError:
             return SliceUnusable("it is not there")
-        if (digest := sha256(data).hexdigest()) != piece.sha256:
-            return SliceUnusable(f"its manifest says sha256 {piece.sha256}, it has {digest}")
-        try:
-            table = pq.read_table(pa.BufferReader(data), columns=INPUT.names, use_threads=False).cast(INPUT)
         except (pa.ArrowException, ValueError) as error:
-            return SliceUnusable(f"it is not a table of features: {error}")
+            return SliceUnusable(str(error))
         rows, rejected = Scorer(_session(key, model), version, meaning, threshold).score(table)
         return SliceScored(
             object=scores.put(piece.day, rows),
@@ -263,6 +265,27 @@ def _task(
         )
 
     return score_slice
+
+
+def _read(piece: Slice) -> pa.Table:
+    """The rows of a slice, INPUT's columns. The first slice of an object holds its bytes against the manifest."""
+    fs, path = fsspec.core.url_to_fs(piece.uri)
+    if piece.first == 0:
+        data = fs.cat_file(path)
+        if (digest := sha256(data).hexdigest()) != piece.object.sha256:
+            raise ValueError(f"its manifest says sha256 {piece.object.sha256}, it has {digest}")
+        return _rows(pq.ParquetFile(pa.BufferReader(data)), piece)
+    with fs.open(path, "rb") as file:
+        return _rows(pq.ParquetFile(file), piece)
+
+
+def _rows(file: pq.ParquetFile, piece: Slice) -> pa.Table:
+    """Reads the row groups that hold the slice, and cuts it out. Raises ArrowException or ValueError."""
+    starts = np.cumsum([0, *(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))])
+    groups = [g for g in range(file.num_row_groups) if starts[g] < piece.end and starts[g + 1] > piece.first]
+    offset = piece.first - int(starts[groups[0]]) if groups else 0
+    table = file.read_row_groups(groups, columns=INPUT.names, use_threads=False)
+    return table.slice(offset, piece.end - piece.first).cast(INPUT)
 
 
 def _session(key: str, model: "Broadcast[bytes]") -> OnnxModel:
@@ -292,7 +315,7 @@ def _publish(scores: Dataset, day: str, source: Manifest, parts: list[SliceScore
     )
 
 
-def _summary(scores: Dataset, day: str, *, changed: bool) -> DayScored:
+def _summary(scores: Dataset, day: str, *, before: Manifest | None) -> DayScored:
     manifest = scores.manifest(day)
     if manifest is None:
         raise BadInputError(f"the scores of {day} are gone", do=f"fraud score --date {day}")
@@ -302,6 +325,6 @@ def _summary(scores: Dataset, day: str, *, changed: bool) -> DayScored:
         if reason.startswith(_REJECTED)
     }
     return DayScored(
-        day=day, rows=manifest.rows, flagged=int(manifest.made_from["flagged"]), rejected=rejected, changed=changed,
+        day=day, rows=manifest.rows, flagged=int(manifest.made_from["flagged"]), rejected=rejected, changed=manifest != before,
         content_sha256=manifest.content_sha256,
     )  # fmt: skip

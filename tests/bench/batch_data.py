@@ -1,0 +1,69 @@
+"""What the batch bench scores: a day of features, and a model of 300 trees as ONNX and as an MLflow pyfunc."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import serving_model
+from mlflow.models import ModelSignature
+from mlflow.types.schema import ColSpec, Schema
+
+from fraud.core.contract import CATEGORIES
+from fraud.core.features import VECTOR_NAMES, definition_hash
+from fraud.engines.arrow_vector import vectors
+from fraud.engines.scoring import INPUT
+from fraud.io.lake import ROWS_PER_OBJECT, Dataset
+from fraud.io.model_artifact import ModelArtifact
+
+MIDNIGHT_US = 1_773_014_400 * 1_000_000
+
+
+def write_features(lake_uri: str, day: str, rows: int) -> None:
+    """One partition of `features`, an object at a time."""
+
+    def objects() -> Iterator[pa.Table]:
+        for first in range(0, rows, ROWS_PER_OBJECT):
+            n = min(ROWS_PER_OBJECT, rows - first)
+            rng = np.random.default_rng(first)
+            at = MIDNIGHT_US + np.sort(rng.integers(0, 86_400_000_000, n))
+            yield pa.table(
+                {
+                    "transaction_id": [f"{first + i:032x}" for i in range(n)],
+                    "user_id": pa.array(np.char.add("user-", rng.integers(0, 100_000, n).astype(str))),
+                    "event_timestamp": pa.array(at, pa.timestamp("us", tz="UTC")),
+                    "merchant_category": np.array(CATEGORIES)[rng.integers(0, len(CATEGORIES), n)],
+                    "amount": np.rint(rng.lognormal(3.5, 1, n) * 1e4 + 100) / 1e4,
+                    "distance_from_home": np.where(rng.random(n) < 0.15, None, rng.exponential(10, n)),
+                    "transaction_velocity_1h": rng.poisson(0.3, n).astype(np.float64),
+                    "avg_amount_7d": np.where(rng.random(n) < 0.02, None, rng.lognormal(3.5, 0.4, n)),
+                    "unique_merchants_30d": rng.integers(0, 40, n),
+                },
+                schema=INPUT,
+            )
+
+    Dataset(lake_uri, "features").publish(day, objects())
+
+
+def write_flat(lake_uri: str, day: str, path: Path, rows: int) -> None:
+    """Finished vectors, one column each, for contenders that read those."""
+    table = Dataset(lake_uri, "features").read(day).slice(0, rows)
+    columns = dict(zip(VECTOR_NAMES, vectors(table).T, strict=True))
+    pq.write_table(pa.table({"transaction_id": table["transaction_id"], **columns}), path, row_group_size=100_000)
+
+
+def write_model(folder: Path) -> tuple[ModelArtifact, Path]:
+    """The registry's view of the model, and the path of an MLflow model that answers the same."""
+    with tempfile.TemporaryDirectory() as cache:
+        data = serving_model.write(Path(cache)).read_bytes()
+    path = folder / "pyfunc"
+    (folder / "model.onnx").write_bytes(data)
+    signature = ModelSignature(Schema([ColSpec("float", name) for name in VECTOR_NAMES]), Schema([ColSpec("double")]))
+    mlflow.pyfunc.save_model(
+        path, python_model=str(Path(__file__).with_name("batch_pyfunc.py")), signature=signature,
+        artifacts={"model": str(folder / "model.onnx")}, pip_requirements=["onnxruntime"],
+    )  # fmt: skip
+    return ModelArtifact("1", "bench", data, "bench", definition_hash(), 0.5), path
