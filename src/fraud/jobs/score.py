@@ -325,6 +325,6 @@ def _summary(scores: Dataset, day: str, *, before: Manifest | None) -> DayScored
         if reason.startswith(_REJECTED)
     }
     return DayScored(
-        day=day, rows=manifest.rows, flagged=int(manifest.made_from["flagged"]), rejected=rejected, changed=manifest != before,
-        content_sha256=manifest.content_sha256,
+        day=day, rows=manifest.rows, flagged=int(manifest.made_from["flagged"]), rejected=rejected,
+        changed=manifest != before, content_sha256=manifest.content_sha256,
     )  # fmt: skip
