@@ -21,6 +21,10 @@ class JobResult(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def for_people(self) -> str:
+        """What a terminal shows; "" leaves it at the values by name."""
+        return ""
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -38,8 +42,10 @@ JOBS: Final[dict[str, str]] = {
     "ingest-labels": "validate landed fraud labels into the lake",
     "build-features": "compute the window features of the days that changed",
     "materialize": "bring new events into the online store, Feast's view included",
+    "features-explain": "show a user's windows at a moment: the events in each, the values, where they came from",
     "training-set": "build the point-in-time training set",
     "train": "train the ladder, log it, evaluate the gates, register a candidate",
+    "evaluate": "hold a registered version against the gates and the present Production, anew",
     "promote": "move the production alias to a version whose gates passed",
     "rollback": "set production back to the version before the last change",
     "production-version": "say which version is in production",

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from fraud.params import Training
 
@@ -52,6 +53,11 @@ class Level(NamedTuple):
     def __str__(self) -> str:
         return f"{self.number}-{self.name}"
 
+    def params(self, training: Training) -> BaseModel:
+        """Its own section of params.yaml."""
+        section: BaseModel = getattr(training, self.name)
+        return section
+
     def fit(self, train: Sample, validation: Sample, params: Training, say: Say) -> Fitted:
         """Train. `validation` decides when to stop, and nothing else. The same inputs give the same bits."""
         module = importlib.import_module(f"fraud.models.{self.name}")  # torch alone takes seconds to import
@@ -59,4 +65,4 @@ class Level(NamedTuple):
         return fitted
 
 
-LEVELS: Final = (Level(0, "rule"), Level(1, "logistic"), Level(2, "boosting"), Level(3, "network"))
+LEVELS: Final = (Level(0, "rule"), Level(1, "logistic"), Level(2, "boosting"), Level(3, "mlp"))

@@ -1,0 +1,75 @@
+"""The report of one evaluation, for people: one HTML file that needs nothing beside it."""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+
+from fraud.core.contract import US_PER_DAY
+from fraud.core.features import LATENESS_US, MAX_EVENTS
+from fraud.params import Params
+
+
+def page(record: Mapping[str, Any], training: Mapping[str, Any], plots: Sequence[str], params: Params) -> str:
+    """`record` is gates.json, `training` training.json of the run, `plots` are <svg> elements."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters.update(figure=figure, value=_value, words=_words, thousands=lambda n: f"{n:,}")
+    template = environment.from_string(files("fraud.io").joinpath("gate_report.html.j2").read_text())
+    costs = params.costs
+    return template.render(
+        r=record, levels=_levels(training), parts=training["parts"], plots=plots, headline=_headline(record, training),
+        min_slice_frauds=params.gates.min_slice_frauds, lineage=record["lineage"].items(),
+        costs=f"{costs.alerts_per_1000:g} alerts per 1,000 payments; a review costs {costs.review:g} USD, a missed "
+        f"fraud its amount and {costs.chargeback_fee:g} USD, stopping an honest customer {costs.friction:g} USD.",
+        history=f"at most a user's last {MAX_EVENTS:,} payments, and no event that came more than "
+        f"{LATENESS_US // US_PER_DAY} days late",
+    )  # fmt: skip
+
+
+def figure(value: float) -> str:
+    """A number for a table: four digits that count, no exponent where a person can read it without."""
+    size = abs(value)
+    if value != value or size == float("inf"):  # noqa: PLR0124 - NaN alone differs from itself
+        return "none"
+    if value == 0 or float(value).is_integer():
+        return f"{value:,.0f}"
+    return f"{value:.1e}" if size < 1e-3 else f"{value:,.3f}" if size < 10 else f"{value:,.1f}"
+
+
+def _value(value: float | None, _gate: object) -> str:
+    return "not measured" if value is None else figure(value)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").replace("onnx", "ONNX")
+
+
+def _levels(training: Mapping[str, Any]) -> list[dict[str, Any]]:
+    steps = {step["level"]: step for step in training["steps"]}
+    return [
+        {**level, "chosen": level["level"] == training["selected"], "reason": _reason(steps.get(level["level"]))}
+        for level in training["levels"]
+    ]
+
+
+def _reason(step: Mapping[str, Any] | None) -> str:
+    if step is None:
+        return "what the others have to beat"
+    value, low, high = step["gain"]
+    said = "taken" if step["taken"] else "not taken"
+    return f"{said}: average precision {value:+.3f} ({low:+.3f} to {high:+.3f}) against level {step['against']}"
+
+
+def _headline(record: Mapping[str, Any], training: Mapping[str, Any]) -> list[tuple[str, str]]:
+    chosen = training["levels"][training["selected"]]["holdout"]
+    gates = {gate["name"]: gate["value"] for gate in record["gates"]}
+    latency = gates["latency"]
+    found = [
+        ("average precision", figure(chosen["average_precision"][0])),
+        ("AUC", figure(chosen["auc"][0])),
+        ("USD saved per 1,000 payments", figure(chosen["saved_per_1000"][0])),
+        ("frauds found at capacity", f"{chosen['recall'][0]:.0%}"),
+        ("frauds in the holdout", f"{training['parts']['holdout']['frauds']:,}"),
+    ]
+    return found if latency is None else [*found, ("us for one row, p99", f"{latency:.0f}")]

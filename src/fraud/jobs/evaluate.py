@@ -1,0 +1,248 @@
+"""Hold a registered version against the gates and the present Production, on a holdout neither was chosen on.
+
+Writes `report/gates.html` and `report/gates.json` to the run and to `<reports>/training/<run>/`, and the verdict as
+tags of the version. Training ends with this; by hand it renews a verdict after Production has changed.
+"""
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from mlflow.entities.model_registry import ModelVersion
+from numpy.typing import NDArray
+from pydantic import Field
+
+from fraud.core import gates
+from fraud.core.costs import Costs
+from fraud.core.evaluation import Compared, Rows, slice_losses
+from fraud.core.features import definition_hash
+from fraud.core.metrics import calibration
+from fraud.engines.onnx_session import OnnxModel
+from fraud.errors import RefusedError
+from fraud.io import gate_report, lineage, model_artifact, plots, reports, training_data
+from fraud.io.model_artifact import MODEL_NAME
+from fraud.io.promotion import opened
+from fraud.io.training_data import TrainingData
+from fraud.io.training_run import TrainingRuns, answering, as_json
+from fraud.jobs import Context, JobConfig, JobResult
+from fraud.models import proof
+from fraud.params import Params
+
+REPORT: Final = "report"
+PENDING: Final = "pending"
+_OPPONENT_GATES: Final = ("better_than_production", "slices")
+
+
+class Config(JobConfig):
+    """Which version."""
+
+    version: int = Field(description="version to hold against the gates")
+
+
+class Result(JobResult):
+    """The verdict, and where to read it. `levels` is the ladder on the holdout, `gates` all gates in order."""
+
+    version: str
+    run_id: str
+    reused: bool
+    selected: str
+    gates_passed: bool
+    failed_gates: tuple[str, ...]
+    champion: str
+    levels: tuple[dict[str, Any], ...]
+    gates: tuple[dict[str, Any], ...]
+    report_uri: str
+    mlflow_run_url: str
+
+
+class Opponent(NamedTuple):
+    """What the candidate is held against. `model` None: nothing could be; `reason` says why."""
+
+    name: str
+    model: OnnxModel | None
+    reason: str = ""
+
+
+def run(config: Config, context: Context) -> Result:
+    """Judge a version anew. Raises RefusedError when it was made with other parameters than those of params.yaml."""
+    with answering():
+        version = model_artifact.find(context.settings, config.version)
+        if str(version.version) == model_artifact.production_version(context.settings):
+            raise RefusedError(f"version {version.version} is Production: candidates are held against it")
+        asked = context.params.fingerprint(*lineage.TRAINING_PARAMS)
+        if version.tags.get("params_sha256") != asked:
+            raise RefusedError(
+                f"version {version.version} was trained with other parameters: its holdout cannot be told",
+                expected=f"params_sha256 {version.tags.get('params_sha256')}", came=asked, do="fraud train",
+            )  # fmt: skip
+        manifest = training_data.manifest_of(context.settings.lake_uri, version.tags.get("snapshot"))
+        data = training_data.load(context.settings.lake_uri, manifest, context.params)
+        return judge(version, data, context, TrainingRuns(context.settings))
+
+
+def known(version: ModelVersion, context: Context, runs: TrainingRuns) -> Result | None:
+    """The verdict on a version as it stands; None when there is none, or not against the present Production."""
+    champion = model_artifact.production_version(context.settings) or ""
+    tags = version.tags
+    current = tags.get("champion") == champion and tags.get("gates_sha256") == _bounds_sha256(context.params)
+    if tags.get("gates") not in ("passed", "failed") or not (current or str(version.version) == champion):
+        return None
+    record = json.loads(runs.artifacts(version.run_id, f"{REPORT}/gates.json")["gates.json"])
+    training = json.loads(runs.artifacts(version.run_id, "training.json")["training.json"])
+    return _result(record, training, context, runs, reused=True)
+
+
+def judge(version: ModelVersion, data: TrainingData, context: Context, runs: TrainingRuns) -> Result:
+    """Measure, judge, report, tag. Rerun after a kill, it ends in the same state."""
+    settings, params, run_id, number = context.settings, context.params, version.run_id, str(version.version)
+    runs.tag_version(number, {"gates": PENDING})  # until the last tag below, nobody may rely on an older verdict
+    champion = model_artifact.production_version(settings) or ""
+    training = json.loads(runs.artifacts(run_id, "training.json")["training.json"])
+    ladder = {name.removesuffix(".onnx"): OnnxModel(m) for name, m in runs.artifacts(run_id, "ladder").items()}
+    model = OnnxModel(model_artifact.fetch(settings, int(number)).model)
+    opponent = _opponent(context, champion, ladder if training["selected"] else {})
+    context.log.info("evaluating", version=number, against=opponent.name, **training["parts"]["holdout"])
+
+    costs = costs_of(params)
+    measured, slices = _measure(data, model, opponent, training, costs, context)
+    verdicts = gates.judge(measured, params.gates)
+    failed = gates.failed(verdicts)
+    record = {
+        "model": MODEL_NAME, "version": number, "candidate": f"version {number}", "run_id": run_id,
+        "selected_level": version.tags["level"], "threshold": float(version.tags["threshold"]),
+        "opponent": opponent.name, "champion": champion, "gates_passed": not failed, "failed_gates": failed,
+        "gates": [gate.as_dict() for gate in verdicts], "slices": slices, "lineage": lineage_of(version),
+    }  # fmt: skip
+    named = {f"version {number}": model.probabilities(data.holdout.vectors)}
+    if champion and opponent.model is not None:
+        named[opponent.name] = opponent.model.probabilities(data.holdout.vectors)
+    named |= {
+        name: m.probabilities(data.holdout.vectors) for name, m in ladder.items() if name != version.tags["level"]
+    }
+    page = gate_report.page(record, training, _plots(named, data.holdout, costs), params)
+    runs.put_text(run_id, f"{REPORT}/gates.html", page)
+    runs.put_text(run_id, f"{REPORT}/gates.json", as_json(record))
+    reports.write(_folder(context, run_id), "gates", page, record)
+    runs.record(run_id, metrics={f"gate_{g.name}": g.value for g in verdicts if g.value is not None})
+    verdict = {
+        "champion": champion, "failed_gates": ",".join(failed), "gates_sha256": _bounds_sha256(params),
+        "gates": "failed" if failed else "passed",
+    }  # fmt: skip
+    runs.tag_version(number, verdict)
+    runs.stage(number, passed=not failed)
+    with opened(settings) as promotion:
+        promotion.repair()  # the stages follow the aliases
+    for gate in verdicts:
+        (context.log.info if gate.passed else context.log.warning)(
+            "gate", name=gate.name, passed=gate.passed, value=gate.value, asked=f"{gate.asked} {gate.threshold:g}"
+        )
+    return _result(record, training, context, runs, reused=False)
+
+
+def costs_of(params: Params) -> Costs:
+    """params.yaml's costs, the capacity as a share."""
+    costs = params.costs
+    return Costs(costs.alerts_per_1000 / 1000, costs.review, costs.chargeback_fee, costs.friction)
+
+
+def lineage_of(version: ModelVersion) -> dict[str, str]:
+    """What the version was made from, in the report's order."""
+    names = ("git_commit", "git_dirty", "snapshot", "data_sha256", "params_sha256", "lock_sha256", "code_sha256",
+             "feature_hash", "seed", "fingerprint", "model_sha256", "serving_sha256")  # fmt: skip
+    return {"run": version.run_id, **{name: version.tags.get(name, "unknown") for name in names}}
+
+
+def _opponent(context: Context, champion: str, ladder: Mapping[str, OnnxModel]) -> Opponent:
+    """Production, or level 0 while there is none; level 0 itself must beat alerting at random."""
+    if champion:
+        found = model_artifact.find(context.settings, int(champion))
+        if found.tags.get("feature_hash") == definition_hash():
+            try:
+                artifact = model_artifact.fetch(context.settings, int(champion))
+            except RefusedError as error:
+                return Opponent(f"version {champion}", None, f"Production cannot be measured: {error.message}")
+            return Opponent(f"version {champion}", OnnxModel(artifact.model))
+        context.log.warning("Production knows other features than these: level 0 takes its place", production=champion)
+    rule = ladder.get("0-rule")
+    return Opponent("level 0", rule) if rule is not None else Opponent("alerts at random", None)
+
+
+def _measure(
+    data: TrainingData,
+    model: OnnxModel,
+    opponent: Opponent,
+    training: Mapping[str, Any],
+    costs: Costs,
+    context: Context,
+) -> tuple[gates.Measured, list[dict[str, Any]]]:
+    params, rows = context.params, data.holdout
+    ours = model.probabilities(rows.vectors)
+    theirs: NDArray[np.float32] = (
+        np.zeros_like(ours) if opponent.model is None else opponent.model.probabilities(rows.vectors)
+    )
+    draws, seed = params.training.bootstrap, params.training.seed
+    compared = Compared(rows, [ours, theirs], costs, resamplings=draws, seed=seed)
+    losses = slice_losses(rows, ours, theirs, costs.capacity, resamplings=draws, seed=seed)
+    rate = float(rows.is_fraud.mean())
+    measured = gates.Measured(
+        holdout_rows=len(rows.is_fraud),
+        holdout_frauds=int(rows.is_fraud.sum()),
+        immature_rows=data.immature_rows(),
+        quarantine_rate=training_data.quarantine_rate(context.settings.lake_uri),
+        average_precision_lift=compared.interval(0, "average_precision").value / rate,
+        gain=compared.gain(0, 1, "saved_per_1000"),
+        opponent=opponent.name,
+        calibration_error=calibration(ours, rows.is_fraud)[0],
+        calibration_ratio=compared.interval(0, "expected_over_seen"),
+        slices=losses,
+        onnx_difference=training["levels"][training["selected"]]["onnx_difference"],
+        latency_us=proof.latency_us(model, rows.vectors),
+        feature_mismatches=data.feature_mismatches(),
+        reasons=dict.fromkeys(_OPPONENT_GATES, opponent.reason),
+    )
+    return measured, [
+        {"name": s.name, "frauds": s.frauds, "candidate": s.candidate, "opponent": s.opponent, "loss": list(s.loss)}
+        for s in losses
+    ]
+
+
+def _plots(named: Mapping[str, NDArray[np.float32]], rows: Rows, costs: Costs) -> list[str]:
+    gains = costs.gains(rows.amount, rows.is_fraud)
+    figures = (
+        plots.precision_recall(named, rows.is_fraud), plots.roc(named, rows.is_fraud),
+        plots.calibrated(named, rows.is_fraud), plots.money(named, rows.is_fraud, gains, costs),
+    )  # fmt: skip
+    return [plots.svg(figure) for figure in figures]
+
+
+def _bounds_sha256(params: Params) -> str:
+    return sha256(params.fingerprint("gates").encode()).hexdigest()
+
+
+def _folder(context: Context, run_id: str) -> str:
+    return f"{context.settings.reports_uri.rstrip('/')}/training/{run_id}"
+
+
+def _result(
+    record: Mapping[str, Any], training: Mapping[str, Any], context: Context, runs: TrainingRuns, *, reused: bool
+) -> Result:
+    levels = [
+        {
+            "level": level["level"], "name": level["name"], "selected": level["level"] == training["selected"],
+            "average_precision": level["holdout"]["average_precision"][0],
+            "average_precision_low": level["holdout"]["average_precision"][1],
+            "average_precision_high": level["holdout"]["average_precision"][2],
+            "auc": level["holdout"]["auc"][0], "recall_at_capacity": level["holdout"]["recall"][0],
+            "saved_per_1000": level["holdout"]["saved_per_1000"][0],
+            "validation_average_precision": level["validation"]["average_precision"][0],
+        }
+        for level in training["levels"]
+    ]  # fmt: skip
+    return Result(
+        version=record["version"], run_id=record["run_id"], reused=reused, selected=record["selected_level"],
+        gates_passed=record["gates_passed"], failed_gates=tuple(record["failed_gates"]), champion=record["champion"],
+        levels=tuple(levels), gates=tuple(record["gates"]),
+        report_uri=f"{_folder(context, record['run_id'])}/gates.html", mlflow_run_url=runs.url(record["run_id"]),
+    )  # fmt: skip
