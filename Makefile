@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lock system demo start down status follow up ps logs stop smoke images standins rolling-restart backup restore \
+.PHONY: help setup lock system demo start down drill status follow up ps logs stop smoke images standins rolling-restart backup restore \
   test test-slow lint clean
 
 PYTHON ?= python3.11
@@ -59,6 +59,9 @@ start: setup system ## the embedded stack alone: Airflow, MLflow, Valkey, servin
 down: ## stop the embedded stack, all of it
 	@[ ! -x $(VENV)/ml/bin/python ] || $(EMBEDDED) down
 
+drill: ## inject a fault for each alert into the running embedded stack: ALERT="NAME NAME", default all
+	@$(EMBEDDED) drill $(if $(ALERT),--alert $(ALERT))
+
 status: ## what of the embedded stack runs
 	@$(EMBEDDED) status
 
@@ -68,7 +71,7 @@ follow: ## follow the embedded stack's logs
 # The deployed stack, in containers: docs/deployment.md. PROFILE is serving, monitoring or full; WITHOUT names services to leave out.
 PROFILE ?= full
 COMPOSE = docker compose --profile $(PROFILE)
-export GIT_COMMIT := $(shell git describe --always --dirty --abbrev=40 2>/dev/null || echo unknown)
+export GIT_COMMIT := $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
 export DOCKER_BUILDKIT := 1
 
 .env: docker-compose.yml src/fraud/secret_file.py
@@ -113,6 +116,9 @@ test: setup system ## unit, integration, DAG and serving tests, each in its envi
 
 test-slow: setup system ## the tests that take minutes
 	@$(VENV)/ml/bin/python tests/run.py --slow
+
+bench-%: setup ## one benchmark: features, serving, batch, training, drift; ARGS= goes to it
+	$(VENV)/ml/bin/python tests/bench/$*.py $(ARGS)
 
 lint: setup ## format, rules, types, shell, lock files
 	$(VENV)/tools/bin/ruff format --check .
