@@ -10,7 +10,7 @@ INSTALL = $(UV) pip install --quiet --no-deps --require-hashes --python
 TORCH_FROM = $(if $(PIP_FIND_LINKS),--no-index,$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)))
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: $(VENV)/airflow/.ready $(VENV)/ml/.ready $(VENV)/serving/.ready ## the three environments, from their locks
 
