@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lock system demo start down drill status follow up ps logs stop smoke images standins rolling-restart backup restore \
+.PHONY: help setup lock system demo start down drill status follow up ps logs stop smoke images standins secrets rolling-restart backup restore \
   test test-slow lint clean
 
 PYTHON ?= python3.11
@@ -74,40 +74,40 @@ COMPOSE = docker compose --profile $(PROFILE)
 export GIT_COMMIT := $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
 export DOCKER_BUILDKIT := 1
 
-.env: docker-compose.yml src/fraud/secret_file.py
-	@PYTHONPATH=src python3 -m fraud.secret_file .env docker-compose.yml && touch .env
+secrets: # what docker-compose.yml asks for and .env does not have yet
+	@PYTHONPATH=src python3 -m fraud.secret_file .env docker-compose.yml
 
 build/wheels: # the CPU build of torch, where it lies in a folder
 	@mkdir -p $@ && for wheel in $(wildcard $(PIP_FIND_LINKS)/torch-*cpu*.whl); do ln -f $$wheel $@/ 2>/dev/null || cp $$wheel $@/; done
 
-images: .env build/wheels ## build the three images of our own: TORCH_INDEX= or PIP_FIND_LINKS= has torch's CPU build
+images: secrets build/wheels ## build the three images of our own: TORCH_INDEX= or PIP_FIND_LINKS= has torch's CPU build
 	@$(COMPOSE) build
 
 standins: ## stand-in base images from Debian packages, where no image registry is reached (root, debootstrap)
 	@infra/standins/build.sh
 
-up: .env ## the deployed stack: PROFILE=serving|monitoring|full, WITHOUT="grafana"
+up: secrets ## the deployed stack: PROFILE=serving|monitoring|full, WITHOUT="grafana"
 	@$(COMPOSE) up --detach --wait --wait-timeout 600 $(if $(WITHOUT),$(filter-out $(WITHOUT),$(shell $(COMPOSE) config --services)))
 
-ps: .env ## what of the deployed stack runs
+ps: secrets ## what of the deployed stack runs
 	@$(COMPOSE) ps --all
 
-logs: .env ## follow the deployed stack's logs
+logs: secrets ## follow the deployed stack's logs
 	@$(COMPOSE) logs --follow --tail 20
 
-stop: .env ## stop the deployed stack; its data stays
+stop: secrets ## stop the deployed stack; its data stays
 	@docker compose --profile full --profile monitoring down
 
-rolling-restart: .env ## replace the replicas of serving one by one, by the image that is there now
+rolling-restart: secrets ## replace the replicas of serving one by one, by the image that is there now
 	@infra/compose/rolling-restart.sh
 
-backup: .env ## copy the stateful stores: TO=FOLDER
+backup: secrets ## copy the stateful stores: TO=FOLDER
 	@infra/compose/backup.sh "$(TO)"
 
 restore: ## a new stack from a backup: FROM=FOLDER
 	@infra/compose/restore.sh "$(FROM)"
 
-smoke: .env ## the main job's path against the running deployed stack
+smoke: secrets ## the main job's path against the running deployed stack
 	@set -a; . ./.env; set +a; docker exec -i -e AIRFLOW_ADMIN_PASSWORD -e SERVING_CHECKOUT_KEY -e SMOKE_WORLD \
 	  "$$($(COMPOSE) ps --quiet airflow-scheduler)" /opt/fraud/.venv/ml/bin/python - <tests/deploy/smoke.py
 
