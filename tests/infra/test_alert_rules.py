@@ -16,9 +16,12 @@ FIRING = 'count by (alertname) (ALERTS{alertstate="firing",alertname!="Watchdog"
 
 
 def in_environment(series: str) -> str:
-    """Every target carries the label."""
+    """As scraped: with the labels that every target has."""
     name, _, labels = series.rstrip("}").partition("{")
-    return f'{name}{{environment="test"{"," if labels else ""}{labels}}}'
+    job = "platform" if name.startswith("fraud_") else "prometheus" if name.startswith("prometheus_") else "serving"
+    found = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+    every = {"environment": "test", "instance": "a", "job": job, **found}
+    return name + "{" + ",".join(f'{key}="{value}"' for key, value in every.items()) + "}"
 
 
 def hours(duration: str) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fraud.embedded import services
 from fraud.embedded.demo import Demo, Source
+from fraud.embedded.drill import Drill
 from fraud.embedded.stack import Stack
 from fraud.errors import FraudError
 from fraud.settings import Settings
@@ -27,6 +28,8 @@ def arguments() -> argparse.Namespace:
     up.add_argument("--only", nargs="*", default=[], metavar="SERVICE", help="these alone: valkey, mlflow, ...")
     commands.add_parser("status", help="what runs")
     commands.add_parser("down", help="stop everything")
+    drill = commands.add_parser("drill", help="inject a fault for each alert, and see it ring")
+    drill.add_argument("--alert", nargs="*", default=[], help="these alone")
     demo = commands.add_parser("demo", help="start everything and run the main job once, end to end")
     demo.add_argument("--source", default="", help="a file or URI to import; without it a world is simulated")
     demo.add_argument("--mapping", type=Path, help="how to read --source")
@@ -49,6 +52,8 @@ def main() -> None:
     try:
         if given.command == "status":
             print("\n".join(f"{name:<24}{state}" for name, state in services.states(stack).items()) or "nothing runs")
+        elif given.command == "drill":
+            Drill(stack, say).run(given.alert)
         elif given.command == "down":
             services.stop_all(stack, say)
         else:

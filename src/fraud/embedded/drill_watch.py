@@ -1,0 +1,98 @@
+"""A second Prometheus over the running stack, in which time runs faster: the committed rules, their durations divided.
+
+Only windows and waits are divided, never thresholds or counts, so what is drilled is the rule that is deployed. A
+window is not made shorter than SHORTEST_S: below that a rate has too few samples.
+"""
+
+import json
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from fraud.embedded.stack import Stack
+
+FASTER: Final = 720
+"""A day takes two minutes."""
+SHORTEST_S: Final = 10.0
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_WINDOW: Final = re.compile(r"\[(\d+)([smhd])\]")
+_WAIT: Final = re.compile(r"^(\s*for: )(\d+)([smhd])$", re.MULTILINE)
+
+
+def faster(rules: str) -> str:
+    """A rule file with its windows and waits divided by FASTER."""
+
+    def window(found: re.Match[str]) -> str:
+        seconds = int(found[1]) * _SECONDS[found[2]] / FASTER
+        return f"[{round(max(seconds, SHORTEST_S) * 1000)}ms]"
+
+    def wait(found: re.Match[str]) -> str:
+        return f"{found[1]}{round(int(found[2]) * _SECONDS[found[3]] / FASTER * 1000)}ms"
+
+    return _WAIT.sub(wait, _WINDOW.sub(window, rules))
+
+
+class Watch:
+    """The drill's Prometheus. `targets` are scrape jobs -> ports on this machine."""
+
+    def __init__(self, folder: Path, stack: Stack, program: str, port: int, targets: Mapping[str, int]) -> None:
+        self._url = f"http://127.0.0.1:{port}"
+        (folder / "rules").mkdir(parents=True, exist_ok=True)
+        (folder / "targets").mkdir(exist_ok=True)
+        committed = stack.project / "infra/prometheus"
+        for path in (committed / "rules").glob("*.yml"):
+            (folder / "rules" / path.name).write_text(faster(path.read_text()))
+        config = (committed / "prometheus.yml").read_text()
+        config = re.sub(r"(interval|timeout): \d+s", r"\1: 1s", config)
+        (folder / "prometheus.yml").write_text(config)
+        self.targets = folder / "targets"
+        for job, target in {**targets, "prometheus": port}.items():
+            self.point(job, [target])
+        self._log = (folder / "prometheus.log").open("wb")
+        self._process = subprocess.Popen(
+            [
+                program,
+                "--enable-feature=expand-external-labels",
+                f"--config.file={folder / 'prometheus.yml'}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            env=stack.environment("ml"),
+            stdout=self._log,
+            stderr=self._log,
+        )
+
+    def point(self, job: str, ports: list[int]) -> None:
+        """Let a scrape job have these targets from now on."""
+        group = [{"targets": [f"127.0.0.1:{port}" for port in ports], "labels": {"environment": "drill"}}]
+        new = self.targets / f".{job}.new"
+        new.write_text(json.dumps(group if ports else []))
+        new.replace(self.targets / f"{job}.json")
+
+    def is_ready(self) -> bool:
+        """Whether it answers and has evaluated its rules once."""
+        try:
+            return httpx.get(f"{self._url}/-/ready", timeout=2).is_success and "Watchdog" in self.firing()
+        except httpx.TransportError:
+            return False
+
+    def firing(self) -> set[str]:
+        """Names of the alerts that fire now."""
+        answer = httpx.get(f"{self._url}/api/v1/alerts", timeout=5).raise_for_status().json()
+        return {alert["labels"]["alertname"] for alert in answer["data"]["alerts"] if alert["state"] == "firing"}
+
+    def value(self, expression: str) -> float | None:
+        """The first figure of an instant query; None when there is none."""
+        answer = httpx.get(f"{self._url}/api/v1/query", params={"query": expression}, timeout=5)
+        found: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["result"]
+        return float(found[0]["value"][1]) if found else None
+
+    def close(self) -> None:
+        """End the server."""
+        self._process.terminate()
+        self._process.wait()
+        self._log.close()

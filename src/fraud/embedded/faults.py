@@ -1,0 +1,295 @@
+"""Faults that the fire drill injects, each a context: broken inside, as it was outside.
+
+Faults of processes are real (signals, limits, connections). Faults of data are made in the drill's own copy of what the
+exporter reads (manifests, reports' JSON, job records): nothing of the platform's data is touched.
+"""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from fraud.embedded import processes
+from fraud.embedded.drill_traffic import Pool, Traffic
+from fraud.embedded.drill_watch import Watch
+from fraud.embedded.stack import Stack
+
+MODEL: Final = "fraud-detector"
+_HOUR: Final = 3600
+_STOPPED_S, _RUNNING_S = 0.35, 0.05
+_HALF_OPEN: Final = 140
+"""More than serving takes at once (SERVING_MAX_IN_FLIGHT, 128)."""
+
+
+class NotPossibleError(Exception):
+    """The stack has not what this fault needs; the message says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where faults are injected."""
+
+    stack: Stack
+    copy: Path
+    """lake/, reports/, job_runs/ as the drill's exporter reads them."""
+    exporter_pid: int
+    traffic: Traffic
+    pool: Pool
+    watch: Watch
+    usual_share: float
+
+
+Fault = Callable[[Site], AbstractContextManager[None]]
+
+
+def _pid(site: Site, service: str) -> int:
+    found = processes.remembered(service, site.stack.run)
+    if found is None:
+        raise NotPossibleError(f"{service} does not run")
+    return found.pid
+
+
+@contextmanager
+def _frozen(pids: Sequence[int]) -> Iterator[None]:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def frozen(service: str) -> Fault:
+    """Every process of the service stands still: it holds its port and answers nobody."""
+
+    @contextmanager
+    def fault(site: Site) -> Iterator[None]:
+        session = processes.in_session(_pid(site, service))
+        with _frozen([process.pid for process in session]):
+            yield
+
+    return fault
+
+
+@contextmanager
+def exporter_frozen(site: Site) -> Iterator[None]:
+    """The drill's exporter answers nobody."""
+    with _frozen([site.exporter_pid]):
+        yield
+
+
+@contextmanager
+def slow(site: Site) -> Iterator[None]:
+    """Serving gets the processor for an eighth of the time, in pieces."""
+    pid, over = _pid(site, "serving"), threading.Event()
+
+    def throttle() -> None:
+        while not over.is_set():
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(_STOPPED_S)
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(_RUNNING_S)
+
+    thread = threading.Thread(target=throttle, name="drill-throttle")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def overload(site: Site) -> Iterator[None]:
+    """More requests at work than serving takes: callers that never send their body to the end."""
+    head = b"POST /predict HTTP/1.1\r\nHost: drill\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    with ExitStack() as stack:
+        for _ in range(_HALF_OPEN):
+            caller = stack.enter_context(socket.create_connection(("127.0.0.1", site.stack.ports["serving"])))
+            caller.sendall(head)
+        yield
+
+
+@contextmanager
+def full_disk(site: Site) -> Iterator[None]:
+    """Serving may not make any file larger than it is: every write of the prediction log fails."""
+    pid = _pid(site, "serving")
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+
+
+@contextmanager
+def no_alertmanager(site: Site) -> Iterator[None]:
+    """Prometheus knows no Alertmanager any more."""
+    site.watch.point("alertmanager", [])
+    try:
+        yield
+    finally:
+        site.watch.point("alertmanager", [site.stack.ports["alertmanager"]])
+
+
+@contextmanager
+def tampered_model(site: Site) -> Iterator[None]:
+    """`production` names a version whose bytes are not what was registered."""
+    secret = site.stack.secret["MLFLOW_ADMIN_PASSWORD"]
+    with httpx.Client(
+        base_url=f"{site.stack.url('mlflow')}/api/2.0/mlflow/", auth=("admin", secret), timeout=30
+    ) as api:
+        named = api.get("registered-models/alias", params={"name": MODEL, "alias": "production"})
+        if not named.is_success:
+            raise NotPossibleError("there is no Production model")
+        good = named.json()["model_version"]
+        tags = [t if t["key"] != "model_sha256" else {**t, "value": "0" * 64} for t in good.get("tags", [])]
+        made = api.post(
+            "model-versions/create",
+            json={"name": MODEL, "source": good["source"], "run_id": good["run_id"], "tags": tags},
+        )
+        version = made.raise_for_status().json()["model_version"]["version"]
+
+        def name(which: str) -> None:
+            body = {"name": MODEL, "alias": "production", "version": which}
+            api.post("registered-models/alias", json=body).raise_for_status()
+
+        try:
+            name(version)
+            yield
+        finally:
+            name(good["version"])
+            body = {"name": MODEL, "version": version}
+            api.request("DELETE", "model-versions/delete", json=body).raise_for_status()
+
+
+@contextmanager
+def attack(site: Site) -> Iterator[None]:
+    """Ten times the usual share of stops."""
+    if not site.pool.fraud:
+        raise NotPossibleError("serving stops none of the drill's requests")
+    site.traffic.fraud_share = min(10 * max(site.usual_share, 0.01), 0.9)
+    try:
+        yield
+    finally:
+        site.traffic.fraud_share = site.usual_share
+
+
+@contextmanager
+def wrong_units(site: Site) -> Iterator[None]:
+    """Amounts of ten times what they were."""
+    site.traffic.amount_factor = 10.0
+    try:
+        yield
+    finally:
+        site.traffic.amount_factor = 1.0
+
+
+@contextmanager
+def doubt(site: Site) -> Iterator[None]:
+    """Stops near the threshold only, and enough of them to count."""
+    if not site.pool.doubtful:
+        raise NotPossibleError("serving stops none of the drill's requests")
+    site.traffic.stops, site.traffic.fraud_share = site.pool.doubtful, max(site.usual_share, 0.05)
+    try:
+        yield
+    finally:
+        site.traffic.stops, site.traffic.fraud_share = site.pool.fraud, site.usual_share
+
+
+def _newest(site: Site, dataset: str) -> Path:
+    found = sorted((site.copy / "lake" / dataset).glob("dt=*/_manifest.json"))
+    if not found:
+        raise NotPossibleError(f"the lake has no {dataset}")
+    return found[-1]
+
+
+def aged(dataset: str, hours: float) -> Fault:
+    """The newest day was published so long ago."""
+
+    @contextmanager
+    def fault(site: Site) -> Iterator[None]:
+        path = _newest(site, dataset)
+        before = path.stat().st_mtime
+        os.utime(path, (before, time.time() - hours * _HOUR))
+        try:
+            yield
+        finally:
+            os.utime(path, (before, before))
+
+    return fault
+
+
+def ahead(*datasets: str) -> Fault:
+    """These have one more day than those made of them."""
+
+    @contextmanager
+    def fault(site: Site) -> Iterator[None]:
+        made = []
+        for dataset in datasets:
+            newest = _newest(site, dataset).parent
+            day = date.fromisoformat(newest.name.removeprefix("dt=")) + timedelta(days=1)
+            made.append(shutil.copytree(newest, newest.with_name(f"dt={day}")))
+        try:
+            yield
+        finally:
+            for folder in made:
+                shutil.rmtree(folder)
+
+    return fault
+
+
+def edited(
+    pattern: str, change: Callable[[dict[str, Any]], object], otherwise: Mapping[str, Any] | None = None
+) -> Fault:
+    """The newest file of the copy that matches has another content; `otherwise` is what it is where there is none."""
+
+    @contextmanager
+    def fault(site: Site) -> Iterator[None]:
+        found = sorted(site.copy.glob(pattern))
+        if not found and otherwise is None:
+            raise NotPossibleError(f"there is no {pattern} yet")
+        path = found[-1] if found else site.copy / pattern
+        before = path.read_bytes() if found else None
+        record = json.loads(before) if before else {**(otherwise or {}), "started_s": time.time()}
+        change(record)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record))
+        try:
+            yield
+        finally:
+            if before is None:
+                path.unlink()
+            else:
+                path.write_bytes(before)
+
+    return fault
+
+
+@contextmanager
+def unreadable(site: Site) -> Iterator[None]:
+    """A job's record is no JSON."""
+    path = site.copy / "job_runs/ingest/last.json"
+    before = path.read_bytes() if path.is_file() else None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{")
+    try:
+        yield
+    finally:
+        if before is None:
+            path.unlink()
+        else:
+            path.write_bytes(before)
