@@ -112,7 +112,7 @@ def main() -> None:
             print(json.dumps(failure))
         print(f"fraud {name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    print(result.model_dump_json() if as_json else _for_people(result))
+    print(result.model_dump_json() if as_json else result.for_people() or _for_people(result))
 
 
 def _for_people(result: JobResult) -> str:

@@ -22,7 +22,7 @@ from fraud.errors import BadInputError, UnavailableError
 from fraud.io import feature_store
 from fraud.io.lake import Dataset
 from fraud.io.online import OnlineHistory
-from fraud.jobs import Context, build_features, materialize, training_set
+from fraud.jobs import Context, build_features, features_explain, materialize, training_set
 from fraud.params import Params
 from fraud.settings import Settings
 
@@ -341,3 +341,24 @@ def test_a_feast_that_joins_otherwise_stops_the_training_set(context: Context, t
     settings = context.settings.model_copy(update={"project": project})
     with pytest.raises(BadInputError, match="differ in unique_merchants_30d"):
         snapshot(Context(settings, context.params, context.log))
+
+
+def test_an_explanation_shows_each_event_its_windows_and_who_knows_of_it(context: Context, client: redis.Redis) -> None:
+    hour, at = US_PER_HOUR, 10 * US_PER_DAY
+    rows = [("month", "user 0", 0, 0), ("week", "user 0", at - 2 * hour, at - 2 * hour),
+            ("hour", "user 0", at - hour, at - hour), ("late", "user 0", at - hour // 2, at + hour)]  # fmt: skip
+    publish(context, transactions(rows))
+    load(context)
+    OnlineHistory(client).append("user 0", "only served", FIRST_US + at - 1, 90_000, "m0")
+    moment = datetime(2026, 1, 11, tzinfo=UTC)
+    result = features_explain.run(features_explain.Config(user="user 0", at=moment), context)
+    assert result.batch == {"transaction_velocity_1h": 1.0, "avg_amount_7d": 1.015, "unique_merchants_30d": 3}
+    assert result.online == {"transaction_velocity_1h": 3.0, "avg_amount_7d": 3.015, "unique_merchants_30d": 3}
+    layers = [(event.layer, event.sequence, len(event.windows)) for event in result.events]
+    assert layers == [("store", 4, 3), ("store and lake", 3, 3), ("store and lake", 2, 3), ("store and lake", 1, 2),
+                      ("store and lake", 0, 1)]  # fmt: skip
+    page = result.for_people().splitlines()
+    assert page[0] == "user 0 at 2026-01-11 00:00:00.000000 UTC"
+    assert page[3].split() == ["transaction_velocity_1h", "3", "1", "3"]
+    with pytest.raises(BadInputError, match="nobody knows"):
+        features_explain.run(features_explain.Config(user="stranger", at=moment), context)

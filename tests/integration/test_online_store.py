@@ -12,10 +12,11 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fraud.core import history
-from fraud.core.contract import US_PER_DAY, id_hash
+from fraud.core import history, windows
+from fraud.core.contract import US_PER_DAY, US_PER_HOUR, id_hash
 from fraud.core.features import RETENTION_US
 from fraud.embedded import valkey
+from fraud.engines import kernel
 from fraud.io.online import Batch, Loaded, OnlineHistory
 
 NOON = 1_767_268_800_123_457  # 2026-01-01T12:00:00.123457Z: odd microseconds must survive Lua's doubles
@@ -166,6 +167,46 @@ def test_an_event_costs_24_bytes_and_its_idempotency_16(client: redis.Redis) -> 
     at_rest = client.memory_usage(history.history_key("u"))
     assert at_rest is not None
     assert at_rest <= 24 * 1_000 * 1.1
+
+
+def test_a_replay_by_sixteen_clients_equals_the_batch_values_as_known_at_each_sequence(
+    valkey_url: str, client: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Users interleaved, an eighth of the events late by up to six days, a twelfth sent twice."""
+    rng = np.random.default_rng(11)
+    n, users = 4_000, 40
+    at = NOON + np.sort(rng.integers(0, 31 * US_PER_DAY, n) // US_PER_HOUR * US_PER_HOUR)
+    user, units, shop = rng.integers(0, users, n), rng.integers(1, 10**9, n), rng.integers(0, 60, n)
+    sent_at = at + np.where(rng.random(n) < 1 / 8, rng.integers(0, 6 * US_PER_DAY, n), 0)
+    log = [int(i) for i in np.argsort(sent_at, kind="stable") for _ in range(1 + int(i % 12 == 0))]
+
+    def replay(shard: int) -> list[tuple[int, int, windows.WindowValues]]:
+        with redis.Redis.from_url(valkey_url) as own:
+            store = OnlineHistory(own)
+            answers = []
+            for i in (i for i in log if user[i] % 16 == shard):
+                known = store.append(f"u{user[i]}", f"t{i}", int(at[i]), int(units[i]), f"m{shop[i]}")
+                answers.append((i, known.sequence, windows.evaluate(known.events, known.newest_us, int(at[i]))))
+            return answers
+
+    with ThreadPoolExecutor(16) as pool:
+        served = [answer for answers in pool.map(replay, range(16)) for answer in answers]
+    sequence = np.zeros(n, dtype=np.int64)
+    for i, place, _ in served:
+        sequence[i] = place
+    by_user = np.lexsort((sequence, at, user))
+    starts = np.searchsorted(user[by_user], np.arange(users + 1))
+    batch = kernel.compute(
+        starts, at[by_user], sequence[by_user], units[by_user], shop[by_user].astype(np.int32), 60
+    )  # fmt: skip
+    row_of = np.argsort(by_user)
+    mismatches = sum(
+        tuple(None if np.isnan(v) else v for v in batch[:, row_of[i]]) != values for i, _, values in served
+    )  # fmt: skip
+    with capsys.disabled():
+        print(f"\nreplay: {len(served)} answers compared, {mismatches} mismatches")
+    assert len(served) == n + len(range(0, n, 12))
+    assert mismatches == 0
 
 
 def test_kill_9_of_the_server_loses_no_append_older_than_the_last_sync(tmp_path: Path) -> None:
