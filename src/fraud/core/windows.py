@@ -13,27 +13,28 @@ WindowValues = tuple[float | int | None, ...]
 """One value per WINDOW_FEATURES, in its order and dtypes; None is null."""
 
 
-def _count(events: NDArray[np.void], _at_us: int) -> float:
-    return float(len(events))
+def _count(_events: NDArray[np.void], inside: NDArray[np.bool_], _at_us: int) -> float:
+    return float(np.count_nonzero(inside))
 
 
-def _sum(events: NDArray[np.void], _at_us: int) -> float:
-    return float(events["units"].sum()) / float(UNITS_PER_USD)
+def _sum(events: NDArray[np.void], inside: NDArray[np.bool_], _at_us: int) -> float:
+    return float(events["units"][inside].sum()) / float(UNITS_PER_USD)
 
 
-def _mean(events: NDArray[np.void], _at_us: int) -> float:
-    return float(events["units"].sum()) / float(len(events) * UNITS_PER_USD)
+def _mean(events: NDArray[np.void], inside: NDArray[np.bool_], _at_us: int) -> float:
+    units = events["units"][inside]
+    return float(units.sum()) / float(len(units) * UNITS_PER_USD)
 
 
-def _distinct(events: NDArray[np.void], _at_us: int) -> float:
-    return len(set(events["merchant"].tolist()))
+def _distinct(events: NDArray[np.void], inside: NDArray[np.bool_], _at_us: int) -> float:
+    return len(set(events["merchant"][inside].tolist()))
 
 
-def _seconds_since_last(events: NDArray[np.void], at_us: int) -> float:
-    return float(at_us - int(events["event_us"].max())) / float(US_PER_SECOND)
+def _seconds_since_last(events: NDArray[np.void], inside: NDArray[np.bool_], at_us: int) -> float:
+    return float(at_us - int(events["event_us"][inside].max())) / float(US_PER_SECOND)
 
 
-_AGGREGATIONS: Final[dict[str, Callable[[NDArray[np.void], int], float]]] = {
+_AGGREGATIONS: Final[dict[str, Callable[[NDArray[np.void], NDArray[np.bool_], int], float]]] = {
     "count": _count,
     "sum": _sum,
     "mean": _mean,
@@ -51,11 +52,12 @@ def evaluate(
     transaction (0 without history). Sums are over int64 and exact, so the result does not depend on the order of
     events: it is bitwise the batch engines' value.
     """
-    times = events["event_us"]
+    times = np.ascontiguousarray(events["event_us"])
     before = times < at_us
     floor = newest_us - RETENTION_US
     values: list[float | int | None] = []
     for feature in features:
-        window = events[before & (times >= max(at_us - feature.window_us, floor))]
-        values.append(_AGGREGATIONS[feature.aggregation](window, at_us) if len(window) else feature.empty)
+        inside = before & (times >= max(at_us - feature.window_us, floor))
+        aggregate = _AGGREGATIONS[feature.aggregation]
+        values.append(aggregate(events, inside, at_us) if inside.any() else feature.empty)
     return tuple(values)
