@@ -37,6 +37,12 @@ class Rows(NamedTuple):
         column: NDArray[np.float32] = self.vectors[:, VECTOR_NAMES.index("amount")]
         return column
 
+    @property
+    def hour(self) -> NDArray[np.float32]:
+        """0..23, UTC, float32[n]."""
+        column: NDArray[np.float32] = self.vectors[:, VECTOR_NAMES.index("hour_of_day")]
+        return column
+
 
 class Compared:
     """Figures of several models over one set of resamples. Models are numbered as they were given."""

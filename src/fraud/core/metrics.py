@@ -42,9 +42,9 @@ class Ranked:
     def tally(self, weights: Floats | None = None) -> "Tally":
         """Frauds and rows from the top to the end of each group; `weights` float64[n] in the rows' given order."""
         if weights is None:
-            return Tally(np.cumsum(self._fraud)[self.ends], (self.ends + 1).astype(np.float64))
+            return Tally(np.cumsum(self._fraud)[self.ends], (self.ends + 1).astype(np.float64), self.cuts > 0)
         ordered = weights[self.order]
-        return Tally(np.cumsum(ordered * self._fraud)[self.ends], np.cumsum(ordered)[self.ends])
+        return Tally(np.cumsum(ordered * self._fraud)[self.ends], np.cumsum(ordered)[self.ends], self.cuts > 0)
 
     def average_precision(self) -> float:
         """See `Tally.average_precision`."""
@@ -67,6 +67,8 @@ class Tally(NamedTuple):
 
     frauds: Floats
     rows: Floats
+    suspicious: NDArray[np.bool_]
+    """False for the group with probability 0: it is never alerted, whatever capacity is left."""
 
     def average_precision(self) -> float:
         """Sum over groups of (recall gained) x (precision at the group's end). NaN without frauds."""
@@ -94,7 +96,7 @@ class Tally(NamedTuple):
         size = np.diff(self.rows, prepend=0.0)
         left = share * self.rows[-1] - (self.rows - size)
         chances: Floats = np.divide(left, size, out=np.zeros_like(size), where=size > 0)
-        return np.clip(chances, 0.0, 1.0)
+        return np.clip(chances, 0.0, 1.0) * self.suspicious
 
     def curve(self) -> tuple[Floats, Floats, Floats]:
         """Recall, precision and false-positive rate at the end of each group. Needs both classes."""

@@ -20,6 +20,7 @@ def page(record: Mapping[str, Any], training: Mapping[str, Any], plots: Sequence
     return template.render(
         r=record, levels=_levels(training), parts=training["parts"], plots=plots, headline=_headline(record, training),
         min_slice_frauds=params.gates.min_slice_frauds, lineage=record["lineage"].items(),
+        slices=sorted(record["slices"], key=lambda s: (-s["frauds"], s["name"])),
         costs=f"{costs.alerts_per_1000:g} alerts per 1,000 payments; a review costs {costs.review:g} USD, a missed "
         f"fraud its amount and {costs.chargeback_fee:g} USD, stopping an honest customer {costs.friction:g} USD.",
         history=f"at most a user's last {MAX_EVENTS:,} payments, and no event that came more than "

@@ -31,7 +31,7 @@ def precision_recall(named: Named, is_fraud: NDArray[np.bool_]) -> Figure:
     def draw(axes: Axes) -> None:
         for line, probability in _lines(named):
             recall, precision, _ = Ranked(probability, is_fraud).tally().curve()
-            axes.plot(recall, precision, drawstyle="steps-post", **line)
+            axes.plot(recall, precision, **line)
         axes.axhline(float(is_fraud.mean()), color="#8a94a3", linewidth=1, linestyle=":", label="at random")
         axes.set(title="Precision over recall", xlabel="share of frauds found", ylabel="share of alerts that are fraud")
         axes.set(xlim=(0, 1), ylim=(0, 1.02))

@@ -5,6 +5,7 @@ leaves a run, never half a version.
 """
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,9 @@ EXPERIMENT: Final = "fraud-detector"
 STAGING: Final = "staging"
 _REQUIREMENTS: Final = ("mlflow", "onnx", "onnxruntime", "numpy")
 _STEP: Final = 0
+# MLflow's remarks about pip and about waiting say nothing that our own log does not.
+for _talker in ("mlflow.utils.environment", "mlflow.store.model_registry.abstract_store"):
+    logging.getLogger(_talker).setLevel(logging.ERROR)
 
 
 class TrainingRuns:

@@ -14,7 +14,7 @@ from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fraud.core import gates
+from fraud.core import gates, rule
 from fraud.core.costs import Costs
 from fraud.core.evaluation import Compared, Rows, slice_losses
 from fraud.core.features import definition_hash
@@ -58,10 +58,10 @@ class Result(JobResult):
 
 
 class Opponent(NamedTuple):
-    """What the candidate is held against. `model` None: nothing could be; `reason` says why."""
+    """What the candidate is held against, and what it answers. None: it could not be asked; `reason` says why."""
 
     name: str
-    model: OnnxModel | None
+    probabilities: NDArray[np.float32] | None
     reason: str = ""
 
 
@@ -102,7 +102,7 @@ def judge(version: ModelVersion, data: TrainingData, context: Context, runs: Tra
     training = json.loads(runs.artifacts(run_id, "training.json")["training.json"])
     ladder = {name.removesuffix(".onnx"): OnnxModel(m) for name, m in runs.artifacts(run_id, "ladder").items()}
     model = OnnxModel(model_artifact.fetch(settings, int(number)).model)
-    opponent = _opponent(context, champion, ladder if training["selected"] else {})
+    opponent = _opponent(context, champion, data.holdout)
     context.log.info("evaluating", version=number, against=opponent.name, **training["parts"]["holdout"])
 
     costs = costs_of(params)
@@ -116,8 +116,8 @@ def judge(version: ModelVersion, data: TrainingData, context: Context, runs: Tra
         "gates": [gate.as_dict() for gate in verdicts], "slices": slices, "lineage": lineage_of(version),
     }  # fmt: skip
     named = {f"version {number}": model.probabilities(data.holdout.vectors)}
-    if champion and opponent.model is not None:
-        named[opponent.name] = opponent.model.probabilities(data.holdout.vectors)
+    if champion and opponent.probabilities is not None:
+        named[opponent.name] = opponent.probabilities
     named |= {
         name: m.probabilities(data.holdout.vectors) for name, m in ladder.items() if name != version.tags["level"]
     }
@@ -154,19 +154,19 @@ def lineage_of(version: ModelVersion) -> dict[str, str]:
     return {"run": version.run_id, **{name: version.tags.get(name, "unknown") for name in names}}
 
 
-def _opponent(context: Context, champion: str, ladder: Mapping[str, OnnxModel]) -> Opponent:
-    """Production, or level 0 while there is none; level 0 itself must beat alerting at random."""
+def _opponent(context: Context, champion: str, rows: Rows) -> Opponent:
+    """Production. While there is none, what serving answers without a model: the rule of thumb."""
     if champion:
         found = model_artifact.find(context.settings, int(champion))
         if found.tags.get("feature_hash") == definition_hash():
             try:
-                artifact = model_artifact.fetch(context.settings, int(champion))
+                model = OnnxModel(model_artifact.fetch(context.settings, int(champion)).model)
             except RefusedError as error:
                 return Opponent(f"version {champion}", None, f"Production cannot be measured: {error.message}")
-            return Opponent(f"version {champion}", OnnxModel(artifact.model))
-        context.log.warning("Production knows other features than these: level 0 takes its place", production=champion)
-    rule = ladder.get("0-rule")
-    return Opponent("level 0", rule) if rule is not None else Opponent("alerts at random", None)
+            return Opponent(f"version {champion}", model.probabilities(rows.vectors))
+        context.log.warning("Production reads other features than these, so it cannot be served: the rule stands in",
+                            production=champion)  # fmt: skip
+    return Opponent("the rule of thumb", rule.DEFAULT.probabilities(rows.amount, rows.hour))
 
 
 def _measure(
@@ -179,9 +179,7 @@ def _measure(
 ) -> tuple[gates.Measured, list[dict[str, Any]]]:
     params, rows = context.params, data.holdout
     ours = model.probabilities(rows.vectors)
-    theirs: NDArray[np.float32] = (
-        np.zeros_like(ours) if opponent.model is None else opponent.model.probabilities(rows.vectors)
-    )
+    theirs = np.zeros_like(ours) if opponent.probabilities is None else opponent.probabilities
     draws, seed = params.training.bootstrap, params.training.seed
     compared = Compared(rows, [ours, theirs], costs, resamplings=draws, seed=seed)
     losses = slice_losses(rows, ours, theirs, costs.capacity, resamplings=draws, seed=seed)
