@@ -18,7 +18,7 @@ STOLEN_PAYMENTS: Final = (3, 12)
 STOLEN_HOURS: Final = (1.0, 6.0)
 TESTS: Final = (2, 5)
 COMPROMISED_DAYS: Final = (7, 28)
-NIGHT: Final = 0.35
+NIGHT: Final = 0.4
 """Share of fraud that is committed in the small hours, while its victim sleeps."""
 
 _WANTED: Final = np.array(
@@ -92,10 +92,10 @@ class Fraudsters:
         merchant = np.array(sorted(self._compromised))[rng.integers(0, len(self._compromised), n)]
         user = self._victim(rng, n)
         home = world.merchant_city[merchant]
-        local = (rng.random(n) < (1.0 if quiet else 0.45)) & (home >= 0)
+        local = (rng.random(n) < (1.0 if quiet else 0.25)) & (home >= 0)
         user = np.where(local, self._neighbour(rng, home), user)
         category = world.merchant_category[merchant]
-        factor = rng.uniform(0.5, 1.1, n) if quiet else rng.uniform(1.0, 3.5, n)
+        factor = rng.uniform(0.5, 1.1, n) if quiet else rng.uniform(1.5, 6.0, n)
         amount = world.amount(rng, user, category) * factor
         return Rows(
             user, merchant, category, amount, world.distance(user, merchant), self._time(rng, day, n, quiet=quiet),
@@ -103,11 +103,15 @@ class Fraudsters:
         )  # fmt: skip
 
     def _somewhere(self, rng: np.random.Generator) -> int:
-        """A merchant that honest people use, a popular one more likely."""
+        """A merchant that honest people use too, of what sells on, a popular one more likely."""
         user = self._victim(rng, 1)
-        category = self._world.category(rng, user)
+        category = self._wanted(rng, 1)
         online = rng.random(1) < ONLINE[category]
         return int(self._world.place(rng, user, category, self._world.home_city[user], online).merchant[0])
+
+    def _wanted(self, rng: np.random.Generator, n: int) -> Ints:
+        """Categories to a thief's taste."""
+        return _WANTED[np.searchsorted(_WANTED_SHARE, rng.random(n) * _WANTED_SHARE[-1])]
 
     def _neighbour(self, rng: np.random.Generator, city: Ints) -> Ints:
         """Somebody who lives in each city; anybody where nobody does."""
@@ -131,9 +135,9 @@ class Fraudsters:
         m = len(episode)
         after = (rng.random(m) * lasts[episode] * US_PER_HOUR).astype(np.int64)
         user = victim[episode]
-        category = _WANTED[np.searchsorted(_WANTED_SHARE, rng.random(m) * _WANTED_SHARE[-1])]
-        category = np.where(rng.random(m) < (1.0 if quiet else 0.3), world.category(rng, user), category)
-        factor = rng.uniform(0.5, 1.1, m) if quiet else rng.uniform(0.8, 3.0, m)
+        category = self._wanted(rng, m)
+        category = np.where(rng.random(m) < (1.0 if quiet else 0.2), world.category(rng, user), category)
+        factor = rng.uniform(0.5, 1.1, m) if quiet else rng.uniform(1.5, 5.0, m)
         return self._rows(rng, user, category, city[episode], factor, begins[episode] + after)
 
     def _tested(self, rng: np.random.Generator, day: int, n: int, *, quiet: bool) -> Rows:
@@ -143,7 +147,7 @@ class Fraudsters:
         tests = rng.integers(TESTS[0], TESTS[1] + 1, n)
         episode = np.repeat(np.arange(n), tests)
         m = len(episode)
-        tiny = np.exp(rng.normal(np.log(3.0), 0.7, m)) if not quiet else np.exp(rng.normal(np.log(18.0), 0.5, m))
+        tiny = np.exp(rng.normal(np.log(1.8), 0.6, m)) if not quiet else np.exp(rng.normal(np.log(18.0), 0.5, m))
         minutes = np.concatenate([rng.uniform(0, 600 if quiet else 25, m), rng.uniform(25, 80, n)])
         user = np.concatenate([victim[episode], victim])
         category = np.concatenate(

@@ -9,14 +9,14 @@ from fraud.simulator.world import BY_NAME, ONLINE, Bools, Floats, Ints, World
 
 WEEKDAY: Final = np.array([0.92, 0.92, 0.95, 1.0, 1.12, 1.17, 0.92])
 """Monday first, mean 1."""
-BURST: Final = 0.06
-"""Share of payments that begin a round of shopping, 1 to 5 more within the hour."""
-SPIKE: Final = 0.02
+BURST: Final = 0.025
+"""Share of payments that begin a round of shopping, 1 to 4 more within the hour."""
+SPIKE: Final = 0.015
 TRIP_STARTS: Final = 0.0125
 TRIP_DAYS: Final = (2, 7)
-ELSEWHERE: Final = 0.02
+ELSEWHERE: Final = 0.01
 """Share of payments at home time that are made in another city all the same."""
-_BURST_MEAN: Final = 3.0
+_BURST_MEAN: Final = 2.5
 
 DRIFT_AMOUNT: Final = 1.15
 DRIFT_VOLUME: Final = 1.10
@@ -72,7 +72,7 @@ def payments(
     level = WEEKDAY[weekday] * (DRIFT_VOLUME if drifted else 1.0) / (1 + BURST * _BURST_MEAN)
     first = np.repeat(np.arange(world.users), rng.poisson(world.activity * level))
     time_us = seconds_of_day(rng, world.night_owl[first]) + day * US_PER_DAY
-    more = np.where(rng.random(len(first)) < BURST, rng.integers(1, 6, len(first)), 0)
+    more = np.where(rng.random(len(first)) < BURST, rng.integers(1, 5, len(first)), 0)
     user = np.concatenate([first, np.repeat(first, more)])
     follows = np.repeat(time_us, more)
     gaps = (rng.uniform(1, 50, len(follows)) * 60 * US_PER_SECOND).astype(np.int64)
