@@ -1,0 +1,97 @@
+"""The OpenAPI document and the settings: what they say is what the server does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import Serving
+
+from fraud_serving.openapi import FULL_EXAMPLE, SHORT_EXAMPLE
+from fraud_serving.settings import BadSettingError, Settings
+
+GOOD = {
+    "SERVING_REDIS_URL": "redis://:hush@127.0.0.1:1/0", "SERVING_MLFLOW_URL": "http://127.0.0.1:2/",
+    "SERVING_MODEL_CACHE": "/cache", "SERVING_PREDICTION_LOG": "/log", "SERVING_OPEN": "1",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def document(serving: Serving) -> dict[str, Any]:
+    found: dict[str, Any] = serving.client.get("/openapi.json").json()
+    return found
+
+
+def test_the_document_has_every_endpoint_and_status(document: dict[str, Any]) -> None:
+    assert set(document["paths"]) == {"/predict", "/predict/batch", "/health", "/ready", "/model", "/metrics"}
+    for path in ("/predict", "/predict/batch"):
+        assert set(document["paths"][path]["post"]["responses"]) == {"200", "401", "413", "422", "429"}
+
+
+def test_every_reference_leads_to_a_schema(document: dict[str, Any]) -> None:
+    text = json.dumps(document)
+    named = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
+    assert named <= set(document["components"]["schemas"])
+    assert {"Transaction", "Answer", "Batch", "Answers", "Problem"} <= named
+
+
+@pytest.mark.parametrize("example", [SHORT_EXAMPLE, FULL_EXAMPLE], ids=["short", "full"])
+def test_the_documents_examples_are_answered_with_the_fields_it_promises(
+    serving: Serving, document: dict[str, Any], example: dict[str, object]
+) -> None:
+    answer = serving.predict(**example)
+    promised = document["components"]["schemas"]["Answer"]
+    assert set(answer) == set(promised["properties"])
+    for name, value in answer.items():
+        kinds = promised["properties"][name]
+        allowed = {kinds.get("type")} | {kind.get("type") for kind in kinds.get("anyOf", [])} | (
+            {"string"} if "enum" in kinds else set()
+        )  # fmt: skip
+        names = {
+            bool: {"boolean"},
+            str: {"string"},
+            float: {"number"},
+            int: {"number", "integer"},
+            type(None): {"null"},
+        }
+        assert allowed & names[type(value)], name
+
+
+def test_the_bounds_it_states_are_the_bounds_that_hold(serving: Serving, document: dict[str, Any]) -> None:
+    properties = document["components"]["schemas"]["Transaction"]["properties"]
+    for name, schema in properties.items():
+        bounded = next((s for s in [schema, *schema.get("anyOf", [])] if "maximum" in s), None)
+        if bounded is None:
+            continue
+        over = serving.client.post("/predict", json=SHORT_EXAMPLE | {name: bounded["maximum"] + 1})
+        assert (over.status_code, over.json()["field"]) == (422, name)
+        assert serving.client.post("/predict", json=SHORT_EXAMPLE | {name: bounded["maximum"]}).status_code == 200
+
+
+def test_the_documentation_page_is_there(serving: Serving) -> None:
+    assert "swagger" in serving.client.get("/docs").text.lower()
+
+
+def test_settings_are_read_from_the_environment() -> None:
+    settings = Settings.load(GOOD | {"SERVING_PORT": "9", "MLFLOW_TRACKING_PASSWORD": "hush", "PATH": "/bin"})
+    assert (settings.port, settings.mlflow_url, settings.model_cache) == (9, "http://127.0.0.1:2", Path("/cache"))
+    assert settings.mlflow_password.get_secret_value() == "hush"
+    assert "hush" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"SERVING_PORT": "many"}, "SERVING_PORT: "),
+        ({"SERVING_PORTS": "1"}, "SERVING_PORTS: Extra inputs"),
+        ({"SERVING_REDIS_URL": "http://:hush@x"}, "SERVING_REDIS_URL: .*redis://"),
+        ({"SERVING_REDIS_URL": ""}, "SERVING_REDIS_URL: Field required"),
+        ({"SERVING_STORE_DEADLINE_MS": "0"}, "SERVING_STORE_DEADLINE_MS: "),
+        ({"SERVING_OPEN": ""}, "either SERVING_API_KEYS .* or SERVING_OPEN=1"),
+        ({"SERVING_API_KEYS": "/keys"}, "either SERVING_API_KEYS .* or SERVING_OPEN=1"),
+    ],
+)
+def test_a_wrong_setting_ends_the_start_naming_the_variable_and_no_secret(change: dict[str, str], message: str) -> None:
+    with pytest.raises(BadSettingError, match=message) as raised:
+        Settings.load(GOOD | change)
+    assert "hush" not in str(raised.value)
