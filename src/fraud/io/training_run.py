@@ -18,6 +18,7 @@ import onnx
 from matplotlib.figure import Figure
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types.schema import Schema, TensorSpec
@@ -32,6 +33,7 @@ EXPERIMENT: Final = "fraud-detector"
 STAGING: Final = "staging"
 _REQUIREMENTS: Final = ("mlflow", "onnx", "onnxruntime", "numpy")
 _STEP: Final = 0
+MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)  # standard output is the job's result
 # MLflow's remarks about pip and about waiting say nothing that our own log does not.
 for _talker in ("mlflow.utils.environment", "mlflow.store.model_registry.abstract_store"):
     logging.getLogger(_talker).setLevel(logging.ERROR)

@@ -1,0 +1,300 @@
+"""Training against a real MLflow server: first model, found again, worse, equal and better challengers, kills."""
+
+import datetime as dt
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pyarrow as pa
+import pytest
+import structlog
+import yaml
+
+from fraud.core.contract import US_PER_DAY
+from fraud.core.features import VECTOR_NAMES
+from fraud.embedded import mlflow_server
+from fraud.errors import BadInputError, RefusedError, UnavailableError
+from fraud.io.lake import Dataset
+from fraud.io.model_artifact import MODEL_NAME, PRODUCTION, reference
+from fraud.io.promotion import STAGING, opened
+from fraud.jobs import Context, evaluate, promote, train
+from fraud.params import Params
+from fraud.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = {
+    "split": {"train_days": 30, "gap_days": 3, "validation_days": 10, "holdout_days": 10},
+    "training": {"bootstrap": 100, "boosting": {"max_iter": 60}, "mlp": {"max_epochs": 2}},
+    "gates": {"max_latency_us": 20000.0},
+}
+POOR = {"training": {"margin": 1.0}}
+"""No level adds that much average precision: the rule stays."""
+OTHER_SEED = {"training": {"seed": 7, "mlp": {"max_epochs": 2, "learning_rate": 0.00001}}}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mlflow_server.Server]:
+    with mlflow_server.running(tmp_path_factory.mktemp("mlflow")) as running:
+        yield running
+
+
+def merged(base: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(base)
+    for change in changes:
+        for key, value in change.items():
+            found[key] = merged(found[key], value) if isinstance(value, Mapping) else value
+    return found
+
+
+def world(days: int = 60, per_day: int = 500, frauds: bool = True) -> pa.Table:
+    """A training set in which fraud is what costs more than its user's average, most of all far from home."""
+    random, n = np.random.default_rng(3), days * per_day
+    first = int(dt.datetime(2026, 1, 1, tzinfo=dt.UTC).timestamp()) * 1_000_000
+    at = np.sort(first + random.integers(0, days * US_PER_DAY, n))
+    average, amount = np.exp(random.normal(3.5, 0.5, n)), np.exp(random.normal(3.5, 1.0, n))
+    distance = random.exponential(20, n)
+    logit = -8.5 + 2.2 * np.log(amount / average) + 0.06 * distance
+    fraud = (random.random(n) < 1 / (1 + np.exp(-logit))) & frauds
+    amount = np.where(fraud, amount * 3, amount)
+    stamp = pa.timestamp("us", "UTC")
+    return pa.table(
+        {
+            "transaction_id": [f"t{i:07}" for i in range(n)],
+            "event_timestamp": pa.array(at, stamp), "created_timestamp": pa.array(at, stamp),
+            "user_id": [f"u{i}" for i in random.integers(0, 300, n)], "merchant_id": ["m"] * n,
+            "merchant_category": np.array(["grocery", "travel", "electronics"])[random.integers(0, 3, n)],
+            "amount": np.round(amount, 4), "distance_from_home": pa.array(distance, mask=random.random(n) < 0.1),
+            "transaction_velocity_1h": random.poisson(0.2, n).astype(float),
+            "avg_amount_7d": pa.array(np.round(average, 4), mask=random.random(n) < 0.05),
+            "unique_merchants_30d": random.poisson(8, n), "is_fraud": fraud,
+            "label_timestamp": pa.array(at + US_PER_DAY, stamp, mask=~fraud),
+        }
+    )  # fmt: skip
+
+
+class Platform:
+    """A lake, a registry and a project folder whose params.yaml the test writes."""
+
+    def __init__(self, server: mlflow_server.Server, home: Path) -> None:
+        self.home, self.project = home, home / "project"
+        (self.project / "requirements").mkdir(parents=True)
+        (self.project / "requirements/ml.txt").write_text("a lock\n")
+        self.settings = Settings(home=home, project=self.project, mlflow_url=server.url, actor="ada")
+        self.client = mlflow.MlflowClient(server.url)
+        self.lake(world(), "s1")
+
+    def lake(self, table: pa.Table, snapshot: str, cut_off: str = "2026-03-09T00:00:00+00:00") -> None:
+        made_from = {"cut_off": cut_off, "maturity_days": "7"}
+        Dataset(self.settings.lake_uri, "training_sets", "snapshot").publish(snapshot, table, made_from)
+        Dataset(self.settings.lake_uri, "transactions").publish("2026-01-01", table.slice(0, 1000))
+
+    def context(self, *changes: Mapping[str, Any]) -> Context:
+        path = self.project / "params.yaml"
+        path.write_text(yaml.safe_dump(merged(yaml.safe_load((ROOT / "params.yaml").read_text()), QUICK, *changes)))
+        return Context(self.settings, Params.load(path), structlog.get_logger(job="train"))
+
+    def train(self, *changes: Mapping[str, Any], force: bool = False) -> train.Result:
+        return train.run(train.Config(force=force), self.context(*changes))
+
+    def promote(self) -> promote.Result:
+        return promote.run(promote.Config(), self.context())
+
+    def alias(self, name: str) -> str | None:
+        with opened(self.settings) as promotion:
+            found = promotion.version(name)
+            return str(found.version) if found else None
+
+    def versions(self) -> int:
+        return len(self.client.search_model_versions(f"name='{MODEL_NAME}'"))
+
+
+@pytest.fixture
+def platform(server: mlflow_server.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
+    for name, value in server.client_environment().items():
+        monkeypatch.setenv(name, value)
+    found = Platform(server, tmp_path)
+    found.client.create_registered_model(MODEL_NAME)
+    yield found
+    found.client.delete_registered_model(MODEL_NAME)
+
+
+def test_first_worse_equal_and_better(platform: Platform) -> None:
+    poor = platform.train(POOR)
+    assert (poor.selected, poor.gates_passed, poor.champion) == ("0-rule", True, ""), poor.failed_gates
+    assert platform.alias(STAGING) == poor.version
+    assert platform.promote().version == poor.version
+
+    good = platform.train()
+    assert (good.gates_passed, good.champion) == (True, poor.version), good.failed_gates
+    assert good.selected != "0-rule"
+    assert platform.promote().replaced == poor.version
+
+    worse = platform.train(POOR, force=True)
+    assert "better_than_production" in worse.failed_gates
+    with pytest.raises(RefusedError, match="did not pass its gates"):
+        promote.run(promote.Config(version=int(worse.version)), platform.context())
+
+    equal = platform.train(OTHER_SEED)
+    assert not equal.reused
+    assert "better_than_production" in equal.failed_gates
+    assert (platform.alias(PRODUCTION), platform.alias(STAGING)) == (good.version, None)
+
+
+def test_equal_inputs_find_the_version_and_its_bytes_again(platform: Platform) -> None:
+    first = platform.train()
+    again = platform.train()
+    assert again == first.model_copy(update={"reused": True})
+    assert platform.versions() == 1
+    forced = platform.train(force=True)
+    assert (forced.version, platform.versions()) == ("2", 2)
+    tags = [platform.client.get_model_version(MODEL_NAME, version).tags for version in ("1", "2")]
+    for same in ("model_sha256", "serving_sha256", "fingerprint", "threshold"):
+        assert tags[0][same] == tags[1][same]
+
+
+def test_a_verdict_against_a_former_production_is_renewed_not_trained_again(platform: Platform) -> None:
+    poor, good = platform.train(POOR), platform.train()
+    platform.client.set_registered_model_alias(MODEL_NAME, STAGING, poor.version)
+    platform.promote()
+    with pytest.raises(RefusedError, match="another Production"):
+        promote.run(promote.Config(version=int(good.version)), platform.context())
+    renewed = platform.train()
+    assert (renewed.version, renewed.reused, renewed.champion) == (good.version, True, poor.version)
+    assert platform.promote().version == good.version
+    assert platform.train().version == good.version  # Production itself is not held against itself
+    with pytest.raises(RefusedError, match="is Production"):
+        evaluate.run(evaluate.Config(version=int(good.version)), platform.context())
+
+
+def test_what_was_registered_is_what_the_contract_says(platform: Platform) -> None:
+    made = platform.train()
+    version = platform.client.get_model_version(MODEL_NAME, made.version)
+    assert version.source == f"runs:/{made.run_id}/model"
+    wanted = {
+        "model_sha256", "serving_sha256", "feature_hash", "threshold", "level", "fingerprint", "git_commit",
+        "git_dirty", "data_sha256", "params_sha256", "lock_sha256", "seed", "gates", "champion",
+        "failed_gates", "snapshot",
+    }  # fmt: skip
+    assert wanted <= version.tags.keys()
+    platform.promote()
+
+    mlflow.set_tracking_uri(platform.settings.mlflow_url)
+    model = mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}@production")
+    serving = json.loads(mlflow.artifacts.load_text(f"runs:/{made.run_id}/model/serving.json"))
+    vectors = np.array(serving["golden"]["vectors"], dtype=np.float32)
+    answers = model.predict(vectors)["fraud_probability"]
+    assert answers == pytest.approx(serving["golden"]["probabilities"], abs=1e-6)
+    assert vectors.shape[1] == len(VECTOR_NAMES)
+
+    sample = reference(platform.settings, made.run_id)
+    assert {"fraud_probability", "event_timestamp", "avg_amount_7d"} <= set(sample.column_names)
+    nested = platform.client.search_runs(
+        [platform.client.get_experiment_by_name("fraud-detector").experiment_id],
+        f"tags.`mlflow.parentRunId`='{made.run_id}'",
+    )
+    assert {run.info.run_name for run in nested} == {"0-rule", "1-logistic", "2-boosting", "3-mlp"}
+    page = Path(made.report_uri.removeprefix("file://")).read_text()
+    assert all(gate["name"].replace("_", " ").replace("onnx", "ONNX") in page for gate in made.gates)
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+    assert json.loads(Path(made.report_uri.removeprefix("file://")).with_suffix(".json").read_text())["version"] == "1"
+
+
+def test_killed_while_training_a_rerun_ends_as_a_clean_run(platform: Platform, server: mlflow_server.Server) -> None:
+    platform.context()
+    environment = {
+        **os.environ, **server.client_environment(), "FRAUD_HOME": str(platform.home),
+        "FRAUD_PROJECT": str(platform.project), "FRAUD_MLFLOW_URL": server.url,
+    }  # fmt: skip
+    fraud = str(Path(sys.executable).with_name("fraud"))
+    process = subprocess.Popen([fraud, "train"], env=environment, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if '"epoch"' in line:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait(30)
+    assert platform.versions() == 0
+    made = platform.train()
+    assert (made.version, platform.versions()) == ("1", 1)
+    experiment = platform.client.get_experiment_by_name("fraud-detector").experiment_id
+    deadline = time.monotonic() + 10
+    while platform.client.search_runs([experiment], "attributes.status='RUNNING'"):
+        assert time.monotonic() < deadline, "a killed run still counts as running"
+        time.sleep(0.1)
+
+
+def test_killed_before_the_verdict_a_rerun_judges_the_version_that_is_there(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(evaluate, "_measure", lambda *_: os.kill(os.getpid(), 0) or (_ for _ in ()).throw(KeyError))
+        with pytest.raises(KeyError):
+            platform.train()
+    assert platform.client.get_model_version(MODEL_NAME, "1").tags["gates"] == "pending"
+    made = platform.train()
+    assert (made.version, made.reused, platform.versions()) == ("1", True, 1)
+    assert platform.client.get_model_version(MODEL_NAME, "1").tags["gates"] == "passed"
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (world(12), "cannot be split"),
+        (world(60, frauds=False), "one class only"),
+        (world(60).slice(0, 0), "is empty"),
+    ],
+    ids=["short", "single-class", "empty"],
+)
+def test_data_that_cannot_be_trained_on_is_said(platform: Platform, table: pa.Table, message: str) -> None:
+    platform.lake(table, "s2", "2026-04-01T00:00:00+00:00")
+    with pytest.raises(BadInputError, match=message):
+        platform.train()
+    assert platform.versions() == 0
+
+
+def test_an_immature_holdout_passes_no_gate_on_it(platform: Platform) -> None:
+    platform.lake(world(), "s2", "2026-03-03T00:00:00+00:00")
+    made = platform.train()
+    failed = {gate["name"]: gate["detail"] for gate in made.gates if not gate["passed"]}
+    assert {"label_maturity", "better_than_production", "average_precision", "slices"} <= failed.keys()
+    assert "too young" in failed["better_than_production"]
+    assert platform.alias(STAGING) is None
+
+
+def test_a_short_span_is_shrunk_and_told(platform: Platform) -> None:
+    platform.lake(world(30, 900), "s2", "2026-04-01T00:00:00+00:00")
+    made = platform.train()
+    page = Path(made.report_uri.removeprefix("file://")).read_text()
+    assert "its parts shrank in proportion" in page
+
+
+def test_a_tampered_production_blocks_the_comparison_and_is_named(
+    platform: Platform, server: mlflow_server.Server
+) -> None:
+    first = platform.train(POOR)
+    platform.promote()
+    [stored] = (server.folder / "artifacts").rglob(f"{first.run_id}/artifacts/model/model.onnx")
+    stored.write_bytes(stored.read_bytes() + b"x")
+    made = platform.train()
+    [gate] = [gate for gate in made.gates if gate["name"] == "better_than_production"]
+    assert (gate["passed"], gate["value"]) == (False, None)
+    assert "not what was registered" in gate["detail"]
+
+
+def test_a_registry_that_is_away_is_said_and_leaves_nothing(platform: Platform) -> None:
+    context = platform.context()
+    away = Context(
+        context.settings.model_copy(update={"mlflow_url": "http://127.0.0.1:9"}), context.params, context.log
+    )
+    with pytest.raises(UnavailableError):
+        train.run(train.Config(), away)
