@@ -111,7 +111,8 @@ class FraudJobOperator(BaseOperator):
             raise failure(self.job, code, {"message": last, **answer})
         self.result = answer
         for name, value in answer.items():
-            self.log.info("%s: %s", name, value)
+            for text in _readable(value):
+                self.log.info("%s: %s", name, text)
         if missing := [name for name in self.needs if not answer[name]]:
             raise AirflowSkipException(f"nothing to go on with: no {', no '.join(missing)}")
         if self.news and not any(answer[name] for name in self.news) and context["ti"].try_number == 1:
@@ -166,6 +167,15 @@ def log_line(log: Any, line: str) -> None:
     if level < logging.WARNING:
         write = log.info
     write("%s", " ".join(part for part in (str(event), pairs) if part) + (f"\n{trace}" if trace else ""))
+
+
+def _readable(value: Any) -> list[Any]:
+    """A result's value as lines: one a record, and of a long list its ends."""
+    if not isinstance(value, list) or not value:
+        return [value]
+    if isinstance(value[0], dict):
+        return [" ".join(f"{key}={item}" for key, item in record.items()) for record in value]
+    return [value if len(value) <= 10 else f"{len(value)}, {value[0]} .. {value[-1]}"]
 
 
 def _json_object(line: str) -> dict[str, Any] | None:

@@ -28,8 +28,12 @@ T = TypeVar("T")
 def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
     """A session on `settings.spark_master`, stopped with its JVM and workers when the block ends, however it ends.
 
-    Raises BadConfigError without Java, UnavailableError when the JVM does not start.
+    One that is up in this process already is used, and left up. Raises BadConfigError without Java, UnavailableError
+    when the JVM does not start.
     """
+    if (up := SparkSession.getActiveSession()) is not None:
+        yield up
+        return
     if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
         raise BadConfigError("Spark needs Java", expected="java 17 on PATH, or JAVA_HOME", do="install a JRE 17")
     # Spark reads these two from the environment only. Workers must run this interpreter, not the PATH's python3.

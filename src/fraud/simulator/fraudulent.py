@@ -27,7 +27,7 @@ _WANTED: Final = np.array(
         for n in ("electronics", "shopping_net", "shopping_pos", "travel", "misc_net", "grocery", "gas_transport")
     ]
 )
-_WANTED_SHARE: Final = np.cumsum([0.2, 0.25, 0.2, 0.05, 0.1, 0.1, 0.1])
+_WANTED_SHARE: Final = np.cumsum([0.25, 0.15, 0.25, 0.05, 0.05, 0.15, 0.1])
 _TESTED: Final = np.array([BY_NAME[n] for n in ("misc_net", "shopping_net", "entertainment")])
 _CASHED: Final = np.array([BY_NAME[n] for n in ("electronics", "shopping_net", "travel")])
 
@@ -85,7 +85,7 @@ class Fraudsters:
         """A merchant charges copied cards for one to four weeks: its customers' and, mostly, bought ones."""
         world = self._world
         self._compromised = {m: last for m, last in self._compromised.items() if last >= day}
-        wanted = max(1, round(world.users * self._rate * COMPROMISED / 0.4))
+        wanted = max(1, round(world.users * self._rate * COMPROMISED / 0.25))
         least = COMPROMISED_DAYS[0] if self._compromised else 1
         while len(self._compromised) < wanted:
             self._compromised[self._somewhere(rng)] = day + int(rng.integers(least, COMPROMISED_DAYS[1] + 1))
@@ -111,7 +111,8 @@ class Fraudsters:
 
     def _wanted(self, rng: np.random.Generator, n: int) -> Ints:
         """Categories to a thief's taste."""
-        return _WANTED[np.searchsorted(_WANTED_SHARE, rng.random(n) * _WANTED_SHARE[-1])]
+        wanted: Ints = _WANTED[np.searchsorted(_WANTED_SHARE, rng.random(n) * _WANTED_SHARE[-1])]
+        return wanted
 
     def _neighbour(self, rng: np.random.Generator, city: Ints) -> Ints:
         """Somebody who lives in each city; anybody where nobody does."""

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +20,7 @@ from fraud.core.contract import CATEGORIES
 from fraud.core.features import VECTOR_NAMES, definition_hash
 from fraud.io.lake import Dataset
 from fraud.io.model_artifact import MODEL_NAME, PRODUCTION
+from fraud.io.spark import spark_session
 from fraud.jobs import Context
 from fraud.params import Params
 from fraud.settings import Settings
@@ -135,6 +136,14 @@ def context(tmp_path: Path, registry: Registry, valkey_url: str) -> Context:
         home=tmp_path / "home", project=ROOT, mlflow_url=registry.url, spark_master="local[2]", redis_url=valkey_url
     )
     return Context(settings, Params.load(ROOT / "params.yaml"), structlog.get_logger())
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One JVM for all tests that do not kill it: a job uses the session that is up."""
+    settings = Settings(home=tmp_path_factory.mktemp("spark"), project=ROOT, spark_master="local[2]")
+    with spark_session(settings, "tests"):
+        yield
 
 
 @pytest.fixture

@@ -266,7 +266,7 @@ from pathlib import Path
 
 import structlog
 
-from fraud.io import intake, lake, lake_rows, validation
+from fraud.io import intake, lake, lake_rows, landing, validation
 from fraud.jobs import Context, ingest, ingest_labels
 from fraud.params import Params
 from fraud.settings import Settings
@@ -291,6 +291,8 @@ def run(home, fatal):
     (home / "ran.json").write_text(json.dumps({"writes": next(calls), "rows_in": result.rows_in}))
 
 
+schema = landing.SCHEMAS[feed]
+validation.quarantine_reasons(feed, schema.empty_table(), datetime.now(UTC))  # pandera warms up once, not in each fork
 for home, fatal in runs:
     child = os.fork()
     if not child:
