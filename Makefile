@@ -74,7 +74,7 @@ COMPOSE = docker compose --profile $(PROFILE)
 export GIT_COMMIT := $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
 export DOCKER_BUILDKIT := 1
 
-secrets: # what docker-compose.yml asks for and .env does not have yet
+secrets: ## what docker-compose.yml asks for and .env does not have yet
 	@PYTHONPATH=src python3 -m fraud.secret_file .env docker-compose.yml
 
 build/wheels: # the CPU build of torch, where it lies in a folder
