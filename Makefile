@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lock system demo start down drill status follow up ps logs stop smoke images standins secrets rolling-restart backup restore \
-  test test-slow lint clean
+.PHONY: help setup lock system demo start down drill status follow up ps logs stop smoke images standins secrets rolling-restart backup restore
+.PHONY: test test-slow lint clean
 
 PYTHON ?= python3.11
 VENV := .venv
