@@ -156,7 +156,7 @@ class Scorer:
     def _begin(self, fact: Facts) -> "asyncio.Future[Reply] | None":
         given = fact.given
         # `facts` saw to it that a transaction with a user has these.
-        return self._store.append(
+        return self._store.begin_append(
             given.user_id, given.transaction_id, fact.event_us, fact.units, given.merchant_id  # type: ignore[arg-type]
         )  # fmt: skip
 
