@@ -23,7 +23,7 @@ class Config(JobConfig):
     hold_back_days: int = Field(
         default=0, ge=0, description="put what arrives on the last days into held_back/ instead"
     )
-    fraud_rate: float = Field(default=0.006, ge=0, le=0.2, description="fraudulent payments per user and day")
+    fraud_rate: float = Field(default=0.0075, ge=0, le=0.2, description="fraudulent payments per user and day")
     bad_rows_per_100k: float = Field(default=20.0, ge=0, description="rows that break the contract, for quarantine")
     data_drift: bool = Field(default=False, description="honest spending changes: dearer, more, other categories")
     concept_drift: bool = Field(default=False, description="fraud changes: small, by day, close to home")

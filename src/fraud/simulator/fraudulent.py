@@ -82,7 +82,7 @@ class Fraudsters:
         )  # fmt: skip
 
     def _at_compromised(self, rng: np.random.Generator, day: int, n: int, *, quiet: bool) -> Rows:
-        """A merchant charges copied cards for one to four weeks: its customers' and, mostly, bought ones."""
+        """A merchant charges copied cards for one to four weeks: bought ones, and some of its neighbours'."""
         world = self._world
         self._compromised = {m: last for m, last in self._compromised.items() if last >= day}
         wanted = max(1, round(world.users * self._rate * COMPROMISED / 0.25))
@@ -92,7 +92,7 @@ class Fraudsters:
         merchant = np.array(sorted(self._compromised))[rng.integers(0, len(self._compromised), n)]
         user = self._victim(rng, n)
         home = world.merchant_city[merchant]
-        local = (rng.random(n) < (1.0 if quiet else 0.25)) & (home >= 0)
+        local = (rng.random(n) < (1.0 if quiet else 0.2)) & (home >= 0)
         user = np.where(local, self._neighbour(rng, home), user)
         category = world.merchant_category[merchant]
         factor = rng.uniform(0.5, 1.1, n) if quiet else rng.uniform(1.5, 6.0, n)
@@ -137,7 +137,7 @@ class Fraudsters:
         after = (rng.random(m) * lasts[episode] * US_PER_HOUR).astype(np.int64)
         user = victim[episode]
         category = self._wanted(rng, m)
-        category = np.where(rng.random(m) < (1.0 if quiet else 0.2), world.category(rng, user), category)
+        category = np.where(rng.random(m) < (1.0 if quiet else 0.15), world.category(rng, user), category)
         factor = rng.uniform(0.5, 1.1, m) if quiet else rng.uniform(1.5, 5.0, m)
         return self._rows(rng, user, category, city[episode], factor, begins[episode] + after)
 
@@ -154,9 +154,7 @@ class Fraudsters:
         category = np.concatenate(
             [_TESTED[rng.integers(0, len(_TESTED), m)], _CASHED[rng.integers(0, len(_CASHED), n)]]
         )
-        large = world.amount(rng, victim, category[m:]) * (
-            rng.uniform(0.4, 0.9, n) if quiet else rng.uniform(1.5, 6, n)
-        )
+        large = world.amount(rng, victim, category[m:]) * (rng.uniform(0.4, 0.9, n) if quiet else rng.uniform(2, 7, n))
         merchant, distance = world.place(rng, user, category, world.home_city[user], np.ones(len(user), dtype=np.bool_))
         return Rows(
             user, merchant, category, np.concatenate([tiny, large]), distance,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,8 +26,8 @@ NOW = datetime(2025, 6, 1, tzinfo=UTC)
 NEVER = -1
 
 
-def context(home: Path) -> Context:
-    settings = Settings(home=home, project=ROOT)
+def context(home: Path, **uris: str) -> Context:
+    settings = Settings(home=home, project=ROOT, **uris)  # type: ignore[arg-type]
     return Context(settings, Params.load(ROOT / "params.yaml"), structlog.get_logger())
 
 
@@ -257,6 +258,20 @@ def test_damage_inside_a_file_is_found(tmp_path: Path) -> None:
 
 def test_an_empty_landing_zone_is_no_error(tmp_path: Path) -> None:
     assert run(tmp_path).rows_in == 0
+
+
+def test_an_object_store_gets_the_same_objects_and_manifests_as_a_folder(tmp_path: Path) -> None:
+    several_days(tmp_path)
+    run(tmp_path)
+    for file in (tmp_path / "landing").rglob("*.parquet"):
+        name = file.relative_to(tmp_path / "landing")
+        fsspec.filesystem("memory").pipe_file(f"/stored/landing/{name}", file.read_bytes())
+    stored = context(tmp_path, landing_uri="memory://stored/landing", lake_uri="memory://stored/lake")
+    ingest.run(ingest.Config(now=NOW), stored)
+    objects = fsspec.filesystem("memory")
+    in_store = {path.removeprefix("/stored/lake/"): objects.cat_file(path) for path in objects.find("/stored/lake")}
+    assert in_store == lake(tmp_path)
+    assert ingest.run(ingest.Config(now=NOW), stored).files_known == 3
 
 
 KILLED = """
