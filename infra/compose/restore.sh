@@ -14,7 +14,8 @@ if docker volume ls --quiet --filter "label=com.docker.compose.project=$project"
   exit 1
 fi
 
-"${compose[@]}" create --no-build >/dev/null
+# What mounts each volume of a backup.
+"${compose[@]}" create --no-build postgres postgres-roles valkey mlflow serving-a airflow-prepare serving-keys
 "${compose[@]}" up --detach --no-build --wait postgres
 "${compose[@]}" run --rm --no-deps --no-TTY postgres-roles
 for dump in "$from"/*.dump; do

@@ -25,7 +25,7 @@ from fraud.embedded.follow import Follower
 AIRFLOW: Final = os.environ["FRAUD_AIRFLOW_URL"]
 PROXY: Final = "http://proxy:8000"
 LANDING: Final = Path(os.environ["FRAUD_HOME"]) / "landing"
-WORLD: Final = os.environ.get("SMOKE_WORLD", "--days=140 --users=1200 --seed=7").split()
+WORLD: Final = os.environ.get("SMOKE_WORLD", "--days=150 --users=1500 --seed=1").split()
 DAGS: Final = 8
 STARTED: Final = time.monotonic()
 HANDBOOK: Final = {
