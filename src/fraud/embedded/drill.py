@@ -46,17 +46,18 @@ FAULTS: Final[tuple[tuple[str, faults.Fault, tuple[str, ...]], ...]] = (
         ("AvailabilityBudgetBurnsFast", "AvailabilityBudgetBurns", "AvailabilityBudgetBurnsSlow"),
     ),
     (
-        "serving gets an eighth of the processor",
+        "serving gets a hundredth of the processor",
         faults.slow,
         ("LatencyBudgetBurnsFast", "LatencyBudgetBurns", "LatencyBudgetBurnsSlow", "LatencyP99High"),
     ),
     (
         "the online store stands still",
-        faults.frozen("valkey"),
+        faults.store_frozen,
         ("ServiceDown", "OnlineStoreDown", "DegradedAnswers"),
     ),
     ("the registry stands still", faults.frozen("mlflow"), ("RegistryUnreachable",)),
     ("a tampered model is Production", faults.tampered_model, ("ArtefactRefused", "ServingBehindRegistry")),
+    ("serving finds no model", faults.no_model, ("NoProductionModel",)),
     ("the disk of the prediction log is full", faults.full_disk, ("PredictionLogLost",)),
     ("ten times the usual share of stops", faults.attack, ("FraudRatioOffBaseline",)),
     ("amounts of ten times the usual", faults.wrong_units, ("AmountOffTraining",)),
@@ -201,21 +202,22 @@ class Drill:
     def _inject(
         self, site: Site, name: str, fault: faults.Fault, alerts: tuple[str, ...], noise: set[str]
     ) -> list[Rung]:
-        already = [alert for alert in alerts if alert in noise]
-        if already:
-            return [Rung(alert, name, None, None, "rang before") for alert in alerts]
+        known = [Rung(alert, name, None, None, "rang before") for alert in alerts if alert in noise]
+        alerts = tuple(alert for alert in alerts if alert not in noise)
+        if not alerts:
+            return known
         self._say(f"fault: {name}")
         try:
             with fault(site):
                 detected = self._times(site, lambda firing: {a for a in alerts if a in firing}, len(alerts), DETECT_S)
         except NotPossibleError as error:
             self._say(f"  not possible: {error}")
-            return [Rung(alert, name, None, None, str(error)) for alert in alerts]
+            return known + [Rung(alert, name, None, None, str(error)) for alert in alerts]
         resolved = self._times(site, lambda firing: {a for a in alerts if a not in firing}, len(alerts), RESOLVE_S)
         rungs = [Rung(a, name, detected.get(a), resolved.get(a)) for a in alerts]
         for rung in rungs:
             self._say(f"  {rung.alert}: rang after {_s(rung.detected_s)}, ended after {_s(rung.resolved_s)}")
-        return rungs
+        return known + rungs
 
     def _times(
         self, site: Site, wanted: Callable[[set[str]], set[str]], count: int, limit_s: float

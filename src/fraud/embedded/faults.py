@@ -4,6 +4,7 @@ Faults of processes are real (signals, limits, connections). Faults of data are 
 exporter reads (manifests, reports' JSON, job records): nothing of the platform's data is touched.
 """
 
+import itertools
 import json
 import os
 import resource
@@ -13,22 +14,27 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 
-from fraud.embedded import processes
+from fraud.embedded import processes, services
 from fraud.embedded.drill_traffic import Pool, Traffic
 from fraud.embedded.drill_watch import Watch
+from fraud.embedded.processes import ServiceFailedError
 from fraud.embedded.stack import Stack
 
 MODEL: Final = "fraud-detector"
 _HOUR: Final = 3600
-_STOPPED_S, _RUNNING_S = 0.35, 0.05
+_STOPPED_S, _RUNNING_S = 0.22, 0.002
+"""Stopped for longer than the objective."""
+_BATCH: Final = 200
+_CALLER_S: Final = 10.0
+_POLL_S: Final = 0.05
 _HALF_OPEN: Final = 140
 """More than serving takes at once (SERVING_MAX_IN_FLIGHT, 128)."""
 
@@ -92,24 +98,69 @@ def exporter_frozen(site: Site) -> Iterator[None]:
 
 
 @contextmanager
-def slow(site: Site) -> Iterator[None]:
-    """Serving gets the processor for an eighth of the time, in pieces."""
-    pid, over = _pid(site, "serving"), threading.Event()
+def _meanwhile(step: Callable[[], None]) -> Iterator[None]:
+    """`step` again and again, in a thread of its own."""
+    over = threading.Event()
 
-    def throttle() -> None:
+    def work() -> None:
         while not over.is_set():
-            os.kill(pid, signal.SIGSTOP)
-            time.sleep(_STOPPED_S)
-            os.kill(pid, signal.SIGCONT)
-            time.sleep(_RUNNING_S)
+            step()
 
-    thread = threading.Thread(target=throttle, name="drill-throttle")
+    thread = threading.Thread(target=work, name="drill-fault")
     thread.start()
     try:
         yield
     finally:
         over.set()
         thread.join()
+
+
+def _caller(site: Site, path: str, body: Callable[[], Mapping[str, Any]]) -> Callable[[], None]:
+    """A step that sends one more request, whatever comes back."""
+
+    def step() -> None:
+        with suppress(httpx.HTTPError):
+            httpx.post(f"{site.stack.url('serving')}{path}", json=body(), timeout=_CALLER_S)
+        time.sleep(_POLL_S)
+
+    return step
+
+
+@contextmanager
+def slow(site: Site) -> Iterator[None]:
+    """Serving gets the processor for a hundredth of the time, in pieces shorter than a batch takes."""
+    pid = _pid(site, "serving")
+
+    def throttle() -> None:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(_STOPPED_S)
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(_RUNNING_S)
+
+    batch = {"transactions": (site.pool.legitimate * _BATCH)[:_BATCH]}
+    with _meanwhile(throttle), _meanwhile(_caller(site, "/predict/batch", lambda: batch)):
+        yield
+
+
+@contextmanager
+def store_frozen(site: Site) -> Iterator[None]:
+    """The online store answers nobody, while a user pays: the drill's own, so that nobody's history changes."""
+    numbers = itertools.count()
+
+    def payment() -> dict[str, Any]:
+        now = datetime.now(UTC)
+        return {
+            "transaction_id": f"drill-{now.timestamp()}-{next(numbers)}",
+            "user_id": "drill",
+            "merchant_id": "drill",
+            "merchant_category": "grocery",
+            "event_timestamp": now.isoformat(),
+            "amount": 10.0,
+            "distance_from_home": 1.0,
+        }
+
+    with frozen("valkey")(site), _meanwhile(_caller(site, "/predict", payment)):
+        yield
 
 
 @contextmanager
@@ -174,6 +225,29 @@ def tampered_model(site: Site) -> Iterator[None]:
             name(good["version"])
             body = {"name": MODEL, "version": version}
             api.request("DELETE", "model-versions/delete", json=body).raise_for_status()
+
+
+@contextmanager
+def no_model(site: Site) -> Iterator[None]:
+    """Serving starts anew, without its local copy, and follows a model that does not exist."""
+    stack = site.stack
+    usual = services.serving(stack)
+    empty = {"SERVING_MODEL_CACHE": str(site.copy / "no-model"), "SERVING_MODEL_NAME": "drill-none"}
+    _restart(stack, usual, {**usual.env, **empty})
+    try:
+        yield
+    finally:
+        _restart(stack, usual, usual.env)
+
+
+def _restart(stack: Stack, service: services.Service, env: Mapping[str, str]) -> None:
+    processes.stop(service.name, stack.run)
+    processes.start(service.name, service.command, env, stack.run, stack.log(service.name))
+    deadline = time.monotonic() + service.deadline_s
+    while reason := service.not_ready():
+        if time.monotonic() > deadline:
+            raise ServiceFailedError(service.name, reason, stack.log(service.name))
+        time.sleep(_POLL_S)
 
 
 @contextmanager

@@ -69,7 +69,8 @@ def _mlflow(stack: Stack) -> Service:
     return Service("mlflow", command, env, _http_not_ready(f"{url}/health"), 90.0)
 
 
-def _serving(stack: Stack) -> Service:
+def serving(stack: Stack) -> Service:
+    """The service that answers checkouts."""
     platform = stack.platform_environment()
     env = stack.environment("serving") | {
         "SERVING_PORT": str(stack.ports["serving"]),
@@ -126,7 +127,7 @@ def start_all(stack: Stack, say: Callable[[str], None], only: Sequence[str] = ()
     every = [
         _valkey(stack),
         _mlflow(stack),
-        _serving(stack),
+        serving(stack),
         *_prometheus(stack),
         *_alertmanager(stack),
         *_airflow(stack),

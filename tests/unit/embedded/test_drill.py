@@ -1,0 +1,76 @@
+"""The drill's parts that need no running stack: the fast clock, and faults that leave the copy as it was."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import cast
+
+import pytest
+import yaml
+
+from fraud.embedded import faults
+from fraud.embedded.drill import FAULTS
+from fraud.embedded.drill_watch import faster
+from fraud.embedded.faults import NotPossibleError, Site
+
+ROOT = Path(__file__).resolve().parents[3]
+RULES = sorted((ROOT / "infra/prometheus/rules").glob("*.yml"))
+
+
+class OnlyCopy:
+    """A site of which only the copy is looked at."""
+
+    def __init__(self, copy: Path) -> None:
+        self.copy = copy
+
+
+def site(copy: Path) -> Site:
+    return cast("Site", OnlyCopy(copy))
+
+
+def test_every_alert_has_a_fault() -> None:
+    groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
+    alerts = {rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule}
+    assert {alert for _, _, rings in FAULTS for alert in rings} == alerts - {"Watchdog"}
+
+
+def test_a_day_takes_two_minutes_and_thresholds_stay() -> None:
+    text = "        expr: rate(x[1d]) > 0.2 and rate(x[5m]) > 3600\n        for: 6h\n        for: 2m\n"
+    assert faster(text) == (
+        "        expr: rate(x[120000ms]) > 0.2 and rate(x[10000ms]) > 3600\n        for: 30000ms\n        for: 3000ms\n"
+    )
+
+
+def test_the_fast_rules_are_valid(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not on this machine: nothing here was checked. Install the package prometheus")
+    for path in RULES:
+        (tmp_path / path.name).write_text(faster(path.read_text()))
+    done = subprocess.run([promtool, "check", "rules", *tmp_path.glob("*.yml")], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_data_fault_ends_as_it_began(tmp_path: Path) -> None:
+    manifest = tmp_path / "lake/transactions/dt=2026-01-31/_manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{}")
+    os.utime(manifest, (1e9, 1e9))
+    with faults.aged("transactions", 1)(site(tmp_path)):
+        assert manifest.stat().st_mtime > 1e9
+    assert manifest.stat().st_mtime == 1e9
+    with faults.ahead("transactions")(site(tmp_path)):
+        assert (tmp_path / "lake/transactions/dt=2026-02-01/_manifest.json").is_file()
+    record = tmp_path / "job_runs/score/last.json"
+    with faults.edited("job_runs/score/last.json", lambda r: r.update(exit_code=1), {"job": "score"})(site(tmp_path)):
+        assert '"exit_code": 1' in record.read_text()
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == [manifest]
+
+
+def test_a_fault_that_needs_what_is_not_there_says_so(tmp_path: Path) -> None:
+    with pytest.raises(NotPossibleError, match="no labels"), faults.aged("labels", 1)(site(tmp_path)):
+        pass
+    change = faults.edited("reports/drift/*/drift.json", lambda r: r.clear())
+    with pytest.raises(NotPossibleError, match=r"no reports/drift"), change(site(tmp_path)):
+        pass
