@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import mlflow
@@ -12,27 +13,27 @@ import serving_model
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, Schema
 
-from fraud.core.contract import CATEGORIES
+from fraud.core.contract import CATEGORIES, US_PER_DAY
 from fraud.core.features import VECTOR_NAMES, definition_hash
 from fraud.engines.arrow_vector import vectors
 from fraud.engines.scoring import INPUT
 from fraud.io.lake import ROWS_PER_OBJECT, Dataset
 from fraud.io.model_artifact import ModelArtifact
 
-MIDNIGHT_US = 1_773_014_400 * 1_000_000
 
+def write_features(lake_uri: str, day: str, rows: int, dataset: str = "features") -> None:
+    """One partition of a dataset laid out as `features`, an object at a time. The same day and rows, the same bytes."""
 
-def write_features(lake_uri: str, day: str, rows: int) -> None:
-    """One partition of `features`, an object at a time."""
+    midnight_us = (date.fromisoformat(day) - date(1970, 1, 1)).days * US_PER_DAY
 
     def objects() -> Iterator[pa.Table]:
         for first in range(0, rows, ROWS_PER_OBJECT):
             n = min(ROWS_PER_OBJECT, rows - first)
-            rng = np.random.default_rng(first)
-            at = MIDNIGHT_US + np.sort(rng.integers(0, 86_400_000_000, n))
+            rng = np.random.default_rng([first, date.fromisoformat(day).toordinal()])
+            at = midnight_us + np.sort(rng.integers(0, 86_400_000_000, n))
             yield pa.table(
                 {
-                    "transaction_id": [f"{first + i:032x}" for i in range(n)],
+                    "transaction_id": [f"{day}-{first + i:021x}" for i in range(n)],
                     "user_id": pa.array(np.char.add("user-", rng.integers(0, 100_000, n).astype(str))),
                     "event_timestamp": pa.array(at, pa.timestamp("us", tz="UTC")),
                     "merchant_category": np.array(CATEGORIES)[rng.integers(0, len(CATEGORIES), n)],
@@ -45,7 +46,7 @@ def write_features(lake_uri: str, day: str, rows: int) -> None:
                 schema=INPUT,
             )
 
-    Dataset(lake_uri, "features").publish(day, objects())
+    Dataset(lake_uri, dataset).publish(day, objects())
 
 
 def write_flat(lake_uri: str, day: str, path: Path, rows: int) -> None:

@@ -1,0 +1,129 @@
+"""Drift on a large week: time and memory of the job's sample against a plain scan of all rows, and what sampling costs.
+
+    .venv/ml/bin/python tests/bench/drift.py [--rows 5000000]
+
+Prints a table and writes build/bench/drift.json. Each contender runs in a process of its own, so that its peak memory
+is its own. `sampled` is what `fraud drift` does once the model is known, Evidently's page included; `plain scan` is
+PSI alone over all rows. `worst_psi_error` is the largest difference between the two over all features.
+"""
+
+import argparse
+import datetime as dt
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import structlog
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import batch_data
+
+from fraud.core.drift import psi_categorical, psi_numerical
+from fraud.engines.scoring import INPUT
+from fraud.io.lake import Dataset
+from fraud.jobs import Context, drift
+from fraud.params import Params
+from fraud.settings import Settings
+
+ROOT: Final = Path(__file__).parents[2]
+LAST: Final = dt.date(2026, 3, 9)
+WEEK: Final = [str(LAST - dt.timedelta(days=back)) for back in reversed(range(7))]
+REFERENCE: Final = "2026-01-31"
+
+
+def context_of(home: Path) -> Context:
+    return Context(Settings(home=home, project=ROOT), Params.load(ROOT / "params.yaml"), structlog.get_logger())
+
+
+def reference_of(home: Path) -> pa.Table:
+    table = Dataset(f"file://{home}/lake", "reference").read(REFERENCE)
+    return table.append_column(drift.PREDICTION, pa.array(np.zeros(table.num_rows, np.float32)))
+
+
+def sampled(home: Path) -> dict[str, float]:
+    context = context_of(home)
+    window = drift.Window(str(LAST), WEEK, {})
+    current = drift._current(window, context, "1")
+    measured, _ = drift._measure(reference_of(home), current, window, context, "1")
+    return {name: found["psi"] for name, found in measured["features"].items()}
+
+
+def plain_scan(home: Path) -> dict[str, float]:
+    features = Dataset(f"file://{home}/lake", "features")
+    reference = drift._frame(reference_of(home), list(drift.FEATURES))
+    current = drift._frame(pa.concat_tables([features.read(day, INPUT.names) for day in WEEK]), list(drift.FEATURES))
+    found = {}
+    for name in drift.FEATURES:
+        r, c = reference[name].dropna(), current[name].dropna()
+        if name in drift.CATEGORICAL:
+            found[name] = psi_categorical(r.tolist(), c.tolist())
+        else:
+            found[name] = psi_numerical(r.to_numpy(np.float64), c.to_numpy(np.float64))
+    return found
+
+
+CONTENDERS: Final = {"sampled": sampled, "plain scan": plain_scan}
+
+
+def measure_here(contender: str, home: Path) -> None:
+    """In a child: one contender; its figures on standard output."""
+    began = time.perf_counter()
+    psi = CONTENDERS[contender](home)
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"s": seconds, "peak_mb": peak, "psi": psi}))
+
+
+def measure(contender: str, home: Path) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--contender", contender, "--home", str(home)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--contender", choices=sorted(CONTENDERS), help=argparse.SUPPRESS)
+    parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.contender:
+        measure_here(arguments.contender, arguments.home)
+        return
+    with tempfile.TemporaryDirectory(prefix="fraud-bench-drift-") as name:
+        home = Path(name)
+        lake = f"file://{home}/lake"
+        for day in WEEK:
+            batch_data.write_features(lake, day, arguments.rows // len(WEEK))
+        batch_data.write_features(lake, REFERENCE, 50_000, dataset="reference")
+        found = {contender: measure(contender, home) for contender in CONTENDERS}
+    error = max(abs(found["sampled"]["psi"][n] - found["plain scan"]["psi"][n]) for n in drift.FEATURES)
+    figures = {
+        "machine": {"platform": platform.platform(), "rows": arguments.rows},
+        "contenders": {name: {"s": f["s"], "peak_mb": f["peak_mb"]} for name, f in found.items()},
+        "ratios": {
+            "rows5m_s": found["sampled"]["s"],
+            "rows5m_peak_mb": found["sampled"]["peak_mb"],
+            "vs_plain_scan": found["plain scan"]["s"] / found["sampled"]["s"],
+            "worst_psi_error": error,
+        },
+    }
+    build = ROOT / "build/bench"
+    build.mkdir(parents=True, exist_ok=True)
+    (build / "drift.json").write_text(json.dumps(figures, indent=1))
+    for contender, f in found.items():
+        print(f"{contender:<14}{f['s']:>8.1f} s {f['peak_mb']:>10,.0f} MB")
+    print("\n".join(f"{key:<20}{value:,.4f}" for key, value in figures["ratios"].items()))
+
+
+if __name__ == "__main__":
+    main()
