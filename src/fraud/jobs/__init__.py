@@ -43,6 +43,7 @@ JOBS: Final[dict[str, str]] = {
     "build-features": "compute the window features of the days that changed",
     "materialize": "bring new events into the online store, Feast's view included",
     "features-explain": "show a user's windows at a moment: the events in each, the values, where they came from",
+    "ingest-events": "append events of the stream to the online histories, for users who bypass POST /predict",
     "training-set": "build the point-in-time training set",
     "train": "train the ladder, log it, evaluate the gates, register a candidate",
     "evaluate": "hold a registered version against the gates and the present Production, anew",
