@@ -1,10 +1,14 @@
 """The online store slow, down, back, or without its script: every request is answered, none waits past the deadline."""
 
+import itertools
 import signal
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 from expected import probability
 from servers import Registry, Serving, Valkey, until
@@ -87,3 +91,29 @@ def test_a_store_that_is_full_degrades_and_recovers(serving: Serving, store: Val
     assert serving.predict(**payment(1))["degraded"]
     store.command("CONFIG", "SET", "maxmemory", "0")
     assert not serving.predict(**payment(2))["degraded"]
+
+
+def test_requests_under_way_when_the_store_dies_are_all_answered(serving: Serving, store: Valkey) -> None:
+    numbers, slowest, done = itertools.count(), [0.0] * 8, threading.Event()
+
+    def call(caller: int) -> None:
+        with httpx.Client(base_url=f"http://127.0.0.1:{serving.port}", timeout=5, trust_env=False) as client:
+            while not done.is_set():
+                began = time.perf_counter()
+                assert client.post("/predict", json=payment(next(numbers))).status_code == 200
+                slowest[caller] = max(slowest[caller], time.perf_counter() - began)
+
+    with ThreadPoolExecutor(8) as pool:
+        callers = [pool.submit(call, caller) for caller in range(8)]
+        try:
+            for _ in range(15):
+                before = next(numbers)
+                until(lambda before=before: next(numbers) > before + 100, "traffic")
+                store.stop()
+                store.start()
+                until(lambda: serving.metric("serving_store_up") == 1, "recovery")
+        finally:
+            done.set()
+        for caller in callers:
+            caller.result()
+    assert max(slowest) < 2

@@ -91,7 +91,8 @@ class Scorer:
             probabilities = await self._infer(model, rows, evidence)
         answers: list[Answer] = []
         for i, row in enumerate(zip(rows, evidence, probabilities, strict=True)):
-            answers.append(await self._answer_row(model, *row, began_ns))
+            again = await self._remembered(_answer_key(row[0].given)) if row[1].repeated else None
+            answers.append(again or self._answer_row(model, *row, began_ns))
             if i % _ROWS_AT_ONCE == _ROWS_AT_ONCE - 1:
                 await asyncio.sleep(0)
         return self._encode(Answers(model.version if model else RULE_VERSION, answers))
@@ -140,13 +141,9 @@ class Scorer:
         probabilities: list[float] = scores.tolist()
         return probabilities
 
-    async def _answer_row(
+    def _answer_row(
         self, model: Model | None, fact: Facts, evidence: Evidence, probability: float, began_ns: int
     ) -> Answer:
-        if evidence.repeated:
-            remembered = await self._remembered(_answer_key(fact.given))
-            if remembered is not None:
-                return remembered
         answer, record = self._conclude(model, fact, evidence, probability)
         if evidence.sequence is not None:
             self._store.remember(_answer_key(fact.given), self._encode(answer))

@@ -65,20 +65,32 @@ class _Connection(asyncio.Protocol):
         self._loop, self._on_error = loop, on_error
         self._reader = hiredis.Reader(notEnoughData=Ellipsis)
         self._out: list[bytes] = []
+        self._flushing = False
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
 
     def send(self, data: bytes, future: "asyncio.Future[Reply] | None") -> None:
-        """Queue a command. Everything queued in one tick leaves in one write."""
-        if not self._out:
-            self._loop.call_soon(self._flush)
+        """Queue a command. Everything queued in one tick leaves in one write.
+
+        A command that nobody waits for leaves with the next one, or with the next look at the deadlines.
+        """
+        if self.closed.done():
+            # Lost a moment ago, and whoever looks after connections has not run since: nobody would ever answer.
+            if future is not None:
+                future.set_result(None)
+            return
+        if future is not None and not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self.flush)
         self._out.append(data)
         self.waiting.append(_Waiting(future, self._loop.time()))
 
-    def _flush(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+    def flush(self) -> None:
+        """Send what is queued. Where the connection is going, those who wait learn of it when it is gone."""
+        self._flushing = False
+        if self._out and self._transport is not None and not self._transport.is_closing():
             self._transport.write(b"".join(self._out))
         self._out.clear()
 
@@ -103,6 +115,7 @@ class _Connection(asyncio.Protocol):
 
     def expire(self, before: float) -> None:
         """Let go of those who wait since before `before` (loop time). Gives up a connection that hangs."""
+        self.flush()
         for waiting in self.waiting:
             if waiting.since > before:
                 break
@@ -120,6 +133,11 @@ class _Connection(asyncio.Protocol):
         self.waiting.clear()
         if not self.closed.done():
             self.closed.set_result(None)
+
+    def close(self) -> None:
+        """Let what was written leave, and end."""
+        if self._transport is not None:
+            self._transport.close()
 
     def abort(self) -> None:
         if self._transport is not None:
@@ -153,22 +171,16 @@ class Store:
             with suppress(asyncio.CancelledError):
                 await task
         if self._connection is not None:
-            self._connection.abort()
-
-    async def append(
-        self, user_id: str, transaction_id: str, event_us: int, units: int, merchant_id: str
-    ) -> tuple[int, int, int, bytes] | None:
-        """One atomic round trip: read the user's known history, append this event. None when there is no answer.
-
-        The reply is `history.known`'s argument.
-        """
-        future = self.begin_append(user_id, transaction_id, event_us, units, merchant_id)
-        return None if future is None else await future
+            self._connection.flush()
+            self._connection.close()
 
     def begin_append(
         self, user_id: str, transaction_id: str, event_us: int, units: int, merchant_id: str
     ) -> "asyncio.Future[Reply] | None":
-        """The same without waiting, so that a batch goes out in one write. None when the store is not there."""
+        """One atomic round trip: read the user's known history, append this event.
+
+        The reply is `history.known`'s argument; None in it, or instead of the future, when the store does not answer.
+        """
         record, id_, at = append_arguments(transaction_id, event_us, units, merchant_id)
         history, ids, when = history_key(user_id).encode(), ids_key(user_id).encode(), b"%d" % at
         data = b"".join(
