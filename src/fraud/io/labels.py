@@ -23,4 +23,4 @@ def labels_as_of(lake_uri: str, as_of: datetime) -> pa.Table:
     ordered = known.filter(pc.less_equal(known["label_timestamp"], pa.scalar(as_of))).sort_by(_ORDER).combine_chunks()
     ids = ordered["transaction_id"]
     last = pc.fill_null(pc.not_equal(ids.slice(0, max(len(ids) - 1, 0)), ids.slice(1)), True).combine_chunks()
-    return ordered.filter(pa.concat_arrays([last, pa.array([True] * min(len(ids), 1))]))
+    return ordered.filter(pa.concat_arrays([last, pa.array([True] * min(len(ids), 1), pa.bool_())]))
