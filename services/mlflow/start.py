@@ -1,4 +1,4 @@
-"""Start the tracking server: its users as `.env` says, authentication on, artifacts through the server.
+"""Start the tracking server: its users as `.env` says, the model's name taken, authentication on.
 
 MLflow takes the administrator's password only when its user store is empty. Here the environment is the truth at every
 start, so that a password is rotated by changing `.env` and starting again.
@@ -12,6 +12,7 @@ from typing import Final
 
 ADMIN: Final = "admin"
 READER: Final = "serving"
+MODEL: Final = "fraud-detector"
 _CONFIG: Final = """\
 [mlflow]
 default_permission = READ
@@ -36,11 +37,31 @@ def ensure_users(database: str, passwords: dict[str, str]) -> None:
             store.create_user(name, password, is_admin=is_admin)
 
 
+def ensure_model(database: str) -> None:
+    """Create the registered model while nobody else can: MLflow lets any user create one, and who does, owns it.
+
+    It also lets the reader ask about it from the start: a model that does not exist is forbidden to everybody but the
+    administrator, and serving could not tell "none yet" from "no registry".
+    """
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+    from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode  # noqa: PLC0415
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore  # noqa: PLC0415
+
+    try:
+        SqlAlchemyStore(database).create_registered_model(
+            MODEL, description="Probability that a card payment is fraud."
+        )
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise
+
+
 def main() -> None:
     env = os.environ
     database = env.pop("MLFLOW_AUTH_DATABASE_URI")
     passwords = {ADMIN: env["MLFLOW_AUTH_ADMIN_PASSWORD"], READER: env.pop("MLFLOW_SERVING_PASSWORD")}
     ensure_users(database, passwords)
+    ensure_model(env["MLFLOW_BACKEND_STORE_URI"])
     handle, config = tempfile.mkstemp(suffix=".ini")  # mode 600
     os.close(handle)
     Path(config).write_text(_CONFIG.format(database=database.replace("%", "%%"), admin=ADMIN))
