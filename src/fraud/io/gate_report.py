@@ -19,6 +19,7 @@ def page(record: Mapping[str, Any], training: Mapping[str, Any], plots: Sequence
     costs = params.costs
     return template.render(
         r=record, levels=_levels(training), parts=training["parts"], plots=plots, headline=_headline(record, training),
+        notes=_notes(training),
         min_slice_frauds=params.gates.min_slice_frauds, lineage=record["lineage"].items(),
         slices=sorted(record["slices"], key=lambda s: (-s["frauds"], s["name"])),
         costs=f"{costs.alerts_per_1000:g} alerts per 1,000 payments; a review costs {costs.review:g} USD, a missed "
@@ -60,6 +61,19 @@ def _reason(step: Mapping[str, Any] | None) -> str:
     value, low, high = step["gain"]
     said = "taken" if step["taken"] else "not taken"
     return f"{said}: average precision {value:+.3f} ({low:+.3f} to {high:+.3f}) against level {step['against']}"
+
+
+def _notes(training: Mapping[str, Any]) -> list[str]:
+    """What a reader must not miss though no gate asks for it."""
+    chosen = training["levels"][training["selected"]]
+    saved = chosen["holdout"]["saved_per_1000"][0]
+    return [
+        f"On this holdout level {other['level']} ({other['name']}) would have saved more at the alert capacity: "
+        f"{figure(other['holdout']['saved_per_1000'][0])} against {figure(saved)} USD per 1,000 payments. Levels are "
+        "chosen by average precision on the validation part; the intervals below say how sure either figure is."
+        for other in training["levels"]
+        if other["holdout"]["saved_per_1000"][0] > saved
+    ]
 
 
 def _headline(record: Mapping[str, Any], training: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -51,6 +51,7 @@ JOBS: Final[dict[str, str]] = {
     "rollback": "set production back to the version before the last change",
     "production-version": "say which version is in production",
     "history": "print the promotion history",
+    "receipt": "print everything behind one answer: model, commit, data, run, gates, approver",
     "score": "score days of transactions with the production model on Spark",
     "drift": "compare recent days with the production model's training reference",
     "ship-predictions": "bring serving's prediction log into the lake",

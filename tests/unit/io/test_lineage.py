@@ -1,0 +1,50 @@
+"""Fingerprints: equal inputs, equal hash, wherever they lie; any change of an input shows."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fraud.io import lineage
+from fraud.io.lake import DataObject, Manifest
+from fraud.params import Params
+
+ROOT = Path(__file__).resolve().parents[3]
+PARAMS = Params.load(ROOT / "params.yaml")
+
+
+def manifest(content: str = "1") -> Manifest:
+    whole = DataObject(name="a.parquet", rows=1, bytes=1, sha256=content * 64)
+    return Manifest(dataset="training_sets", partition="s", rows=1, objects=(whole,), made_from={})
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "requirements", tmp_path / "one/requirements")
+    return tmp_path / "one"
+
+
+def fingerprint(project: Path, params: Params = PARAMS, content: str = "1") -> str:
+    return lineage.fingerprint(lineage.inputs(manifest(content), params, project))
+
+
+def test_the_folder_and_its_git_state_do_not_matter(project: Path, tmp_path: Path) -> None:
+    shutil.copytree(project, tmp_path / "two")
+    (tmp_path / "two/COMMIT").write_text("c0ffee\n")
+    assert fingerprint(project) == fingerprint(tmp_path / "two")
+    assert lineage.git(tmp_path / "two") == {"git_commit": "c0ffee", "git_dirty": "false"}
+
+
+def test_data_parameters_and_locks_matter_and_bounds_of_gates_do_not(project: Path) -> None:
+    before = fingerprint(project)
+    assert fingerprint(project, content="2") != before
+    seeded = PARAMS.model_copy(update={"training": PARAMS.training.model_copy(update={"seed": 1})})
+    assert fingerprint(project, seeded) != before
+    stricter = PARAMS.model_copy(update={"gates": PARAMS.gates.model_copy(update={"max_latency_us": 1.0})})
+    assert fingerprint(project, stricter) == before
+    (project / "requirements/ml.txt").write_text("another lock\n")
+    assert fingerprint(project) != before
+
+
+def test_outside_of_git_the_commit_is_unknown(tmp_path: Path) -> None:
+    assert lineage.git(tmp_path) == {"git_commit": "unknown", "git_dirty": "unknown"}
