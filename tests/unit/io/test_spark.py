@@ -1,16 +1,21 @@
 """What is known before a JVM is started."""
 
+import subprocess
+import sys
 from pathlib import Path
 
-import pytest
-
-from fraud.errors import BadConfigError
+CODE = """
 from fraud.io.spark import spark_session
 from fraud.settings import Settings
+with spark_session(Settings(), "test"):
+    pass
+"""
 
 
-def test_without_java_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("JAVA_HOME", raising=False)
-    with pytest.raises(BadConfigError, match="Spark needs Java"), spark_session(Settings(home=tmp_path), "test"):
-        pass
+def test_without_java_it_says_what_to_install(tmp_path: Path) -> None:
+    """In a process of its own: a session that is up in this one would be used."""
+    ended = subprocess.run(
+        [sys.executable, "-c", CODE], env={"PATH": str(tmp_path)}, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    assert "BadConfigError: Spark needs Java" in ended.stderr
