@@ -10,6 +10,14 @@ from fraud.embedded.airflow_api import FINISHED, AirflowApi, Run, Task
 from fraud.embedded.processes import ServiceFailedError
 from fraud.errors import UnavailableError
 
+MAIN_JOB: Final = frozenset(
+    {
+        "ingest_transactions", "build_features", "train_fraud_model", "promote_model", "rollback_model",
+        "score_nightly", "monitor_drift", "monitor_skew",
+    }
+)  # fmt: skip
+"""The DAGs that the main job runs through, and the one that takes it back."""
+
 _POLL_SECONDS: Final = 1.0
 _HEARTBEAT_SECONDS: Final = 20.0
 _APPEARS_SECONDS: Final = 90.0

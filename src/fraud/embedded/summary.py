@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fraud.embedded import prometheus
+from fraud.embedded import alertmanager, prometheus
 from fraud.embedded.airflow import ADMIN
 from fraud.embedded.airflow_api import AirflowApi
 from fraud.embedded.stack import Stack
@@ -93,6 +93,6 @@ def _places(stack: Stack) -> list[Row]:
         ("serving", f"{stack.url('serving')}/docs", "open: this stack asks callers for no key"),
         ("reports", f"{stack.url('airflow')}/fraud/reports/", "Airflow's login"),
     ]
-    if prometheus.binary():
-        rows.append(("Prometheus", stack.url("prometheus"), "open, this machine only"))
+    watchers = (("Prometheus", prometheus.binary()), ("Alertmanager", alertmanager.binary()))
+    rows += [(name, stack.url(name.lower()), "open, this machine only") for name, binary in watchers if binary]
     return rows
