@@ -45,5 +45,6 @@ with fraud_dag(
         arguments=["--version={{ params.version }}"],
         actor="{{ approved_by(ti) or dag_run.triggering_user_name or 'airflow' }}",
         trigger_rule=TriggerRule.NONE_FAILED,
+        news=("changed",),
         outlets=[PRODUCTION_MODEL],
     )

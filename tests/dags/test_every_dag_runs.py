@@ -86,7 +86,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, database: None) -> Iterator[
     env = {**os.environ, "FRAUD_HOME": str(project / "var"), "FRAUD_PROJECT": str(project)}
     stack = [str(PYTHON), "-m", "fraud.embedded"]
     try:
-        subprocess.run([*stack, "up", "--only", "valkey", "mlflow", "serving"], env=env, check=True)
+        subprocess.run([*stack, "up", "--free-ports", "--only", "valkey", "mlflow", "serving"], env=env, check=True)
         lines = (project / "var/stack.env").read_text().splitlines()
         env |= dict(line.split("=", 1) for line in lines)
         fraud(env, "simulate", *WORLD)
@@ -125,12 +125,23 @@ def test_every_dag_does_its_part(airflow: Any, world: dict[str, str]) -> None:
     trained = {"training_set": "success", "train": "success", "candidate": "success"}
     assert airflow("train_fraud_model") == trained
     assert airflow("promote_model") == {"approval": "skipped", "promote": "success"}
+    # Production already: were this news, retraining on unchanged data would go round for ever.
+    assert airflow("promote_model", version="1") == {"approval": "skipped", "promote": "skipped"}
     wait_for_version(world, "1")
 
     home = Path(world["FRAUD_HOME"])
     sent = fraud(world, "traffic", f"--source={home / 'landing/held_back'}", f"--url={serving_url(world)}")
     assert sent["answered"] == sent["sent"] > 100
     assert airflow("monitor_skew") == {"ship_predictions": "success", "skew": "success"}
+    again = subprocess.run(
+        [PYTHON, Path(__file__).with_name("pyfunc_agrees.py")],
+        env={**os.environ, **world},
+        check=True,
+        stdout=subprocess.PIPE,
+    )
+    agreed = json.loads(again.stdout.splitlines()[-1])
+    assert agreed["compared"] >= sent["answered"]
+    assert agreed["largest"] <= 1e-6
     assert airflow("score_nightly") == {"production_model": "success", "score": "success"}
     assert airflow("monitor_drift") == {"drift": "success", "request_retraining": "skipped"}
 

@@ -4,6 +4,7 @@ import argparse
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from fraud.embedded import services
@@ -26,6 +27,7 @@ def arguments() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start every service and return")
     up.add_argument("--only", nargs="*", default=[], metavar="SERVICE", help="these alone: valkey, mlflow, ...")
+    up.add_argument("--free-ports", action="store_true", help="any free ports, not the usual ones")
     commands.add_parser("status", help="what runs")
     commands.add_parser("down", help="stop everything")
     drill = commands.add_parser("drill", help="inject a fault for each alert, and see it ring")
@@ -40,6 +42,11 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _start(stack: Stack, only: Sequence[str] = ()) -> None:
+    stack.write_shell_environment()
+    services.start_all(stack, say, only)
+
+
 def _stay() -> None:
     say("the stack stays up until Ctrl-C")
     signal.sigwait({signal.SIGINT, signal.SIGTERM})
@@ -48,7 +55,7 @@ def _stay() -> None:
 def main() -> None:
     """Entry point. A failure ends with its message and exit code; what was started stays up to be looked at."""
     given = arguments()
-    stack = Stack.open(Settings.load())
+    stack = Stack.open(Settings.load(), usual_ports=not getattr(given, "free_ports", False))
     try:
         if given.command == "status":
             print("\n".join(f"{name:<24}{state}" for name, state in services.states(stack).items()) or "nothing runs")
@@ -56,15 +63,16 @@ def main() -> None:
             Drill(stack, say).run(given.alert)
         elif given.command == "down":
             services.stop_all(stack, say)
+        elif given.command == "up":
+            _start(stack, given.only)
         else:
-            stack.write_shell_environment()
-            services.start_all(stack, say, getattr(given, "only", ()))
-            if given.command == "demo":
-                Demo(stack, Source.of(given), say).run()
-                if not given.detach:
-                    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-                    _stay()
-                    services.stop_all(stack, say)
+            source = Source.of(given)  # what is wrong with it shows before anything starts
+            _start(stack)
+            Demo(stack, source, say).run()
+            if not given.detach:
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+                _stay()
+                services.stop_all(stack, say)
     except FraudError as error:
         print(f"\nfailed: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

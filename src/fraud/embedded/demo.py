@@ -37,12 +37,15 @@ class Source:
 
     @classmethod
     def of(cls, given: argparse.Namespace) -> Self:
-        """From the command line. Raises BadConfigError for a source without its mapping."""
+        """From the command line. Raises BadConfigError for a source without mapping, or a missing file."""
         if not given.source:
             flags = {"days": given.days, "users": given.users, "seed": given.seed, "hold-back-days": 1}
             return cls(("simulate", *(f"--{name}={value}" for name, value in flags.items())))
         if given.mapping is None:
             raise BadConfigError("a source needs a mapping", do="MAPPING=mappings/<dataset>.yaml; see docs/data.md")
+        for file in (given.mapping, *([] if "://" in given.source else [Path(given.source)])):
+            if not file.is_file():
+                raise BadConfigError(f"{file} is not there", do="check the path: it counts from the project's folder")
         return cls(("import", f"--source={given.source}", f"--mapping={given.mapping}", "--hold-back-days=1"))
 
 

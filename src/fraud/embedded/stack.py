@@ -57,8 +57,11 @@ class Stack:
     secret: Mapping[str, str]
 
     @classmethod
-    def open(cls, settings: Settings) -> Self:
-        """Load the stack below `settings.home`, or lay it down. Ports others hold by now are chosen anew."""
+    def open(cls, settings: Settings, *, usual_ports: bool = True) -> Self:
+        """Load the stack below `settings.home`, or lay it down. Ports others hold by now are chosen anew.
+
+        Without `usual_ports` a new stack takes any free ones: two that start at once would both find the usual free.
+        """
         home, run = settings.home, settings.home / "run"
         home.mkdir(parents=True, exist_ok=True)
         path = home / "stack.json"
@@ -67,7 +70,7 @@ class Stack:
         ours = any(processes.remembered(p.stem, run) for p in run.glob("*.json"))
         ports: dict[str, int] = {}
         for name, preferred in PREFERRED_PORTS.items():
-            port = state["ports"].get(name, preferred)
+            port = state["ports"].get(name, preferred if usual_ports else _any_free_port())
             ports[name] = port if (ours and name in state["ports"]) or _is_free(port) else _any_free_port()
         state["ports"] = ports
         write_private(path, json.dumps(state, indent=1) + "\n")

@@ -1,0 +1,32 @@
+"""Run in the ML environment: every logged answer against `mlflow.pyfunc` of the Production model, as JSON."""
+
+import json
+import warnings
+
+import mlflow
+import numpy as np
+import pyarrow as pa
+
+from fraud.engines.arrow_vector import vectors
+from fraud.io.lake import Dataset
+from fraud.io.model_artifact import MODEL_NAME
+from fraud.settings import Settings
+
+
+def main() -> None:
+    """Print how many answers were compared and the largest absolute difference."""
+    settings = Settings.load()
+    lake = Dataset(settings.lake_uri, "predictions")
+    served = pa.concat_tables([lake.read(day) for day in lake.partitions()])
+    when = served["event_us"].cast(pa.timestamp("us", "UTC"))
+    mlflow.set_tracking_uri(settings.mlflow_url)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow remarks on versions; what counts here is the answer
+        model = mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}@production")
+    again = model.predict(vectors(served.append_column("event_timestamp", when)))["fraud_probability"]
+    differences = np.abs(served["fraud_probability"].to_numpy() - again)
+    print(json.dumps({"compared": len(differences), "largest": float(differences.max())}))
+
+
+if __name__ == "__main__":
+    main()

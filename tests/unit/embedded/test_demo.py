@@ -1,0 +1,42 @@
+"""What the demo knows before anything starts."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from fraud.embedded.demo import Source
+from fraud.errors import BadConfigError
+
+
+def given(source: str, mapping: Path | None) -> argparse.Namespace:
+    return argparse.Namespace(source=source, mapping=mapping, days=150, users=1500, seed=1)
+
+
+def test_without_a_source_a_world_is_simulated() -> None:
+    assert Source.of(given("", None)).command == (
+        "simulate", "--days=150", "--users=1500", "--seed=1", "--hold-back-days=1",
+    )  # fmt: skip
+
+
+def test_a_file_is_imported_by_its_mapping(tmp_path: Path) -> None:
+    file, mapping = tmp_path / "a.csv", tmp_path / "a.yaml"
+    file.touch()
+    mapping.touch()
+    command = ("import", f"--source={file}", f"--mapping={mapping}", "--hold-back-days=1")
+    assert Source.of(given(str(file), mapping)).command == command
+
+
+def test_a_source_without_its_mapping_is_refused() -> None:
+    with pytest.raises(BadConfigError, match="needs a mapping"):
+        Source.of(given("a.csv", None))
+
+
+def test_a_file_that_is_not_there_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    mapping = tmp_path / "a.yaml"
+    with pytest.raises(BadConfigError, match=r"a\.yaml is not there"):
+        Source.of(given("s3://bucket/a.csv", mapping))
+    mapping.touch()
+    with pytest.raises(BadConfigError, match=r"missing\.csv is not there"):
+        Source.of(given(str(tmp_path / "missing.csv"), mapping))
+    assert Source.of(given("s3://bucket/a.csv", mapping)).command[0] == "import"
