@@ -8,7 +8,7 @@ from typing import Self
 
 # What a job may see. Airflow's own variables carry its database and its signing keys: no job needs them.
 PASSED_NAMES = frozenset({"PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "JAVA_HOME", "SSL_CERT_FILE"})
-PASSED_PREFIXES = ("FRAUD_", "MLFLOW_", "AWS_", "LC_", "SPARK_")
+PASSED_PREFIXES = ("FRAUD_", "MLFLOW_", "AWS_", "LC_", "SPARK_", "WANDB_")
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ class Settings(BaseSettings):
     job_runs_uri: str = Field(default="", description="what each job's last run did; default <home>/job_runs")
     prediction_log: Path = Field(default=Path(), description="serving's segments, before shipping; <home>/predictions")
     redis_url: SecretStr = Field(default=SecretStr("redis://127.0.0.1:6379/0"), description="online store")
+    dvc_remote: str = Field(default="", description="snapshots and models by hash, for DVC; default <home>/dvc")
+    wandb_project: str = Field(default="", description="Weights & Biases project that mirrors trainings; empty: none")
     mlflow_url: str = Field(default="http://127.0.0.1:5000", description="tracking server and registry")
     control_db: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of the promotion history")
     feast_registry: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of Feast's registry")
@@ -45,6 +47,7 @@ class Settings(BaseSettings):
             "lake_uri": f"file://{home}/lake",
             "reports_uri": f"file://{home}/reports",
             "job_runs_uri": f"file://{home}/job_runs",
+            "dvc_remote": f"file://{home}/dvc",
             "prediction_log": home / "predictions",
             "control_db": f"sqlite:///{home}/control.db",
             "feast_registry": f"sqlite:///{home}/feast.db",

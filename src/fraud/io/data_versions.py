@@ -1,0 +1,106 @@
+"""Folders kept by content in a DVC remote: the objects that `dvc add` and `dvc push` make, without a Git repository.
+
+An Airflow task pushes what it trained on and records the md5 on its run; it commits nothing. `dvc_file` is the pointer
+that `dvc pull` needs to bring the folder back, on any machine that reaches the remote.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, NamedTuple
+
+import fsspec
+from dvc.fs import LocalFileSystem, get_cloud_fs
+from dvc_data.hashfile import load
+from dvc_data.hashfile.build import build
+from dvc_data.hashfile.checkout import CheckoutError, checkout
+from dvc_data.hashfile.db import HashFileDB
+from dvc_data.hashfile.hash_info import HashInfo
+from dvc_data.hashfile.transfer import transfer
+
+from fraud.errors import RefusedError, UnavailableError
+from fraud.io.lake import MANIFEST, Dataset
+
+_HASH: Final = "md5"
+_DIRECTORY: Final = ".dir"
+
+
+class Stored(NamedTuple):
+    """A folder in the remote. `md5` is that of DVC's listing of the folder and ends in `.dir`."""
+
+    md5: str
+    files: int
+    bytes: int
+
+
+def push(remote_uri: str, folder: Path) -> Stored:
+    """Store every file of a local folder. What is there already is not sent again. Raises UnavailableError."""
+    with _answering(remote_uri), TemporaryDirectory(prefix="fraud-dvc-") as scratch:
+        store = _store(remote_uri, scratch)
+        staged, meta, tree = build(store, str(folder.resolve()), LocalFileSystem(), _HASH)
+        done = transfer(staged, store, {tree.hash_info}, shallow=False)
+        if done.failed:
+            raise UnavailableError(f"{remote_uri} did not take {len(done.failed)} objects", do="run again")
+    return Stored(str(tree.hash_info.value), meta.nfiles or 0, meta.size or 0)
+
+
+def push_partition(remote_uri: str, dataset: Dataset, partition: str) -> Stored:
+    """Store a published partition of the lake: its manifest and its objects, under the names they have there."""
+    with TemporaryDirectory(prefix="fraud-snapshot-") as name:
+        folder = Path(name) / f"{dataset.key}={partition}"
+        folder.mkdir()
+        uris = dataset.object_uris(partition)
+        for uri in [*uris, f"{dataset.uri}/{folder.name}/{MANIFEST}"]:
+            with fsspec.open(uri, "rb") as file:
+                (folder / uri.rpartition("/")[2]).write_bytes(file.read())
+        return push(remote_uri, folder)
+
+
+def pull(remote_uri: str, md5: str, folder: Path) -> None:
+    """Bring a folder back. Raises RefusedError when the remote's bytes are not those of the md5, UnavailableError."""
+    local, where = LocalFileSystem(), str(folder.resolve())
+    with _answering(remote_uri), TemporaryDirectory(prefix="fraud-dvc-") as scratch:
+        store = _store(remote_uri, scratch)
+        if not store.exists(md5):
+            raise RefusedError(
+                f"{remote_uri} has no {md5}", do="it was collected as garbage, or pushed to another remote"
+            )
+        listing = store.fs.cat_file(store.oid_to_path(md5))
+        # The listing first: it says where files go.
+        found = hashlib.md5(listing, usedforsecurity=False).hexdigest() + _DIRECTORY
+        if found == md5:
+            try:
+                checkout(where, local, load(store, HashInfo(_HASH, md5)), store, quiet=True)
+            except CheckoutError as error:
+                raise RefusedError(
+                    f"what {remote_uri} holds of {md5} is not what was pushed", came=str(error)
+                ) from error
+            found = str(build(store, where, local, _HASH, dry_run=True)[2].hash_info.value)
+    if found != md5:
+        raise RefusedError(f"what {remote_uri} holds is not what was pushed", expected=md5, came=found)
+
+
+def dvc_file(stored: Stored, path: str) -> dict[str, Any]:
+    """Content of the `.dvc` file by which `dvc pull` restores the folder as `path`, beside that file."""
+    out = {"md5": stored.md5, "size": stored.bytes, "nfiles": stored.files, "hash": _HASH, "path": path}
+    return {"outs": [out]}
+
+
+def _store(remote_uri: str, scratch: str) -> HashFileDB:
+    kind, config, path = get_cloud_fs({}, url=remote_uri.removeprefix("file://"))
+    filesystem = kind(**config)
+    return HashFileDB(filesystem, filesystem.join(path, "files", _HASH), tmp_dir=scratch)
+
+
+@contextmanager
+def _answering(remote_uri: str) -> Iterator[None]:
+    """A store that cannot be reached, as our error. Neither botocore's errors nor DVC's are an OSError."""
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - a local folder needs no S3 client
+    from dvc_objects.errors import ObjectDBError  # noqa: PLC0415
+
+    try:
+        yield
+    except (OSError, BotoCoreError, ClientError, ObjectDBError) as error:
+        raise UnavailableError(f"the DVC remote {remote_uri} does not answer", came=str(error)) from error

@@ -1,0 +1,89 @@
+"""Folders in a DVC remote: what we push `dvc pull` brings back, what `dvc push` pushed we bring back."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import yaml
+
+from fraud.errors import RefusedError, UnavailableError
+from fraud.io import data_versions
+from fraud.io.lake import Dataset
+
+DVC = Path(sys.executable).with_name("dvc")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "model"
+    (made / "inner").mkdir(parents=True)
+    (made / "a.txt").write_text("a\n")
+    (made / "inner/b.txt").write_text("b\n")
+    return made
+
+
+def test_the_md5_is_that_of_dvcs_listing(folder: Path, tmp_path: Path) -> None:
+    stored = data_versions.push(f"file://{tmp_path}/remote", folder)
+    files = {"a.txt": b"a\n", "inner/b.txt": b"b\n"}
+    listing = [{"md5": hashlib.md5(data).hexdigest(), "relpath": name} for name, data in files.items()]  # noqa: S324
+    assert stored.md5 == hashlib.md5(json.dumps(listing).encode()).hexdigest() + ".dir"  # noqa: S324
+    assert (stored.files, stored.bytes) == (2, 4)
+    assert data_versions.push(f"file://{tmp_path}/remote", folder) == stored
+    assert (folder / "a.txt").read_text() == "a\n"
+
+
+def test_dvc_pull_restores_what_was_pushed(folder: Path, tmp_path: Path) -> None:
+    stored = data_versions.push(f"file://{tmp_path}/remote", folder)
+    repo = tmp_path / "repo"
+    repo.mkdir()
+
+    def dvc(*arguments: str) -> None:
+        subprocess.run([DVC, *arguments], cwd=repo, check=True, capture_output=True)
+
+    dvc("init", "--no-scm", "--quiet")
+    (repo / ".dvc/config").write_text(
+        f"[core]\nno_scm = True\nanalytics = false\nremote = r\n['remote \"r\"']\nurl = {tmp_path}/remote\n"
+    )
+    (repo / "model.dvc").write_text(yaml.safe_dump(data_versions.dvc_file(stored, "model")))
+    dvc("pull", "--quiet")
+    assert (repo / "model/a.txt").read_text() == "a\n"
+    assert (repo / "model/inner/b.txt").read_text() == "b\n"
+
+
+def test_a_partition_comes_back_as_a_partition(tmp_path: Path) -> None:
+    dataset = Dataset(f"file://{tmp_path}/lake", "training_sets", "snapshot")
+    table = pa.table({"x": [1, 2, 3]})
+    dataset.publish("s1", table)
+    remote = f"file://{tmp_path}/remote"
+    stored = data_versions.push_partition(remote, dataset, "s1")
+    data_versions.pull(remote, stored.md5, tmp_path / "other/training_sets/snapshot=s1")
+    other = Dataset(f"file://{tmp_path}/other", "training_sets", "snapshot")
+    other.verify("s1")
+    assert other.read("s1").equals(table)
+    assert other.manifest("s1") == dataset.manifest("s1")
+
+
+@pytest.mark.parametrize("broken", ["listing", "file"])
+def test_a_changed_object_is_refused(folder: Path, tmp_path: Path, broken: str) -> None:
+    remote = tmp_path / "remote"
+    stored = data_versions.push(f"file://{remote}", folder)
+    listing = remote / "files/md5" / stored.md5[:2] / stored.md5[2:]
+    a = hashlib.md5(b"a\n").hexdigest()  # noqa: S324
+    path = listing if broken == "listing" else remote / "files/md5" / a[:2] / a[2:]
+    path.chmod(0o644)
+    path.write_text(listing.read_text().replace("a.txt", "../a.txt") if broken == "listing" else "z\n")
+    with pytest.raises(RefusedError, match="not what was pushed"):
+        data_versions.pull(f"file://{remote}", stored.md5, tmp_path / "back")
+    assert not (tmp_path / "a.txt").exists()
+
+
+def test_what_is_not_there_is_said(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="has no"):
+        data_versions.pull(f"file://{tmp_path}/remote", "0" * 32 + ".dir", tmp_path / "back")
+    (tmp_path / "taken").write_text("a file where the remote should be")
+    with pytest.raises(UnavailableError):
+        data_versions.push(f"file://{tmp_path}/taken", folder)
