@@ -7,21 +7,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-import mlflow
 import pyarrow as pa
 import pyarrow.parquet as pq
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR, MLFLOW_HTTP_REQUEST_MAX_RETRIES
 from mlflow.exceptions import MlflowException
 
 from fraud.core.features import definition_hash
 from fraud.errors import RefusedError, UnavailableError
+from fraud.io import mlflow_client
 from fraud.settings import Settings
 
 MODEL_NAME: Final = "fraud-detector"
 PRODUCTION: Final = "production"
-MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # a job's log is read line by line
-MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(3)  # MLflow's seven take minutes; who runs the job knows when to try again
 ABSENT: Final = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -82,7 +79,7 @@ def production_version(settings: Settings) -> str | None:
 
 def find(settings: Settings, version: int | None) -> ModelVersion:
     """The given version, or the one `production` names. Raises RefusedError when there is none, UnavailableError."""
-    client = mlflow.MlflowClient(settings.mlflow_url)
+    client = mlflow_client.client(settings)
     try:
         if version is not None:
             return client.get_model_version(MODEL_NAME, str(version))
@@ -99,7 +96,7 @@ def find(settings: Settings, version: int | None) -> ModelVersion:
 
 
 def _download(settings: Settings, run_id: str, path: str, folder: str) -> Path:
-    client, parent = mlflow.MlflowClient(settings.mlflow_url), path.rpartition("/")[0] or None
+    client, parent = mlflow_client.client(settings), path.rpartition("/")[0] or None
     try:
         if path not in {entry.path for entry in client.list_artifacts(run_id, parent)}:
             raise RefusedError(f"run {run_id} has no {path}", do="train anew: fraud train")

@@ -18,11 +18,10 @@ import httpx
 import pyarrow.compute as pc
 import redis
 from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from fraud.errors import FraudError
-from fraud.io import job_runs, model_artifact
+from fraud.io import job_runs, mlflow_client, model_artifact
 from fraud.io.lake import MANIFEST, Dataset
 from fraud.settings import Settings
 
@@ -189,7 +188,7 @@ def registry(settings: Settings) -> Iterator[Metric]:
     # Asked first by a client that gives up at once: MLflow's own tries longer than a scrape may take.
     httpx.get(f"{settings.mlflow_url}/health", timeout=_PROBE_SECONDS).raise_for_status()
     try:
-        version = MlflowClient(settings.mlflow_url).get_model_version_by_alias(
+        version = mlflow_client.client(settings).get_model_version_by_alias(
             model_artifact.MODEL_NAME, model_artifact.PRODUCTION
         )
     except MlflowException as error:

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import OperationalError
 
 from fraud.errors import FraudError, RefusedError, UnavailableError
+from fraud.io import mlflow_client
 from fraud.io.model_artifact import ABSENT, MODEL_NAME, PRODUCTION
 from fraud.settings import Settings
 
@@ -98,7 +99,7 @@ class Promotion:
     """Changes of Production, one at a time. Raises UnavailableError when registry or database do not answer."""
 
     def __init__(self, settings: Settings) -> None:
-        self._client = mlflow.MlflowClient(settings.mlflow_url)
+        self._client = mlflow_client.client(settings)
         self._engine = _engine(settings.control_db.get_secret_value())
         with _answers():
             _TABLES.create_all(self._engine, checkfirst=True)

@@ -25,6 +25,7 @@ from mlflow.types.schema import Schema, TensorSpec
 
 from fraud.core.features import VECTOR_NAMES
 from fraud.errors import UnavailableError
+from fraud.io import mlflow_client
 from fraud.io.lake import Manifest
 from fraud.io.model_artifact import ABSENT, MODEL_NAME
 from fraud.settings import Settings
@@ -43,7 +44,7 @@ class TrainingRuns:
     """Runs and versions of the one experiment and the one registered model. Use inside `answering`."""
 
     def __init__(self, settings: Settings) -> None:
-        self._client = mlflow.MlflowClient(settings.mlflow_url)
+        self._client = mlflow_client.client(settings)
         self._url = settings.mlflow_url.rstrip("/")
         found = self._client.get_experiment_by_name(EXPERIMENT)
         self._experiment = found.experiment_id if found else self._client.create_experiment(EXPERIMENT)

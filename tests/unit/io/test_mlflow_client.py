@@ -1,0 +1,20 @@
+"""What a job pays for talking to the registry."""
+
+import subprocess
+import sys
+
+CODE = """
+import sys
+from fraud.io import mlflow_client
+from fraud.settings import Settings
+from mlflow.tracking.request_header.registry import resolve_request_headers
+mlflow_client.client(Settings(mlflow_url="http://127.0.0.1:1"))
+assert resolve_request_headers()["User-Agent"].startswith("mlflow")
+print(*sorted({"feast", "torch", "pyspark"} & sys.modules.keys()))
+"""
+
+
+def test_a_request_does_not_import_feast_and_torch() -> None:
+    """Feast's plugin for MLflow would; in a process of its own, since tests import everything."""
+    ended = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == ""
