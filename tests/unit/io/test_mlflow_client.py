@@ -10,7 +10,7 @@ from fraud.settings import Settings
 from mlflow.tracking.request_header.registry import resolve_request_headers
 mlflow_client.client(Settings(mlflow_url="http://127.0.0.1:1"))
 assert resolve_request_headers()["User-Agent"].startswith("mlflow")
-print(*sorted({"feast", "torch", "pyspark"} & sys.modules.keys()))
+print(*sorted({"feast", "torch"} & sys.modules.keys()))
 """
 
 
