@@ -32,7 +32,7 @@ _CODES: Final = {
 _DIVISORS: Final = {"sum": UNITS_PER_USD, "mean": UNITS_PER_USD, "seconds_since_last": US_PER_SECOND}
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile on first call, cached on disk where numba finds a folder it may write to (NUMBA_CACHE_DIR).
 
     The cache is known by this file alone, so constants of other files reach a loop as arguments, never as globals.
@@ -43,7 +43,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return cast("Callable[..., Any]", numba.njit(nogil=True)(function))
 
 
-@_compiled
+@compiled
 def group(codes: NDArray[np.int32], groups: int) -> tuple[Ints, Ints]:
     """Stable counting sort: (starts int64[groups + 1], order int64[n]); group g is order[starts[g]:starts[g + 1]]."""
     starts = np.zeros(groups + 1, dtype=np.int64)
@@ -59,7 +59,7 @@ def group(codes: NDArray[np.int32], groups: int) -> tuple[Ints, Ints]:
     return starts, order
 
 
-@_compiled
+@compiled
 def _value(kind: int, divisor: int, count: int, total: int, distinct: int, since_us: int) -> float:
     if kind == COUNT:
         return float(count)
@@ -72,7 +72,7 @@ def _value(kind: int, divisor: int, count: int, total: int, distinct: int, since
     return float(since_us) / float(divisor)
 
 
-@_compiled
+@compiled
 def define(
     kind: int, divisor: int, window_us: int, empty: float, bound: int, retention_us: int, event_us: Ints,
     learned: Ints, units: Ints, merchant: NDArray[np.int32], seen: Ints, stamp: int, out: NDArray[np.float64],
@@ -113,7 +113,7 @@ def define(
         out[e] = _value(kind, divisor, count, total, distinct, t - last) if count > 0 else empty
 
 
-@_compiled
+@compiled
 def sweep(
     kind: int, divisor: int, window_us: int, empty: float, bound: int, event_us: Ints, units: Ints,
     merchant: NDArray[np.int32], held: Ints, out: NDArray[np.float64],
@@ -145,7 +145,7 @@ def sweep(
             held[merchant[i]] = 0
 
 
-@_compiled
+@compiled
 def _run(
     kinds: Ints, divisors: Ints, windows_us: Ints, empties: NDArray[np.float64], bound: int, retention_us: int,
     starts: Ints, event_us: Ints, learned: Ints, units: Ints, merchant: NDArray[np.int32], merchants: int,

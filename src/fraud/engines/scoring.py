@@ -2,14 +2,14 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from fraud.engines.arrow_vector import vectors
-from fraud.engines.onnx_session import OnnxModel
 
 ROWS_AT_ONCE: Final = 65_536
 SCHEMA: Final = pa.schema(
@@ -41,11 +41,17 @@ NULLABLE: Final = frozenset({"distance_from_home", "avg_amount_7d"})
 """Where null has a meaning (core.features.IMPUTATION). A null elsewhere is a reason for rejection."""
 
 
+class Model(Protocol):
+    """Vectors float32[n, d] in, probabilities float32[n] out: OnnxModel, or FastTrees."""
+
+    def probabilities(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Scorer:
     """A model and the facts about it that every row of scores carries."""
 
-    model: OnnxModel
+    model: Model
     version: str
     feature_hash: str
     threshold: float

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from pandas.util import hash_array
 from pydantic import Field, model_validator
 
-from fraud.engines.onnx_session import OnnxModel
-from fraud.engines.scoring import INPUT, Scorer
+from fraud.engines.scoring import INPUT, Model, Scorer
+from fraud.engines.trees import batch_model
 from fraud.errors import BadInputError
 from fraud.io.lake import ROWS_PER_GROUP, DataObject, Dataset, Manifest
 from fraud.jobs import Context, JobConfig, JobResult
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fraud.io.model_artifact import ModelArtifact
 
 _REJECTED: Final = "rejected: "
-_SESSIONS: Final[dict[str, OnnxModel]] = {}
+_SESSIONS: Final[dict[str, Model]] = {}
 
 
 class Config(JobConfig):
@@ -288,11 +288,11 @@ def _rows(file: pq.ParquetFile, piece: Slice) -> pa.Table:
     return table.slice(offset, piece.end - piece.first).cast(INPUT)
 
 
-def _session(key: str, model: "Broadcast[bytes]") -> OnnxModel:
+def _session(key: str, model: "Broadcast[bytes]") -> Model:
     """The worker's one session of this model: made by its first task, kept for the next."""
     if key not in _SESSIONS:
         _SESSIONS.clear()
-        _SESSIONS[key] = OnnxModel(model.value)
+        _SESSIONS[key] = batch_model(model.value)
     return _SESSIONS[key]
 
 
