@@ -1,8 +1,11 @@
 """The reports folder, read only: what lies in it, and nothing beside it."""
 
+import json
 import posixpath
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
@@ -22,6 +25,15 @@ class Entry:
     @property
     def name(self) -> str:
         return posixpath.basename(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One report in a list: the page (relative to the root), when it was written, and what it says in a few words."""
+
+    page: str
+    written: datetime
+    says: str
 
 
 class Reports:
@@ -60,3 +72,24 @@ class Reports:
         if not self._fs.isfile(full):
             raise NoSuchReportError(path)
         return bytes(self._fs.cat_file(full))
+
+    def summaries(self, path: str) -> list[Summary]:
+        """The reports one level below a folder, newest first: each an HTML page beside its JSON record."""
+        found = []
+        for folder in (entry for entry in self.entries(path) if entry.folder):
+            names = {entry.name: entry for entry in self.entries(folder.path)}
+            for name, page in names.items():
+                stem, dot, kind = name.rpartition(".")
+                if dot and kind == "html" and f"{stem}.json" in names:
+                    record = names[f"{stem}.json"].path
+                    written: datetime = self._fs.modified(self._inside(record))
+                    found.append(Summary(page.path, written.astimezone(UTC), _says(json.loads(self.read(record)))))
+        return sorted(found, key=lambda summary: (summary.written, summary.page), reverse=True)
+
+
+def _says(record: dict[str, Any]) -> str:
+    """Of a training what it made and which gates refused it, of a watch its verdict."""
+    if "gates_passed" in record:
+        refused = ", ".join(record["failed_gates"]).replace("_", " ")
+        return f"{record['candidate']}, {record['selected_level']}: {f'refused by {refused}' if refused else 'passed'}"
+    return str(record.get("verdict", ""))

@@ -57,6 +57,24 @@ def test_a_folder_lists_its_reports(client: Any, report: Path, login: dict[str, 
     assert 'href="2026-01-02.html"' in client.get("/fraud/reports/drift/", headers=login).text
 
 
+def test_trainings_are_listed_newest_first_with_what_they_say(
+    client: Any, reports: Path, login: dict[str, str]
+) -> None:
+    for run, version, failed in (("f00", "1", []), ("a00", "2", ["better_than_production"])):
+        folder = reports / "training" / run
+        folder.mkdir(parents=True)
+        (folder / "gates.html").write_text("")
+        record = {"candidate": f"version {version}", "selected_level": "2-boosting", "gates_passed": not failed}
+        (folder / "gates.json").write_text(json.dumps({**record, "failed_gates": failed}))
+        os.utime(folder / "gates.json", (1_700_000_000 + int(version),) * 2)
+    text = client.get("/fraud/reports/training/", headers=login).text
+    assert 'href="f00/gates.html"' in text
+    assert "version 1, 2-boosting: passed" in text
+    assert text.index("version 2, 2-boosting: refused by better than production") < text.index("version 1,")
+    assert "2023-11-14 22:13" in text
+    assert "every gate with its value" in client.get("/fraud/reports/", headers=login).text
+
+
 def test_the_version_page_names_the_commit_and_airflow(client: Any, login: dict[str, str]) -> None:
     text = client.get("/fraud/version", headers=login).text
     assert "commit" in text
