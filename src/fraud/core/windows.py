@@ -1,5 +1,6 @@
 """The window features as code: a point function for one request. Its compiled batch form lives in `fraud.engines`."""
 
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Final
 
@@ -13,34 +14,34 @@ WindowValues = tuple[float | int | None, ...]
 """One value per WINDOW_FEATURES, in its order and dtypes; None is null."""
 
 
-def _count(_events: NDArray[np.void], inside: NDArray[np.bool_], _at_us: int) -> float:
-    return float(np.count_nonzero(inside))
+def _count(inside: NDArray[np.void], _at_us: int) -> float:
+    return float(len(inside))
 
 
-def _sum(events: NDArray[np.void], inside: NDArray[np.bool_], _at_us: int) -> float:
-    return float(events["units"][inside].sum()) / float(UNITS_PER_USD)
+def _sum(inside: NDArray[np.void], _at_us: int) -> float:
+    return float(inside["units"].sum()) / float(UNITS_PER_USD)
 
 
-def _mean(events: NDArray[np.void], inside: NDArray[np.bool_], _at_us: int) -> float:
-    units = events["units"][inside]
-    return float(units.sum()) / float(len(units) * UNITS_PER_USD)
+def _mean(inside: NDArray[np.void], _at_us: int) -> float:
+    return float(inside["units"].sum()) / float(len(inside) * UNITS_PER_USD)
 
 
-def _distinct(events: NDArray[np.void], inside: NDArray[np.bool_], _at_us: int) -> float:
-    return len(set(events["merchant"][inside].tolist()))
+def _distinct(inside: NDArray[np.void], _at_us: int) -> float:
+    return len(set(inside["merchant"].tolist()))
 
 
-def _seconds_since_last(events: NDArray[np.void], inside: NDArray[np.bool_], at_us: int) -> float:
-    return float(at_us - int(events["event_us"][inside].max())) / float(US_PER_SECOND)
+def _seconds_since_last(inside: NDArray[np.void], at_us: int) -> float:
+    return float(at_us - int(inside["event_us"][-1])) / float(US_PER_SECOND)
 
 
-_AGGREGATIONS: Final[dict[str, Callable[[NDArray[np.void], NDArray[np.bool_], int], float]]] = {
+_AGGREGATIONS: Final[dict[str, Callable[[NDArray[np.void], int], float]]] = {
     "count": _count,
     "sum": _sum,
     "mean": _mean,
     "distinct": _distinct,
     "seconds_since_last": _seconds_since_last,
 }
+"""Of a window that is not empty: history.RECORD[n] in order of event time, and the transaction's own time."""
 
 
 def evaluate(
@@ -52,12 +53,16 @@ def evaluate(
     transaction (0 without history). Sums are over int64 and exact, so the result does not depend on the order of
     events: it is bitwise the batch engines' value.
     """
-    times = np.ascontiguousarray(events["event_us"])
-    before = times < at_us
+    times = events["event_us"].tolist()
+    ordered = sorted(times)
+    if times != ordered:
+        # Learned of out of order. In order, every window is a slice, which costs half of what a mask does.
+        events = events[np.argsort(events["event_us"], kind="stable")]
+    end = bisect_left(ordered, at_us)
     floor = newest_us - RETENTION_US
     values: list[float | int | None] = []
     for feature in features:
-        inside = before & (times >= max(at_us - feature.window_us, floor))
+        start = bisect_left(ordered, max(at_us - feature.window_us, floor), 0, end)
         aggregate = _AGGREGATIONS[feature.aggregation]
-        values.append(aggregate(events, inside, at_us) if inside.any() else feature.empty)
+        values.append(aggregate(events[start:end], at_us) if start < end else feature.empty)
     return tuple(values)

@@ -14,7 +14,7 @@ import uvloop
 from starlette.types import ASGIApp
 
 from fraud_serving import app
-from fraud_serving.one_write import OneWriteProtocol
+from fraud_serving.protocol import FrontProtocol
 from fraud_serving.service import Service
 from fraud_serving.settings import BadSettingError, Settings
 
@@ -44,7 +44,7 @@ class _Beside(uvicorn.Server):
 
 def _config(application: ASGIApp, host: str, port: int) -> uvicorn.Config:
     return uvicorn.Config(
-        application, host=host, port=port, loop="none", http=OneWriteProtocol, ws="none", lifespan="on",
+        application, host=host, port=port, loop="none", http=FrontProtocol, ws="none", lifespan="on",
         access_log=False, log_config=None, server_header=False, date_header=False, proxy_headers=False,
         timeout_graceful_shutdown=_GRACE_S,
     )  # fmt: skip

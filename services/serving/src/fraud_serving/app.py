@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from fraud_serving import openapi
 from fraud_serving.http import Front
+from fraud_serving.limits import RateLimit
 from fraud_serving.scoring import RULE_VERSION
 from fraud_serving.service import Service
 
@@ -66,8 +67,9 @@ def public(service: Service) -> Front:
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     settings = service.settings
     return Front(
-        service.scorer, app, service.metrics, service.keys, settings.max_in_flight, settings.max_body_bytes,
-        settings.max_batch_bytes,
+        service.scorer, app, service.metrics, service.keys,
+        RateLimit(settings.client_rate, settings.client_burst_seconds), service.access, settings.max_in_flight,
+        settings.max_body_bytes, settings.max_batch_bytes, settings.body_deadline_seconds,
     )  # fmt: skip
 
 

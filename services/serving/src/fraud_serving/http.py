@@ -1,27 +1,40 @@
-"""The ASGI door. The two hot paths are answered here, by hand; everything else is FastAPI's.
+"""The door. The two hot paths are answered here, by hand; everything else is FastAPI's.
 
 A FastAPI route costs 180 us before its first line runs, ten times the model (docs/serving.md), so POST /predict and
 POST /predict/batch never enter it. What they accept and answer stands in the same OpenAPI document (`openapi.py`).
+`Front.exchange` is a request from head to answer; ASGI (`__call__`) and the short way (`protocol.py`) both end there.
 """
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fraud_serving.access_log import AccessLog
 from fraud_serving.api_keys import ApiKeys
+from fraud_serving.limits import RateLimit
 from fraud_serving.metrics import Metrics
-from fraud_serving.schema import ContractError, Problem, parse, parse_batch
+from fraud_serving.schema import ContractError, Problem, explain_asked, parse, parse_batch
 from fraud_serving.scoring import Scorer
 
-Decide = Callable[[bytes, int], Awaitable[bytes]]
+Headers = Sequence[tuple[bytes, bytes]]
+Decide = Callable[[bytes, bytes, str, int], Awaitable[bytes]]
 
 KEY_HEADER: Final = b"x-api-key"
 RETRY_AFTER_S: Final = 1
 _JSON: Final = (b"content-type", b"application/json")
 _problem = msgspec.json.Encoder().encode
+
+
+class Reply(NamedTuple):
+    """What goes back: always JSON. `headers` are those besides content-type and content-length."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class RefusedError(Exception):
@@ -32,15 +45,18 @@ class RefusedError(Exception):
         self.status, self.problem, self.headers = status, problem, headers
 
 
-_TOO_MANY: Final = RefusedError(
-    429,
-    Problem("overloaded", f"too many requests are at work; try again in {RETRY_AFTER_S} s"),
-    ((b"retry-after", b"%d" % RETRY_AFTER_S),),
-)
+def _later(error: str, reason: str, seconds: int) -> RefusedError:
+    return RefusedError(
+        429, Problem(error, f"{reason}; try again in {seconds} s"), ((b"retry-after", b"%d" % seconds),)
+    )
+
+
+_TOO_MANY: Final = _later("overloaded", "too many requests are at work", RETRY_AFTER_S)
 _NOT_POST: Final = RefusedError(405, Problem("method", "only POST is answered here"), ((b"allow", b"POST"),))
 _NO_KEY: Final = RefusedError(
     401, Problem("key", "the X-API-Key header is missing or unknown"), ((b"www-authenticate", b"ApiKey"),)
 )
+_TOO_SLOW: Final = RefusedError(408, Problem("timeout", "the body did not come in time"), ((b"connection", b"close"),))
 
 
 class _GoneError(Exception):
@@ -56,17 +72,26 @@ class Front:
         rest: ASGIApp,
         metrics: Metrics,
         keys: ApiKeys | None,
+        limit: RateLimit,
+        access: AccessLog,
         max_in_flight: int,
         max_body_bytes: int,
         max_batch_bytes: int,
+        body_deadline_s: float,
     ) -> None:
-        self._rest, self._metrics, self._keys, self._max_in_flight = rest, metrics, keys, max_in_flight
+        self.max_body_bytes, self.body_deadline_s = max_body_bytes, body_deadline_s
+        self._rest, self._metrics, self._keys, self._limit, self._access = rest, metrics, keys, limit, access
+        self._max_in_flight = max_in_flight
 
-        async def one(body: bytes, began_ns: int) -> bytes:
-            return await scorer.decide(parse(body), began_ns)
+        async def one(body: bytes, query: bytes, client: str, began_ns: int) -> bytes:
+            limit.take(client, 1)
+            explain = explain_asked(query) if query else False
+            return await scorer.decide(parse(body), began_ns, explain=explain)
 
-        async def many(body: bytes, began_ns: int) -> bytes:
-            return await scorer.decide_batch(parse_batch(body), began_ns)
+        async def many(body: bytes, _query: bytes, client: str, began_ns: int) -> bytes:
+            transactions = parse_batch(body)
+            limit.take(client, len(transactions))
+            return await scorer.decide_batch(transactions, began_ns)
 
         self._routes: dict[str, tuple[Decide, int]] = {
             "/predict": (one, max_body_bytes),
@@ -78,56 +103,81 @@ class Front:
         if route is None:
             await self._rest(scope, receive, send)
             return
-        status = 200
-        more: tuple[tuple[bytes, bytes], ...] = ()
-        self._metrics.in_flight += 1
+
+        async def body() -> bytes:
+            try:
+                async with asyncio.timeout(self.body_deadline_s):
+                    return await _whole(scope, receive, route[1])
+            except TimeoutError:
+                raise _TOO_SLOW from None
+
         try:
-            body = await self._answer(scope, receive, *route)
-        except RefusedError as error:
-            status, more, body = error.status, error.headers, _problem(error.problem)
-        except ContractError as error:
-            status, body = 422, _problem(Problem("invalid", error.reason, error.field or None))
+            reply = await self.exchange(scope["method"], scope["path"], scope["query_string"], scope["headers"], body)
         except _GoneError:
-            self._metrics.requests[scope["path"], 499] += 1
             return
+        headers = [_JSON, (b"content-length", b"%d" % len(reply.body)), *reply.headers]
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
+
+    async def exchange(
+        self, method: str, path: str, query: bytes, headers: Headers, body: bytes | Callable[[], Awaitable[bytes]]
+    ) -> Reply:
+        """Answer one request of a hot path, counted and logged. Raises _GoneError when its body never came."""
+        metrics, client, began_ns = self._metrics, "", time.perf_counter_ns()
+        metrics.in_flight += 1
+        try:
+            client = self._admit(method, headers)
+            if not isinstance(body, bytes):
+                body = await body()
+            reply = Reply(200, await self._routes[path][0](body, query, client, time.perf_counter_ns()))
+        except RefusedError as error:
+            reply = Reply(error.status, _problem(error.problem), error.headers)
+        except ContractError as error:
+            reply = Reply(422, _problem(Problem("invalid", error.reason, error.field or None)))
+        except _GoneError:
+            metrics.requests[path, 499] += 1
+            raise
         except Exception:
-            self._metrics.requests[scope["path"], 500] += 1
+            metrics.requests[path, 500] += 1
             raise
         finally:
-            self._metrics.in_flight -= 1
-        self._metrics.requests[scope["path"], status] += 1
-        headers = [_JSON, (b"content-length", b"%d" % len(body)), *more]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+            metrics.in_flight -= 1
+        metrics.requests[path, reply.status] += 1
+        self._access.add(client, path, reply.status, (time.perf_counter_ns() - began_ns) // 1000, len(reply.body))
+        return reply
 
-    async def _answer(self, scope: Scope, receive: Receive, decide: Decide, limit: int) -> bytes:
-        if scope["method"] != "POST":
+    def _admit(self, method: str, headers: Headers) -> str:
+        """The client, "" where no keys are asked for. Raises RefusedError."""
+        if method != "POST":
             raise _NOT_POST
         if self._metrics.in_flight > self._max_in_flight:
             raise _TOO_MANY
-        if self._keys is not None and not is_allowed(self._keys, scope):
-            raise _NO_KEY
-        message = await receive()
-        if message["type"] != "http.request":
-            raise _GoneError
-        body: bytes = message["body"]
-        if message.get("more_body", False) or len(body) > limit:
-            body = await _whole(body, scope, receive, limit)
-        return await decide(body, time.perf_counter_ns())
+        client = "" if self._keys is None else _client(self._keys, headers)
+        if wait_s := self._limit.wait_s(client):
+            raise _later("rate", "this client's rate is used up", wait_s)
+        return client
+
+    def too_slow(self, path: str) -> Reply:
+        """The answer to a request whose body did not come in time, counted."""
+        self._metrics.requests[path, 408] += 1
+        return Reply(408, _problem(_TOO_SLOW.problem))
 
 
-def is_allowed(keys: ApiKeys, scope: Scope) -> bool:
-    """Whether the request carries a key that is known."""
-    for name, value in scope["headers"]:
+def _client(keys: ApiKeys, headers: Headers) -> str:
+    """Whose key the request carries. Raises RefusedError (401) when it is nobody's."""
+    for name, value in headers:
         if name == KEY_HEADER:
-            return keys.client_of(value) is not None
-    return False
+            client = keys.client_of(value)
+            if client is not None:
+                return client
+            break
+    raise _NO_KEY
 
 
-async def _whole(first: bytes, scope: Scope, receive: Receive, limit: int) -> bytes:
-    """A body that comes in pieces. Raises RefusedError (413) as soon as it is known to be too large."""
+async def _whole(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The body. Raises RefusedError (413) as soon as it is known to be too large, _GoneError when it never comes."""
     declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    body, more = bytearray(first), True
+    body, more = bytearray(), True
     while True:
         if len(body) > limit or (declared.isdigit() and int(declared[:20]) > limit):
             raise RefusedError(413, Problem("too_large", f"the body may have {limit} bytes"))

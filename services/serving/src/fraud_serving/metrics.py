@@ -22,10 +22,11 @@ DURATION_BUCKETS: Final = (
 """Seconds: the handbook's from 5 ms on and the objective's 200 ms, finer below."""
 AMOUNT_BUCKETS: Final = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0, 100_000.0)
 CONFIDENCE_BUCKETS: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.995, 0.999, 1.0)
+DIFFERENCE_BUCKETS: Final = (0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.5)
 
 PREDICT_ENDPOINTS: Final = ("/predict", "/predict/batch")
-ANSWERS: Final = (200, 422, 429, 500, 503)
-"""Statuses that alerts count."""
+ANSWERS: Final = (200, 401, 405, 408, 413, 422, 429, 499, 500, 503)
+"""Every status there is, so that the series are bounded; 499 is a caller that hung up, and none is ever 503."""
 
 
 class Histogram:
@@ -70,6 +71,9 @@ class Metrics:
         self.unknown_category = self.repeated = self.in_flight = self.store_up = 0
         self.store_errors: Counter[str] = Counter(connect=0, down=0, hung=0, timeout=0)
         self.refused: Counter[str] = Counter(sha256=0, format=0, features=0, golden=0)
+        self.challenger: Counter[str] = Counter(agree=0, champion_only=0, challenger_only=0)
+        self.challenger_difference = Histogram(DIFFERENCE_BUCKETS)
+        self.challenger_info: dict[str, str] = {}
         self.registry_errors = self.swaps = 0
         self.registry_seen_s = self.model_loaded_s = 0.0
         self.model_info: dict[str, str] = {}
@@ -103,6 +107,13 @@ def _counter(name: str, text: str, label: str, counts: dict[str, int] | Counter[
     family = CounterMetricFamily(name, text, labels=[label])
     for value, count in sorted(counts.items()):
         family.add_metric([value], count)
+    return family
+
+
+def _info(name: str, text: str, info: dict[str, str]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=["version", "sha256", "level"])
+    if info:
+        family.add_metric([info["version"], info["sha256"], info["level"]], 1)
     return family
 
 
@@ -150,7 +161,9 @@ class _Families(Collector):  # type: ignore[misc] # the library's types are not 
             ("serving_log_queued", "Prediction log: records that wait for the disk", m.log_queued),
         ):
             yield GaugeMetricFamily(name, text, value=value)
-        info = GaugeMetricFamily("serving_model_info", "The served version", labels=["version", "sha256", "level"])
-        if m.model_info:
-            info.add_metric([m.model_info["version"], m.model_info["sha256"], m.model_info["level"]], 1)
-        yield info
+        yield _counter("serving_challenger", "Answers by who calls them fraud", "outcome", m.challenger)
+        yield m.challenger_difference.family(
+            "serving_challenger_difference", "How far the challenger's probability lies from the answer's"
+        )
+        yield _info("serving_model_info", "The served version", m.model_info)
+        yield _info("serving_challenger_info", "The version that is scored in shadow", m.challenger_info)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as onnx_state
 
 from fraud.core.features import VECTOR_NAMES, definition_hash
+from fraud_serving import explain
 
 GOLDEN_TOLERANCE: Final = 1e-5
 """What a golden probability may differ between two machines' arithmetic."""
@@ -61,6 +62,7 @@ class Model:
         self.feature_hash = str(facts["feature_hash"])
         self.threshold = float(facts["threshold"])
         self.level = str(facts["level"])
+        self.ordinary = explain.ordinary(np.asarray(facts["golden"]["vectors"], dtype=np.float32))
         self._run = session.run
 
     def score(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -27,7 +27,9 @@ def keep(folder: Path, registered: Registered, artefact: Artefact) -> None:
     _write(own / "serving.json", artefact.serving)
     os.utime(own)
     _write(folder / _SERVED, json.dumps(asdict(registered), indent=1, sort_keys=True).encode())
-    older = sorted((p for p in folder.iterdir() if p.is_dir() and p != own), key=lambda p: p.stat().st_mtime)
+    older = sorted(
+        (p for p in folder.iterdir() if (p / "model.onnx").is_file() and p != own), key=lambda p: p.stat().st_mtime
+    )
     for stale in older[: max(len(older) + 1 - _KEPT, 0)]:
         shutil.rmtree(stale)
 

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from msgspec import Struct
 
+from fraud_serving.challenger import Challenger
 from fraud_serving.metrics import Metrics
+from fraud_serving.record import Record
 
 _log = logging.getLogger(__name__)
 FLUSH_S: Final = 0.2
@@ -30,42 +31,14 @@ _RETRY_S: Final = 1.0
 _RECORDS_AT_ONCE: Final = 500
 
 
-class Record(Struct, gc=False):
-    """One answer and what it was made from. Times are us, UTC; docs/architecture.md is the contract."""
-
-    prediction_id: str
-    transaction_id: str | None
-    user_id: str | None
-    merchant_id: str | None
-    merchant_category: str
-    amount: float
-    distance_from_home: float | None
-    event_us: int | None
-    hour_of_day: int
-    day_of_week: int
-    served_us: int
-    sequence: int | None
-    newest_us: int | None
-    history: str
-    degraded: bool
-    transaction_velocity_1h: float
-    avg_amount_7d: float | None
-    unique_merchants_30d: int
-    fraud_probability: float
-    is_fraud: bool
-    threshold: float
-    model_version: str
-    model_sha256: str
-    feature_hash: str
-    latency_us: int
-
-
 class PredictionLog:
     """A bounded queue and the thread that empties it into segments."""
 
-    def __init__(self, folder: Path, queue_records: int, segment_bytes: int, metrics: Metrics) -> None:
+    def __init__(
+        self, folder: Path, queue_records: int, segment_bytes: int, metrics: Metrics, challenger: Challenger
+    ) -> None:
         self._folder, self._bound, self._segment_bytes = folder, queue_records, segment_bytes
-        self._metrics = metrics
+        self._metrics, self._challenger = metrics, challenger
         self._queue: deque[Record] = deque()  # its append and popleft are atomic
         self._stop = threading.Event()
         self._file: int | None = None
@@ -116,6 +89,7 @@ class PredictionLog:
         """Write whole lines and take them off the queue. On OSError both stay as they were, whole lines excepted."""
         while self._queue:
             batch = list(islice(self._queue, _RECORDS_AT_ONCE))
+            self._challenger.score(batch)
             lines = self._encoder.encode_lines(batch)
             if self._file is None or self._size + len(lines) > self._segment_bytes:
                 self._open()

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from fraud.core import contract
 
@@ -73,6 +73,23 @@ class Batch(Struct, frozen=True, forbid_unknown_fields=True):
     transactions: Annotated[list[Transaction], Meta(min_length=1, max_length=MAX_BATCH_ROWS)]
 
 
+class Reason(Struct, frozen=True):
+    """How much one input moved the decision away from that on an ordinary payment."""
+
+    code: Annotated[
+        Literal[
+            "amount", "hour_of_day", "day_of_week", "distance_from_home", "merchant_category",
+            "transaction_velocity_1h", "avg_amount_7d", "unique_merchants_30d",
+        ],
+        Meta(description="the input"),
+    ]  # fmt: skip
+    contribution: Annotated[
+        float, Meta(description="share of fraud_probability above (or, negative, below) an ordinary payment's")
+    ]
+    value: Annotated[float | str | None, Meta(description="as the model saw it; null where it was not known")]
+    ordinary: Annotated[float | str | None, Meta(description="of the payment it is compared with")]
+
+
 class Answer(Struct, frozen=True):
     """The decision on one payment."""
 
@@ -92,6 +109,10 @@ class Answer(Struct, frozen=True):
     ]
     degraded: Annotated[bool, Meta(description="true when the online store could not be used, or no model was there")]
     repeated: Annotated[bool, Meta(description="true when this is the remembered answer to an earlier attempt")] = False
+    reasons: Annotated[
+        list[Reason] | UnsetType,
+        Meta(description="only with ?explain=true: the inputs that moved the probability most, largest first"),
+    ] = UNSET
 
 
 class Answers(Struct, frozen=True):
@@ -153,6 +174,17 @@ def parse_batch(body: bytes) -> list[Transaction]:
         return _batch.decode(body).transactions
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _explained(error) from None
+
+
+def explain_asked(query: bytes) -> bool:
+    """Whether the query string asks for reasons. Raises ContractError when it says neither true nor false."""
+    for part in query.lstrip(b"?").split(b"&"):
+        name, _, value = part.partition(b"=")
+        if name == b"explain":
+            if value not in (b"true", b"false"):
+                raise ContractError("explain", "expected true or false")
+            return value == b"true"
+    return False
 
 
 def _explained(error: msgspec.DecodeError | UnicodeDecodeError) -> ContractError:

@@ -1,13 +1,14 @@
 """From a transaction to its decision: stored history, window features, vector, model, record.
 
-Between reading `model` and having the answer's bytes there is no await for a single transaction, and a batch keeps the
-reference it took, so one answer is made by exactly one version whatever is swapped in meanwhile.
+Whoever decides takes a reference to `model` once and keeps it to the answer's bytes, reasons and a whole batch
+included, so one answer is made by exactly one version whatever is swapped in meanwhile.
 """
 
 import asyncio
 import secrets
 import time
 from collections.abc import Sequence
+from math import isnan
 from typing import Final, NamedTuple
 
 import msgspec
@@ -17,10 +18,12 @@ from fraud.core import history as online
 from fraud.core import rule, vector, windows
 from fraud.core.contract import CATEGORIES, CATEGORY_INDEX, MAX_FUTURE_SKEW_US, OTHER_INDEX
 from fraud.core.features import VECTOR_NAMES, WINDOW_FEATURES, definition_hash
+from fraud_serving import explain as shapley
 from fraud_serving.metrics import Metrics
 from fraud_serving.model import Model
-from fraud_serving.prediction_log import PredictionLog, Record
-from fraud_serving.schema import Answer, Answers, ContractError, Facts, History, Transaction, facts
+from fraud_serving.prediction_log import PredictionLog
+from fraud_serving.record import Record
+from fraud_serving.schema import Answer, Answers, ContractError, Facts, History, Reason, Transaction, facts
 from fraud_serving.store import Reply, Store
 
 RULE_VERSION: Final = "rule"
@@ -59,8 +62,8 @@ class Scorer:
         self._decode = msgspec.json.Decoder(Answer).decode
         self._name, self._count = secrets.token_hex(8), 0
 
-    async def decide(self, given: Transaction, began_ns: int) -> bytes:
-        """The answer to one transaction, as JSON. Raises ContractError."""
+    async def decide(self, given: Transaction, began_ns: int, *, explain: bool = False) -> bytes:
+        """The answer to one transaction, as JSON, on request with its reasons. Raises ContractError."""
         fact = facts(given, _latest_us())
         if given.user_id is None:
             evidence = _without_user(given)
@@ -74,6 +77,8 @@ class Scorer:
         model = self.model
         probability = self._probability(model, fact, evidence)
         answer, record = self._conclude(model, fact, evidence, probability)
+        if explain:
+            answer = msgspec.structs.replace(answer, reasons=await _reasons(model, fact, evidence) if model else [])
         body = self._encode(answer)
         if evidence.sequence is not None:
             self._store.remember(_answer_key(given), body)
@@ -249,3 +254,26 @@ def _evidence(fact: Facts, reply: Reply) -> Evidence:
     known = online.known(reply)
     values = windows.evaluate(known.events, known.newest_us, fact.event_us or 0)
     return Evidence(values, "store", known.sequence, known.newest_us, known.repeated)
+
+
+async def _reasons(model: Model, fact: Facts, evidence: Evidence) -> list[Reason]:
+    """The inputs that moved the probability most, by `explain.py`; its 256 rows are scored in a thread."""
+    nan = float("nan")
+    velocity, average, merchants = evidence.windows
+    own = shapley.Inputs(
+        fact.amount, fact.hour, fact.weekday, _or(fact.given.distance_from_home, nan), fact.category,
+        velocity or 0.0, _or(average, nan), merchants or 0,
+    )  # fmt: skip
+    probabilities = await asyncio.to_thread(model.score, shapley.subsets(own, model.ordinary))
+    moved = shapley.contributions(probabilities).tolist()
+    reasons = [
+        Reason(code, round(by, 6), _shown(code, value), _shown(code, ordinary))  # type: ignore[arg-type] # a field name
+        for code, by, value, ordinary in zip(own._fields, moved, own, model.ordinary, strict=True)
+    ]
+    return sorted(reasons, key=lambda reason: -abs(reason.contribution))[: shapley.SHOWN]
+
+
+def _shown(code: str, value: float) -> float | str | None:
+    if code == "merchant_category":
+        return CATEGORIES[int(value)]
+    return None if isnan(value) else value

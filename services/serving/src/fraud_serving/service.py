@@ -3,9 +3,13 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Self
 
+from fraud_serving.access_log import AccessLog
 from fraud_serving.api_keys import ApiKeys
+from fraud_serving.challenger import Challenger
 from fraud_serving.metrics import Metrics
 from fraud_serving.model import Model
 from fraud_serving.prediction_log import PredictionLog
@@ -29,16 +33,17 @@ class Service:
             settings.answer_ttl_seconds,
             metrics,
         )
+        self._challenger = Challenger(metrics)
         self._predictions = PredictionLog(
-            settings.prediction_log, settings.log_queue_records, settings.log_segment_bytes, metrics
+            settings.prediction_log, settings.log_queue_records, settings.log_segment_bytes, metrics, self._challenger
         )
+        self.access = AccessLog(settings.access_log)
         self.scorer = Scorer(self._store, self._predictions, metrics)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._watcher = Watcher(
-            self._registry,
-            settings.model_name, settings.model_alias, settings.model_cache, settings.poll_seconds, metrics,
-            self._hand_over,
-        )  # fmt: skip
+        self._watchers = [self._watcher(settings.model_alias, settings.model_cache, self._swap)]
+        if settings.challenger_alias:
+            folder = settings.model_cache / "challenger"
+            self._watchers.append(self._watcher(settings.challenger_alias, folder, self._challenge))
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -58,30 +63,50 @@ class Service:
         if self.keys is not None:
             self.keys.start()
         self._predictions.start()
-        self._watcher.start()
+        self.access.start()
+        for watcher in self._watchers:
+            watcher.start()
         await self._store.start()
 
     async def stop(self) -> None:
         """Called when the last request was answered: every record reaches the disk before this returns."""
-        self._watcher.stop()
+        for watcher in self._watchers:
+            watcher.stop()
         if self.keys is not None:
             self.keys.stop()
         await self._store.close()
         await asyncio.to_thread(self._predictions.close)
+        await asyncio.to_thread(self.access.close)
 
     def _registry(self) -> Registry:
         settings = self.settings
         return Registry(settings.mlflow_url, settings.mlflow_username, settings.mlflow_password.get_secret_value())
 
-    def _hand_over(self, model: Model) -> None:
-        """From the watcher's thread, or ours at start: the swap itself happens between two events of the loop."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._swap, model)
+    def _watcher(self, alias: str, cache: Path, take: Callable[[Model], None]) -> Watcher:
+        """`take` is called on the event loop: a swap happens between two of its events."""
+
+        def hand_over(model: Model) -> None:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(take, model)
+
+        settings = self.settings
+        return Watcher(
+            self._registry, settings.model_name, alias, cache, settings.poll_seconds, self.metrics, hand_over
+        )
 
     def _swap(self, model: Model) -> None:
         metrics = self.metrics
         metrics.swaps += 1
         metrics.model_loaded_s = time.time()
-        metrics.model_info = {"version": model.version, "sha256": model.model_sha256, "level": model.level}
+        metrics.model_info = _info(model)
         self.scorer.model = model
         _log.info("version %s is served, sha256 %s, threshold %s", model.version, model.model_sha256, model.threshold)
+
+    def _challenge(self, model: Model) -> None:
+        self.metrics.challenger_info = _info(model)
+        self._challenger.model = model
+        _log.info("version %s is scored in shadow, sha256 %s", model.version, model.model_sha256)
+
+
+def _info(model: Model) -> dict[str, str]:
+    return {"version": model.version, "sha256": model.model_sha256, "level": model.level}

@@ -5,7 +5,7 @@ MLflow's credentials keep MLflow's own names (MLFLOW_TRACKING_USERNAME, MLFLOW_T
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
@@ -43,7 +43,14 @@ class Settings(BaseModel):
     answer_ttl_seconds: int = Field(default=3600, ge=1, le=604_800, description="how long a retry gets its answer back")
     max_body_bytes: int = Field(default=16_384, ge=1024, description="largest body of POST /predict")
     max_batch_bytes: int = Field(default=8_388_608, ge=1024, description="largest body of POST /predict/batch")
+    body_deadline_seconds: float = Field(default=5.0, gt=0, le=300, description="a body slower than this gets 408")
+    client_rate: float = Field(default=0.0, ge=0, description="transactions a second that one client may send; 0: any")
+    client_burst_seconds: float = Field(default=2.0, gt=0, le=3600, description="seconds of its rate it may save up")
     max_in_flight: int = Field(default=128, ge=1, description="requests at work at once; one more gets 429")
+    challenger_alias: str = Field(default="", description="alias scored in shadow, as staging; empty: none")
+    access_log: Literal["none", "refused", "all"] = Field(
+        default="refused", description="which requests get a line on standard error"
+    )
     log_queue_records: int = Field(default=100_000, ge=1000, description="answers that wait for the disk at most")
     log_segment_bytes: int = Field(default=67_108_864, ge=4096, description="a segment larger than this is closed")
     api_keys: Path | None = Field(default=None, description="file of hashed API keys; see docs/serving.md")
