@@ -1,5 +1,6 @@
 """Evidently's drift report, with our statistic: its own choice changes with the sample's size (docs/monitoring.md)."""
 
+import math
 from typing import Final
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 from evidently import DataDefinition, Dataset, Report
 from evidently.legacy.calculations.stattests import StatTest, register_stattest
 from evidently.legacy.core import ColumnType
+from evidently.metrics import ValueDrift
 from evidently.presets import DataDriftPreset
 
 from fraud.core.drift import psi_categorical, psi_numerical
@@ -31,12 +33,24 @@ register_stattest(STATISTIC, _statistic)
 
 
 def drift(
-    reference: pd.DataFrame, current: pd.DataFrame, categorical: list[str], threshold: float
+    reference: pd.DataFrame,
+    current: pd.DataFrame,
+    features: list[str],
+    categorical: list[str],
+    threshold: float,
+    most_drifted: float,
 ) -> tuple[dict[str, float], str]:
-    """PSI of each column of both frames, and Evidently's page as HTML. The page holds random element ids."""
+    """PSI of each column of both frames, and Evidently's page as HTML. The page holds random element ids.
+
+    The page's verdict counts `features`; columns beside them, such as the model's probability, stand for themselves.
+    """
     numerical = [column for column in reference if column not in categorical]
     definition = DataDefinition(numerical_columns=numerical, categorical_columns=categorical)
-    report = Report([DataDriftPreset(method=STATISTIC.name, threshold=threshold, drift_share=1.0)], include_tests=False)
+    how = {"method": STATISTIC.name, "threshold": threshold}
+    # Evidently finds drift from a share on; ours is found above it.
+    verdict = DataDriftPreset(columns=features, drift_share=math.nextafter(most_drifted, 1.0), **how)
+    beside = [ValueDrift(column=column, **how) for column in reference if column not in features]
+    report = Report([verdict, *beside], include_tests=False)
     run = report.run(
         Dataset.from_pandas(current, data_definition=definition),
         Dataset.from_pandas(reference, data_definition=definition),

@@ -175,7 +175,10 @@ def _measure(
     enough = min(reference.num_rows, current.num_rows) >= MIN_ROWS
     scored = current.num_rows - current[PREDICTION].null_count
     columns = [*FEATURES, *([PREDICTION] if scored >= MIN_ROWS else [])]
-    values, page = drift(_frame(reference, columns), _frame(current, columns), CATEGORICAL, bounds.psi_threshold)
+    values, page = drift(
+        _frame(reference, columns), _frame(current, columns), list(FEATURES), CATEGORICAL,
+        bounds.psi_threshold, bounds.max_drifted_share,
+    )  # fmt: skip
     features = {}
     for name in FEATURES:
         missing = _share(reference, current, name, None)
