@@ -15,6 +15,11 @@ class JobConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @property
+    def watched(self) -> bool:
+        """Whether this run of a WATCHED job is one that monitoring should judge the job by."""
+        return True
+
 
 class JobResult(BaseModel):
     """What a run did, as data: printed by `--json`, passed on as XCom."""
@@ -52,7 +57,9 @@ JOBS: Final[dict[str, str]] = {
     "production-version": "say which version is in production",
     "history": "print the promotion history",
     "receipt": "print everything behind one answer: model, commit, data, run, gates, approver",
-    "score": "score days of transactions with the production model on Spark",
+    "replay": "give recorded answers again from what was known then, and compare them to the bit",
+    "score": "score days of transactions with the production model on Spark, or a file without",
+    "consistency": "hold a sample of served answers against the batch scores of the same version",
     "drift": "compare recent days with the production model's training reference",
     "ship-predictions": "bring serving's prediction log into the lake",
     "skew": "recompute what serving saw and compare, bit for bit",
@@ -64,7 +71,7 @@ JOBS: Final[dict[str, str]] = {
 WATCHED: Final = frozenset(
     {
         "ingest", "ingest-labels", "build-features", "materialize", "training-set", "train", "promote", "rollback",
-        "score", "drift", "ship-predictions", "skew",
+        "score", "consistency", "drift", "ship-predictions", "skew",
     }
 )  # fmt: skip
 """Jobs that Airflow runs and that change something: what their last run did is kept for monitoring."""

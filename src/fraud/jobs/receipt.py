@@ -1,44 +1,45 @@
 """From one answer to everything behind it: the model's bytes, commit, data, run, gate report, and who approved it."""
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
+from mlflow.entities.model_registry import ModelVersion
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from fraud.core.features import WINDOW_NAMES
-from fraud.errors import BadInputError, RefusedError
-from fraud.io import model_artifact, prediction_log
-from fraud.io.lake import Dataset
+from fraud.errors import RefusedError
+from fraud.io import model_artifact
+from fraud.io.answers import RULE, Answer, find, recorded_windows
 from fraud.io.promotion import Recorded, opened
 from fraud.jobs import Context, JobConfig, JobResult
-
-RULE = "rule"
-"""model_version of an answer that serving gave without any model."""
 
 
 class Config(JobConfig):
     """Which answer."""
 
-    prediction_id: CliPositionalArg[str] = Field(description="as the answer named it")
+    prediction_id: CliPositionalArg[str] = Field(
+        description="as the answer named it; of a nightly row, its transaction_id"
+    )
 
 
 class Result(JobResult):
     """The chain, link by link. `problems` are links that do not hold; "" is a link that is not there."""
 
     prediction_id: str
+    kind: str
+    """served, or nightly"""
     found_in: str
     transaction_id: str
     user_id: str
     served_at: str
+    """"" for a nightly row."""
     fraud_probability: float
     threshold: float
     is_fraud: bool
     degraded: bool
     history: str
-    windows: dict[str, float | None]
+    """Where the window values came from: store, request, none, or features (of the lake)."""
+    windows: dict[str, float | int | None]
     model_version: str
     model_sha256: str
     feature_hash: str
@@ -64,31 +65,64 @@ class Result(JobResult):
 
 def run(config: Config, context: Context) -> Result:
     """Follow the chain. Raises BadInputError for an unknown id, RefusedError when the version is not registered."""
-    answer, found_in = _answer(config.prediction_id, context)
-    served = datetime.fromtimestamp(answer["served_us"] / 1e6, UTC)
-    known = Result(
-        prediction_id=answer["prediction_id"], found_in=found_in, transaction_id=answer["transaction_id"] or "",
-        user_id=answer["user_id"] or "", served_at=served.isoformat(timespec="milliseconds"),
-        fraud_probability=answer["fraud_probability"], threshold=answer["threshold"], is_fraud=answer["is_fraud"],
-        degraded=answer["degraded"], history=answer["history"], windows={name: answer[name] for name in WINDOW_NAMES},
-        model_version=answer["model_version"], model_sha256=answer["model_sha256"], feature_hash=answer["feature_hash"],
-    )  # fmt: skip
-    if known.model_version == RULE:
-        return known.model_copy(update={"level": "the rule of thumb: serving had no model"})
-    version = model_artifact.find(context.settings, int(known.model_version))
-    tags, run_id = version.tags, version.run_id
+    return follow([config.prediction_id], context)[0]
+
+
+def follow(ids: Sequence[str], context: Context) -> list[Result]:
+    """The chains of many answers; registry and history are asked once."""
+    answers = find(context.settings, ids)
+    broken: list[str] = []
     with opened(context.settings) as promotion:
-        problems, change = [], _change(promotion.history(), known.model_version, served)
+        history = promotion.history()
         try:
             promotion.verify()
         except RefusedError as error:
-            problems.append(error.message)
+            broken.append(error.message)
+    windows = recorded_windows(context.settings, answers)
+    numbers = {answer.record["model_version"] for answer in answers} - {RULE}
+    versions = {number: model_artifact.find(context.settings, int(number)) for number in sorted(numbers)}
+    return [_chain(_known(answer, windows), answer, versions, history, broken, context) for answer in answers]
+
+
+def _known(answer: Answer, windows: Mapping[str, dict[str, float | None]]) -> Result:
+    """What the record itself says."""
+    record, made_from = answer.record, answer.made_from
+    nightly = answer.kind == "nightly"
+    served = None if nightly else _served_at(answer)
+    return Result(
+        prediction_id=answer.id, kind=answer.kind, found_in=answer.found_in,
+        transaction_id=record["transaction_id"] or "", user_id=record["user_id"] or "",
+        served_at=served.isoformat(timespec="milliseconds") if served else "",
+        fraud_probability=record["fraud_probability"], is_fraud=record["is_fraud"],
+        threshold=float(made_from["threshold"]) if nightly else record["threshold"],
+        degraded=False if nightly else record["degraded"], history="features" if nightly else record["history"],
+        windows=windows.get(answer.id, {}), model_version=record["model_version"],
+        model_sha256=made_from["model_sha256"] if nightly else record["model_sha256"],
+        feature_hash=record["feature_hash"],
+    )  # fmt: skip
+
+
+def _chain(
+    known: Result,
+    answer: Answer,
+    versions: Mapping[str, ModelVersion],
+    history: list[Recorded],
+    broken: Sequence[str],
+    context: Context,
+) -> Result:
+    """The record with everything behind it."""
+    if known.model_version == RULE:
+        return known.model_copy(update={"level": "the rule of thumb: serving had no model"})
+    version = versions[known.model_version]
+    tags, run_id = version.tags, version.run_id
+    problems = list(broken)
     problems += [
         f"{name}: answered with {said}, registered as {tags.get(name, 'nothing')}"
         for name, said in (("model_sha256", known.model_sha256), ("feature_hash", known.feature_hash),
                            ("threshold", repr(known.threshold)))
         if tags.get(name) != said
     ]  # fmt: skip
+    change = _change(history, known.model_version, None if known.kind == "nightly" else _served_at(answer))
     if change is None:
         problems.append(f"version {known.model_version} was not Production when it answered")
     names = ("level", "git_commit", "git_dirty", "snapshot", "data_sha256", "params_sha256", "lock_sha256",
@@ -108,29 +142,15 @@ def run(config: Config, context: Context) -> Result:
     )
 
 
-def _answer(prediction_id: str, context: Context) -> tuple[dict[str, Any], str]:
-    """The record, from the lake or from what serving has not shipped yet."""
-    lake = Dataset(context.settings.lake_uri, "predictions")
-    for day in reversed(lake.partitions()):
-        if (record := _record(lake.read(day), prediction_id)) is not None:
-            return record, f"{lake.uri}/dt={day}"
-    for segment in reversed(prediction_log.segments(context.settings.prediction_log)):
-        for part in prediction_log.read(segment, 0):
-            if (record := _record(part.table, prediction_id)) is not None:
-                return record, str(segment)
-    raise BadInputError(
-        f"there is no prediction {prediction_id}", expected="an id in the lake's `predictions` or serving's segments",
-        do="an answer names its prediction_id; retention may have removed old ones",
-    )  # fmt: skip
+def _served_at(answer: Answer) -> datetime:
+    return datetime.fromtimestamp(answer.record["served_us"] / 1e6, UTC)
 
 
-def _record(table: pa.Table, prediction_id: str) -> dict[str, Any] | None:
-    found = table.filter(pc.equal(table["prediction_id"], prediction_id))
-    record: dict[str, Any] | None = found.slice(0, 1).to_pylist()[0] if found.num_rows else None
-    return record
-
-
-def _change(history: list[Recorded], version: str, served: datetime) -> Recorded | None:
-    """The change that made the version Production, the last before it answered."""
-    made = [r for r in history if r.entry.version == version and datetime.fromisoformat(r.entry.at) <= served]
+def _change(history: list[Recorded], version: str, served: datetime | None) -> Recorded | None:
+    """The change that made the version Production, the last before it answered; the last ever where that is unknown."""
+    made = [
+        r
+        for r in history
+        if r.entry.version == version and (served is None or datetime.fromisoformat(r.entry.at) <= served)
+    ]
     return made[-1] if made else None

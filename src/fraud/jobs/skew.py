@@ -5,7 +5,6 @@ transaction that landed, its probability against its model version. `core.skew` 
 """
 
 import datetime as dt
-from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any, Final
 
@@ -15,28 +14,21 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fraud.core import history, skew
-from fraud.core.contract import CATEGORY_INDEX, US_PER_DAY, amounts_units, id_hash
-from fraud.core.features import RETENTION_US, WINDOW_NAMES
+from fraud.core import skew
+from fraud.core.contract import CATEGORY_INDEX
+from fraud.core.features import WINDOW_NAMES
 from fraud.core.vector import fill_table
-from fraud.core.windows import evaluate
 from fraud.errors import BadInputError, RefusedError
-from fraud.io import online, reports, skew_report
+from fraud.io import reports, skew_report
+from fraud.io.answers import RULE
 from fraud.io.lake import Dataset
+from fraud.io.served_history import Record, ServedHistory, event_us, id_hashes, no_windows
 from fraud.jobs import Context, JobConfig, JobResult
 
 MAX_PROBABILITY_DIFFERENCE: Final = 1e-6
 RECENT_DAYS: Final = 7
 OWN_FIELDS: Final = ("event_us", "amount", "merchant_category", "distance_from_home")
 FEATURES: Final = (*WINDOW_NAMES, *OWN_FIELDS)
-BY_RULE: Final = "rule"
-"""The model version of an answer that no model gave."""
-_COLUMNS: Final = ["transaction_id", "user_id", "merchant_id", "merchant_category", "event_timestamp", "amount",
-                   "distance_from_home"]  # fmt: skip
-_LOGGED_COLUMNS: Final = ["transaction_id", "user_id", "merchant_id", "event_us", "amount"]
-
-Record = dict[str, Any]
-"""One answer of the prediction log: docs/architecture.md names its fields."""
 
 
 class Config(JobConfig):
@@ -105,90 +97,36 @@ def _check(records: list[Record], context: Context) -> skew.Tally:
     tally = skew.Tally({name: skew.FeatureSkew() for name in FEATURES}, records=len(records))
     stored = []
     for record in records:
-        if (reason := _no_windows(record)) is None:
+        if (reason := no_windows(record)) is None:
             stored.append(record)
         else:
             tally.skipped[reason] += 1
     if stored:
-        users = sorted({record["user_id"] for record in stored})
-        first_us = min(record["event_us"] for record in stored) - RETENTION_US
-        first = str(dt.date(1970, 1, 1) + dt.timedelta(days=first_us // US_PER_DAY))
-        landed = _of_users(context, "transactions", _COLUMNS, users, first)
-        logged = _of_users(context, "predictions", _LOGGED_COLUMNS, users, first)  # nothing is served before it happens
-        with online.connect(context.settings.redis_url.get_secret_value()) as store:
-            orders = dict(store.orders(users))
-            loaded = store.materialized(online.EVENTS)
-        _check_windows(stored, orders, landed, logged, tally)
-        _check_own_fields(stored, landed, tally)
-        _check_completeness(orders, landed, loaded, context, tally)
+        known = ServedHistory.load(context.settings, stored)
+        _check_windows(stored, known, tally)
+        _check_own_fields(stored, known.landed, tally)
+        _check_completeness(known, context, tally)
     _check_probabilities(records, context, tally)
     return tally
 
 
-def _no_windows(record: Record) -> str | None:
-    """Why an answer has no window features to recompute; None when it has."""
-    if record["degraded"] and record["history"] == "none":
-        return "degraded: answered without the online store"
-    if record["history"] != "store":
-        return "a request without a user"
-    return None
-
-
-def _of_users(context: Context, name: str, columns: list[str], users: list[str], first: str) -> pa.Table:
-    """The rows of these users in the days from `first` on; `dt` says which day each is of."""
-    dataset, wanted, tables = Dataset(context.settings.lake_uri, name), pa.array(users), []
-    for day in dataset.partitions():
-        if day >= first:
-            table = dataset.read(day, columns)
-            table = table.filter(pc.is_in(table["user_id"], wanted))
-            tables.append(table.append_column("dt", pa.repeat(day, table.num_rows)))
-    return pa.concat_tables(tables) if tables else pa.table({name: [] for name in (*columns, "dt")})
-
-
-def _hashes(ids: Iterable[str]) -> NDArray[np.uint64]:
-    return np.fromiter((id_hash(text) for text in ids), dtype=np.uint64)
-
-
-def _values(table: pa.Table, event_us: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.void]]:
-    """Id hashes and history.RECORD of a table's events."""
-    records = np.empty(table.num_rows, dtype=history.RECORD)
-    records["event_us"] = event_us
-    records["units"] = amounts_units(table["amount"].to_numpy())
-    records["merchant"] = _hashes(table["merchant_id"].to_pylist())
-    return _hashes(table["transaction_id"].to_pylist()), records
-
-
-def _event_us(landed: pa.Table) -> NDArray[np.int64]:
-    values: NDArray[np.int64] = landed["event_timestamp"].cast(pa.int64()).to_numpy()
-    return values
-
-
-def _check_windows(
-    stored: list[Record], orders: dict[str, skew.Order], landed: pa.Table, logged: pa.Table, tally: skew.Tally
-) -> None:
+def _check_windows(stored: list[Record], known: ServedHistory, tally: skew.Tally) -> None:
     """Each answer's windows over the events known before it. The lake's word counts before the log's."""
-    ids, records = _values(landed, _event_us(landed))
-    more_ids, more_records = _values(logged, logged["event_us"].to_numpy())
-    values = skew.values_of(np.concatenate([ids, more_ids]), np.concatenate([records, more_records]))
     for record in stored:
-        order, event_us = orders[record["user_id"]], record["event_us"]
-        known = skew.known_before(order, record["sequence"], id_hash(record["transaction_id"]), event_us, values)
-        if known is None:
-            tally.skipped["the online store no longer knows what was known"] += 1
-        elif known.unexplained:
-            tally.skipped["the online store knows events that have not landed"] += 1
-        else:
-            tally.compared += 1
-            again = evaluate(known.events, known.newest_us, event_us)
-            for name, value in zip(WINDOW_NAMES, again, strict=True):
-                tally.features[name].add(record[name], value, record["prediction_id"])
+        again = known.windows(record)
+        if isinstance(again, str):
+            tally.skipped[again] += 1
+            continue
+        tally.compared += 1
+        for name, value in zip(WINDOW_NAMES, again, strict=True):
+            tally.features[name].add(record[name], value, record["prediction_id"])
 
 
 def _check_own_fields(stored: list[Record], landed: pa.Table, tally: skew.Tally) -> None:
     """What the request said against the transaction that landed under the same id."""
     wanted = pa.array([record["transaction_id"] for record in stored])
     rows = landed.filter(pc.is_in(landed["transaction_id"], wanted))
-    rows = rows.append_column("event_us", pa.array(_event_us(rows)))
+    rows = rows.append_column("event_us", pa.array(event_us(rows)))
     by_id = {row["transaction_id"]: row for row in rows.select(["transaction_id", *OWN_FIELDS]).to_pylist()}
     for record in stored:
         if (row := by_id.get(record["transaction_id"])) is None:
@@ -198,17 +136,15 @@ def _check_own_fields(stored: list[Record], landed: pa.Table, tally: skew.Tally)
             tally.features[name].add(record[name], row[name], record["prediction_id"])
 
 
-def _check_completeness(
-    orders: dict[str, skew.Order], landed: pa.Table, loaded: dict[str, str], context: Context, tally: skew.Tally
-) -> None:
+def _check_completeness(known: ServedHistory, context: Context, tally: skew.Tally) -> None:
     """Events of days that materialize says it loaded as they are now, and that the store does not hold."""
-    transactions = Dataset(context.settings.lake_uri, "transactions")
+    transactions, loaded = Dataset(context.settings.lake_uri, "transactions"), known.materialized
     whole = [d for d, digest in loaded.items() if (m := transactions.manifest(d)) and m.content_sha256 == digest]
-    delivered = landed.filter(pc.is_in(landed["dt"], pa.array(whole, pa.string()))).sort_by("user_id")
-    ids, event_us = _hashes(delivered["transaction_id"].to_pylist()), _event_us(delivered)
+    delivered = known.landed.filter(pc.is_in(known.landed["dt"], pa.array(whole, pa.string()))).sort_by("user_id")
+    ids, at_us = id_hashes(delivered["transaction_id"].to_pylist()), event_us(delivered)
     users, starts = np.unique(np.array(delivered["user_id"].to_pylist(), dtype=object), return_index=True)
     for user, start, stop in zip(users, starts, [*starts[1:], len(ids)], strict=True):
-        tally.events_lost += skew.lost(orders[user], ids[start:stop], event_us[start:stop])
+        tally.events_lost += skew.lost(known.orders[user], ids[start:stop], at_us[start:stop])
 
 
 def _check_probabilities(records: list[Record], context: Context, tally: skew.Tally) -> None:
@@ -220,7 +156,7 @@ def _check_probabilities(records: list[Record], context: Context, tally: skew.Ta
     for record in records:
         by_version.setdefault(record["model_version"], []).append(record)
     for version, some in sorted(by_version.items()):
-        if version == BY_RULE:
+        if version == RULE:
             tally.probabilities_unchecked += len(some)
             continue
         try:
