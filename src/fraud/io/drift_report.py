@@ -1,6 +1,5 @@
 """Evidently's drift report, with our statistic: its own choice changes with the sample's size (docs/monitoring.md)."""
 
-import math
 from typing import Final
 
 import numpy as np
@@ -47,8 +46,7 @@ def drift(
     numerical = [column for column in reference if column not in categorical]
     definition = DataDefinition(numerical_columns=numerical, categorical_columns=categorical)
     how = {"method": STATISTIC.name, "threshold": threshold}
-    # Evidently finds drift from a share on; ours is found above it.
-    verdict = DataDriftPreset(columns=features, drift_share=math.nextafter(most_drifted, 1.0), **how)
+    verdict = DataDriftPreset(columns=features, drift_share=most_drifted, **how)
     beside = [ValueDrift(column=column, **how) for column in reference if column not in features]
     report = Report([verdict, *beside], include_tests=False)
     run = report.run(
