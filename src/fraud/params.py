@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fraud.errors import BadConfigError
 
@@ -47,6 +47,7 @@ class Boosting(_Section):
     max_leaf_nodes: int = Field(gt=1)
     min_samples_leaf: int = Field(gt=0)
     l2_regularization: float = Field(ge=0)
+    max_features: float = Field(gt=0, le=1, description="share of the columns that a split may choose from")
     early_stopping_rounds: int = Field(gt=0)
 
 
@@ -60,15 +61,38 @@ class Mlp(_Section):
     patience: int = Field(gt=0)
 
 
+class Search(_Section):
+    """Hyper-parameters drawn at random between bounds, level by level. Off unless `trials` is above 0."""
+
+    trials: int = Field(ge=0, le=500, description="draws per level, beside the values of params.yaml; 0: no search")
+    patience: int = Field(gt=0, description="draws in a row without a better one that end a level's search")
+    logistic: dict[str, tuple[float, float]]
+    boosting: dict[str, tuple[float, float]]
+    mlp: dict[str, tuple[float, float]]
+
+    @model_validator(mode="after")
+    def _bounds_of_known_numbers(self) -> Self:
+        """Each bound names a number of its level, low before high, and both ends are values that level allows."""
+        for name, section in (("logistic", Logistic), ("boosting", Boosting), ("mlp", Mlp)):
+            for key, (low, high) in getattr(self, name).items():
+                field = section.model_fields.get(key)
+                if field is None or field.annotation not in (int, float):
+                    raise ValueError(f"{name} has no number {key}")
+                if not low < high:
+                    raise ValueError(f"{name}.{key}: {low} is not below {high}")
+        return self
+
+
 class Training(_Section):
     seed: int
-    threads: int = Field(gt=0)
+    threads: int = Field(gt=0, description="levels fitted at once, each on one thread")
     margin: float = Field(ge=0, description="average precision a higher level must add, beyond the noise")
     bootstrap: int = Field(gt=0, description="resamples of every paired interval")
     rule: Rule
     logistic: Logistic
     boosting: Boosting
     mlp: Mlp
+    search: Search
 
 
 class Costs(_Section):

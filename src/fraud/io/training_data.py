@@ -31,6 +31,13 @@ class TrainingData(NamedTuple):
     train: Rows
     validation: Rows
     holdout: Rows
+    known: Rows
+    """Everything before the holdout's gap, `known_part`: what the deployed model is trained on in the end."""
+
+    @property
+    def known_part(self) -> Part:
+        """From the first training day to the end of validation; labels of it are mature when the holdout begins."""
+        return Part(self.split.train.first_us, self.split.validation.end_us)
 
     def rows_of(self, part: Part) -> slice:
         """Where a part's rows lie in the table."""
@@ -113,6 +120,7 @@ def load(lake_uri: str, manifest: Manifest, params: Params) -> TrainingData:
     return TrainingData(
         manifest, table, event_us, split,
         part("training", split.train), part("validation", split.validation), part("holdout", split.holdout),
+        part("known", Part(split.train.first_us, split.validation.end_us)),
     )  # fmt: skip
 
 
@@ -129,8 +137,9 @@ def _rows(dataset: Dataset) -> int:
 def describe(data: TrainingData) -> Mapping[str, object]:
     """The parts in days, rows and frauds, for log, record and report."""
     parts = zip(
-        ("train", "validation", "holdout"), data.split[:3], (data.train, data.validation, data.holdout), strict=True
-    )
+        ("train", "validation", "holdout", "known"), (*data.split[:3], data.known_part),
+        (data.train, data.validation, data.holdout, data.known), strict=True,
+    )  # fmt: skip
     found = {
         name: {
             "first_day": _day(bounds.first_us), "end_day": _day(bounds.end_us),

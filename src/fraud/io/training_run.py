@@ -33,7 +33,6 @@ from fraud.settings import Settings
 EXPERIMENT: Final = "fraud-detector"
 STAGING: Final = "staging"
 _REQUIREMENTS: Final = ("mlflow", "onnx", "onnxruntime", "numpy")
-_STEP: Final = 0
 MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)  # standard output is the job's result
 # MLflow's remarks about pip and about waiting say nothing that our own log does not.
 for _talker in ("mlflow.utils.environment", "mlflow.store.model_registry.abstract_store"):
@@ -81,11 +80,12 @@ class TrainingRuns:
         params: Mapping[str, object] | None = None,
         metrics: Mapping[str, float] | None = None,
         tags: Mapping[str, str] | None = None,
+        step: int = 0,
     ) -> None:
-        """Parameters, final metrics and tags, in one call."""
+        """Parameters, metrics at a step and tags, in one call."""
         self._client.log_batch(
             run_id,
-            metrics=[Metric(name, float(value), 0, _STEP) for name, value in (metrics or {}).items()],
+            metrics=[Metric(name, float(value), 0, step) for name, value in (metrics or {}).items()],
             params=[Param(name, str(value)) for name, value in (params or {}).items()],
             tags=[RunTag(name, value) for name, value in (tags or {}).items()],
         )

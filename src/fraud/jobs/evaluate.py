@@ -7,6 +7,7 @@ tags of the version. Training ends with this; by hand it renews a verdict after 
 import json
 from collections.abc import Mapping
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from fraud.core.features import definition_hash
 from fraud.core.metrics import calibration
 from fraud.engines.onnx_session import OnnxModel
 from fraud.errors import RefusedError
-from fraud.io import gate_report, lineage, model_artifact, plots, reports, training_data
+from fraud.io import gate_report, lineage, model_artifact, pipeline_files, plots, reports, training_data
 from fraud.io.model_artifact import MODEL_NAME
 from fraud.io.promotion import opened
 from fraud.io.training_data import TrainingData
@@ -39,6 +40,7 @@ class Config(JobConfig):
     """Which version."""
 
     version: int = Field(description="version to hold against the gates")
+    out: Path | None = Field(default=None, description="folder for metrics and curves, as dvc.yaml tracks them")
 
 
 class Result(JobResult):
@@ -79,7 +81,12 @@ def run(config: Config, context: Context) -> Result:
             )  # fmt: skip
         manifest = training_data.manifest_of(context.settings.lake_uri, version.tags.get("snapshot"))
         data = training_data.load(context.settings.lake_uri, manifest, context.params)
-        return judge(version, data, context, TrainingRuns(context.settings))
+        verdict = judge(version, data, context, TrainingRuns(context.settings))
+        if config.out is not None:
+            model = OnnxModel(model_artifact.fetch(context.settings, config.version).model)
+            answers = model.probabilities(data.holdout.vectors)
+            pipeline_files.write_evaluation(config.out, verdict.model_dump(), answers, data.holdout.is_fraud)
+        return verdict
 
 
 def known(version: ModelVersion, context: Context, runs: TrainingRuns) -> Result | None:

@@ -1,11 +1,13 @@
 """Train every level of the ladder on a snapshot, register the one that complexity pays for, hold it against the gates.
 
 Equal inputs (data, parameters, code, locks, features) have one fingerprint, and a version that has it is found again
-instead of being made. The level is chosen on the validation part; the holdout is for the gates alone.
+instead of being made. The level is chosen on the validation part, then every level is trained once more on everything
+before the holdout's gap; the holdout is for the gates alone.
 """
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,17 +24,18 @@ from threadpoolctl import threadpool_limits
 from fraud.core.costs import best_threshold
 from fraud.core.evaluation import MEASURES, Compared, Rows, climb
 from fraud.core.features import definition_hash
-from fraud.core.metrics import Ranked
 from fraud.engines.arrow_vector import vectors
 from fraud.engines.onnx_session import OnnxModel
-from fraud.io import lineage, plots, training_data
-from fraud.io.lake import Manifest
+from fraud.io import data_versions, lineage, pipeline_files, plots, training_data
+from fraud.io.lake import Dataset, Manifest
+from fraud.io.mirror import Mirror, mirrored
 from fraud.io.training_data import TrainingData
 from fraud.io.training_run import TrainingRuns, answering, as_json, write_model_folder
 from fraud.jobs import Context, JobConfig, evaluate
-from fraud.models import proof
+from fraud.models import proof, search
 from fraud.models.ladder import LEVELS, Level, Sample
 from fraud.params import Params
+from fraud.settings import Settings
 
 GOLDEN_ROWS = 32
 
@@ -45,6 +48,7 @@ class Config(JobConfig):
 
     snapshot: str | None = Field(default=None, description="training set; default the one with the latest cut-off")
     force: bool = Field(default=False, description="train even where equal inputs made a version before")
+    out: Path | None = Field(default=None, description="folder for the version's files, as dvc.yaml tracks them")
 
 
 class Trained(NamedTuple):
@@ -53,9 +57,12 @@ class Trained(NamedTuple):
     level: Level
     model: bytes
     validation: NDArray[np.float32]
+    """What the fit that had not seen the validation part answers there."""
     holdout: NDArray[np.float32]
     onnx_difference: float
     facts: dict[str, float]
+    found: dict[str, float]
+    """Parameters that the search replaced; empty without one."""
     run_id: str
 
 
@@ -67,37 +74,55 @@ def run(config: Config, context: Context) -> Result:
     with answering(), threadpool_limits(limits=1):
         runs = TrainingRuns(context.settings)
         version = None if config.force else runs.version_made_from(fingerprint)
-        if version is not None and (verdict := evaluate.known(version, context, runs)) is not None:
-            context.log.info("equal inputs made this version before", version=version.version)
-            return verdict
-        data = training_data.load(context.settings.lake_uri, manifest, context.params)
-        parts = training_data.describe(data)
-        if data.split.shrunk:
-            context.log.warning("the data is shorter than the split asks for: its parts shrink in proportion", **parts)
-        reused = version is not None
-        if version is None:
-            version = _train(data, manifest, {**made_from, "fingerprint": fingerprint}, context, runs)
-        return evaluate.judge(version, data, context, runs).model_copy(update={"reused": reused})
+        verdict = None if version is None else evaluate.known(version, context, runs)
+        if verdict is not None:
+            context.log.info("equal inputs made this version before", version=verdict.version)
+        else:
+            data = training_data.load(context.settings.lake_uri, manifest, context.params)
+            if data.split.shrunk:
+                context.log.warning(
+                    "the data is shorter than the split asks for: its parts shrink in proportion",
+                    **training_data.describe(data),
+                )
+            reused = version is not None
+            if version is None:
+                version = _train(data, manifest, {**made_from, "fingerprint": fingerprint}, context, runs)
+            verdict = evaluate.judge(version, data, context, runs).model_copy(update={"reused": reused})
+        if config.out is not None:
+            pipeline_files.write_model(config.out, verdict.version, verdict.run_id, runs)
+        return verdict
 
 
 def _train(
     data: TrainingData, manifest: Manifest, made_from: dict[str, str], context: Context, runs: TrainingRuns
 ) -> ModelVersion:
+    settings, params = context.settings, context.params
     for run_id in runs.bury_unfinished(made_from["fingerprint"]):
         context.log.warning("an earlier training of the same inputs was killed", run_id=run_id)
-    tags = {**made_from, **lineage.git(context.settings.project), "snapshot": manifest.partition}
-    with runs.run(f"ladder on {manifest.partition[:8]}", tags) as run_id:
-        runs.record(run_id, params=_flat(context.params))
-        runs.record_dataset(
-            run_id, manifest, f"{context.settings.lake_uri}/training_sets/snapshot={manifest.partition}"
-        )
-        ladder = [_fit(level, data, context, runs, run_id, tags) for level in LEVELS]
-        training = _compare(ladder, data, context.params)
+    snapshots = Dataset(settings.lake_uri, "training_sets", "snapshot")
+    stored = data_versions.push_partition(settings.dvc_remote, snapshots, manifest.partition)
+    tags = {
+        **made_from, **lineage.git(settings.project), "snapshot": manifest.partition, "dvc_data_md5": stored.md5,
+    }  # fmt: skip
+    name = f"ladder on {manifest.partition[:8]}"
+    with runs.run(name, tags) as run_id, mirrored(settings, name, _flat(params) | tags, context.log) as mirror:
+        runs.record(run_id, params=_flat(params))
+        runs.record_dataset(run_id, manifest, f"{snapshots.uri}/snapshot={manifest.partition}")
+
+        def fitted(level: Level) -> Trained:
+            return _fit(level, data, context, runs, mirror, run_id, tags["fingerprint"])
+
+        # A level runs on one thread, whatever else is fitted beside it: its bytes do not depend on `threads`.
+        with ThreadPoolExecutor(params.training.threads) as pool:
+            ladder = list(pool.map(fitted, reversed(LEVELS)))[::-1]  # the longest first
+        for trained in ladder:
+            _draw(trained, data.holdout, runs)
+        training = _compare(ladder, data, params)
         for trained, figures in zip(ladder, training["levels"], strict=True):
             runs.record(trained.run_id, metrics=_with_bounds(figures["holdout"]))
         chosen = ladder[training["selected"]]
         context.log.info("level chosen", level=str(chosen.level), steps=training["steps"])
-        costs = evaluate.costs_of(context.params)
+        costs = evaluate.costs_of(params)
         gains = costs.gains(data.validation.amount, data.validation.is_fraud)
         threshold = best_threshold(chosen.validation, gains, costs.capacity)
         serving = _serving(chosen, data.holdout, threshold)
@@ -105,52 +130,94 @@ def _train(
             "model_sha256": sha256(chosen.model).hexdigest(), "serving_sha256": sha256(serving).hexdigest(),
             "threshold": repr(threshold), "level": str(chosen.level), "gates": evaluate.PENDING,
         }  # fmt: skip
-        with TemporaryDirectory(prefix="fraud-train-") as name:
-            folder = Path(name)
+        with TemporaryDirectory(prefix="fraud-train-") as made:
+            folder = Path(made)
             write_model_folder(folder / "model", chosen.model, serving)
+            tags["dvc_model_md5"] = _push_model(settings, chosen.model, serving)
             (folder / "ladder").mkdir()
             for trained in ladder:
                 (folder / "ladder" / f"{trained.level}.onnx").write_bytes(trained.model)
             (folder / "training.json").write_text(as_json(training))
-            pq.write_table(_reference(data, chosen.model, context.params), folder / "reference.parquet")
+            pq.write_table(_reference(data, chosen.model, params), folder / "reference.parquet")
             runs.put_folder(run_id, folder)
-        runs.record(run_id, metrics=_with_bounds(training["levels"][training["selected"]]["holdout"]), tags=tags)
+        figures = _with_bounds(training["levels"][training["selected"]]["holdout"])
+        runs.record(run_id, metrics=figures, tags=tags)
+        mirror.final({**figures, **tags, "mlflow_run": run_id})
     return runs.register(run_id, tags)
 
 
 def _fit(
-    level: Level, data: TrainingData, context: Context, runs: TrainingRuns, parent: str, tags: dict[str, str]
+    level: Level, data: TrainingData, context: Context, runs: TrainingRuns, mirror: Mirror, parent: str, mark: str
 ) -> Trained:
-    with runs.run(str(level), {"level": str(level), "fingerprint": tags["fingerprint"]}, parent) as run_id:
-        rows = data.train
-        context.log.info("training", level=str(level), rows=len(rows.is_fraud), frauds=int(rows.is_fraud.sum()))
+    """Fit on the training part, stopped and tuned on the validation part, then on both and the gap between them.
+
+    What the first fit answers on the validation part decides the level and the threshold; the second is deployed.
+    """
+    wanted = context.params.training
+    searching = wanted.search.trials > 0
+    with runs.run(str(level), {"level": str(level), "fingerprint": mark}, parent) as run_id:
+
+        def say(event: str, **facts: float) -> None:
+            context.log.info(event, level_of_ladder=str(level), **facts)
+            if "step" in facts and not searching:
+                step = int(facts["step"])
+                runs.record(run_id, metrics={n: v for n, v in facts.items() if n != "step"}, step=step)
+                mirror.progress(str(level), facts)
+
+        rows, later, known = (Sample(p.vectors, p.is_fraud) for p in (data.train, data.validation, data.known))
+        say("training", rows=len(rows.is_fraud), frauds=int(rows.is_fraud.sum()))
         began = time.monotonic()
-        later = Sample(data.validation.vectors, data.validation.is_fraud)
-        fitted = level.fit(Sample(rows.vectors, rows.is_fraud), later, context.params.training, context.log.info)
+        best: search.Trial | None = None
+        for trial in search.trials(level, rows, later, wanted, say):
+            if searching:
+                _record_trial(level, trial, runs, run_id, mark)
+            if best is None or trial.average_precision > best.average_precision:
+                best = trial
+        if best is None:
+            raise ValueError("a search without its first trial")
+        first, final = OnnxModel(best.fitted.to_onnx()), level.refit(known, best.fitted, best.training, say)
         seconds = time.monotonic() - began
-        model_bytes = fitted.to_onnx()
+        model_bytes = final.to_onnx()
         model = OnnxModel(model_bytes)
-        both = np.vstack([data.validation.vectors, data.holdout.vectors])
-        difference = proof.onnx_difference(fitted, model, both)
+        difference = proof.onnx_difference(final, model, np.vstack([data.validation.vectors, data.holdout.vectors]))
         trained = Trained(
-            level, model_bytes, model.probabilities(data.validation.vectors),
-            model.probabilities(data.holdout.vectors), difference, fitted.facts(), run_id,
+            level, model_bytes, first.probabilities(data.validation.vectors), model.probabilities(data.holdout.vectors),
+            difference, final.facts(), dict(best.values), run_id,
         )  # fmt: skip
-        precision = Ranked(trained.validation, data.validation.is_fraud).average_precision()
         context.log.info(
-            "trained", level=str(level), seconds=round(seconds, 1), onnx_difference=difference,
-            validation_average_precision=round(precision, 4),
+            "trained", level_of_ladder=str(level), seconds=round(seconds, 1), onnx_difference=difference,
+            validation_average_precision=round(best.average_precision, 4),
         )  # fmt: skip
         found = {"fit_seconds": seconds, "onnx_difference": difference, "model_bytes": len(model_bytes)}
         runs.record(
             run_id, metrics=found | {f"fit_{name}": value for name, value in trained.facts.items()},
-            params=level.params(context.params.training).model_dump() | {"seed": context.params.training.seed},
+            params=level.params(best.training).model_dump() | {"seed": wanted.seed},
         )  # fmt: skip
-        named = {str(level): trained.holdout}
-        runs.put_figure(run_id, "precision_recall.png", plots.precision_recall(named, data.holdout.is_fraud))
-        runs.put_figure(run_id, "roc.png", plots.roc(named, data.holdout.is_fraud))
-        runs.put_figure(run_id, "calibration.png", plots.calibrated(named, data.holdout.is_fraud))
     return trained
+
+
+def _record_trial(level: Level, trial: search.Trial, runs: TrainingRuns, parent: str, mark: str) -> None:
+    with runs.run(f"{level} trial {trial.number}", {"level": str(level), "fingerprint": mark}, parent) as run_id:
+        facts = {f"fit_{name}": value for name, value in trial.fitted.facts().items()}
+        runs.record(
+            run_id, metrics=facts | {"validation_average_precision": trial.average_precision},
+            params=level.params(trial.training).model_dump() | {"trial": trial.number},
+        )  # fmt: skip
+
+
+def _draw(trained: Trained, rows: Rows, runs: TrainingRuns) -> None:
+    named = {str(trained.level): trained.holdout}
+    runs.put_figure(trained.run_id, "precision_recall.png", plots.precision_recall(named, rows.is_fraud))
+    runs.put_figure(trained.run_id, "roc.png", plots.roc(named, rows.is_fraud))
+    runs.put_figure(trained.run_id, "calibration.png", plots.calibrated(named, rows.is_fraud))
+
+
+def _push_model(settings: Settings, model: bytes, serving: bytes) -> str:
+    """Store what serving loads, as a folder; its md5."""
+    with TemporaryDirectory(prefix="fraud-model-") as name:
+        (Path(name) / "model.onnx").write_bytes(model)
+        (Path(name) / "serving.json").write_bytes(serving)
+        return data_versions.push(settings.dvc_remote, Path(name)).md5
 
 
 def _compare(ladder: list[Trained], data: TrainingData, params: Params) -> dict[str, Any]:
@@ -175,6 +242,7 @@ def _compare(ladder: list[Trained], data: TrainingData, params: Params) -> dict[
                 "onnx_difference": trained.onnx_difference,
                 "model_sha256": sha256(trained.model).hexdigest(),
                 "facts": trained.facts,
+                "found_by_search": trained.found,
                 "validation": {m: list(on_validation.interval(i, m)) for m in MEASURES},
                 "holdout": {m: list(on_holdout.interval(i, m)) for m in MEASURES},
             }
@@ -202,8 +270,8 @@ def _serving(chosen: Trained, rows: Rows, threshold: float) -> bytes:
 
 
 def _reference(data: TrainingData, model: bytes, params: Params) -> pa.Table:
-    """An even choice of the training part's rows with all columns, and what the model says about them."""
-    rows = data.table[data.rows_of(data.split.train)]
+    """An even choice of the rows trained on, with all columns, and what the model says about them."""
+    rows = data.table[data.rows_of(data.known_part)]
     chosen = np.linspace(0, rows.num_rows - 1, min(params.drift.reference_rows, rows.num_rows)).astype(np.int64)
     reference = rows.take(chosen).combine_chunks()
     return reference.append_column("fraud_probability", pa.array(OnnxModel(model).probabilities(vectors(reference))))

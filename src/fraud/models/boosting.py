@@ -1,6 +1,7 @@
 """Level 2: gradient-boosted trees (scikit-learn's HistGradientBoosting), stopped early on a later part of time."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +13,19 @@ from fraud.models.graph import INPUT, ML, Graph
 from fraud.models.ladder import Sample, Say, SplitPoint
 from fraud.params import Training
 
+_TOLD_EVERY: Final = 50
+"""Trees from one line of progress to the next."""
+
 
 @dataclass(frozen=True, slots=True)
 class FittedBoosting:
-    """The fitted classifier. Its trees are read through scikit-learn's private arrays, as every converter does."""
+    """The fitted classifier; `losses` are the log losses of the validation part, by round, the start included.
+
+    Its trees are read through scikit-learn's private arrays, as every converter does.
+    """
 
     model: HistGradientBoostingClassifier
+    losses: tuple[float, ...]
 
     def predict(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         """scikit-learn's probabilities."""
@@ -60,7 +68,7 @@ class FittedBoosting:
 
     def facts(self) -> dict[str, float]:
         """Trees kept and the validation part's log loss."""
-        return {"trees": float(self.model.n_iter_), "validation_log_loss": -float(self.model.validation_score_[-1])}
+        return {"trees": float(self.model.n_iter_), "validation_log_loss": self.losses[-1]}
 
 
 def floor32(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -77,13 +85,32 @@ def fit(train: Sample, validation: Sample, params: Training, say: Say) -> Fitted
 
     One thread: gradient sums of several threads depend on their number, and equal inputs must give equal bytes.
     """
-    wanted = params.boosting
-    model = HistGradientBoostingClassifier(
-        learning_rate=wanted.learning_rate, max_iter=wanted.max_iter, max_leaf_nodes=wanted.max_leaf_nodes,
-        min_samples_leaf=wanted.min_samples_leaf, l2_regularization=wanted.l2_regularization,
-        early_stopping=True, n_iter_no_change=wanted.early_stopping_rounds, random_state=params.seed,
+    model = _classifier(
+        params, max_iter=params.boosting.max_iter, early_stopping=True,
+        n_iter_no_change=params.boosting.early_stopping_rounds,
     )  # fmt: skip
     with threadpool_limits(limits=1):
         model.fit(train.vectors, train.is_fraud, X_val=validation.vectors, y_val=validation.is_fraud)
-    say("boosting stopped", trees=int(model.n_iter_), most=wanted.max_iter)
-    return FittedBoosting(model)
+    losses = tuple((-model.validation_score_).tolist())
+    for trees in range(_TOLD_EVERY, len(losses), _TOLD_EVERY):
+        say("round", step=trees, validation_loss=losses[trees])
+    say("boosting stopped", trees=int(model.n_iter_), most=params.boosting.max_iter)
+    return FittedBoosting(model, losses)
+
+
+def refit(rows: Sample, first: FittedBoosting, params: Training, say: Say) -> FittedBoosting:
+    """As many trees as the first fit kept."""
+    model = _classifier(params, max_iter=int(first.model.n_iter_), early_stopping=False)
+    with threadpool_limits(limits=1):
+        model.fit(rows.vectors, rows.is_fraud)
+    say("boosting fitted again", trees=int(model.n_iter_))
+    return FittedBoosting(model, first.losses)
+
+
+def _classifier(params: Training, **stopping: float | bool) -> HistGradientBoostingClassifier:
+    wanted = params.boosting
+    return HistGradientBoostingClassifier(
+        learning_rate=wanted.learning_rate, max_leaf_nodes=wanted.max_leaf_nodes, max_features=wanted.max_features,
+        min_samples_leaf=wanted.min_samples_leaf, l2_regularization=wanted.l2_regularization,
+        random_state=params.seed, **stopping,
+    )  # fmt: skip

@@ -64,5 +64,11 @@ class Level(NamedTuple):
         fitted: Fitted = module.fit(train, validation, params, say)
         return fitted
 
+    def refit(self, rows: Sample, first: Fitted, params: Training, say: Say) -> Fitted:
+        """Train once more on all rows, for as many rounds as the first fit found best. Nothing is left to choose."""
+        module = importlib.import_module(f"fraud.models.{self.name}")
+        fitted: Fitted = module.refit(rows, first, params, say)
+        return fitted
+
 
 LEVELS: Final = (Level(0, "rule"), Level(1, "logistic"), Level(2, "boosting"), Level(3, "mlp"))

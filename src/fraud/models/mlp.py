@@ -1,6 +1,8 @@
 """Level 3: a small fully connected network (PyTorch), seeded and on one thread."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +23,12 @@ _ROWS_AT_ONCE = 65_536
 
 @dataclass(frozen=True, slots=True)
 class FittedNetwork:
-    """Scaling and network; `epochs` were trained, `loss` is the kept epoch's on the validation part."""
+    """Scaling and network, on the processor; `kept` of the `epochs` trained, and its `loss` on the validation part."""
 
     scaling: Scaling
     network: nn.Sequential
     epochs: int
+    kept: int
     loss: float
 
     def predict(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -54,44 +57,76 @@ class FittedNetwork:
         return []
 
     def facts(self) -> dict[str, float]:
-        """Epochs and the kept epoch's loss."""
-        return {"epochs": float(self.epochs), "validation_log_loss": self.loss}
+        """Epochs, the one that was kept, and its loss."""
+        return {"epochs": float(self.epochs), "kept_epoch": float(self.kept), "validation_log_loss": self.loss}
 
 
 def fit(train: Sample, validation: Sample, params: Training, say: Say) -> FittedNetwork:
-    """AdamW on the log loss; keeps the epoch with the lowest loss on the validation part.
+    """AdamW on the log loss; keeps the epoch with the lowest loss on the validation part, stops some epochs after it.
 
-    One thread and a seeded generator of our own: the same bits again on the same kind of processor.
+    On the processor: one thread and seeded generators, the same bits again on the same kind of processor. On a GPU,
+    where there is one, the bits are the GPU's affair (docs/adr/0031-level-3-bytes.md).
     """
-    torch.set_num_threads(1)
-    wanted, random = params.mlp, torch.Generator().manual_seed(params.seed)
-    scaling = Scaling.of(train.vectors)
-    x, y = _tensor(scaling, train.vectors), torch.from_numpy(train.is_fraud.astype(np.float32))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(params.seed)
-        network = _network(x.shape[1], wanted)
-        optimiser = torch.optim.AdamW(
-            network.parameters(), lr=wanted.learning_rate, weight_decay=wanted.weight_decay, foreach=False
-        )
-        later = _tensor(scaling, validation.vectors)
-        truth = torch.from_numpy(validation.is_fraud.astype(np.float32))
-        best, best_loss, best_epoch, epoch = copy.deepcopy(network), float("inf"), 0, 0
-        for epoch in range(1, wanted.max_epochs + 1):
-            network.train()
-            for rows in torch.randperm(len(x), generator=random).split(wanted.batch_size):
-                optimiser.zero_grad()
-                loss = nn.functional.binary_cross_entropy_with_logits(network(x[rows]).squeeze(1), y[rows])
-                loss.backward()
-                optimiser.step()
+    scaling, device = Scaling.of(train.vectors), _device()
+    later = _tensor(scaling, validation.vectors).to(device)
+    truth = torch.from_numpy(validation.is_fraud.astype(np.float32)).to(device)
+    best, best_loss, best_epoch, epoch = None, float("inf"), 0, 0
+    with _seeded(params.seed, device):
+        for epoch, network in enumerate(_epochs(scaling, train, params, device, params.mlp.max_epochs), start=1):
             logits = _logits(network, later)
             now = float(nn.functional.binary_cross_entropy_with_logits(logits, truth))
-            precision = Ranked(logits.numpy(), validation.is_fraud).average_precision()
-            say("epoch", epoch=epoch, validation_loss=round(now, 6), average_precision=round(precision, 4))
-            if now < best_loss:
+            precision = Ranked(logits.cpu().numpy(), validation.is_fraud).average_precision()
+            say("epoch", step=epoch, validation_loss=round(now, 6), validation_average_precision=round(precision, 4))
+            if best is None or now < best_loss:
                 best, best_loss, best_epoch = copy.deepcopy(network), now, epoch
-            elif epoch - best_epoch >= wanted.patience:
+            elif epoch - best_epoch >= params.mlp.patience:
                 break
-    return FittedNetwork(scaling, best.eval(), epoch, best_loss)
+    if best is None:
+        raise ValueError("a network of no epochs")
+    return FittedNetwork(scaling, best.eval().cpu(), epoch, best_epoch, best_loss)
+
+
+def refit(rows: Sample, first: FittedNetwork, params: Training, say: Say) -> FittedNetwork:
+    """As many epochs as were best at first."""
+    scaling, device = Scaling.of(rows.vectors), _device()
+    with _seeded(params.seed, device):
+        *_, network = _epochs(scaling, rows, params, device, first.kept)
+    say("network fitted again", epochs=first.kept)
+    return FittedNetwork(scaling, network.eval().cpu(), first.epochs, first.kept, first.loss)
+
+
+def _device() -> torch.device:
+    torch.set_num_threads(1)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's own generators (first weights, dropout) from the seed for a `with` block, then as they were before."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _epochs(
+    scaling: Scaling, rows: Sample, params: Training, device: torch.device, epochs: int
+) -> Iterator[nn.Sequential]:
+    """The one network, after each epoch."""
+    wanted, order = params.mlp, torch.Generator().manual_seed(params.seed)
+    x = _tensor(scaling, rows.vectors).to(device)
+    y = torch.from_numpy(rows.is_fraud.astype(np.float32)).to(device)
+    network = _network(x.shape[1], wanted).to(device)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=wanted.learning_rate, weight_decay=wanted.weight_decay, foreach=False
+    )
+    for _ in range(epochs):
+        network.train()
+        for batch in torch.randperm(len(x), generator=order).to(device).split(wanted.batch_size):
+            optimiser.zero_grad()
+            loss = nn.functional.binary_cross_entropy_with_logits(network(x[batch]).squeeze(1), y[batch])
+            loss.backward()
+            optimiser.step()
+        yield network
 
 
 def _network(inputs: int, wanted: Mlp) -> nn.Sequential:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -127,21 +128,23 @@ import hashlib, sys
 sys.path.insert(0, sys.argv[1])
 from test_ladder import LATER, LEVELS, QUICK, TRAIN
 for level in LEVELS:
-    fitted = level.fit(TRAIN, LATER, QUICK, lambda *a, **k: None)
-    print(level, hashlib.sha256(fitted.to_onnx()).hexdigest())
+    first = level.fit(TRAIN, LATER, QUICK, lambda *a, **k: None)
+    again = level.refit(LATER, first, QUICK, lambda *a, **k: None)
+    print(level, *(hashlib.sha256(f.to_onnx()).hexdigest() for f in (first, again)))
 """
 
 
 def test_bytes_do_not_depend_on_process_folder_threads_or_hash_seed(
-    level: Level, fitted: Fitted, other_processes: list[dict[str, str]]
+    level: Level, fitted: Fitted, other_processes: list[dict[str, list[str]]]
 ) -> None:
-    here = hashlib.sha256(fitted.to_onnx()).hexdigest()
+    again = level.refit(LATER, fitted, QUICK, lambda *_args, **_facts: None)
+    here = [hashlib.sha256(f.to_onnx()).hexdigest() for f in (fitted, again)]
     assert [found[str(level)] for found in other_processes] == [here, here]
 
 
 @pytest.fixture(scope="module")
-def other_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    """sha256 by level from two processes: other folder, 1 and 2 threads, other hash seeds."""
+def other_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[str]]]:
+    """sha256 of the fit and the refit by level from two processes: other folder, 1 and 2 threads, other hash seeds."""
     found = []
     for threads, hash_seed in (("1", "11"), ("2", "12")):
         surroundings = {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "PYTHONHASHSEED": hash_seed}
@@ -150,8 +153,25 @@ def other_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, 
             env=os.environ | surroundings, cwd=tmp_path_factory.mktemp("elsewhere"),
             capture_output=True, text=True, check=True,
         )  # fmt: skip
-        found.append(dict(line.split() for line in done.stdout.splitlines()))
+        found.append({level: hashes for level, *hashes in map(str.split, done.stdout.splitlines())})
     return found
+
+
+def test_a_refit_keeps_the_rounds_that_were_best_at_first(level: Level, fitted: Fitted) -> None:
+    again = level.refit(TRAIN, fitted, QUICK, lambda *_args, **_facts: None)
+    for rounds in ("trees", "kept_epoch", "epochs"):
+        assert again.facts().get(rounds) == fitted.facts().get(rounds)
+    differ = hashlib.sha256(again.to_onnx()).digest() != hashlib.sha256(fitted.to_onnx()).digest()
+    # Level 3's first fit ends after the kept epoch and goes back to it; on the same rows the bytes are the same.
+    assert not differ or level.name == "boosting"
+    assert np.max(np.abs(again.predict(LATER.vectors) - fitted.predict(LATER.vectors))) < 1e-6
+
+
+def test_fitted_beside_another_level_a_level_keeps_its_bytes(level: Level, fitted: Fitted) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        beside_another = [pool.submit(one.fit, TRAIN, LATER, QUICK, lambda *_a, **_f: None) for one in LEVELS]
+        came = beside_another[level.number].result().to_onnx()
+    assert hashlib.sha256(came).digest() == hashlib.sha256(fitted.to_onnx()).digest()
 
 
 def test_a_threshold_is_rounded_down_to_what_a_float32_can_be_below_it() -> None:
