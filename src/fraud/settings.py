@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr = Field(default=SecretStr("redis://127.0.0.1:6379/0"), description="online store")
     dvc_remote: str = Field(default="", description="snapshots and models by hash, for DVC; default <home>/dvc")
     wandb_project: str = Field(default="", description="Weights & Biases project that mirrors trainings; empty: none")
+    repository: str = Field(default="", description="Git repository that holds every commit; default the project")
     mlflow_url: str = Field(default="http://127.0.0.1:5000", description="tracking server and registry")
     control_db: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of the promotion history")
     feast_registry: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of Feast's registry")

@@ -95,6 +95,26 @@ def find(settings: Settings, version: int | None) -> ModelVersion:
         ) from error
 
 
+def named(settings: Settings, name: str) -> ModelVersion:
+    """The version with this number or alias. Raises RefusedError when there is none, UnavailableError."""
+    if name.isdecimal():
+        return find(settings, int(name))
+    try:
+        return mlflow_client.client(settings).get_model_version_by_alias(MODEL_NAME, name)
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise UnavailableError("the model registry does not answer", came=str(error)) from error
+        raise RefusedError(
+            f"{MODEL_NAME} has no version {name}", expected="a number, or an alias: production, staging, previous"
+        ) from error
+
+
+def artifact(settings: Settings, run_id: str, path: str) -> bytes:
+    """A file of a version's run. Raises RefusedError when there is none, UnavailableError."""
+    with TemporaryDirectory(prefix="fraud-artifact-") as folder:
+        return _download(settings, run_id, path, folder).read_bytes()
+
+
 def _download(settings: Settings, run_id: str, path: str, folder: str) -> Path:
     client, parent = mlflow_client.client(settings), path.rpartition("/")[0] or None
     try:

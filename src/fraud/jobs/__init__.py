@@ -58,6 +58,7 @@ JOBS: Final[dict[str, str]] = {
     "history": "print the promotion history",
     "receipt": "print everything behind one answer: model, commit, data, run, gates, approver",
     "replay": "give recorded answers again from what was known then, and compare them to the bit",
+    "reproduce": "train a version again from what was recorded of it, and compare the sha256",
     "score": "score days of transactions with the production model on Spark, or a file without",
     "consistency": "hold a sample of served answers against the batch scores of the same version",
     "drift": "compare recent days with the production model's training reference",
