@@ -1,6 +1,7 @@
 """Training against a real MLflow server: first model, found again, worse, equal and better challengers, kills."""
 
 import datetime as dt
+import hashlib
 import json
 import os
 import signal
@@ -22,10 +23,11 @@ from fraud.core.contract import US_PER_DAY
 from fraud.core.features import VECTOR_NAMES
 from fraud.embedded import mlflow_server
 from fraud.errors import BadInputError, RefusedError, UnavailableError
+from fraud.io import data_versions, training_run
 from fraud.io.lake import Dataset
 from fraud.io.model_artifact import MODEL_NAME, PRODUCTION, reference
 from fraud.io.promotion import STAGING, opened
-from fraud.jobs import Context, evaluate, promote, train
+from fraud.jobs import Context, dvc_files, evaluate, promote, train
 from fraud.params import Params
 from fraud.settings import Settings
 
@@ -181,7 +183,7 @@ def test_what_was_registered_is_what_the_contract_says(platform: Platform) -> No
     wanted = {
         "model_sha256", "serving_sha256", "feature_hash", "threshold", "level", "fingerprint", "git_commit",
         "git_dirty", "data_sha256", "params_sha256", "lock_sha256", "seed", "gates", "champion",
-        "failed_gates", "snapshot",
+        "failed_gates", "snapshot", "dvc_data_md5", "dvc_model_md5",
     }  # fmt: skip
     assert wanted <= version.tags.keys()
     platform.promote()
@@ -194,6 +196,14 @@ def test_what_was_registered_is_what_the_contract_says(platform: Platform) -> No
     assert answers == pytest.approx(serving["golden"]["probabilities"], abs=1e-6)
     assert vectors.shape[1] == len(VECTOR_NAMES)
 
+    back = platform.home / "back"
+    for name, folder in (("dvc_data_md5", "training_sets/snapshot=s1"), ("dvc_model_md5", "model")):
+        data_versions.pull(platform.settings.dvc_remote, version.tags[name], back / folder)
+        assert platform.client.get_run(made.run_id).data.tags[name] == version.tags[name]
+    assert hashlib.sha256((back / "model/model.onnx").read_bytes()).hexdigest() == version.tags["model_sha256"]
+    snapshot = Dataset(f"file://{back}", "training_sets", "snapshot").verify("s1")
+    assert snapshot.content_sha256 == version.tags["data_sha256"]
+
     sample = reference(platform.settings, made.run_id)
     assert {"fraud_probability", "event_timestamp", "avg_amount_7d"} <= set(sample.column_names)
     nested = platform.client.search_runs(
@@ -201,12 +211,27 @@ def test_what_was_registered_is_what_the_contract_says(platform: Platform) -> No
         f"tags.`mlflow.parentRunId`='{made.run_id}'",
     )
     assert {run.info.run_name for run in nested} == {"0-rule", "1-logistic", "2-boosting", "3-mlp"}
+    [network] = [run.info.run_id for run in nested if run.info.run_name == "3-mlp"]
+    losses = platform.client.get_metric_history(network, "validation_loss")
+    assert [loss.step for loss in losses] == [1, 2]
     page = Path(made.report_uri.removeprefix("file://")).read_text()
     assert all(gate["name"].replace("_", " ").replace("onnx", "ONNX") in page for gate in made.gates)
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )
     assert json.loads(Path(made.report_uri.removeprefix("file://")).with_suffix(".json").read_text())["version"] == "1"
+
+
+def test_what_was_production_and_what_is_young_is_kept(platform: Platform) -> None:
+    poor, good = platform.train(POOR), platform.train()
+    platform.client.set_registered_model_alias(MODEL_NAME, STAGING, poor.version)
+    platform.promote()
+    old = dvc_files.run(dvc_files.Config(out=platform.home / "kept", keep_days=0), platform.context())
+    assert (old.kept, old.let_go) == ([poor.version], [good.version])
+    pointers = {str(path.relative_to(platform.home / "kept")) for path in (platform.home / "kept").rglob("*.dvc")}
+    assert pointers == {".dvc", "training_sets/snapshot=s1.dvc", f"models/{poor.version}.dvc"}
+    young = dvc_files.run(dvc_files.Config(out=platform.home / "kept"), platform.context())
+    assert (young.kept, young.let_go) == ([poor.version, good.version], [])
 
 
 def test_killed_while_training_a_rerun_ends_as_a_clean_run(platform: Platform, server: mlflow_server.Server) -> None:
@@ -246,6 +271,45 @@ def test_killed_before_the_verdict_a_rerun_judges_the_version_that_is_there(
     made = platform.train()
     assert (made.version, made.reused, platform.versions()) == ("1", True, 1)
     assert platform.client.get_model_version(MODEL_NAME, "1").tags["gates"] == "passed"
+
+
+def test_killed_while_registering_a_rerun_ends_as_a_clean_run(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean = platform.train()
+    known = platform.client.get_model_version(MODEL_NAME, clean.version).tags
+    platform.client.delete_model_version(MODEL_NAME, clean.version)
+    with monkeypatch.context() as broken:
+        broken.setattr(training_run.TrainingRuns, "register", _die)
+        with pytest.raises(KeyboardInterrupt):
+            platform.train()
+    assert platform.versions() == 0
+    made = platform.train()
+    assert (made.reused, platform.versions()) == (False, 1)
+    tags = platform.client.get_model_version(MODEL_NAME, made.version).tags
+    assert {name for name in tags if tags[name] != known[name]} == set()
+
+
+@pytest.mark.slow
+def test_a_search_leaves_a_nested_run_for_each_trial_and_finds_the_same_again(platform: Platform) -> None:
+    searching = {"training": {"search": {"trials": 2}, "boosting": {"max_iter": 20}, "mlp": {"max_epochs": 1}}}
+    made = platform.train(searching)
+    experiment = platform.client.get_experiment_by_name("fraud-detector").experiment_id
+    runs = platform.client.search_runs([experiment], f"tags.fingerprint='{_fingerprint(platform, made)}'")
+    parents = {run.info.run_id: run.data.tags.get("mlflow.parentRunId") for run in runs}
+    names = {run.info.run_id: run.info.run_name for run in runs}
+    trials = [run for run in runs if " trial " in run.info.run_name]
+    assert len(trials) == 1 + 3 * 3  # level 0 has no bounds
+    for run in trials:
+        assert names[str(parents[run.info.run_id])] == run.info.run_name.partition(" ")[0]
+        assert "validation_average_precision" in run.data.metrics
+    again = platform.train(searching, force=True)
+    digests = [platform.client.get_model_version(MODEL_NAME, r.version).tags["model_sha256"] for r in (made, again)]
+    assert digests[0] == digests[1]
+
+
+def _fingerprint(platform: Platform, made: train.Result) -> str:
+    return str(platform.client.get_model_version(MODEL_NAME, made.version).tags["fingerprint"])
 
 
 @pytest.mark.parametrize(

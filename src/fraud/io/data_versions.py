@@ -1,17 +1,18 @@
 """Folders kept by content in a DVC remote: the objects that `dvc add` and `dvc push` make, without a Git repository.
 
-An Airflow task pushes what it trained on and records the md5 on its run; it commits nothing. `dvc_file` is the pointer
-that `dvc pull` needs to bring the folder back, on any machine that reaches the remote.
+An Airflow task pushes what it trained on and records the md5 on its run; it commits nothing. `write_pointers` makes
+the `.dvc` files by which `dvc pull` brings folders back, on any machine that reaches the remote.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import fsspec
+import yaml
 from dvc.fs import LocalFileSystem, get_cloud_fs
 from dvc_data.hashfile import load
 from dvc_data.hashfile.build import build
@@ -82,10 +83,25 @@ def pull(remote_uri: str, md5: str, folder: Path) -> None:
         raise RefusedError(f"what {remote_uri} holds is not what was pushed", expected=md5, came=found)
 
 
-def dvc_file(stored: Stored, path: str) -> dict[str, Any]:
-    """Content of the `.dvc` file by which `dvc pull` restores the folder as `path`, beside that file."""
-    out = {"md5": stored.md5, "size": stored.bytes, "nfiles": stored.files, "hash": _HASH, "path": path}
-    return {"outs": [out]}
+def write_pointers(folder: Path, remote_uri: str, kept: Mapping[str, str]) -> None:
+    """Make `folder` a DVC project without Git whose `.dvc` files name what is kept: path -> md5.
+
+    There `dvc pull` brings everything back, and `dvc gc --workspace --cloud` removes all else from the remote.
+    """
+    (folder / ".dvc").mkdir(parents=True, exist_ok=True)
+    url = remote_uri.removeprefix("file://")
+    (folder / ".dvc/config").write_text(
+        "[core]\n    no_scm = True\n    analytics = false\n    check_update = false\n    remote = versions\n"
+        f"['remote \"versions\"']\n    url = {url}\n"
+    )
+    for old in folder.rglob("*.dvc"):
+        if old.is_file():
+            old.unlink()
+    for path, md5 in kept.items():
+        pointer = folder / f"{path}.dvc"
+        pointer.parent.mkdir(parents=True, exist_ok=True)
+        out = {"md5": md5, "hash": _HASH, "path": pointer.stem}
+        pointer.write_text(yaml.safe_dump({"outs": [out]}, sort_keys=False))
 
 
 def _store(remote_uri: str, scratch: str) -> HashFileDB:

@@ -53,6 +53,15 @@ class TrainingRuns:
         found = self._client.search_model_versions(f"name='{MODEL_NAME}' and tag.fingerprint='{fingerprint}'")
         return max(found, key=lambda version: int(version.version), default=None)
 
+    def versions(self) -> list[ModelVersion]:
+        """Every version there is, the oldest first."""
+        found, page = [], None
+        while True:
+            some = self._client.search_model_versions(f"name='{MODEL_NAME}'", page_token=page)
+            found += some
+            if not (page := some.token):
+                return sorted(found, key=lambda version: int(version.version))
+
     def bury_unfinished(self, fingerprint: str) -> list[str]:
         """Mark runs of the same training that were killed: nothing was registered from them, and nothing will be."""
         query = f"tags.fingerprint='{fingerprint}' and attributes.status='RUNNING'"

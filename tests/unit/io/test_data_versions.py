@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-import yaml
 
 from fraud.errors import RefusedError, UnavailableError
 from fraud.io import data_versions
@@ -36,22 +35,24 @@ def test_the_md5_is_that_of_dvcs_listing(folder: Path, tmp_path: Path) -> None:
     assert (folder / "a.txt").read_text() == "a\n"
 
 
-def test_dvc_pull_restores_what_was_pushed(folder: Path, tmp_path: Path) -> None:
-    stored = data_versions.push(f"file://{tmp_path}/remote", folder)
-    repo = tmp_path / "repo"
-    repo.mkdir()
+def dvc(project: Path, *arguments: str) -> None:
+    subprocess.run([DVC, *arguments, "--quiet"], cwd=project, check=True, capture_output=True)
 
-    def dvc(*arguments: str) -> None:
-        subprocess.run([DVC, *arguments], cwd=repo, check=True, capture_output=True)
 
-    dvc("init", "--no-scm", "--quiet")
-    (repo / ".dvc/config").write_text(
-        f"[core]\nno_scm = True\nanalytics = false\nremote = r\n['remote \"r\"']\nurl = {tmp_path}/remote\n"
-    )
-    (repo / "model.dvc").write_text(yaml.safe_dump(data_versions.dvc_file(stored, "model")))
-    dvc("pull", "--quiet")
-    assert (repo / "model/a.txt").read_text() == "a\n"
-    assert (repo / "model/inner/b.txt").read_text() == "b\n"
+def test_dvc_pull_restores_what_is_kept_and_dvc_gc_removes_the_rest(folder: Path, tmp_path: Path) -> None:
+    remote, project = f"file://{tmp_path}/remote", tmp_path / "kept"
+    kept = data_versions.push(remote, folder).md5
+    (folder / "a.txt").write_text("another\n")
+    old = data_versions.push(remote, folder).md5
+    data_versions.write_pointers(project, remote, {"models/1": old})
+    data_versions.write_pointers(project, remote, {"models/2": kept})
+    dvc(project, "gc", "--workspace", "--cloud", "--force")
+    with pytest.raises(RefusedError, match="has no"):
+        data_versions.pull(remote, old, tmp_path / "back")
+    dvc(project, "pull")
+    assert (project / "models/2/a.txt").read_text() == "a\n"
+    assert (project / "models/2/inner/b.txt").read_text() == "b\n"
+    assert not (project / "models/1").exists()
 
 
 def test_a_partition_comes_back_as_a_partition(tmp_path: Path) -> None:
