@@ -1,17 +1,21 @@
-"""Score the newest days with the Production model, on Spark.
+"""Score the newest days with the Production model, on Spark, and hold served answers against the scores.
 
 **What.** One partition of `scores` per day, published whole: probability, decision and model version of every
-transaction. Rows in = rows scored + rows rejected, or nothing is published.
+transaction. Rows in = rows scored + rows rejected, or nothing is published. Then a sample of the last week's answers
+of `POST /predict` is compared with the scores of the same model version.
 
-**When.** After new features and after each change of the Production model. `from` and `to` score a span of days.
+**When.** After new features and after each change of the Production model. A backfill is one run, triggered with
+`from` and `to`: its days share one Spark, each is published whole. (Airflow's own backfill needs a clock schedule.)
 
 **Triage.** *`production_model` skipped*: there is no Production model yet; train and promote one. *Exit code 65*: the
-day's features are missing or damaged; clear `build_features`. Running it again writes the same bytes.
+day's features are missing or damaged; clear `build_features`. *`consistency` skipped*: no answer could be compared
+yet; its log says why. *`consistency` says mismatch*: see the examples in its log; where the window features differ,
+go to `monitor_skew`. Running it again writes the same bytes.
 """
 
 from airflow.sdk import Param
 
-from fraud_airflow.defaults import FEATURES, PRODUCTION_MODEL, SCORES, fraud_dag
+from fraud_airflow.defaults import FEATURES, PRODUCTION_MODEL, SCORES, SCORING_POOL, fraud_dag
 from fraud_airflow.operator import FraudJobOperator
 
 DAY = {"type": "string", "pattern": r"^(\d{4}-\d{2}-\d{2})?$"}
@@ -28,9 +32,11 @@ with fraud_dag(
     },
 ):
     production_model = FraudJobOperator(task_id="production_model", job="production-version", needs=("version",))
-    production_model >> FraudJobOperator(
+    score = FraudJobOperator(
         task_id="score",
         job="score",
         arguments=["--date={{ params.date }}", "--from={{ params['from'] }}", "--to={{ params.to }}"],
         outlets=[SCORES],
+        pool=SCORING_POOL,
     )
+    production_model >> score >> FraudJobOperator(task_id="consistency", job="consistency", needs=("compared",))

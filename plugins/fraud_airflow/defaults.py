@@ -25,6 +25,9 @@ CANDIDATE: Final = Asset("candidate", uri="x-fraud://registry/candidate", group=
 PRODUCTION_MODEL: Final = Asset("production_model", uri="x-fraud://registry/production", group="registry")
 RETRAINING_REQUESTED: Final = Asset("retraining_requested", uri="x-fraud://monitoring/retraining", group="monitoring")
 
+SCORING_POOL: Final = "scoring"
+"""One slot, made where Airflow's database is: scoring, however many days are asked for, leaves a core to training."""
+
 
 def fraud_dag(dag_id: str, *, doc: str | None, stage: str, schedule: Any = None, **more: Any) -> DAG:
     """A DAG with our defaults. One run at a time: two runs of a job would only do each other's work again."""

@@ -57,7 +57,7 @@ def run_job(name: str, arguments: list[str]) -> JobResult:
         raise BadConfigError(f"fraud {name}: " + "; ".join(lines), do=f"fraud {name} --help") from error
     settings = Settings.load()
     context = Context(settings, Params.load(settings.project / "params.yaml"), structlog.get_logger(job=name))
-    if name not in WATCHED:
+    if name not in WATCHED or not config.watched:
         result: JobResult = module.run(config, context)
         return result
     from fraud.io.job_runs import recorded  # noqa: PLC0415 - `fraud --help` needs no storage

@@ -1,10 +1,11 @@
 """Batch scoring, Parquet to Parquet, side by side: same rows, same model, interleaved rounds, one Spark session.
 
-    .venv/ml/bin/python tests/bench/batch.py [--rows 1000000] [--rounds 3] [--small-rounds 1]
+    .venv/ml/bin/python tests/bench/batch.py [--rows 1000000 10000000] [--rounds 2] [--spark-rounds 1] [--only-ours]
 
 Prints a table and writes build/bench/batch.json. `ours` is what the job does between "Spark is up" and "published";
-`reference` is ONNX Runtime over pyarrow with both cores and no Spark. The pandas contenders read the finished
-vectors, a favour to them.
+`reference` is ONNX Runtime over pyarrow with both cores and no Spark. Contenders that hand rows to Spark run in the
+smallest size; those over pandas read the finished vectors, a favour to them. Ratios are of the largest size, except
+those over contenders that did not run there. `--home` keeps the day of rows for the next run.
 """
 
 import argparse
@@ -15,8 +16,11 @@ import shutil
 import statistics
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +31,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import structlog
+from pandas.util import hash_array
 from pyspark.sql import SparkSession
 from pyspark.sql.functions import col, pandas_udf, struct
 
@@ -36,7 +41,8 @@ import batch_data
 
 from fraud.core.features import VECTOR_NAMES
 from fraud.engines.arrow_vector import vectors
-from fraud.engines.scoring import INPUT, SCHEMA
+from fraud.engines.scoring import INPUT, SCHEMA, Scorer
+from fraud.engines.trees import batch_model
 from fraud.io.lake import Dataset
 from fraud.io.model_artifact import ModelArtifact
 from fraud.io.spark import run_tasks, spark_session
@@ -44,25 +50,24 @@ from fraud.jobs import score
 from fraud.settings import Settings
 
 ROOT: Final = Path(__file__).parents[2]
-DAY: Final = "2026-03-09"
 AT_ONCE: Final = 65_536
 
 
-def ours(spark: SparkSession, lake: str, artifact: ModelArtifact) -> None:
+def ours(spark: SparkSession, lake: str, day: str, artifact: ModelArtifact) -> None:
     features, scores = Dataset(lake, "features"), Dataset(lake, "scores")
-    source = features.manifest(DAY)
+    source = features.manifest(day)
     assert source is not None
-    slices = list(score._slices(features, DAY, source))
+    slices = list(score._slices(features, day, source))
     task = score._task(scores, artifact, spark.sparkContext.broadcast(artifact.model))
-    answers = run_tasks(spark, task, slices, structlog.get_logger())
-    score._publish(scores, DAY, source, answers, artifact)
+    answers = run_tasks(spark, task, slices, lambda piece: piece.end - piece.first, structlog.get_logger())
+    score._publish(scores, day, source, answers, artifact)
 
 
-def reference(lake: str, model: bytes, out: Path) -> None:
+def reference(lake: str, day: str, model: bytes, out: Path) -> None:
     """One process, ONNX Runtime's own threads, pyarrow's own threads."""
     session = onnxruntime.InferenceSession(model)
     with pq.ParquetWriter(out / "reference.parquet", SCHEMA, compression="zstd") as writer:
-        for uri in Dataset(lake, "features").object_uris(DAY):
+        for uri in Dataset(lake, "features").object_uris(day):
             file = pq.ParquetFile(uri.removeprefix("file://"))
             for batch in file.iter_batches(AT_ONCE, columns=INPUT.names):
                 rows = pa.Table.from_batches([batch])
@@ -76,7 +81,7 @@ def _scored(rows: pa.Table, answers: np.ndarray) -> pa.Table:
     return pa.table([*columns, pa.array(answers >= 0.5), pa.repeat("1", n), pa.repeat("hash", n)], schema=SCHEMA)
 
 
-def rows_through_spark(spark: SparkSession, lake: str, model: bytes, out: Path) -> None:
+def rows_through_spark(spark: SparkSession, lake: str, day: str, model: bytes, out: Path) -> None:
     """Spark reads, hands rows to Python as Arrow, takes them back and writes."""
     broadcast = spark.sparkContext.broadcast(model)
 
@@ -91,7 +96,7 @@ def rows_through_spark(spark: SparkSession, lake: str, model: bytes, out: Path) 
 
     kinds = "transaction_id string, user_id string, event_timestamp timestamp, fraud_probability float, "
     kinds += "is_fraud boolean, model_version string, feature_hash string"
-    read = spark.read.parquet(*Dataset(lake, "features").object_uris(DAY)).select(*INPUT.names)
+    read = spark.read.parquet(*Dataset(lake, "features").object_uris(day)).select(*INPUT.names)
     read.mapInArrow(score_batches, kinds).write.mode("overwrite").parquet(str(out / "rows"))
 
 
@@ -124,85 +129,137 @@ def timed(work: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-def resident_mb(root: int) -> float:
-    """Highest resident memory of a process and all below it, added up."""
-    children: dict[int, list[int]] = {}
-    peak: dict[int, float] = {}
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        pid = int(fields["Pid"])
-        children.setdefault(int(fields["PPid"]), []).append(pid)
-        peak[pid] = int(fields.get("VmHWM", "0 kB").split()[0]) / 1024
-    total, waiting = 0.0, [root]
+@contextmanager
+def peak_mb(peaks: dict[int, float], rows: int) -> Iterator[None]:
+    """Most memory that this process and all below it held at once; a page that several share counts once."""
+    ended, seen = threading.Event(), [0.0]
+
+    def watch() -> None:
+        while not ended.wait(0.25):
+            seen.append(sum(_shares_mb(os.getpid())))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+    peaks[rows] = max(*seen, peaks.get(rows, 0.0))
+
+
+def _shares_mb(root: int) -> Iterator[float]:
+    children: dict[int, list[int]] = defaultdict(list)
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            children[int(stat.read_text().rpartition(")")[2].split()[1])].append(int(stat.parent.name))
+    waiting = [root]
     while waiting:
         pid = waiting.pop()
-        total += peak.get(pid, 0.0)
-        waiting += children.get(pid, [])
-    return total
+        waiting += children[pid]
+        with suppress(FileNotFoundError, ProcessLookupError):
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            yield int(text.partition("\nPss:")[2].split()[0]) / 1024
+
+
+def profile(lake: str, day: str, artifact: ModelArtifact) -> dict[str, float]:
+    """Seconds on one core, per million rows, of a task's own steps over the first object of the day."""
+    features, scores = Dataset(lake, "features"), Dataset(lake, "scores")
+    source, model = features.manifest(day), batch_model(artifact.model)
+    assert source is not None
+    scorer = Scorer(model, artifact.version, artifact.feature_hash, artifact.threshold)
+    seconds, rows = Counter[str](), source.objects[0].rows
+    for piece in (s for s in score._slices(features, day, source) if s.object == source.objects[0]):
+        marks = [time.perf_counter()]
+        table = score._read(piece)
+        marks.append(time.perf_counter())
+        matrix = vectors(table)
+        marks.append(time.perf_counter())
+        model.probabilities(matrix)
+        marks.append(time.perf_counter())
+        scored, _ = scorer.score(table)
+        marks.append(time.perf_counter())
+        hash_array(scored["transaction_id"].to_numpy(), categorize=False)
+        marks.append(time.perf_counter())
+        scores.put("profile", scored)
+        marks.append(time.perf_counter())
+        read, matrices, trees, whole, hashes, write = np.diff(np.array(marks)).tolist()
+        seconds.update({"read and verify": read, "vectors": matrices, "trees": trees})
+        seconds.update({"checks and columns": whole - matrices - trees, "hash ids": hashes, "write": write})
+    return {name: value * 1e6 / rows for name, value in seconds.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--small-rounds", type=int, default=1, help="of the pandas contenders, at 1M rows at most")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000], help="sizes, each a multiple of a million")
+    parser.add_argument("--rounds", type=int, default=3, help="of ours and the reference, at each size")
+    parser.add_argument("--spark-rounds", type=int, default=1, help="of the contenders that hand rows to Spark")
+    parser.add_argument("--only-ours", action="store_true", help="is time linear in rows, and memory bounded?")
+    parser.add_argument("--home", type=Path, help="a folder to keep the rows in; default a temporary one")
+    parser.add_argument("--only-data", action="store_true", help="write the rows into --home, and no more")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fraud-bench-batch-") as name:
-        folder = Path(name)
-        settings = Settings(home=folder, project=ROOT)
-        artifact, pyfunc = batch_data.write_model(folder)
-        batch_data.write_features(settings.lake_uri, DAY, arguments.rows)
-        flat_rows = min(arguments.rows, 1_000_000)
-        batch_data.write_flat(settings.lake_uri, DAY, folder / "flat.parquet", flat_rows)
-        figures = measure(settings, artifact, pyfunc, folder, arguments, flat_rows)
+        settings = Settings(home=arguments.home or Path(name), project=ROOT)
+        days = batch_data.write_days(settings.lake_uri, sorted(arguments.rows))
+        if arguments.only_data:
+            return
+        figures = measure(settings, days, Path(name), arguments)
     build = ROOT / "build/bench"
     build.mkdir(parents=True, exist_ok=True)
-    (build / "batch.json").write_text(json.dumps(figures, indent=1))
+    (build / f"batch{'-linear' if arguments.only_ours else ''}.json").write_text(json.dumps(figures, indent=1))
     for contender, found in figures["contenders"].items():
-        print(f"{contender:<22}" + "".join(f"{key} {value:>12,.1f}   " for key, value in found.items()))
-    print("\n".join(f"{key:<30}{value:,.2f}" for key, value in figures["ratios"].items()))
+        print(f"{contender:<32}" + "".join(f"{key} {value:>12,.1f}   " for key, value in found.items()))
+    for part in ("ratios", "profile_s_per_million_rows"):
+        print("\n".join(f"{key:<32}{value:,.2f}" for key, value in figures[part].items()))
 
 
-def measure(
-    settings: Settings, artifact: ModelArtifact, pyfunc: Path, folder: Path, arguments: argparse.Namespace, flat: int
-) -> dict[str, Any]:
-    seconds: dict[str, list[float]] = {}
+def measure(settings: Settings, days: dict[int, str], folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """`days` are the sizes, ascending, with the day of each."""
+    lake, table, scores = settings.lake_uri, folder / "flat.parquet", settings.home / "lake/scores"
+    artifact, pyfunc = batch_data.write_model(folder)
+    small, large = min(days), max(days)
+    seconds: dict[tuple[str, int], list[float]] = defaultdict(list)
     began = time.perf_counter()
     with spark_session(settings, "bench") as spark:
         start = time.perf_counter() - began
-        lake, table = settings.lake_uri, folder / "flat.parquet"
-        ours(spark, lake, artifact)  # workers up, files in the cache
-        shutil.rmtree(folder / "lake/scores")
-        peak = resident_mb(os.getpid())
-        for _ in range(arguments.rounds):
-            shutil.rmtree(folder / "lake/scores", ignore_errors=True)
-            seconds.setdefault("ours", []).append(timed(lambda: ours(spark, lake, artifact)))
-            seconds.setdefault("reference", []).append(timed(lambda: reference(lake, artifact.model, folder)))
-            through = timed(lambda: rows_through_spark(spark, lake, artifact.model, folder))
-            seconds.setdefault("rows through Spark", []).append(through)
-        for _ in range(arguments.small_rounds):
-            seconds.setdefault("handbook", []).append(timed(lambda: handbook(spark, table, pyfunc, folder)))
-            seconds.setdefault("spark_udf", []).append(timed(lambda: spark_udf(spark, table, pyfunc, folder)))
-    median = {contender: statistics.median(found) for contender, found in seconds.items()}
-    rows = {name: flat if name in ("handbook", "spark_udf") else arguments.rows for name in median}
-    rate = {name: rows[name] / median[name] for name in median}
-    contenders = {name: {"rows": rows[name], "s": median[name], "rows_per_s": rate[name]} for name in median}
+        ours(spark, lake, days[small], artifact)  # workers up, kernel compiled
+        peaks: dict[int, float] = {}
+        for rows, day in days.items():
+            for _ in range(arguments.rounds):
+                shutil.rmtree(scores, ignore_errors=True)
+                with peak_mb(peaks, rows):
+                    seconds["ours", rows].append(timed(lambda day=day: ours(spark, lake, day, artifact)))
+                if not arguments.only_ours:
+                    taken = timed(lambda day=day: reference(lake, day, artifact.model, folder))
+                    seconds["reference", rows].append(taken)
+        if not arguments.only_ours:
+            batch_data.write_flat(lake, days[small], table, small)
+        for _ in range(0 if arguments.only_ours else arguments.spark_rounds):
+            through = timed(lambda: rows_through_spark(spark, lake, days[small], artifact.model, folder))
+            seconds["rows through Spark", small].append(through)
+            seconds["handbook", small].append(timed(lambda: handbook(spark, table, pyfunc, folder)))
+            seconds["spark_udf", small].append(timed(lambda: spark_udf(spark, table, pyfunc, folder)))
+    steps = profile(lake, days[large], artifact)
+    shutil.rmtree(scores, ignore_errors=True)
+    rate = {key: key[1] / statistics.median(found) for key, found in seconds.items()}
+    ratios = {"rows_per_s": rate["ours", large], "peak_rss_mb": peaks[large], "jvm_start_s": start}
+    for rows in days:
+        ratios[f"s_per_row_{rows}_over_{small}"] = rate["ours", small] / rate["ours", rows]
+        ratios[f"peak_rss_mb_{rows}"] = peaks[rows]
+    if not arguments.only_ours:
+        with_jvm = large / (large / rate["ours", large] + start)
+        ratios["vs_ort_reference_warm"] = rate["ours", large] / rate["reference", large]
+        ratios["vs_ort_reference_with_jvm"] = with_jvm / rate["reference", large]
+        for key, name in (("rows_through_spark", "rows through Spark"), ("handbook",) * 2, ("spark_udf",) * 2):
+            ratios[f"vs_{key}"] = rate["ours", small] / rate[name, small]
     return {
         "machine": {"cpus": os.cpu_count(), "platform": platform.platform(), "rounds": arguments.rounds},
-        "contenders": contenders,
-        "ratios": {
-            "vs_ort_reference_warm": rate["ours"] / rate["reference"],
-            "vs_ort_reference_with_jvm": median["reference"] / (median["ours"] + start),
-            "vs_rows_through_spark": rate["ours"] / rate["rows through Spark"],
-            "vs_handbook": rate["ours"] / rate["handbook"],
-            "vs_spark_udf": rate["ours"] / rate["spark_udf"],
-            "rows_per_s": rate["ours"],
-            "peak_rss_mb": peak,
-            "jvm_start_s": start,
+        "contenders": {
+            f"{name}, {rows:,} rows": {"s": rows / rate[name, rows], "rows_per_s": rate[name, rows]}
+            for name, rows in rate
         },
+        "ratios": ratios,
+        "profile_s_per_million_rows": steps,
     }
 
 

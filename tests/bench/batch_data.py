@@ -52,6 +52,31 @@ def write_features(lake_uri: str, day: str, rows: int, dataset: str = "features"
     Dataset(lake_uri, dataset).publish(day, objects())
 
 
+def write_days(lake_uri: str, sizes: list[int]) -> dict[int, str]:
+    """A day of `features` for each size: one of the largest, the others its first objects. Kept if it is there."""
+    features = Dataset(lake_uri, "features")
+    days = {rows: f"2026-03-{number:02}" for number, rows in enumerate(sizes, 1)}
+    largest = days[max(sizes)]
+    made = features.manifest(largest)
+    if made is None or made.rows != max(sizes):
+        write_features(lake_uri, largest, max(sizes))
+    for rows, day in days.items():
+        whole = features.manifest(largest)
+        assert whole is not None
+        chosen = whole.objects[: rows // ROWS_PER_OBJECT]
+        assert sum(found.rows for found in chosen) == rows
+        if day != largest:
+            for found in chosen:
+                there, here = (
+                    Path(f"{features.uri.removeprefix('file://')}/dt={d}/{found.name}") for d in (largest, day)
+                )
+                here.parent.mkdir(parents=True, exist_ok=True)
+                here.unlink(missing_ok=True)
+                here.hardlink_to(there)
+            features.commit(day, chosen)
+    return days
+
+
 def write_flat(lake_uri: str, day: str, path: Path, rows: int) -> None:
     """Finished vectors, one column each, for contenders that read those."""
     table = Dataset(lake_uri, "features").read(day).slice(0, rows)

@@ -65,6 +65,13 @@ def test_every_task_is_tried_again_and_has_a_limit(dag: Any) -> None:
         assert task.execution_timeout == timedelta(hours=2)
 
 
+def test_scoring_takes_its_slot_from_a_pool_that_every_stack_makes(bag: Any) -> None:
+    pool = bag.dags["score_nightly"].get_task("score").pool
+    assert pool == "scoring"
+    assert f"airflow pools set {pool} 1 " in (DAGS.parent / "services/airflow/prepare.sh").read_text()
+    assert f'"pools", "set", "{pool}", "1"' in (DAGS.parent / "src/fraud/embedded/services.py").read_text()
+
+
 def test_every_job_runs_through_the_one_operator(bag: Any) -> None:
     kinds = {task.task_type for dag in bag.dags.values() for task in dag.tasks}
     assert kinds == {"FraudJobOperator", "OptionalApproval", "_PythonDecoratedOperator"}

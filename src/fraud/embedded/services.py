@@ -145,11 +145,11 @@ def start_all(stack: Stack, say: Callable[[str], None], only: Sequence[str] = ()
 
 
 def migrate(stack: Stack, env: Mapping[str, str]) -> None:
-    """Bring Airflow's database to this version. Nothing happens when it is there."""
-    log = stack.log("airflow-migrate")
-    processes.run_step(
-        "airflow-migrate", [stack.program("airflow", "airflow"), "db", "migrate"], env, log, stack.project
-    )
+    """Bring Airflow's database to this version, with the pool that scoring takes its slot from."""
+    airflow, log = stack.program("airflow", "airflow"), stack.log("airflow-migrate")
+    processes.run_step("airflow-migrate", [airflow, "db", "migrate"], env, log, stack.project)
+    pool = [airflow, "pools", "set", "scoring", "1", "one run of batch scoring at a time"]
+    processes.run_step("airflow-pools", pool, env, log, stack.project)
 
 
 def _start(stack: Stack, service: Service, say: Callable[[str], None]) -> None:

@@ -132,6 +132,11 @@ def jobs_last_runs(job_runs_uri: str, jobs: Iterable[str]) -> Iterator[Metric]:
         names = {"accepted": "accepted", "quarantined": "quarantined", "duplicate": "duplicates"}
         counts = {outcome: ingest.result.get(field) for outcome, field in names.items()}
         yield from _gauge("fraud_ingest_rows", "Rows of the last delivery, by what became of them", counts, "outcome")
+    if (consistency := done.get("consistency")) and consistency.result:
+        compared, mismatches = consistency.result.get("compared"), consistency.result.get("mismatches")
+        text = "Served answers that were held against batch scores of the same model"
+        yield from _one("fraud_consistency_compared", text, compared)
+        yield from _one("fraud_consistency_mismatches", "Of those, the ones that differ", mismatches)
     if (train := done.get("train")) and train.result:
         gates = {str(gate["name"]): float(gate["passed"]) for gate in train.result.get("gates") or ()}
         yield from _gauge("fraud_gate_passed", "1 when the newest candidate passed this gate", gates, "gate")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from tempfile import TemporaryDirectory
 from types import FrameType
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 from py4j.protocol import Py4JError
@@ -21,6 +21,7 @@ from fraud.errors import BadConfigError, UnavailableError
 from fraud.settings import Settings
 
 POLL_SECONDS: Final = 2.0
+Input = TypeVar("Input")
 T = TypeVar("T")
 
 
@@ -86,23 +87,32 @@ def _stop(session: SparkSession) -> None:
 
 
 def run_tasks(
-    session: SparkSession, task: Callable[[Any], T], inputs: list[Any], log: structlog.stdlib.BoundLogger
-) -> list[T]:
-    """`[task(i) for i in inputs]`, one Spark task each, results in the order of the inputs; progress goes to the log.
+    session: SparkSession, task: Callable[[Input], T], inputs: list[Input], rows: Callable[[Input], int],
+    log: structlog.stdlib.BoundLogger,
+) -> list[T]:  # fmt: skip
+    """`[task(i) for i in inputs]`, one Spark task each, results in the order of the inputs.
+
+    Progress goes to the log: tasks that ended, and their rows; `rows` says how many an input has.
 
     A task may run twice (retry, speculation), so it must write under names given by content; each input's result is
     taken once. Raises UnavailableError when the JVM or a worker died for good.
     """
     context = session.sparkContext
-    done = -1
+    done, done_rows, all_rows = -1, context.accumulator(0), sum(rows(item) for item in inputs)
+
+    def counted(item: Input) -> T:
+        result = task(item)
+        done_rows.add(rows(item))
+        return result
+
     with ThreadPoolExecutor(max_workers=1) as pool:
         # The main thread waits in Python, not inside the JVM call, so that a signal is handled when it comes.
-        work = pool.submit(lambda: context.parallelize(inputs, max(1, len(inputs))).map(task).collect())
+        work = pool.submit(lambda: context.parallelize(inputs, max(1, len(inputs))).map(counted).collect())
         try:
             while wait([work], timeout=POLL_SECONDS).not_done:
                 if (finished := _finished_tasks(context)) != done:
                     done = finished
-                    log.info("spark tasks", done=done, of=len(inputs))
+                    log.info("spark tasks", done=done, of=len(inputs), rows=done_rows.value, of_rows=all_rows)
             results: list[T] = work.result()
         except (PySparkException, Py4JError, OSError) as error:
             raise UnavailableError("a Spark task failed", came=str(error), do="see the lines above; rerun") from error

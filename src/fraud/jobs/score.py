@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import fsspec
@@ -23,8 +24,8 @@ from pandas.util import hash_array
 from pydantic import Field, model_validator
 
 from fraud.engines.scoring import INPUT, Model, Scorer
-from fraud.engines.trees import batch_model
-from fraud.errors import BadInputError
+from fraud.engines.trees import FastTrees, batch_model
+from fraud.errors import BadInputError, UnavailableError
 from fraud.io.lake import ROWS_PER_GROUP, DataObject, Dataset, Manifest
 from fraud.jobs import Context, JobConfig, JobResult
 
@@ -45,10 +46,14 @@ class Config(JobConfig):
     )
     first: dt.date | None = Field(default=None, alias="from", description="first day of a range")
     last: dt.date | None = Field(default=None, alias="to", description="last day of a range")
-    version: int | None = Field(
+    model: int | None = Field(
         default=None, description="a version instead of production: a what-if, kept in `what_if/version=N`"
     )
     force: bool = Field(default=False, description="score again even what is up to date")
+    input: Path | None = Field(
+        default=None, description="a CSV or Parquet file of the contract's columns, scored here instead of any day"
+    )
+    output: Path | None = Field(default=None, description="where its scores go: a .csv or .parquet file")
 
     @model_validator(mode="after")
     def _one_way_to_name_days(self) -> "Config":
@@ -56,7 +61,14 @@ class Config(JobConfig):
             raise ValueError("give --date, or --from and --to, or none of them")
         if self.first and self.last and self.first > self.last:
             raise ValueError(f"--from {self.first} is after --to {self.last}")
+        if (self.input is None) != (self.output is None) or (self.input and (self.date or self.first or self.force)):
+            raise ValueError("give --input with --output, and no days")
         return self
+
+    @property
+    def watched(self) -> bool:
+        """A file or a what-if says nothing about how the nightly scores are doing."""
+        return self.input is None and self.model is None
 
 
 class DayScored(JobResult):
@@ -77,6 +89,8 @@ class Result(JobResult):
     rows: int
     flagged: int
     rejected: int
+    reasons: dict[str, int]
+    """For the rejections."""
     model_version: str
     model_sha256: str
     seconds: dict[str, float]
@@ -115,18 +129,20 @@ class SliceUnusable:
 def run(config: Config, context: Context) -> Result:
     """Score what has no scores of its present features by this version; publish each day as a whole.
 
-    Raises RefusedError without a usable model version, BadInputError for a day that has no features or fails a check.
+    Raises RefusedError without a usable model version, BadInputError for a day that has no features or fails a check,
+    UnavailableError when Spark dies or the lake cannot be written.
     """
     from fraud.io import model_artifact  # noqa: PLC0415 - mlflow takes seconds to import
 
     started = time.monotonic()
-    features = Dataset(context.settings.lake_uri, "features")
-    artifact = model_artifact.fetch(context.settings, config.version)
-    scores = Dataset(
-        context.settings.lake_uri, "scores" if config.version is None else f"what_if/version={artifact.version}"
-    )
+    artifact = model_artifact.fetch(context.settings, config.model)
     seconds = {"model": time.monotonic() - started}
-
+    if config.input and config.output:
+        return _score_file(config.input, config.output, artifact, context)
+    features = Dataset(context.settings.lake_uri, "features")
+    scores = Dataset(
+        context.settings.lake_uri, "scores" if config.model is None else f"what_if/version={artifact.version}"
+    )
     sources = {day: _source(features, day) for day in _days(config, context, features, scores)}
     before = {day: scores.manifest(day) for day in sources}
     todo = [
@@ -136,13 +152,32 @@ def run(config: Config, context: Context) -> Result:
     ]
     context.log.info("scoring", days=len(sources), to_do=len(todo), model_version=artifact.version)
     if todo:
+        compiled = isinstance(batch_model(artifact.model), FastTrees)  # and so it is before the workers look for it
+        context.log.info("model", walked_by="compiled trees" if compiled else "ONNX Runtime")
         seconds |= _score(todo, features, scores, artifact, context, sources)
     days = [_summary(scores, day, before=before[day]) for day in sources]
     seconds["total"] = time.monotonic() - started
+    reasons = sum((Counter(day.rejected) for day in days), Counter[str]())
     return Result(
-        days=days, rows=sum(d.rows for d in days), flagged=sum(d.flagged for d in days),
-        rejected=sum(sum(d.rejected.values()) for d in days), model_version=artifact.version,
-        model_sha256=artifact.model_sha256, seconds={name: round(value, 3) for name, value in seconds.items()},
+        days=days, rows=sum(d.rows for d in days), flagged=sum(d.flagged for d in days), rejected=reasons.total(),
+        reasons=reasons, model_version=artifact.version, model_sha256=artifact.model_sha256,
+        seconds={name: round(value, 3) for name, value in seconds.items()},
+    )  # fmt: skip
+
+
+def _score_file(source: Path, target: Path, artifact: "ModelArtifact", context: Context) -> Result:
+    """Without Spark and without the lake."""
+    from fraud.io.scored_file import score_file  # noqa: PLC0415 - pandera takes seconds to import
+
+    began = time.monotonic()
+    scorer = Scorer(batch_model(artifact.model), artifact.version, artifact.feature_hash, artifact.threshold)
+    done = score_file(source, target, scorer)
+    windows = "given" if done.windows_given else "computed over the file alone"
+    context.log.info("scored", file=str(source), rows=done.rows, window_features=windows)
+    return Result(
+        days=[], rows=done.rows, flagged=done.flagged, rejected=done.rejected.total(),
+        reasons=dict(sorted(done.rejected.items())), model_version=artifact.version,
+        model_sha256=artifact.model_sha256, seconds={"total": round(time.monotonic() - began, 3)},
     )  # fmt: skip
 
 
@@ -208,7 +243,7 @@ def _score(
         marks.append(time.monotonic())
         context.log.info("spark is up", seconds=round(marks[1] - marks[0], 1), slices=len(slices))
         task = _task(scores, artifact, spark.sparkContext.broadcast(artifact.model))
-        answers = run_tasks(spark, task, slices, context.log)
+        answers = run_tasks(spark, task, slices, lambda piece: piece.end - piece.first, context.log)
         marks.append(time.monotonic())
     unusable = [
         f"{piece.uri}: {answer.reason}"
@@ -224,7 +259,12 @@ def _score(
             for piece, answer in zip(slices, answers, strict=True)
             if piece.day == day and isinstance(answer, SliceScored)
         ]
-        _publish(scores, day, sources[day], parts, artifact)
+        try:
+            _publish(scores, day, sources[day], parts, artifact)
+        except OSError as error:
+            raise UnavailableError(
+                f"the scores of {day} cannot be published", came=str(error), do="make room; run again"
+            ) from error
         context.log.info("published", day=day, rows=sum(part.object.rows for part in parts))
     marks.append(time.monotonic())
     return dict(zip(("spark_start", "score", "spark_stop", "publish"), np.diff(np.array(marks)).tolist(), strict=True))
@@ -305,7 +345,8 @@ def _publish(scores: Dataset, day: str, source: Manifest, parts: list[SliceScore
             f"the rows of {day} do not add up", expected=f"{source.rows} rows of features",
             came=f"{rows_in} read, {rows_out} scored, {rejected.total()} rejected", do="fraud build-features",
         )  # fmt: skip
-    hashes = np.sort(np.concatenate([part.id_hashes for part in parts]))
+    hashes = np.concatenate([part.id_hashes for part in parts])
+    hashes.sort()
     if (hashes[1:] == hashes[:-1]).any():
         raise BadInputError(f"features of {day} hold a transaction_id twice", do="fraud build-features")
     counts = {f"{_REJECTED}{reason}": str(count) for reason, count in rejected.items()}

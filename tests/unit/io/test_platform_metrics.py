@@ -19,12 +19,12 @@ NOBODY = "127.0.0.1:1"
 JOBS = ("ingest", "score", "train")
 
 
-def scraped(home: Path) -> CollectorRegistry:
+def scraped(home: Path, *more_jobs: str) -> CollectorRegistry:
     settings = Settings(
         home=home, mlflow_url=f"http://{NOBODY}", airflow_url=f"http://{NOBODY}", redis_url=f"redis://{NOBODY}/0"
     )
     registry = CollectorRegistry()
-    registry.register(PlatformMetrics(settings, JOBS))
+    registry.register(PlatformMetrics(settings, (*JOBS, *more_jobs)))
     return registry
 
 
@@ -67,6 +67,14 @@ def test_a_failed_job_a_refused_one_and_a_killed_one_are_told_apart(tmp_path: Pa
     assert [value("fraud_job_running", {"job_name": j}) for j in JOBS] == [0, 1, 0]
     assert value("fraud_job_started_seconds", {"job_name": "score"}) == 5
     assert [value("fraud_gate_passed", {"gate": g}) for g in ("money", "parity")] == [0, 1]
+
+
+def test_the_last_comparison_of_answers_and_scores_is_told(tmp_path: Path) -> None:
+    assert scraped(tmp_path, "consistency").get_sample_value("fraud_consistency_compared") is None
+    with recorded(f"file://{tmp_path}/job_runs", "consistency", structlog.get_logger()) as record:
+        record({"compared": 300, "mismatches": 2})
+    value = scraped(tmp_path, "consistency").get_sample_value
+    assert (value("fraud_consistency_compared"), value("fraud_consistency_mismatches")) == (300, 2)
 
 
 def test_one_source_that_cannot_be_read_leaves_the_others(tmp_path: Path) -> None:
