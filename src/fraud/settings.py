@@ -26,10 +26,14 @@ class Settings(BaseSettings):
     reports_uri: str = Field(default="", description="HTML reports; default <home>/reports")
     job_runs_uri: str = Field(default="", description="what each job's last run did; default <home>/job_runs")
     prediction_log: Path = Field(default=Path(), description="serving's segments, before shipping; <home>/predictions")
+    prediction_retention_days: int = Field(
+        default=400, ge=1, description="answers older than this leave the lake and serving's segments"
+    )
     redis_url: SecretStr = Field(default=SecretStr("redis://127.0.0.1:6379/0"), description="online store")
     dvc_remote: str = Field(default="", description="snapshots and models by hash, for DVC; default <home>/dvc")
     wandb_project: str = Field(default="", description="Weights & Biases project that mirrors trainings; empty: none")
     repository: str = Field(default="", description="Git repository that holds every commit; default the project")
+    git_tags: bool = Field(default=False, description="tag a promoted version's commit model-v<N> in the project")
     mlflow_url: str = Field(default="http://127.0.0.1:5000", description="tracking server and registry")
     control_db: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of the promotion history")
     feast_registry: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of Feast's registry")

@@ -4,8 +4,11 @@ import itertools
 import json
 import multiprocessing
 import os
+import shutil
 import sqlite3
+import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -93,7 +96,7 @@ def test_first_better_and_back(platform: Platform) -> None:
     first = platform.register()
     assert platform.fraud("promote")[1] == {
         "version": first, "replaced": None, "changed": True, "actor": "ada",
-        "model_sha256": platform.client.get_model_version(MODEL_NAME, first).tags["model_sha256"],
+        "model_sha256": platform.client.get_model_version(MODEL_NAME, first).tags["model_sha256"], "git_tag": "",
     }  # fmt: skip
     assert (platform.alias(PRODUCTION), platform.alias(PREVIOUS), platform.alias(STAGING)) == (first, None, None)
 
@@ -168,6 +171,115 @@ def test_rollback_without_an_earlier_version_is_refused(platform: Platform) -> N
     assert platform.fraud("rollback")[0] == 3
 
 
+WAIVED = ["--waiver-reason", "holiday season, agreed with risk", "--waiver-expires", "2999-01-01"]
+
+
+def test_a_waiver_of_a_gate_that_did_not_fail_is_refused(platform: Platform) -> None:
+    version = platform.register(gates="failed", failed="slices", staging=False)
+    code, told = platform.fraud("promote", "--version", version, "--waive", "slices", "--waive", "latency", *WAIVED)
+    assert (code, told["message"]) == (3, f"version {version} did not fail latency: there is nothing to waive")
+    assert platform.alias(PRODUCTION) is None
+
+
+def test_an_ended_waiver_takes_production_back_past_every_version_that_stands_on_one(platform: Platform) -> None:
+    sound = platform.register()
+    platform.fraud("promote")
+    first = platform.register(gates="failed", failed="slices", champion=sound, staging=False)
+    platform.fraud("promote", "--version", first, "--waive", "slices", *WAIVED)
+    second = platform.register(gates="failed", failed="slices", champion=first, staging=False)
+    platform.fraud("promote", "--version", second, "--waive", "slices", *WAIVED)
+
+    early = platform.fraud("expire-waivers", "--today", "2998-12-31")[1]
+    assert (early["version"], early["changed"], early["waiver_expires"]) == (second, False, "2999-01-01")
+    code, told = platform.fraud("expire-waivers", "--today", "2999-01-01")
+    assert (code, told["version"], told["replaced"], told["changed"]) == (0, sound, second, True)
+    assert (platform.alias(PRODUCTION), platform.alias(PREVIOUS)) == (sound, second)
+    assert platform.fraud("expire-waivers", "--today", "2999-01-01")[1]["changed"] is False
+    last = platform.fraud("history")[1]["changes"][-1]
+    assert (last["action"], last["version"]) == ("expire", sound)
+    assert "holiday season" in last["reason"]
+
+
+def test_going_back_by_hand_to_a_version_on_an_ended_waiver_does_not_revive_it(platform: Platform) -> None:
+    sound = platform.register()
+    platform.fraud("promote")
+    waived = platform.register(gates="failed", failed="slices", champion=sound, staging=False)
+    platform.fraud("promote", "--version", waived, "--waive", "slices", *WAIVED)
+    platform.fraud("expire-waivers", "--today", "2999-01-01")
+    assert platform.fraud("rollback")[1]["version"] == waived
+    assert platform.fraud("expire-waivers", "--today", "2999-01-01")[1]["version"] == sound
+
+
+def test_an_ended_waiver_with_nothing_to_go_back_to_fails_loudly(platform: Platform) -> None:
+    version = platform.register(gates="failed", failed="slices", staging=False)
+    platform.fraud("promote", "--version", version, "--waive", "slices", *WAIVED)
+    code, told = platform.fraud("expire-waivers", "--today", "2999-01-01")
+    assert (code, platform.alias(PRODUCTION)) == (3, version)
+    assert "no earlier version" in told["message"]
+
+
+def test_who_approved_when_and_why_stands_on_the_version(platform: Platform) -> None:
+    version = platform.register()
+    platform.fraud("promote", "--reason", "it finds more, see the report")
+    tags = platform.client.get_model_version(MODEL_NAME, version).tags
+    entry = platform.fraud("history")[1]["changes"][0]
+    assert (tags["approved_by"], tags["approval_reason"]) == ("ada", "it finds more, see the report")
+    assert (tags["approved_at"], tags["waiver"]) == (entry["at"], "")
+
+
+def test_a_rejected_candidate_is_none_any_more_and_says_who_said_no(platform: Platform) -> None:
+    first = platform.register()
+    platform.fraud("promote")
+    second = platform.register(champion=first)
+    assert platform.stages()[second] != "Production"
+    assert platform.fraud("reject", "--reason", "a campaign runs this week")[0] == 0
+    assert (platform.alias(STAGING), platform.alias(PRODUCTION)) == (None, first)
+    tags = platform.client.get_model_version(MODEL_NAME, second).tags
+    assert (tags["rejected_by"], tags["rejection_reason"]) == ("ada", "a campaign runs this week")
+    assert platform.fraud("promote")[1]["changed"] is False
+    assert platform.fraud("reject", "--version", first)[0] == 3
+
+
+def test_a_promotion_tags_the_commit_where_that_is_asked_for(
+    platform: Platform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git = ["git", "-C", str(tmp_path / "project"), "-c", "user.name=ada", "-c", "user.email=ada@example.org"]
+    subprocess.run(["git", "init", "--quiet", str(tmp_path / "project")], check=True)
+    shutil.copy(PROJECT / "params.yaml", tmp_path / "project")
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "first"], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    for name, value in (("FRAUD_PROJECT", str(tmp_path / "project")), ("FRAUD_GIT_TAGS", "true"),
+                        ("GIT_COMMITTER_NAME", "ada"), ("GIT_COMMITTER_EMAIL", "ada@example.org")):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    version = platform.register()
+    platform.client.set_model_version_tag(MODEL_NAME, version, "git_commit", commit)
+    assert platform.fraud("promote")[1]["git_tag"] == f"model-v{version}"
+    tagged = subprocess.run([*git, "rev-list", "-1", f"model-v{version}"], check=True, capture_output=True, text=True)
+    assert tagged.stdout.strip() == commit
+
+
+def _kill_before_alias(settings: Settings, version: str) -> None:
+    """Promote, and die like kill -9 between the announcement and the alias's move."""
+    with opened(settings) as promotion:
+        chosen = promotion._client.get_model_version(MODEL_NAME, version)
+        promotion._client.set_registered_model_alias = lambda *_: os._exit(9)
+        promotion.change("promote", lambda _current, _history: chosen, actor="grace", reason="better")
+
+
+def test_killed_before_the_alias_moved_nothing_has_happened_and_a_rerun_promotes(platform: Platform) -> None:
+    first = platform.register()
+    platform.fraud("promote")
+    second = platform.register(champion=first)
+    process = multiprocessing.get_context("spawn").Process(target=_kill_before_alias, args=(platform.settings, second))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 9
+    assert [c["version"] for c in platform.fraud("history")[1]["changes"]] == [first]
+    assert (platform.alias(PRODUCTION), platform.alias(PREVIOUS), platform.alias(STAGING)) == (first, None, second)
+    assert platform.fraud("promote")[1]["replaced"] == first
+    assert [c["actor"] for c in platform.fraud("history")[1]["changes"]] == ["ada", "ada"]
+
+
 def _kill_after_alias(settings: Settings, version: str, expected_current: str | None) -> None:
     """Promote, and die like kill -9 between the alias's move and the history entry."""
     with opened(settings) as promotion:
@@ -221,19 +333,34 @@ def _move(settings: Settings, version: str | None) -> bool:
         return changed is not None
 
 
-def test_concurrent_changes_leave_one_production_and_a_whole_history(platform: Platform) -> None:
+def _move_all(settings: Settings, wanted: list[str | None]) -> list[bool]:
+    """All at once, each with connections of its own."""
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        return list(pool.map(lambda version: _move(settings, version), wanted))
+
+
+@pytest.mark.parametrize(("count", "processes"), [(8, 2), pytest.param(20, 4, marks=pytest.mark.slow)])
+def test_changes_at_once_leave_one_production_and_a_whole_history(
+    platform: Platform, count: int, processes: int
+) -> None:
+    """20: four processes, each with five threads; 14 promotions and 6 rollbacks."""
     first = platform.register(staging=False)
     with opened(platform.settings) as promotion:
         chosen = promotion._client.get_model_version(MODEL_NAME, first)
         promotion.change("promote", lambda _c, _h: chosen, actor="ada", reason="first")
-    wanted: list[str | None] = [platform.register(staging=False) for _ in range(6)]
-    wanted += [None, None]
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        changed = pool.starmap(_move, [(platform.settings, version) for version in wanted])
+    wanted: list[str | None] = [None if i % 10 in (3, 6, 9) else platform.register(staging=False) for i in range(count)]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        parts = pool.starmap(
+            _move_all, [(platform.settings, wanted[i::processes]) for i in range(processes)], chunksize=1
+        )
+    changed = sum(itertools.chain(*parts))
     with opened(platform.settings) as promotion:
         recorded = promotion.verify()
-    assert len(recorded) == 1 + sum(changed)
-    assert sum(changed) >= 1
+    print(
+        f"{count} at once: {changed} took effect, {count - changed} were refused; history {len(recorded)} entries, verified"
+    )
+    assert len(recorded) == 1 + changed
+    assert changed >= 1
     for before, after in itertools.pairwise(recorded):
         assert after.entry.replaced == before.entry.version
     assert platform.alias(PRODUCTION) == recorded[-1].entry.version

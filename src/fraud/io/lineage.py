@@ -52,6 +52,18 @@ def git(project: Path) -> dict[str, str]:
     }
 
 
+def tag(project: Path, name: str, commit: str, message: str) -> str:
+    """Set an annotated Git tag; a tag of that name on the same commit stays. Returns why not, "" when it is there."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", "-C", str(project), *arguments], capture_output=True, text=True, check=False)
+
+    there = git("rev-parse", "--verify", "--quiet", f"refs/tags/{name}^{{commit}}")
+    if there.returncode == 0:
+        return "" if there.stdout.strip() == commit else f"tag {name} names {there.stdout.strip()} already"
+    return git("tag", "--annotate", "--message", message, name, commit).stderr.strip()
+
+
 def _digest(root: Path, paths: Iterable[Path]) -> str:
     named = {str(path.relative_to(root)): sha256(path.read_bytes()).hexdigest() for path in paths}
     return sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()

@@ -3,7 +3,8 @@
 Setting the registry's alias `production` is the commit point of a change. Everything else follows from it: a change
 announces itself (an intent, committed first), takes the lock, moves the alias, and appends to the history. Whoever
 takes the lock next repairs what a killed process left: an alias that moved without its history entry gets the entry of
-the intent that moved it, and `previous`, `staging` and the stages are derived anew from history and alias.
+the intent that moved it, and `previous`, `staging`, the stages and the approval's tags are derived anew from history
+and alias.
 
 The history is a hash chain: each entry's hash covers the entry and the hash before it, so that no entry can be
 changed, removed or slipped in without `verify` telling.
@@ -12,9 +13,9 @@ changed, removed or slipped in without `verify` telling.
 import json
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from hashlib import sha256
 from typing import Any, Final
 from uuid import uuid4
@@ -73,7 +74,7 @@ class Entry(BaseModel):
 
     intent: str
     action: str
-    """promote, rollback, or observed: somebody moved the alias past this module."""
+    """promote, rollback, expire (of a waiver), or observed: somebody moved the alias past this module."""
     version: str
     replaced: str | None
     """The version that was Production before; None for the first ever."""
@@ -252,6 +253,21 @@ class Promotion:
             wanted = stages.get(str(version.version), "None")
             if version.current_stage != wanted:
                 _set_stage(self._client, str(version.version), wanted)
+            if str(version.version) == production and (entry := approval_of(history, production)):
+                for name, value in _approval_tags(entry).items():
+                    if version.tags.get(name) != value:
+                        self._client.set_model_version_tag(MODEL_NAME, production, name, value)
+
+    def reject(self, version: ModelVersion, *, actor: str, reason: str) -> None:
+        """Take a candidate off `staging`, and say on it who said no and why. Production stays as it is."""
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        said = {"rejected_by": actor, "rejected_at": at, "rejection_reason": reason}
+        with _answers(), self._locked() as connection:
+            for name, value in said.items():
+                self._client.set_model_version_tag(MODEL_NAME, str(version.version), name, value)
+            if _number(self.version(STAGING)) == str(version.version):
+                self._client.delete_registered_model_alias(MODEL_NAME, STAGING)
+            self._repair(connection)
 
     def _history(self, connection: sa.Connection) -> list[Recorded]:
         rows = connection.execute(sa.select(_HISTORY).order_by(_HISTORY.c.sequence))
@@ -271,6 +287,25 @@ def opened(settings: Settings) -> Iterator[Promotion]:
         yield promotion
     finally:
         promotion.close()
+
+
+def approval_of(history: Sequence[Recorded], version: str) -> Entry | None:
+    """The last decision of a person to make the version Production; None when there was none."""
+    promoted = (row.entry for row in reversed(history) if row.entry.action == "promote")
+    return next((entry for entry in promoted if entry.version == version), None)
+
+
+def expired(history: Sequence[Recorded], version: str, today: date) -> Waiver | None:
+    """The waiver that the version stands on, when it has ended; None when it stands on none, or on a valid one."""
+    entry = approval_of(history, version)
+    waiver = entry.waiver if entry else None
+    return waiver if waiver and date.fromisoformat(waiver.expires) <= today else None
+
+
+def _approval_tags(entry: Entry) -> dict[str, str]:
+    """Who, when and why, on the version itself for whoever looks at it in the registry."""
+    waiver = entry.waiver.model_dump_json() if entry.waiver else ""
+    return {"approved_by": entry.actor, "approved_at": entry.at, "approval_reason": entry.reason, "waiver": waiver}
 
 
 def _hash(before: str, sequence: int, entry: Entry) -> str:

@@ -76,6 +76,7 @@ JOBS: Final[dict[str, str]] = {
 WATCHED: Final = frozenset(
     {
         "ingest", "ingest-labels", "build-features", "materialize", "training-set", "train", "promote", "rollback",
+        "expire-waivers", "reproduce",
         "score", "consistency", "drift", "ship-predictions", "skew",
     }
 )  # fmt: skip

@@ -6,7 +6,8 @@ from mlflow.entities.model_registry import ModelVersion
 from pydantic import Field
 
 from fraud.errors import BadConfigError, RefusedError
-from fraud.io import model_artifact
+from fraud.io import lineage, model_artifact
+from fraud.io.model_artifact import MODEL_NAME
 from fraud.io.promotion import STAGING, Promotion, Recorded, Waiver, opened
 from fraud.jobs import Context, JobConfig, JobResult
 
@@ -30,11 +31,12 @@ class Result(JobResult):
     """False when the version was Production already."""
     actor: str
     model_sha256: str
+    git_tag: str = ""
+    """Set on the version's commit, where FRAUD_GIT_TAGS asks for it."""
 
 
 def run(config: Config, context: Context) -> Result:
     """Check and move. Raises RefusedError with everything as it was; UnavailableError when a service is down."""
-
     actor = context.settings.actor
     waiver = _waiver(config, actor)
 
@@ -66,9 +68,10 @@ def run(config: Config, context: Context) -> Result:
         entry = promotion.change("promote", choose, actor=actor, reason=config.reason, waiver=waiver)
     replaced = entry.replaced if entry else None
     context.log.info("production", version=str(version.version), replaced=replaced, changed=entry is not None)
+    tag = _tag_commit(version, context) if entry is not None and context.settings.git_tags else ""
     return Result(
         version=str(version.version), replaced=replaced, changed=entry is not None, actor=actor,
-        model_sha256=version.tags["model_sha256"],
+        model_sha256=version.tags["model_sha256"], git_tag=tag,
     )  # fmt: skip
 
 
@@ -81,15 +84,20 @@ def _require_gates(version: str, tags: dict[str, str], current: str | None, waiv
             expected=f"gates against {_name(current)}", came=f"gates against {_name(champion)}",
             do="train again: fraud train",
         )  # fmt: skip
+    failed = {name for name in tags.get("failed_gates", "").split(",") if name}
+    if unfailed := set(waived) - failed:
+        raise RefusedError(
+            f"version {version} did not fail {', '.join(sorted(unfailed))}: there is nothing to waive",
+            expected=f"of its failed gates: {', '.join(sorted(failed)) or 'none'}", came=", ".join(sorted(waived)),
+        )  # fmt: skip
     if tags.get("gates") == "passed":
         return
-    failed = {name for name in tags.get("failed_gates", "").split(",") if name}
     if not failed or failed - set(waived):
         raise RefusedError(
             f"version {version} did not pass its gates",
             expected="all gates passed, or a waiver that names each failed one",
             came=f"failed: {', '.join(sorted(failed)) or 'never evaluated'}; waived: {', '.join(waived) or 'none'}",
-            do="read the gate report of its run; fraud promote --help tells how to waive",
+            do="fraud gates shows them, docs/gates.md tells how to waive",
         )  # fmt: skip
 
 
@@ -97,8 +105,16 @@ def _name(version: str | None) -> str:
     return "no Production model" if version is None else f"version {version}"
 
 
-def _waiver(config: Config, actor: str) -> ModelVersion:
+def _tag_commit(version: ModelVersion, context: Context) -> str:
+    """Name the version's commit `model-v<N>` in the project's repository; "" where that cannot be done."""
+    name, commit = f"model-v{version.version}", version.tags.get("git_commit", "unknown")
+    said = lineage.tag(context.settings.project, name, commit, f"{MODEL_NAME} version {version.version}")
+    if said:
+        context.log.warning("no Git tag", tag=name, commit=commit, why=said)
+    return "" if said else name
 
+
+def _waiver(config: Config, actor: str) -> Waiver | None:
     if not config.waive:
         if config.waiver_reason or config.waiver_expires:
             raise BadConfigError("a waiver names the gates it passes over", do="add --waive GATE")

@@ -1,0 +1,65 @@
+"""Print the gates of a version as its report has them: what a person looks at before saying yes."""
+
+import json
+from typing import Any
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from fraud.errors import RefusedError
+from fraud.io import model_artifact
+from fraud.io.gate_report import figure
+from fraud.io.promotion import STAGING, opened
+from fraud.io.training_run import TrainingRuns, answering
+from fraud.jobs import Context, JobConfig, JobResult
+
+
+class Config(JobConfig):
+    """Which version."""
+
+    version: CliPositionalArg[str] = Field(default=STAGING, description="number or alias")
+
+
+class Result(JobResult):
+    """The verdict. `version` is "" when there is no candidate."""
+
+    version: str
+    selected: str = ""
+    champion: str = ""
+    gates_passed: bool = False
+    failed_gates: tuple[str, ...] = ()
+    gates: tuple[dict[str, Any], ...] = ()
+    report_uri: str = ""
+    mlflow_run_url: str = ""
+
+    def for_people(self) -> str:
+        if not self.version:
+            return "there is no candidate: no version has the alias `staging`"
+        against = f"version {self.champion}" if self.champion else "the rule of thumb"
+        lines = [f"version {self.version}, level {self.selected}, held against {against}"]
+        for gate in self.gates:
+            value = "not measured" if gate["value"] is None else figure(gate["value"])
+            asked = f"{gate['asked']} {figure(gate['threshold'])}"
+            lines.append(f"  {'passed' if gate['passed'] else 'FAILED':<8}{gate['name']:<24}{value:>14}  {asked}")
+        return "\n".join([*lines, self.report_uri])
+
+
+def run(config: Config, context: Context) -> Result:
+    """Read it from the version's run. Raises RefusedError for a version that was never held against the gates."""
+    with answering(), opened(context.settings) as promotion:
+        if config.version == STAGING and promotion.version(STAGING) is None:
+            return Result(version="")
+        version = model_artifact.named(context.settings, config.version)
+        if version.tags.get("gates") not in ("passed", "failed"):
+            raise RefusedError(
+                f"version {version.version} was never held against the gates",
+                do=f"fraud evaluate --version {version.version}",
+            )  # fmt: skip
+        record = json.loads(model_artifact.artifact(context.settings, version.run_id, "report/gates.json"))
+        url = TrainingRuns(context.settings).url(version.run_id)
+    return Result(
+        version=str(version.version), selected=record["selected_level"], champion=record["champion"],
+        gates_passed=record["gates_passed"], failed_gates=tuple(record["failed_gates"]), gates=tuple(record["gates"]),
+        report_uri=f"{context.settings.reports_uri.rstrip('/')}/training/{version.run_id}/gates.html",
+        mlflow_run_url=url,
+    )  # fmt: skip

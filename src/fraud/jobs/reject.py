@@ -1,0 +1,36 @@
+"""Say no to a candidate: it is not a candidate any more, and the version tells who said so and why."""
+
+from pydantic import Field
+
+from fraud.errors import RefusedError
+from fraud.io import model_artifact
+from fraud.io.promotion import PREVIOUS, STAGING, opened
+from fraud.jobs import Context, JobConfig, JobResult
+
+
+class Config(JobConfig):
+    """Which version, and why."""
+
+    version: str = Field(default=STAGING, description="number or alias")
+    reason: str = Field(default="rejected by hand", min_length=3, description="kept on the version")
+
+
+class Result(JobResult):
+    """What was recorded."""
+
+    version: str
+    actor: str
+    reason: str
+
+
+def run(config: Config, context: Context) -> Result:
+    """Record it. Raises RefusedError for a version that is or was Production: that is what rollback is for."""
+    version = model_artifact.named(context.settings, config.version)
+    actor = context.settings.actor
+    with opened(context.settings) as promotion:
+        current, previous = promotion.repair(), promotion.version(PREVIOUS)
+        if str(version.version) in (current, str(previous.version) if previous else None):
+            raise RefusedError(f"version {version.version} was promoted already", do="fraud rollback takes it back")
+        promotion.reject(version, actor=actor, reason=config.reason)
+    context.log.info("rejected", version=str(version.version), actor=actor, reason=config.reason)
+    return Result(version=str(version.version), actor=actor, reason=config.reason)
