@@ -1,9 +1,10 @@
-"""Serving, everything on, against FastAPI answering a constant: same machine, same client, interleaved rounds.
+"""Serving, everything on, against FastAPI answering a constant and against other servers of the same model.
 
-    .venv/ml/bin/python tests/bench/serving.py [--rounds 5] [--seconds 4]
+    .venv/ml/bin/python tests/bench/serving.py [--rounds 5] [--seconds 3] [--without-peers]
 
-Needs `wrk`. One worker pinned to one core, the client and the store on the others. Prints a table and writes
-build/bench/serving.json. CPU per request is the process's own time over the requests of a round.
+Needs `wrk`. One worker pinned to one core, the client and the store on the others; contenders take turns in every
+round, and ratios are taken round by round. Peers are installed into build/peers when first asked for. Prints a table
+and writes build/bench/serving.json. CPU per request is the process's own time over the requests of a round.
 """
 
 import argparse
@@ -18,7 +19,8 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +31,7 @@ import onnxruntime
 sys.path.insert(0, str(Path(__file__).parent))
 
 import serving_model
+import serving_peers
 
 from fraud.core.features import VECTOR_NAMES
 from fraud.embedded import valkey
@@ -37,31 +40,43 @@ ROOT: Final = Path(__file__).parents[2]
 PYTHON: Final = str(ROOT / ".venv/serving/bin/python")
 CONNECTIONS: Final = (16, 64)
 FIRST_S: Final = int(time.time()) - 200 * 86_400
+PAYMENTS: Final = Path(__file__).with_name("serving.lua")
+PLAIN: Final = Path(__file__).parent / "serving_peers/plain.lua"
 Figures = dict[str, float]
 
 
+@dataclass(frozen=True)
+class Server:
+    """A process under load."""
+
+    pid: int
+    port: int
+    ready_s: float
+
+
 @contextmanager
-def process(command: list[str], env: Mapping[str, str], port: int, log: Path) -> Iterator[tuple[int, float]]:
-    """A server pinned to the last core: (process id, seconds until it answered /health or /docs)."""
-    pinned = ["taskset", "-c", str((os.cpu_count() or 1) - 1), *command]
+def process(
+    command: list[str], env: Mapping[str, str], port: int, log: Path, ready: str = "/ready", core: int | None = None
+) -> Iterator[Server]:
+    """A server pinned to `core`, by default the last. Raises SystemExit when it does not answer within a minute."""
+    pinned = ["taskset", "-c", str((os.cpu_count() or 1) - 1 if core is None else core), *command]
     began = time.perf_counter()
     with log.open("ab") as out, subprocess.Popen(pinned, env=dict(env), stdout=out, stderr=out) as server:
         try:
-            while not answers(port):
+            while not answers(port, ready):
+                if server.poll() is not None or time.perf_counter() - began > 60:
+                    raise SystemExit(f"{command[0]} did not start: {log.read_text()[-500:]}")
                 time.sleep(0.01)
-            yield server.pid, time.perf_counter() - began
+            yield Server(server.pid, port, time.perf_counter() - began)
         finally:
             server.terminate()
 
 
-def answers(port: int) -> bool:
-    for path in ("/ready", "/openapi.json"):
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False).status_code == 200:
-                return True
-        except httpx.TransportError:
-            return False
-    return False
+def answers(port: int, path: str) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def cpu_s(pid: int) -> float:
@@ -73,20 +88,51 @@ def rss_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def load(pid: int, port: int, connections: int, seconds: int, name: str, key: str) -> Figures:
-    before = cpu_s(pid)
-    command = [
-        "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(Path(__file__).with_name("serving.lua")),
-        f"http://127.0.0.1:{port}", "--", name, key, str(FIRST_S),
-    ]  # fmt: skip
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+def family_cpu_s(pid: int) -> float:
+    """CPU time of a process and of those it started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return cpu_s(pid) + sum(family_cpu_s(int(child)) for child in children)
+
+
+def wrk(port: int, connections: int, seconds: int, script: Path, *arguments: str) -> "subprocess.Popen[str]":
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script), f"http://127.0.0.1:{port}", "--"]
+    return subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True)
+
+
+def finished(client: "subprocess.Popen[str]", name: str) -> dict[str, Any]:
+    output, _ = client.communicate()
     said: dict[str, Any] = json.loads(output.splitlines()[-1])
-    if said["bad"]:
-        raise SystemExit(f"{name}: {said['bad']} requests failed; no figure of this run counts")
+    if said["bad"] or not said["requests"]:
+        raise SystemExit(f"{name}: {said['bad']} of {said['requests']} requests failed; no figure of this run counts")
+    return said
+
+
+def load(server: Server, connections: int, seconds: int, script: Path, *arguments: str) -> Figures:
+    before = family_cpu_s(server.pid)
+    said = finished(wrk(server.port, connections, seconds, script, *arguments), script.name)
     return {
         "requests_per_s": said["requests"] / said["seconds"], "p50_ms": said["p50_ms"], "p99_ms": said["p99_ms"],
-        "cpu_us_per_request": (cpu_s(pid) - before) / said["requests"] * 1e6,
+        "cpu_us_per_request": (family_cpu_s(server.pid) - before) / said["requests"] * 1e6,
     }  # fmt: skip
+
+
+def load_two(servers: tuple[Server, Server], seconds: int, name: str, key: str) -> Figures:
+    """Two workers at once, eight connections each."""
+    before = sum(cpu_s(server.pid) for server in servers)
+    clients = [wrk(s.port, 8, seconds, PAYMENTS, f"{name}{n}", key, str(FIRST_S)) for n, s in enumerate(servers)]
+    said = [finished(client, "two workers") for client in clients]
+    requests = sum(s["requests"] for s in said)
+    return {
+        "requests_per_s": sum(s["requests"] / s["seconds"] for s in said), "p99_ms": max(s["p99_ms"] for s in said),
+        "cpu_us_per_request": (sum(cpu_s(server.pid) for server in servers) - before) / requests * 1e6,
+    }  # fmt: skip
+
+
+def open_loop(port: int, rate: float, seconds: int, key: str, name: str) -> dict[str, Any]:
+    script = str(Path(__file__).with_name("serving_open_loop.py"))
+    command = [PYTHON, script, str(port), str(rate), str(seconds), key, name, str(FIRST_S)]
+    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return found
 
 
 def batch_ratio(port: int, key: str, model: Path) -> tuple[float, float]:
@@ -109,61 +155,133 @@ def batch_ratio(port: int, key: str, model: Path) -> tuple[float, float]:
     return 1_000 / statistics.median(http), 1_000 / statistics.median(bare)
 
 
-def run(folder: Path, rounds: int, seconds: int) -> dict[str, Any]:
-    model = serving_model.write(folder / "cache")
-    keys = folder / "keys"
-    key = subprocess.run(
-        [PYTHON, "-m", "fraud_serving.api_keys", "new", "bench", str(keys)], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    ours_port, constant_port = valkey.free_port(), valkey.free_port()
-    figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    with valkey.running(folder / "valkey") as store:
+@dataclass(frozen=True)
+class Bench:
+    """What every server of a run shares."""
+
+    folder: Path
+    model: Path
+    store_url: str
+    keys: Path
+
+    def ours(self, stack: ExitStack, name: str, core: int | None = None, program: str = "") -> Server:
+        """Start serving with everything on; `program` instead of the package's own entry."""
+        port = valkey.free_port()
         env = {
-            "PATH": os.environ["PATH"], "SERVING_PORT": str(ours_port), "SERVING_REDIS_URL": store.url,
+            "PATH": os.environ["PATH"], "SERVING_PORT": str(port), "SERVING_REDIS_URL": self.store_url,
             "SERVING_MLFLOW_URL": f"http://127.0.0.1:{valkey.free_port()}", "SERVING_POLL_SECONDS": "3600",
-            "SERVING_MODEL_CACHE": str(folder / "cache"), "SERVING_PREDICTION_LOG": str(folder / "log"),
-            "SERVING_API_KEYS": str(keys),
+            "SERVING_MODEL_CACHE": str(self.folder / "cache"), "SERVING_PREDICTION_LOG": str(self.folder / name),
+            "SERVING_API_KEYS": str(self.keys),
         }  # fmt: skip
-        constant = [PYTHON, str(Path(__file__).with_name("serving_constant.py")), str(constant_port)]
-        with (
-            process([PYTHON, "-m", "fraud_serving"], env, ours_port, folder / "ours.log") as (ours_pid, ready_s),
-            process(constant, env, constant_port, folder / "constant.log") as (constant_pid, _),
-        ):
-            for number in range(rounds + 1):
-                for c in CONNECTIONS:
-                    for name, pid, port in (("ours", ours_pid, ours_port), ("constant", constant_pid, constant_port)):
-                        found = load(pid, port, c, seconds, f"r{number}c{c}", key)
-                        if number:  # the first round warms up
-                            for what, value in found.items():
-                                figures[f"{name}_c{c}"][what].append(value)
-            batch, bare = batch_ratio(ours_port, key, model)
-            rss = rss_mb(ours_pid)
-    medians = {name: {what: statistics.median(v) for what, v in of.items()} for name, of in figures.items()}
-    medians["batch1000"] = {"rows_per_s": batch, "bare_ort_rows_per_s": bare}
-    ratios = {"batch1000_vs_ort": batch / bare, "ready_s": ready_s, "worker_rss_mb": rss}
-    for c in CONNECTIONS:
-        ours, theirs = figures[f"ours_c{c}"], figures[f"constant_c{c}"]
-        # Round by round, so that a neighbour's noise falls on both.
-        for key_, what in (("", "requests_per_s"), ("p99_", "p99_ms"), ("cpu_", "cpu_us_per_request")):
-            pairs = zip(ours[what], theirs[what], strict=True)
-            ratios[f"{key_}vs_fastapi_constant_c{c}"] = statistics.median(a / b for a, b in pairs)
+        command = [PYTHON, program] if program else [PYTHON, "-m", "fraud_serving"]
+        return stack.enter_context(process(command, env, port, self.folder / f"{name}.log", core=core))
+
+    def peers(self, stack: ExitStack) -> dict[str, tuple[serving_peers.Peer, Server]]:
+        """Those that can be had, started."""
+        path = f"{serving_peers.ML}:{os.environ['PATH']}"
+        env = dict(os.environ) | {"PATH": path, "MODEL": str(self.model), "BENTOML_DO_NOT_TRACK": "true"}
+        started = {}
+        for peer in serving_peers.PEERS:
+            why_not, port = serving_peers.installed(peer), valkey.free_port()
+            try:
+                if not why_not:
+                    command, log = peer.command(self.model, port, self.folder), self.folder / f"{peer.key}.log"
+                    server = stack.enter_context(process(command, env, port, log, peer.ready))
+                    peer.ask(port)
+                    started[peer.key] = (peer, server)
+            except (SystemExit, httpx.HTTPError) as error:
+                why_not = str(error)
+            if why_not:
+                print(f"{peer.key}: skipped, {why_not}")
+        return started
+
+
+def run(folder: Path, rounds: int, seconds: int, *, with_peers: bool) -> dict[str, Any]:
+    model, keys = serving_model.write(folder / "cache"), folder / "keys"
+    made = [PYTHON, "-m", "fraud_serving.api_keys", "new", "bench", str(keys)]
+    key = subprocess.run(made, check=True, capture_output=True, text=True).stdout.strip()
+    figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+
+    def keep(name: str, found: Figures, number: int) -> None:
+        for what, value in found.items():
+            if number:  # the first round warms up
+                figures[name][what].append(value)
+
+    with valkey.running(folder / "valkey") as store, ExitStack() as stack:
+        bench = Bench(folder, model, store.url, keys)
+        ours, second = bench.ours(stack, "ours"), bench.ours(stack, "second", core=0)
+        unmetered = bench.ours(stack, "unmetered", program=str(Path(__file__).with_name("serving_unmetered.py")))
+        port = valkey.free_port()
+        command = [PYTHON, str(Path(__file__).with_name("serving_constant.py")), str(port)]
+        constant = stack.enter_context(process(command, os.environ, port, folder / "constant.log", "/openapi.json"))
+        peers = bench.peers(stack) if with_peers else {}
+        for number in range(rounds + 1):
+            for c in CONNECTIONS:
+                for name, server in (("ours", ours), ("constant", constant)):
+                    keep(
+                        f"{name}_c{c}", load(server, c, seconds, PAYMENTS, f"r{number}c{c}", key, str(FIRST_S)), number
+                    )
+            keep("unmetered_c16", load(unmetered, 16, seconds, PAYMENTS, f"u{number}", key, str(FIRST_S)), number)
+            keep("two_workers", load_two((ours, second), seconds, f"two{number}", key), number)
+            for name, (peer, server) in peers.items():
+                body = folder / f"{name}.body"
+                body.write_bytes(peer.body)
+                keep(name, load(server, 16, seconds, PLAIN, peer.path, str(body)), number)
+        most = statistics.median(figures["ours_c64"]["requests_per_s"])
+        opened = {
+            f"open_loop_{share:.0%}": open_loop(ours.port, share * most, 2 * seconds, key, f"o{share}")
+            for share in (0.5, 1.5)
+        }
+        batch, bare = batch_ratio(ours.port, key, model)
+        memory = {f"{name}_rss_mb": rss_mb(server.pid) for name, (_, server) in peers.items()}
+        started = {f"{name}_ready_s": server.ready_s for name, (_, server) in peers.items()}
+        ratios = {"batch1000_vs_ort": batch / bare, "ready_s": ours.ready_s, "worker_rss_mb": rss_mb(ours.pid)}
+    medians: dict[str, dict[str, Any]] = {
+        name: {what: statistics.median(values) for what, values in of.items()} for name, of in figures.items()
+    }
+    medians |= opened | {"batch1000": {"rows_per_s": batch, "bare_ort_rows_per_s": bare}}
+    for name in peers:
+        medians[name] |= {"rss_mb": memory[f"{name}_rss_mb"], "ready_s": started[f"{name}_ready_s"]}
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {rounds} rounds of {seconds} s",
-        "contenders": medians, "ratios": ratios,
+        "contenders": medians, "ratios": ratios | compared(figures, list(peers)),
     }  # fmt: skip
+
+
+def compared(figures: Mapping[str, Mapping[str, list[float]]], peers: list[str]) -> Figures:
+    """Medians of the rounds' own ratios, so that a neighbour's noise falls on both."""
+
+    def ratio(ours: str, theirs: str, what: str) -> float:
+        return statistics.median(a / b for a, b in zip(figures[ours][what], figures[theirs][what], strict=True))
+
+    found = {}
+    for c in CONNECTIONS:
+        for label, what in (("", "requests_per_s"), ("p99_", "p99_ms"), ("cpu_", "cpu_us_per_request")):
+            found[f"{label}vs_fastapi_constant_c{c}"] = ratio(f"ours_c{c}", f"constant_c{c}", what)
+    found["two_workers_cpu_per_request"] = ratio("two_workers", "ours_c16", "cpu_us_per_request")
+    for label, what in (("p50", "p50_ms"), ("cpu", "cpu_us_per_request")):
+        found[f"metrics_{label}_with_over_without"] = ratio("ours_c16", "unmetered_c16", what)
+    return found | {name: ratio("ours_c16", name, "requests_per_s") for name in peers}
+
+
+def show(of: Mapping[str, Any]) -> str:
+    return "  ".join(
+        f"{name} {value:,.1f}" if isinstance(value, float) else f"{name} {value}" for name, value in of.items()
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=4)
+    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--without-peers", action="store_true", help="leave the other servers out")
     given = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("the bench needs wrk: install the system's package of that name")
     with tempfile.TemporaryDirectory(prefix="fraud-bench-") as folder:
-        result = run(Path(folder), given.rounds, given.seconds)
+        result = run(Path(folder), given.rounds, given.seconds, with_peers=not given.without_peers)
     for name, of in sorted(result["contenders"].items()):
-        print(f"{name:<16}" + "  ".join(f"{what} {value:,.1f}" for what, value in of.items()))
+        print(f"{name:<22}{show(of)}")
     for name, ratio in result["ratios"].items():
         print(f"{name:<32}{ratio:8.2f}")
     path = ROOT / "build/bench/serving.json"

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -157,6 +158,14 @@ class Dataset:
             text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True)
             put_atomically(f"{self._folder(partition)}/{MANIFEST}", text.encode())
         return manifest
+
+    def drop(self, partition: str) -> None:
+        """Remove a partition, the manifest first: what a killed run leaves behind is unseen and goes with the next."""
+        fs, path = fsspec.core.url_to_fs(self._folder(partition))
+        with suppress(FileNotFoundError):
+            fs.rm_file(f"{path}/{MANIFEST}")
+        with suppress(FileNotFoundError):
+            fs.rm(path, recursive=True)
 
     def verify(self, partition: str) -> Manifest:
         """Read every object again and compare sizes, hashes and row counts. Raises BadInputError naming the object."""

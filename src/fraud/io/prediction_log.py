@@ -12,6 +12,8 @@ from typing import Final, NamedTuple
 import pyarrow as pa
 import pyarrow.json as pj
 
+from fraud.core.contract import US_PER_DAY
+
 SCHEMA: Final = pa.schema(
     [
         pa.field("prediction_id", pa.string(), nullable=False),
@@ -39,6 +41,8 @@ SCHEMA: Final = pa.schema(
         pa.field("model_sha256", pa.string(), nullable=False),
         pa.field("feature_hash", pa.string(), nullable=False),
         pa.field("latency_us", pa.int64(), nullable=False),
+        ("challenger_version", pa.string()),
+        ("challenger_probability", pa.float64()),
     ]
 )
 """The prediction record of docs/architecture.md."""
@@ -73,6 +77,20 @@ def read(segment: Path, offset: int) -> Iterator[Part]:
             file.seek(offset)
             table, unreadable = _parse(whole)
             yield Part(table, unreadable, offset)
+
+
+def is_finished(segment: Path, offset: int, now_us: int) -> bool:
+    """Whether nothing can follow in a segment that was read up to `offset`, a torn last line excepted.
+
+    Serving writes to a segment for an hour at most; a day leaves room for clocks that disagree.
+    """
+    opened_us = int(segment.name.split("-")[1])
+    written = segment.stat()
+    if now_us - max(opened_us, written.st_mtime_ns // 1_000) < US_PER_DAY:
+        return False
+    with segment.open("rb") as file:
+        file.seek(offset)
+        return b"\n" not in file.read(BYTES_AT_ONCE)
 
 
 def _parse(lines: bytes) -> tuple[pa.Table, int]:

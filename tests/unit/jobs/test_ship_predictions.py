@@ -1,6 +1,8 @@
 """Shipping the prediction log: each answer once, whatever was interrupted, torn or sent again."""
 
+import datetime as dt
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -138,3 +140,42 @@ def test_floats_come_through_to_the_last_bit(context: Context) -> None:
     ship(context)
     table: pa.Table = Dataset(context.settings.lake_uri, "predictions").read("2026-03-04")
     assert table["avg_amount_7d"].to_pylist() == values
+
+
+def test_a_partition_from_before_there_were_challengers_takes_in_new_records(context: Context) -> None:
+    segment(context).write_bytes(record(1))
+    ship(context)
+    lake = Dataset(context.settings.lake_uri, "predictions")
+    old = lake.read("2026-03-04").drop_columns(["challenger_version", "challenger_probability"])
+    lake.publish("2026-03-04", old)
+    segment(context, "segment-2-b.jsonl").write_bytes(record(2, challenger_version="9", challenger_probability=0.5))
+    ship(context)
+    assert lake.read("2026-03-04")["challenger_version"].to_pylist() == [None, "9"]
+
+
+def test_retention_drops_days_that_are_too_old_and_segments_that_are_in_the_lake(context: Context) -> None:
+    torn = segment(context, f"segment-{NOON}-a.jsonl")
+    torn.write_bytes(record(1) + record(2, NOON + DAY) + record(3)[:30])
+    fresh = segment(context, f"segment-{NOON + 401 * DAY}-b.jsonl")
+    fresh.write_bytes(record(4, NOON + 401 * DAY))
+    for path, day in ((torn, 0), (fresh, 401)):
+        os.utime(path, ns=(0, (NOON + day * DAY) * 1_000))
+    today = dt.date(2026, 3, 4) + dt.timedelta(days=401)  # the default of 400 days is up for 2026-03-04
+    result = ship_predictions.run(ship_predictions.Config(today=today), context)
+    assert (result.rows, result.expired, result.removed) == (3, ["2026-03-04"], 1)
+    assert result.days == ["2026-03-05", "2027-04-09"]
+    assert [path.name for path in prediction_log.segments(context.settings.prediction_log)] == [fresh.name]
+    folder = context.settings.home / "lake/predictions"
+    assert not (folder / "dt=2026-03-04").exists()
+    assert list(json.loads((folder / "_shipped.json").read_text())) == [fresh.name]
+    again = ship_predictions.run(ship_predictions.Config(today=today), context)
+    assert (again.rows, again.expired, again.removed) == (0, [], 0)
+
+
+def test_a_segment_with_lines_that_were_not_shipped_stays(context: Context) -> None:
+    path = segment(context, f"segment-{NOON}-a.jsonl")
+    path.write_bytes(record(1))
+    os.utime(path, ns=(0, NOON * 1_000))
+    assert not prediction_log.is_finished(path, 0, NOON + 2 * DAY)
+    assert prediction_log.is_finished(path, path.stat().st_size, NOON + 2 * DAY)
+    assert not prediction_log.is_finished(path, path.stat().st_size, NOON + DAY - 1)

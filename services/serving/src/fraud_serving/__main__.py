@@ -1,6 +1,7 @@
 """`python -m fraud_serving`: one process, one event loop, settings from SERVING_* variables."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -19,6 +20,8 @@ from fraud_serving.service import Service
 from fraud_serving.settings import BadSettingError, Settings
 
 _GRACE_S = 30
+_GC_THRESHOLD = 20_000
+"""A request leaves no cycles behind: collecting every 700 allocations finds nothing."""
 
 
 class _JsonLines(logging.Formatter):
@@ -75,6 +78,9 @@ def main() -> None:
         service = Service.of(settings)
     except (BadSettingError, OSError, ValueError) as error:
         sys.exit(f"fraud_serving: {error}")
+    # What start-up made lives as long as the process: no collection need walk it again.
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD)
     uvloop.run(_serve(settings, service))
 
 

@@ -27,6 +27,8 @@ from fraud_serving.record import Record
 _log = logging.getLogger(__name__)
 FLUSH_S: Final = 0.2
 SYNC_S: Final = 1.0
+SEGMENT_S: Final = 3600.0
+"""A segment takes no line later than this after it was opened, so a reader knows when nothing can follow."""
 _RETRY_S: Final = 1.0
 _RECORDS_AT_ONCE: Final = 500
 
@@ -44,7 +46,7 @@ class PredictionLog:
         self._file: int | None = None
         self._size = 0
         self._unsynced = False
-        self._synced_s = 0.0
+        self._synced_s = self._opened_s = 0.0
         self._encoder = msgspec.json.Encoder()
         self._thread = threading.Thread(target=self._write_all, name="prediction-log", daemon=True)
 
@@ -91,7 +93,8 @@ class PredictionLog:
             batch = list(islice(self._queue, _RECORDS_AT_ONCE))
             self._challenger.score(batch)
             lines = self._encoder.encode_lines(batch)
-            if self._file is None or self._size + len(lines) > self._segment_bytes:
+            full = self._size + len(lines) > self._segment_bytes
+            if self._file is None or full or time.monotonic() - self._opened_s > SEGMENT_S:
                 self._open()
             self._put(lines)
             self._metrics.log_written += len(batch)
@@ -120,7 +123,7 @@ class PredictionLog:
         self._close_segment()
         name = f"segment-{time.time_ns() // 1000}-{secrets.token_hex(4)}.jsonl"
         self._file = os.open(self._folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
-        self._size = 0
+        self._size, self._opened_s = 0, time.monotonic()
 
     def _close_segment(self) -> None:
         if self._file is not None:

@@ -19,7 +19,7 @@ History = Literal["store", "request", "none"]
 Id = Annotated[str, Meta(min_length=1, max_length=contract.MAX_ID_LENGTH)]
 
 
-class Transaction(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Transaction(Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """One payment to decide on. Either `event_timestamp`, or `hour_of_day` and `day_of_week`.
 
     With `user_id` the decision uses the user's own stored history; `transaction_id`, `merchant_id` and
@@ -73,7 +73,7 @@ class Batch(Struct, frozen=True, forbid_unknown_fields=True):
     transactions: Annotated[list[Transaction], Meta(min_length=1, max_length=MAX_BATCH_ROWS)]
 
 
-class Reason(Struct, frozen=True):
+class Reason(Struct, frozen=True, gc=False):
     """How much one input moved the decision away from that on an ordinary payment."""
 
     code: Annotated[
@@ -90,7 +90,7 @@ class Reason(Struct, frozen=True):
     ordinary: Annotated[float | str | None, Meta(description="of the payment it is compared with")]
 
 
-class Answer(Struct, frozen=True):
+class Answer(Struct, frozen=True, gc=False):
     """The decision on one payment."""
 
     prediction_id: Annotated[str, Meta(description="names this answer in the prediction log")]

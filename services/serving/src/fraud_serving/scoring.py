@@ -95,12 +95,20 @@ class Scorer:
         else:
             probabilities = await self._infer(model, rows, evidence)
         answers: list[Answer] = []
+        records: list[Record] = []
         for i, row in enumerate(zip(rows, evidence, probabilities, strict=True)):
             again = await self._remembered(_answer_key(row[0].given)) if row[1].repeated else None
-            answers.append(again or self._answer_row(model, *row, began_ns))
+            if again is None:
+                again, record = self._conclude(model, *row)
+                records.append(record)
+                if row[1].sequence is not None:
+                    self._store.remember(_answer_key(row[0].given), self._encode(again))
+            answers.append(again)
             if i % _ROWS_AT_ONCE == _ROWS_AT_ONCE - 1:
                 await asyncio.sleep(0)
-        return self._encode(Answers(model.version if model else RULE_VERSION, answers))
+        body = self._encode(Answers(model.version if model else RULE_VERSION, answers))
+        self._account_all(records, began_ns)
+        return body
 
     async def _checked(self, given: Sequence[Transaction]) -> list[Facts]:
         latest_us, rows = _latest_us(), list[Facts]()
@@ -145,15 +153,6 @@ class Scorer:
             scores = await asyncio.to_thread(model.score, table)
         probabilities: list[float] = scores.tolist()
         return probabilities
-
-    def _answer_row(
-        self, model: Model | None, fact: Facts, evidence: Evidence, probability: float, began_ns: int
-    ) -> Answer:
-        answer, record = self._conclude(model, fact, evidence, probability)
-        if evidence.sequence is not None:
-            self._store.remember(_answer_key(fact.given), self._encode(answer))
-        self._account(record, began_ns)
-        return answer
 
     def _begin(self, fact: Facts) -> "asyncio.Future[Reply] | None":
         given = fact.given
@@ -224,6 +223,18 @@ class Scorer:
         record.latency_us = elapsed_ns // 1000
         self._metrics.observe(record.amount, record.fraud_probability, record.threshold, elapsed_ns * 1e-9)
         self._log.append(record)
+
+    def _account_all(self, records: Sequence[Record], began_ns: int) -> None:
+        """The same for a batch: all of it was answered at once."""
+        if not records:
+            return
+        elapsed_ns, now_us = time.perf_counter_ns() - began_ns, time.time_ns() // 1000
+        for record in records:
+            record.served_us, record.latency_us = now_us, elapsed_ns // 1000
+            self._log.append(record)
+        self._metrics.observe_all(
+            [r.amount for r in records], [r.fraud_probability for r in records], records[0].threshold, elapsed_ns * 1e-9
+        )
 
 
 def _latest_us() -> int:

@@ -1,0 +1,13 @@
+"""Serving as it is, but counting nothing per answer: what the metrics cost. Runs in the serving environment."""
+
+from fraud_serving.__main__ import main
+from fraud_serving.metrics import Metrics
+
+
+def _nothing(*_: object) -> None:
+    """In place of an observation."""
+
+
+if __name__ == "__main__":
+    Metrics.observe = _nothing  # type: ignore[method-assign]
+    main()
