@@ -1,7 +1,8 @@
 """Make a candidate the Production model.
 
 **What.** Moves the alias `production` to a version whose gates passed, after a person's approval where that is asked
-for. The move is one row in an append-only history; serving picks the version up by itself.
+for. The question shows the gates; who answered, when and why is kept in the history and on the version. A no, and no
+answer in two days, take the candidate off `staging`. Serving picks a new version up by itself.
 
 **When.** After a training whose gates all passed. By hand: trigger with `version`, and set `approval` to ask somebody.
 
@@ -14,10 +15,13 @@ from datetime import timedelta
 
 from airflow.sdk import Param, TriggerRule
 
-from fraud_airflow.approval import OptionalApproval
+from fraud_airflow.approval import APPROVAL, GATES, OptionalApproval
 from fraud_airflow.defaults import CANDIDATE, PRODUCTION_MODEL, fraud_dag
 from fraud_airflow.operator import FraudJobOperator
 from fraud_airflow.surroundings import Surroundings
+
+VERSION = "--version={{ (ti.xcom_pull(task_ids='gates') or {}).get('version', '') }}"
+REASON = "--reason={{ answer_reason(ti) }}"
 
 with fraud_dag(
     "promote_model",
@@ -29,22 +33,26 @@ with fraud_dag(
         "approval": Param(Surroundings.read().approval, type="boolean", description="ask a person first"),
     },
 ):
+    gates = FraudJobOperator(
+        task_id=GATES, job="gates", arguments=["{{ params.version or 'staging' }}"], needs=("version",)
+    )
     approval = OptionalApproval(
-        task_id="approval",
+        task_id=APPROVAL,
         wanted="{{ params.approval }}",
         subject="Make the candidate the Production model?",
-        body="The gates passed. Their report is behind the button *Report* of `train_fraud_model`'s task `train`.",
-        fail_on_reject=True,
+        body="{{ gates_for_people(ti) }}",
+        params={"reason": Param("", type="string", title="Why", description="kept in the history for ever")},
         response_timeout=timedelta(days=2),
         execution_timeout=None,
         retries=0,
     )
-    approval >> FraudJobOperator(
-        task_id="promote",
-        job="promote",
-        arguments=["--version={{ params.version }}"],
-        actor="{{ approved_by(ti) or dag_run.triggering_user_name or 'airflow' }}",
-        trigger_rule=TriggerRule.NONE_FAILED,
-        news=("changed",),
-        outlets=[PRODUCTION_MODEL],
-    )
+    promote = FraudJobOperator(
+        task_id="promote", job="promote", arguments=[VERSION, REASON], wanted="{{ approved(ti) }}",
+        actor="{{ answered_by(ti) or dag_run.triggering_user_name or 'airflow' }}",
+        trigger_rule=TriggerRule.NONE_FAILED, news=("changed",), outlets=[PRODUCTION_MODEL],
+    )  # fmt: skip
+    reject = FraudJobOperator(
+        task_id="reject", job="reject", arguments=[VERSION, REASON], wanted="{{ not approved(ti) }}",
+        actor="{{ answered_by(ti) }}", trigger_rule=TriggerRule.NONE_FAILED,
+    )  # fmt: skip
+    gates >> approval >> [promote, reject]

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from airflow.sdk import DAG, Asset
 
-from fraud_airflow.approval import approved_by
+from fraud_airflow.approval import answer_reason, answered_by, approved, gates_for_people
 
 TASK_DEFAULTS: Final[dict[str, Any]] = {
     "owner": "ml-platform",
@@ -40,6 +40,8 @@ def fraud_dag(dag_id: str, *, doc: str | None, stage: str, schedule: Any = None,
         max_active_runs=1,
         default_args=TASK_DEFAULTS,
         tags=["fraud", stage],
-        user_defined_macros={"approved_by": approved_by},
+        user_defined_macros={
+            function.__name__: function for function in (approved, answered_by, answer_reason, gates_for_people)
+        },
         **more,
     )

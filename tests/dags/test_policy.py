@@ -12,7 +12,7 @@ from airflow.dag_processing.dagbag import DagBag
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 IDS = {
     "ingest_transactions", "build_features", "train_fraud_model", "promote_model", "rollback_model", "score_nightly",
-    "monitor_drift", "monitor_skew",
+    "monitor_drift", "monitor_skew", "expire_waivers", "reproduce_model",
 }  # fmt: skip
 # Asset -> (DAGs that emit it, DAGs it starts), from the table in docs/architecture.md.
 WIRING = {
@@ -20,7 +20,7 @@ WIRING = {
     "labels": ({"ingest_transactions"}, {"train_fraud_model"}),
     "features": ({"build_features"}, {"score_nightly", "monitor_skew", "train_fraud_model"}),
     "candidate": ({"train_fraud_model"}, {"promote_model"}),
-    "production_model": ({"promote_model", "rollback_model"}, {"score_nightly"}),
+    "production_model": ({"promote_model", "rollback_model", "expire_waivers"}, {"score_nightly"}),
     "scores": ({"score_nightly"}, {"monitor_drift"}),
     "retraining_requested": ({"monitor_drift"}, {"train_fraud_model"}),
 }

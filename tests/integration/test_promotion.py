@@ -356,9 +356,7 @@ def test_changes_at_once_leave_one_production_and_a_whole_history(
     changed = sum(itertools.chain(*parts))
     with opened(platform.settings) as promotion:
         recorded = promotion.verify()
-    print(
-        f"{count} at once: {changed} took effect, {count - changed} were refused; history {len(recorded)} entries, verified"
-    )
+    print(f"{count} at once: {changed} took effect, {count - changed} were refused; {len(recorded)} entries verify")
     assert len(recorded) == 1 + changed
     assert changed >= 1
     for before, after in itertools.pairwise(recorded):
