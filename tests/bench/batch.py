@@ -224,8 +224,8 @@ def measure(settings: Settings, days: dict[int, str], folder: Path, arguments: a
         start = time.perf_counter() - began
         ours(spark, lake, days[small], artifact)  # workers up, kernel compiled
         peaks: dict[int, float] = {}
-        for rows, day in days.items():
-            for _ in range(arguments.rounds):
+        for _ in range(arguments.rounds):
+            for rows, day in days.items():
                 shutil.rmtree(scores, ignore_errors=True)
                 with peak_mb(peaks, rows):
                     seconds["ours", rows].append(timed(lambda day=day: ours(spark, lake, day, artifact)))

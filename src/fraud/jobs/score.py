@@ -8,7 +8,7 @@ so a task may run twice and a run may die anywhere; see docs/batch.md.
 import datetime as dt
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
     from fraud.io.model_artifact import ModelArtifact
 
+SLICES_AT_ONCE: Final = 16
+"""Days are scored together until they have this many slices: work for some cores, and a backfill that is cancelled
+keeps the days before."""
 _REJECTED: Final = "rejected: "
 _SESSIONS: Final[dict[str, Model]] = {}
 
@@ -234,31 +237,50 @@ def _score(
     context: Context,
     sources: dict[str, Manifest],
 ) -> dict[str, float]:
-    """Score and publish `days`; seconds by stage."""
+    """Score `days` and publish each as soon as it is scored; seconds by stage."""
     from fraud.io.spark import run_tasks, spark_session  # noqa: PLC0415 - only a run that has work pays for Spark
 
-    slices = [piece for day in days for piece in _slices(features, day, sources[day])]
-    marks = [time.monotonic()]
+    began = time.monotonic()
+    seconds = {"score": 0.0, "publish": 0.0}
     with spark_session(context.settings, "score_nightly") as spark:
-        marks.append(time.monotonic())
-        context.log.info("spark is up", seconds=round(marks[1] - marks[0], 1), slices=len(slices))
+        seconds["spark_start"] = time.monotonic() - began
+        context.log.info("spark is up", seconds=round(seconds["spark_start"], 1), days=len(days))
         task = _task(scores, artifact, spark.sparkContext.broadcast(artifact.model))
-        answers = run_tasks(spark, task, slices, lambda piece: piece.end - piece.first, context.log)
-        marks.append(time.monotonic())
-    unusable = [
-        f"{piece.uri}: {answer.reason}"
-        for piece, answer in zip(slices, answers, strict=True)
-        if isinstance(answer, SliceUnusable)
-    ]
+        for slices in _together(list(_slices(features, day, sources[day])) for day in days):
+            mark = time.monotonic()
+            answers = run_tasks(spark, task, slices, lambda piece: piece.end - piece.first, context.log)
+            seconds["score"] += time.monotonic() - mark
+            mark = time.monotonic()
+            _publish_each(scores, list(zip(slices, answers, strict=True)), sources, artifact, context)
+            seconds["publish"] += time.monotonic() - mark
+    return seconds
+
+
+def _together(days: Iterable[list[Slice]]) -> Iterator[list[Slice]]:
+    """Whole days whose slices are few enough to be scored at once: many small days share the cores."""
+    held: list[Slice] = []
+    for slices in days:
+        held += slices
+        if len(held) >= SLICES_AT_ONCE:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+def _publish_each(
+    scores: Dataset,
+    answers: list[tuple[Slice, SliceScored | SliceUnusable]],
+    sources: dict[str, Manifest],
+    artifact: "ModelArtifact",
+    context: Context,
+) -> None:
+    """Raises BadInputError when a slice could not be read, UnavailableError when there is no room."""
+    unusable = [f"{piece.uri}: {answer.reason}" for piece, answer in answers if isinstance(answer, SliceUnusable)]
     if unusable:
         raise BadInputError("features cannot be read", came="; ".join(unusable), do="fraud build-features")
-    marks.append(time.monotonic())
-    for day in days:
-        parts = [
-            answer
-            for piece, answer in zip(slices, answers, strict=True)
-            if piece.day == day and isinstance(answer, SliceScored)
-        ]
+    for day in dict.fromkeys(piece.day for piece, _ in answers):
+        parts = [answer for piece, answer in answers if piece.day == day and isinstance(answer, SliceScored)]
         try:
             _publish(scores, day, sources[day], parts, artifact)
         except OSError as error:
@@ -266,8 +288,6 @@ def _score(
                 f"the scores of {day} cannot be published", came=str(error), do="make room; run again"
             ) from error
         context.log.info("published", day=day, rows=sum(part.object.rows for part in parts))
-    marks.append(time.monotonic())
-    return dict(zip(("spark_start", "score", "spark_stop", "publish"), np.diff(np.array(marks)).tolist(), strict=True))
 
 
 def _slices(features: Dataset, day: str, source: Manifest) -> Iterator[Slice]:

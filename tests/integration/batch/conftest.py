@@ -121,6 +121,18 @@ def registry(tmp_path: Path, empty_registry: Path) -> Registry:
     return Registry(url, tmp_path)
 
 
+@pytest.fixture
+def registry_at() -> Callable[[str, Path], Registry]:
+    """A registry on a server that runs, and the folder to make models in."""
+
+    def make(url: str, folder: Path) -> Registry:
+        folder.mkdir()
+        mlflow.MlflowClient(url).create_registered_model(MODEL_NAME)
+        return Registry(url, folder)
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated database: the migrations take ten seconds, so once."""

@@ -63,6 +63,13 @@ def test_slices_cover_a_day_once_and_in_order_however_its_files_are_laid_out(
     assert pa.concat_tables([score._read(piece) for piece in slices]).equals(whole)
 
 
+def test_small_days_are_scored_together_and_a_large_one_ends_its_group() -> None:
+    piece = score.Slice("", "", lake.DataObject(name="", rows=0, bytes=0, sha256=""), 0, 0)
+    sizes = [1] * 20 + [40] + [1] * 3
+    together = list(score._together([piece] * size for size in sizes))
+    assert [len(slices) for slices in together] == [16, 4 + 40, 3]
+
+
 def test_a_first_slice_holds_its_object_against_the_manifest(tmp_path: Path) -> None:
     features = Dataset(f"file://{tmp_path}", "features")
     source = features.publish("2026-03-01", features_of(5))
