@@ -6,7 +6,8 @@ it with the split that the platform's training run reports:
     .venv/ml/bin/python tests/bench/plain_sklearn.py --source transactions_2019.parquet --train 2019-07-01 2019-11-01 \
         --holdout 2019-12-10 2019-12-24
 
-Days are [first, last), in the export's own clock. Prints a table and writes build/bench/plain_sklearn.json.
+Days are [first, last), in the export's own clock. Prints a table and writes build/bench/plain_sklearn.json; with
+`--predictions` also what every model says about each held-out row, for tests/bench/external.py.
 """
 
 import argparse
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, required=True)
     parser.add_argument("--train", nargs=2, required=True, metavar="DAY")
     parser.add_argument("--holdout", nargs=2, required=True, metavar="DAY")
+    parser.add_argument("--predictions", type=Path)
     arguments = parser.parse_args()
     frame = prepare(arguments.source)
     train = frame[(frame["when"] >= arguments.train[0]) & (frame["when"] < arguments.train[1])]
@@ -95,13 +97,14 @@ def main() -> None:
         "RandomForest, 5 per leaf": RandomForestClassifier(min_samples_leaf=5, n_jobs=2, random_state=0),
         "MLPClassifier, defaults": MLPClassifier(random_state=0, early_stopping=True),
     }
-    contenders = {}
+    contenders, predictions = {}, holdout[["trans_num"]].rename(columns={"trans_num": "transaction_id"})
     print(f"{len(train):,} rows to train on, {len(holdout):,} held out with {int(holdout['is_fraud'].sum()):,} frauds")
     print(f"{'model':<34}{'AUC':>8}{'AP':>8}{'s':>8}")
     for name, model in models.items():
         start = time.perf_counter()
         fitted = make_pipeline(columns, model).fit(train, train["is_fraud"])
         probability = fitted.predict_proba(holdout)[:, 1]
+        predictions = predictions.assign(**{name: probability})
         figures = {
             "auc": roc_auc_score(holdout["is_fraud"], probability),
             "average_precision": average_precision_score(holdout["is_fraud"], probability),
@@ -109,6 +112,8 @@ def main() -> None:
         }
         contenders[name] = figures
         print(f"{name:<34}{figures['auc']:>8.4f}{figures['average_precision']:>8.4f}{figures['seconds']:>8.1f}")
+    if arguments.predictions:
+        predictions.to_parquet(arguments.predictions, index=False)
     target = Path("build/bench/plain_sklearn.json")
     target.parent.mkdir(parents=True, exist_ok=True)
     split = {"train": arguments.train, "holdout": arguments.holdout}

@@ -126,10 +126,11 @@ def test_every_level_has_learnt_something(level: Level, fitted: Fitted) -> None:
 _SCRIPT = """
 import hashlib, sys
 sys.path.insert(0, sys.argv[1])
-from test_ladder import LATER, LEVELS, QUICK, TRAIN
+from test_ladder import LATER, LEVELS, PARAMS, QUICK, TRAIN, sample
+train, params = (sample(60_000, 4), PARAMS) if sys.argv[2] == "large" else (TRAIN, QUICK)
 for level in LEVELS:
-    first = level.fit(TRAIN, LATER, QUICK, lambda *a, **k: None)
-    again = level.refit(LATER, first, QUICK, lambda *a, **k: None)
+    first = level.fit(train, LATER, params, lambda *a, **k: None)
+    again = level.refit(LATER, first, params, lambda *a, **k: None)
     print(level, *(hashlib.sha256(f.to_onnx()).hexdigest() for f in (first, again)))
 """
 
@@ -144,13 +145,27 @@ def test_bytes_do_not_depend_on_process_folder_threads_or_hash_seed(
 
 @pytest.fixture(scope="module")
 def other_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[str]]]:
+    return elsewhere(tmp_path_factory, "small")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_nor_do_those_of_a_large_training_with_the_parameters_as_they_are(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    one, other = elsewhere(tmp_path_factory, "large")
+    assert one == other
+    assert len(one) == len(LEVELS)
+
+
+def elsewhere(folders: pytest.TempPathFactory, size: str) -> list[dict[str, list[str]]]:
     """sha256 of the fit and the refit by level from two processes: other folder, 1 and 2 threads, other hash seeds."""
     found = []
     for threads, hash_seed in (("1", "11"), ("2", "12")):
         surroundings = {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "PYTHONHASHSEED": hash_seed}
         done = subprocess.run(
-            [sys.executable, "-c", _SCRIPT, str(Path(__file__).parent)],
-            env=os.environ | surroundings, cwd=tmp_path_factory.mktemp("elsewhere"),
+            [sys.executable, "-c", _SCRIPT, str(Path(__file__).parent), size],
+            env=os.environ | surroundings, cwd=folders.mktemp("elsewhere"),
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         found.append({level: hashes for level, *hashes in map(str.split, done.stdout.splitlines())})
