@@ -21,7 +21,7 @@ MAIN_JOB: Final = frozenset(
 _POLL_SECONDS: Final = 1.0
 _HEARTBEAT_SECONDS: Final = 20.0
 _APPEARS_SECONDS: Final = 90.0
-_RUNNING: Final = ("running", "queued", "up_for_retry", "restarting", "deferred")
+_RUNNING: Final = ("running", "queued", "up_for_retry", "restarting", "deferred", "awaiting_input")
 
 
 def task_log(logs: Path, task: Task) -> Path:

@@ -4,7 +4,7 @@ from pydantic import Field
 
 from fraud.errors import RefusedError
 from fraud.io import model_artifact
-from fraud.io.promotion import PREVIOUS, STAGING, opened
+from fraud.io.promotion import STAGING, opened
 from fraud.jobs import Context, JobConfig, JobResult
 
 
@@ -24,13 +24,12 @@ class Result(JobResult):
 
 
 def run(config: Config, context: Context) -> Result:
-    """Record it. Raises RefusedError for a version that is or was Production: that is what rollback is for."""
+    """Record it. Raises RefusedError for Production itself: that is what rollback is for."""
     version = model_artifact.named(context.settings, config.version)
     actor = context.settings.actor
     with opened(context.settings) as promotion:
-        current, previous = promotion.repair(), promotion.version(PREVIOUS)
-        if str(version.version) in (current, str(previous.version) if previous else None):
-            raise RefusedError(f"version {version.version} was promoted already", do="fraud rollback takes it back")
+        if str(version.version) == promotion.repair():
+            raise RefusedError(f"version {version.version} is Production", do="fraud rollback takes it back")
         promotion.reject(version, actor=actor, reason=config.reason)
     context.log.info("rejected", version=str(version.version), actor=actor, reason=config.reason)
     return Result(version=str(version.version), actor=actor, reason=config.reason)
