@@ -1,9 +1,14 @@
 """Runs in the ML environment: a real MLflow server, and small real models on disk. Ends when standard input does.
 
+A line `kill` on standard input kills the server with its children, `start` starts it again over the same data.
+
 .venv/ml/bin/python tests/serving/backends.py FOLDER
 """
 
 import json
+import os
+import secrets
+import signal
 import sys
 from hashlib import sha256
 from pathlib import Path
@@ -64,11 +69,19 @@ def main() -> None:
     folder = Path(sys.argv[1])
     for number, bias in enumerate(BIASES):
         build(folder / "models" / str(number), bias)
-    with mlflow_server.running(folder / "mlflow") as server:
-        print(
-            json.dumps({"mlflow": server.url, "password": server.password, "valkey": str(valkey.binary())}), flush=True
-        )
-        sys.stdin.read()
+    home, password = folder / "mlflow", secrets.token_urlsafe(16)
+    server = mlflow_server.start(home, password)
+    port = int(server.url.rpartition(":")[2])
+    try:
+        print(json.dumps({"mlflow": server.url, "password": password, "valkey": str(valkey.binary())}), flush=True)
+        for line in sys.stdin:
+            if line.strip() == "kill":
+                os.killpg(server.pid, signal.SIGKILL)
+            else:
+                server = mlflow_server.start(home, password, port=port)
+            print("done", flush=True)
+    finally:
+        mlflow_server.stop(server)
 
 
 if __name__ == "__main__":

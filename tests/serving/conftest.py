@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,26 +17,32 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def backends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def backends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("backends")
     command = [ROOT / ".venv/ml/bin/python", Path(__file__).with_name("backends.py"), folder]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdin is not None
         said = json.loads(process.stdout.readline())
-        yield {**said, "folder": str(folder)}
+
+        def registry(command: str) -> None:
+            process.stdin.write(command.encode() + b"\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"done\n"
+
+        yield {**said, "folder": str(folder), "registry": registry}
         process.stdin.close()
 
 
 @pytest.fixture(scope="session")
-def registry(backends: dict[str, str]) -> Iterator[Registry]:
+def registry(backends: dict[str, Any]) -> Iterator[Registry]:
     registry = Registry(backends["mlflow"], backends["password"], Path(backends["folder"]) / "models")
     yield registry
     registry.close()
 
 
 @pytest.fixture(scope="session")
-def shared_store(backends: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+def shared_store(backends: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     """One store for tests that do not hurt it; each uses users of its own."""
     store = Valkey(backends["valkey"], tmp_path_factory.mktemp("valkey"))
     store.start()
@@ -44,7 +51,7 @@ def shared_store(backends: dict[str, str], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def store(backends: dict[str, str], tmp_path: Path) -> Iterator[Valkey]:
+def store(backends: dict[str, Any], tmp_path: Path) -> Iterator[Valkey]:
     """A store of one test, which may kill it."""
     store = Valkey(backends["valkey"], tmp_path / "valkey")
     store.start()

@@ -114,8 +114,11 @@ class Registry:
         }  # fmt: skip
         return str(self._post("model-versions/create", body)["model_version"]["version"])
 
-    def promote(self, version: str) -> None:
-        self._post("registered-models/alias", {"name": NAME, "alias": "production", "version": version})
+    def sha256(self, number: int) -> str:
+        return sha256(self.files(number)[0]).hexdigest()
+
+    def promote(self, version: str, alias: str = "production") -> None:
+        self._post("registered-models/alias", {"name": NAME, "alias": alias, "version": version})
 
     def nothing_in_production(self) -> None:
         query = {"name": NAME, "alias": "production"}
@@ -128,6 +131,8 @@ class Serving:
     def __init__(self, folder: Path, redis_url: str, registry: Registry | None, **settings: str) -> None:
         self.folder, self.port = folder, free_port()
         self.log_folder, self.cache = folder / "log", folder / "cache"
+        self.program: tuple[str, ...] = ()
+        """What is run instead of the package."""
         self.environment = {
             "PATH": os.environ["PATH"],
             "SERVING_PORT": str(self.port), "SERVING_REDIS_URL": redis_url, "SERVING_OPEN": "1",
@@ -143,9 +148,8 @@ class Serving:
         """Start and wait until `path` answers 200."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "serving.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "fraud_serving"], env=self.environment, stderr=log, cwd=self.folder
-            )
+            command = [sys.executable, *(self.program or ("-m", "fraud_serving"))]
+            self.process = subprocess.Popen(command, env=self.environment, stderr=log, cwd=self.folder)
         until(lambda: self._status(path) == 200, f"{path} (see {self.folder / 'serving.log'})")
         return self
 

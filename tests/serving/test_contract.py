@@ -1,6 +1,7 @@
 """The OpenAPI document and the settings: what they say is what the server does."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def document(serving: Serving) -> dict[str, Any]:
 def test_the_document_has_every_endpoint_and_status(document: dict[str, Any]) -> None:
     assert set(document["paths"]) == {"/predict", "/predict/batch", "/health", "/ready", "/model", "/metrics"}
     for path in ("/predict", "/predict/batch"):
-        assert set(document["paths"][path]["post"]["responses"]) == {"200", "401", "413", "422", "429"}
+        assert set(document["paths"][path]["post"]["responses"]) == {"200", "401", "408", "413", "422", "429"}
 
 
 def test_every_reference_leads_to_a_schema(document: dict[str, Any]) -> None:
@@ -68,8 +69,19 @@ def test_the_bounds_it_states_are_the_bounds_that_hold(serving: Serving, documen
         assert serving.client.post("/predict", json=SHORT_EXAMPLE | {name: bounded["maximum"]}).status_code == 200
 
 
-def test_the_documentation_page_is_there(serving: Serving) -> None:
-    assert "swagger" in serving.client.get("/docs").text.lower()
+def test_the_documentation_page_needs_nothing_from_elsewhere_and_names_every_field(
+    serving: Serving, document: dict[str, Any]
+) -> None:
+    answer = serving.client.get("/docs")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    page = answer.text
+    assert not re.findall(r"(?:src|href)=[\"']?(?:https?:)?//", page)
+    for name in ("Transaction", "Answer", "Problem"):
+        for field in document["components"]["schemas"][name]["properties"]:
+            assert f"<code>{field}</code>" in page
+    for path in document["paths"]:
+        assert f"<code>{path}</code>" in page
+    assert "this machine no key is asked for" in page
 
 
 def test_settings_are_read_from_the_environment() -> None:

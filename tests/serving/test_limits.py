@@ -1,6 +1,8 @@
 """Limits, keys and ports: what is refused, with which status, and what stays open."""
 
+import json
 import re
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -125,3 +127,98 @@ def test_histograms_count_each_answer_once_in_the_right_bucket(serving: Serving)
     for amount in (50.0, 50.01, 100.0, 1e6):
         serving.predict(**(PAYMENT | {"amount": amount}))
     assert [after - b for after, b in zip(counts(), before, strict=True)] == [1, 3, 4]
+
+
+def test_metric_series_are_bounded_whatever_is_sent(serving: Serving) -> None:
+    def series() -> set[str]:
+        text = serving.client.get("/metrics").text
+        return {line.rpartition(" ")[0] for line in text.splitlines() if not line.startswith("#")}
+
+    serving.predict(**PAYMENT)
+    before = series()
+    for n in range(200):
+        serving.client.request("POST" if n % 2 else "PUT", f"/predict/{n}" if n % 3 else "/predict", content=b"{")
+        serving.predict(**(PAYMENT | {"merchant_category": f"category {n}", "amount": 1.0 + n}))
+    assert series() == before
+    assert len(before) < 200
+
+
+def test_a_clients_rate_is_held_to_and_another_client_does_not_notice(
+    start: Callable[..., Serving], shared_store: Valkey, registry: Registry, versions: list[str], tmp_path: Path
+) -> None:
+    registry.promote(versions[0])
+    file = tmp_path / "keys"
+    greedy, modest = api_keys.add("greedy", file), api_keys.add("modest", file)
+    serving = start(
+        shared_store.url, registry, SERVING_OPEN="", SERVING_API_KEYS=str(file), SERVING_CLIENT_RATE="10",
+        SERVING_CLIENT_BURST_SECONDS="2", SERVING_ACCESS_LOG="all",
+    )  # fmt: skip
+
+    def ask(key: str, rows: int = 1) -> httpx.Response:
+        body = {"transactions": [PAYMENT] * rows}
+        return serving.client.post("/predict/batch", json=body, headers={"X-API-Key": key})
+
+    assert ask(greedy, 60).status_code == 200  # 20 saved up; 40 are owed
+    refused = ask(greedy)
+    assert (refused.status_code, refused.json()["error"]) == (429, "rate")
+    assert 3 <= int(refused.headers["retry-after"]) <= 4  # 40 owed at 10 a second
+    assert ask(modest).status_code == 200
+    serving.stop()
+    lines = [json.loads(line) for line in (serving.folder / "serving.log").read_text().splitlines()]
+    requests = [(line["client"], line["endpoint"], line["status"]) for line in lines if line["event"] == "request"]
+    assert requests == [
+        ("greedy", "/predict/batch", 200), ("greedy", "/predict/batch", 429), ("modest", "/predict/batch", 200),
+    ]  # fmt: skip
+
+
+def test_by_default_only_refusals_are_in_the_access_log_and_nothing_of_the_payment(
+    start: Callable[..., Serving], shared_store: Valkey, registry: Registry, versions: list[str]
+) -> None:
+    registry.promote(versions[0])
+    serving = start(shared_store.url, registry)
+    serving.predict(**PAYMENT)
+    serving.client.post("/predict", json={"user_id": "secret-user", "amount": 1.0})
+    serving.stop()
+    text = (serving.folder / "serving.log").read_text()
+    lines = [json.loads(line) for line in text.splitlines() if '"event":"request"' in line]
+    assert [(line["endpoint"], line["status"]) for line in lines] == [("/predict", 422)]
+    assert set(lines[0]) == {"served_us", "client", "endpoint", "status", "duration_us", "bytes", "event"}
+    assert "secret-user" not in text
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+def test_a_body_that_does_not_come_is_given_up(
+    start: Callable[..., Serving], shared_store: Valkey, registry: Registry, versions: list[str], path: str
+) -> None:
+    registry.promote(versions[0])
+    serving = start(shared_store.url, registry, SERVING_BODY_DEADLINE_SECONDS="0.2")
+    with socket.create_connection(("127.0.0.1", serving.port), timeout=5) as line:
+        line.sendall(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n{{".encode())
+        came = b""
+        while piece := line.recv(65536):  # until it hangs up
+            came += piece
+    assert came.startswith(b"HTTP/1.1 408 ")
+    assert serving.metric("serving_in_flight") == 0
+    assert serving.metric(f'serving_requests_total{{endpoint="{path}",status="408"}}') == 1
+
+
+def test_requests_sent_before_the_last_was_answered_are_answered_in_order(serving: Serving) -> None:
+    bodies = [json.dumps(PAYMENT | {"amount": amount}).encode() for amount in (1.0, 2.0, 3.0, -1.0)]
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n%b\r\n"
+    sent = b"".join(head % (len(body), b"expect: 100-continue\r\n" * (n == 2)) + body for n, body in enumerate(bodies))
+    with socket.create_connection(("127.0.0.1", serving.port), timeout=5) as line:
+        line.sendall(sent + b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        came = b""
+        while piece := line.recv(65536):
+            came += piece
+    statuses = re.findall(rb"HTTP/1.1 (\d+) ", came)
+    assert [s for s in statuses if s != b"100"] == [b"200", b"200", b"200", b"422", b"200"]
+
+
+def test_a_body_in_pieces_of_one_byte_is_one_request(serving: Serving) -> None:
+    body = json.dumps(PAYMENT).encode()
+    with socket.create_connection(("127.0.0.1", serving.port), timeout=5) as line:
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body:
+            line.sendall(bytes([byte]))
+        assert line.recv(65536).startswith(b"HTTP/1.1 200 ")

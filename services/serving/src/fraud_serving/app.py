@@ -4,11 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Header, HTTPException, Response
+from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from fraud_serving import openapi
+from fraud_serving import openapi, page
 from fraud_serving.http import Front
 from fraud_serving.limits import RateLimit
 from fraud_serving.scoring import RULE_VERSION
@@ -58,11 +59,14 @@ def public(service: Service) -> Front:
         "probability, and which model version decided. An answer comes within milliseconds or not at all worth "
         "waiting for: where something behind the service is down it still answers, with `degraded: true`.",
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     _add_health(app, service)
     _add_lineage(app, service)
     if not service.settings.internal_port:
         _add_metrics(app, service)
+    _add_page(app, service)
     # Replacing the method is FastAPI's documented way.
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     settings = service.settings
@@ -79,6 +83,14 @@ def internal(service: Service) -> FastAPI:
     _add_health(app, service)
     _add_metrics(app, service)
     return app
+
+
+def _add_page(app: FastAPI, service: Service) -> None:
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> HTMLResponse:
+        base = str(request.base_url).rstrip("/")
+        text = page.render(app.openapi(), base, keys_on=service.keys is not None)
+        return HTMLResponse(text, headers={"content-security-policy": page.POLICY})
 
 
 def _add_health(app: FastAPI, service: Service) -> None:

@@ -81,7 +81,7 @@ class Front:
     ) -> None:
         self.max_body_bytes, self.body_deadline_s = max_body_bytes, body_deadline_s
         self._rest, self._metrics, self._keys, self._limit, self._access = rest, metrics, keys, limit, access
-        self._max_in_flight = max_in_flight
+        self.max_in_flight = max_in_flight
 
         async def one(body: bytes, query: bytes, client: str, began_ns: int) -> bytes:
             limit.take(client, 1)
@@ -127,6 +127,7 @@ class Front:
         metrics.in_flight += 1
         try:
             client = self._admit(method, headers)
+            self._hold_to_rate(client)
             if not isinstance(body, bytes):
                 body = await body()
             reply = Reply(200, await self._routes[path][0](body, query, client, time.perf_counter_ns()))
@@ -150,17 +151,28 @@ class Front:
         """The client, "" where no keys are asked for. Raises RefusedError."""
         if method != "POST":
             raise _NOT_POST
-        if self._metrics.in_flight > self._max_in_flight:
+        if self._metrics.in_flight > self.max_in_flight:
             raise _TOO_MANY
-        client = "" if self._keys is None else _client(self._keys, headers)
+        return "" if self._keys is None else _client(self._keys, headers)
+
+    def _hold_to_rate(self, client: str) -> None:
+        """Raises RefusedError."""
         if wait_s := self._limit.wait_s(client):
             raise _later("rate", "this client's rate is used up", wait_s)
-        return client
 
     def too_slow(self, path: str) -> Reply:
-        """The answer to a request whose body did not come in time, counted."""
-        self._metrics.requests[path, 408] += 1
-        return Reply(408, _problem(_TOO_SLOW.problem))
+        """The answer to a request whose body did not come in time, counted and logged."""
+        return self._refused(path, _TOO_SLOW)
+
+    def too_many(self, path: str) -> Reply:
+        """The answer to one request too many, counted and logged."""
+        return self._refused(path, _TOO_MANY)
+
+    def _refused(self, path: str, why: RefusedError) -> Reply:
+        reply = Reply(why.status, _problem(why.problem), why.headers)
+        self._metrics.requests[path, reply.status] += 1
+        self._access.add("", path, reply.status, 0, len(reply.body))
+        return reply
 
 
 def _client(keys: ApiKeys, headers: Headers) -> str:

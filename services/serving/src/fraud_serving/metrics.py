@@ -77,7 +77,7 @@ class Metrics:
         self.degraded: Counter[str] = Counter(store=0, model=0)
         self.unknown_category = self.repeated = self.in_flight = self.store_up = 0
         self.store_errors: Counter[str] = Counter(connect=0, down=0, hung=0, timeout=0)
-        self.refused: Counter[str] = Counter(sha256=0, format=0, features=0, golden=0)
+        self.refused: Counter[str] = Counter(sha256=0, format=0, features=0, golden=0, missing=0, size=0, source=0)
         self.challenger: Counter[str] = Counter(agree=0, champion_only=0, challenger_only=0)
         self.challenger_difference = Histogram(DIFFERENCE_BUCKETS)
         self.challenger_info: dict[str, str] = {}

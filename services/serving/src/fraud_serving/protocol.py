@@ -107,6 +107,10 @@ class FrontProtocol(HttpToolsProtocol):
             self._overdue.cancel()
             self._overdue = None
         front = cast("Front", self.app)
+        if len(self.tasks) >= front.max_in_flight:
+            # Before any work is done for it: under overload this is what most requests cost.
+            self._send(cycle, front.too_many("/predict"))
+            return
         exchange = front.exchange("POST", "/predict", self.url[9:], self.headers, bytes(cycle.body))
         task = self.loop.create_task(exchange)
         self.tasks.add(task)  # a stopping server waits for these
@@ -127,7 +131,7 @@ class FrontProtocol(HttpToolsProtocol):
         if cycle.disconnected:
             return
         more = b"".join(b"%b: %b\r\n" % header for header in reply.headers)
-        if not cycle.keep_alive:
+        if not cycle.keep_alive and b"connection: " not in more:
             more += b"connection: close\r\n"
         self.transport.write(
             b"%b%bcontent-length: %d\r\n%b\r\n%b" % (_STATUS[reply.status], _JSON, len(reply.body), more, reply.body)
