@@ -27,8 +27,8 @@ from fraud.jobs import Context, score
 
 LAST = dt.date(2026, 3, 9)
 DAYS = [str(LAST - dt.timedelta(days=back)) for back in (1, 0)]
-OBJECTS = 120
-"""Per day; small ones, so that a blow falls between two of them."""
+OBJECTS = 20
+"""Per day: enough for a group of its own (score.SLICES_AT_ONCE), and a blow falls between two of them."""
 Make = Callable[..., Any]
 
 
@@ -77,7 +77,7 @@ class Job:
         if stage == "starting":
             return bool(self.members("org.apache.spark.deploy.SparkSubmit"))
         if stage == "scoring":
-            return len(list(self._lake.glob("scores/*/*.parquet"))) > 10
+            return len(list(self._lake.glob("scores/*/*.parquet"))) > 3
         return any(self._lake.glob(f"scores/*/{MANIFEST}"))
 
 
