@@ -69,7 +69,8 @@ def until_finished(api: AirflowApi, follower: Follower, dag: str, after: datetim
         for run in (run for run in follower.look() if run.dag == dag and run.queued_at > after):
             if run.state in FINISHED:
                 return run
-            waiting = any(task.id == "approval" and task.state in ("awaiting_input", "deferred") for task in api.tasks(run))
+            asked = next((task.state for task in api.tasks(run) if task.id == "approval"), None)
+            waiting = asked in ("awaiting_input", "deferred")
             if waiting and not approved:
                 approve(api, run)
                 approved = True

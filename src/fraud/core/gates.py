@@ -98,6 +98,9 @@ class Measured:
     gain: Interval | None
     """USD saved per 1,000 transactions more than the opponent."""
     opponent: str
+    simpler_gain: Interval | None
+    """USD saved per 1,000 transactions more than the ladder's next simpler level."""
+    simpler: str
     calibration_error: float | None
     calibration_ratio: Interval | None
     """Expected over observed frauds."""
@@ -129,6 +132,9 @@ def judge(measured: Measured, bounds: Bounds) -> tuple[Gate, ...]:
         _gate(m, "better_than_production", gain, "above", 0.0,
               "a new version must earn more money than the present one, beyond the noise",
               _gain(m.gain, m.opponent), needs_holdout=True),
+        _gate(m, "simpler_level", None if m.simpler_gain is None else m.simpler_gain.high, "at least", 0.0,
+              "complexity must pay: a simpler level that earns more, beyond the noise, is not passed over",
+              _gain(m.simpler_gain, m.simpler, end="upper"), needs_holdout=True),
         _gate(m, "calibration_error", m.calibration_error, "at most", bounds.max_calibration_error,
               "the threshold was chosen by cost, so a probability must be one",
               "mean distance between predicted and seen rates, ten bins of equal expected frauds", needs_holdout=True),
@@ -176,12 +182,12 @@ def _unusable(m: Measured) -> str:
     return ""
 
 
-def _gain(gain: Interval | None, opponent: str) -> str:
+def _gain(gain: Interval | None, opponent: str, *, end: str = "lower") -> str:
     if gain is None:
         return ""
     return (
         f"{gain.value:+.2f} USD per 1,000 transactions against {opponent}, 95% interval {gain.low:+.2f} to "
-        f"{gain.high:+.2f}; the gate looks at its lower end"
+        f"{gain.high:+.2f}; the gate looks at its {end} end"
     )
 
 

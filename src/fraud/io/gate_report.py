@@ -13,12 +13,10 @@ from fraud.params import Params
 
 def page(record: Mapping[str, Any], training: Mapping[str, Any], plots: Sequence[str], params: Params) -> str:
     """`record` is gates.json, `training` training.json of the run, `plots` are <svg> elements."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    environment.filters.update(figure=figure, value=_value, words=_words, thousands=lambda n: f"{n:,}")
-    template = environment.from_string(files("fraud.io").joinpath("gate_report.html.j2").read_text())
     costs = params.costs
-    return template.render(
-        r=record, levels=_levels(training), parts=training["parts"], plots=plots, headline=_headline(record, training),
+    return template("gate_report.html.j2").render(
+        r=record, levels=_levels(training), parts=training["parts"], plots=plots,
+        learnt=_learnt(training["parts"]), headline=_headline(record, training),
         notes=_notes(training),
         min_slice_frauds=params.gates.min_slice_frauds, lineage=record["lineage"].items(),
         slices=sorted(record["slices"], key=lambda s: (-s["frauds"], s["name"])),
@@ -27,6 +25,16 @@ def page(record: Mapping[str, Any], training: Mapping[str, Any], plots: Sequence
         history=f"at most a user's last {MAX_EVENTS:,} payments, and no event that came more than "
         f"{LATENESS_US // US_PER_DAY} days late",
     )  # fmt: skip
+
+
+def template(name: str) -> jinja2.Template:
+    """A page beside this module. It may include others; values are escaped, an unknown one is an error."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
+        loader=jinja2.FunctionLoader(lambda file: files("fraud.io").joinpath(file).read_text()),
+    )  # fmt: skip
+    environment.filters.update(figure=figure, value=_value, words=_words, thousands=lambda n: f"{n:,}")
+    return environment.get_template(name)
 
 
 def figure(value: float) -> str:
@@ -74,6 +82,12 @@ def _notes(training: Mapping[str, Any]) -> list[str]:
         for other in training["levels"]
         if other["holdout"]["saved_per_1000"][0] > saved
     ]
+
+
+def _learnt(parts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the deployed model was fitted on: everything before the holdout's gap, where levels are fitted twice."""
+    found: Mapping[str, Any] = parts["known"] if "known" in parts else parts["train"]
+    return found
 
 
 def _headline(record: Mapping[str, Any], training: Mapping[str, Any]) -> list[tuple[str, str]]:

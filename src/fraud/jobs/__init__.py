@@ -59,6 +59,8 @@ JOBS: Final[dict[str, str]] = {
     "expire-waivers": "take production back from a version whose waiver has ended",
     "production-version": "say which version is in production",
     "history": "print the promotion history",
+    "lineage": "print a version and everything behind and after it as a tree",
+    "compare": "hold two versions against each other on one holdout, as one HTML page",
     "receipt": "print everything behind one answer: model, commit, data, run, gates, approver",
     "replay": "give recorded answers again from what was known then, and compare them to the bit",
     "reproduce": "train a version again from what was recorded of it, and compare the sha256",

@@ -22,7 +22,7 @@ from fraud.core.features import definition_hash
 from fraud.core.metrics import calibration
 from fraud.engines.onnx_session import OnnxModel
 from fraud.errors import RefusedError
-from fraud.io import gate_report, lineage, model_artifact, pipeline_files, plots, reports, training_data
+from fraud.io import gate_report, lineage, model_artifact, model_card, pipeline_files, plots, reports, training_data
 from fraud.io.model_artifact import MODEL_NAME
 from fraud.io.promotion import opened
 from fraud.io.training_data import TrainingData
@@ -113,7 +113,8 @@ def judge(version: ModelVersion, data: TrainingData, context: Context, runs: Tra
     context.log.info("evaluating", version=number, against=opponent.name, **training["parts"]["holdout"])
 
     costs = costs_of(params)
-    measured, slices = _measure(data, model, opponent, training, costs, context)
+    simpler = _simpler(version.tags["level"], ladder, data.holdout)
+    measured, slices = _measure(data, model, opponent, simpler, training, costs, context)
     verdicts = gates.judge(measured, params.gates)
     failed = gates.failed(verdicts)
     record = {
@@ -131,6 +132,7 @@ def judge(version: ModelVersion, data: TrainingData, context: Context, runs: Tra
     page = gate_report.page(record, training, _plots(named, data.holdout, costs), params)
     runs.put_text(run_id, f"{REPORT}/gates.html", page)
     runs.put_text(run_id, f"{REPORT}/gates.json", as_json(record))
+    runs.put_text(run_id, f"{REPORT}/model_card.md", model_card.card(record, training, params))
     reports.write(_folder(context, run_id), "gates", page, record)
     runs.record(run_id, metrics={f"gate_{g.name}": g.value for g in verdicts if g.value is not None})
     verdict = {
@@ -176,10 +178,20 @@ def _opponent(context: Context, champion: str, rows: Rows) -> Opponent:
     return Opponent("the rule of thumb", rule.DEFAULT.probabilities(rows.amount, rows.hour))
 
 
+def _simpler(level: str, ladder: Mapping[str, OnnxModel], rows: Rows) -> Opponent:
+    """The next simpler level of the version's own ladder; None for the simplest."""
+    below = f"{int(level.partition('-')[0]) - 1}-"
+    for name, model in ladder.items():
+        if name.startswith(below):
+            return Opponent(f"level {name}", model.probabilities(rows.vectors))
+    return Opponent("no simpler level: it is the simplest", None)
+
+
 def _measure(
     data: TrainingData,
     model: OnnxModel,
     opponent: Opponent,
+    simpler: Opponent,
     training: Mapping[str, Any],
     costs: Costs,
     context: Context,
@@ -188,7 +200,8 @@ def _measure(
     ours = model.probabilities(rows.vectors)
     theirs = np.zeros_like(ours) if opponent.probabilities is None else opponent.probabilities
     draws, seed = params.training.bootstrap, params.training.seed
-    compared = Compared(rows, [ours, theirs], costs, resamplings=draws, seed=seed)
+    below = ours if simpler.probabilities is None else simpler.probabilities
+    compared = Compared(rows, [ours, theirs, below], costs, resamplings=draws, seed=seed)
     losses = slice_losses(rows, ours, theirs, costs.capacity, resamplings=draws, seed=seed)
     rate = float(rows.is_fraud.mean())
     measured = gates.Measured(
@@ -199,6 +212,8 @@ def _measure(
         average_precision_lift=compared.interval(0, "average_precision").value / rate,
         gain=compared.gain(0, 1, "saved_per_1000"),
         opponent=opponent.name,
+        simpler_gain=compared.gain(0, 2, "saved_per_1000"),
+        simpler=simpler.name,
         calibration_error=calibration(ours, rows.is_fraud)[0],
         calibration_ratio=compared.interval(0, "expected_over_seen"),
         slices=losses,

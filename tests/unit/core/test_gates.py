@@ -12,7 +12,8 @@ from fraud.params import Params
 BOUNDS = Params.load(Path(__file__).resolve().parents[3] / "params.yaml").gates
 GOOD = Measured(
     holdout_rows=20000, holdout_frauds=100, immature_rows=0, quarantine_rate=0.001, average_precision_lift=20.0,
-    gain=Interval(50.0, 10.0, 90.0), opponent="version 3", calibration_error=0.002,
+    gain=Interval(50.0, 10.0, 90.0), opponent="version 3",
+    simpler_gain=Interval(5.0, -4.0, 12.0), simpler="level 1-logistic", calibration_error=0.002,
     calibration_ratio=Interval(1.2, 0.9, 1.6),
     slices=(SliceLoss("category travel", 30, 0.5, 0.6, Interval(0.1, -0.05, 0.2)),),
     onnx_difference=8e-7, latency_us=30.0, feature_mismatches=0, reasons={},
@@ -21,6 +22,7 @@ ON_HOLDOUT = {
     "holdout_frauds",
     "average_precision",
     "better_than_production",
+    "simpler_level",
     "calibration_error",
     "calibration_ratio",
     "slices",
@@ -40,6 +42,7 @@ def test_a_good_candidate_passes_every_gate() -> None:
         ({"average_precision_lift": 4.9}, "average_precision"),
         ({"gain": Interval(50.0, 0.0, 90.0)}, "better_than_production"),
         ({"gain": Interval(-5.0, -9.0, -1.0)}, "better_than_production"),
+        ({"simpler_gain": Interval(-8.0, -15.0, -0.01)}, "simpler_level"),
         ({"calibration_error": 0.03}, "calibration_error"),
         ({"calibration_ratio": Interval(2.1, 1.5, 3.0)}, "calibration_ratio"),
         ({"calibration_ratio": Interval(0.4, 0.3, 0.6)}, "calibration_ratio"),
@@ -70,8 +73,8 @@ def test_an_unusable_holdout_fails_all_that_is_measured_on_it(change: dict[str, 
 
 @pytest.mark.parametrize(
     "unmeasured",
-    ["quarantine_rate", "average_precision_lift", "gain", "calibration_error", "calibration_ratio", "slices",
-     "onnx_difference", "latency_us", "feature_mismatches"],
+    ["quarantine_rate", "average_precision_lift", "gain", "simpler_gain", "calibration_error", "calibration_ratio",
+     "slices", "onnx_difference", "latency_us", "feature_mismatches"],
 )  # fmt: skip
 def test_what_was_not_measured_has_failed(unmeasured: str) -> None:
     assert len(failed(judge(replace(GOOD, **{unmeasured: None}), BOUNDS))) == 1  # type: ignore[arg-type]
