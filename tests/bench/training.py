@@ -153,7 +153,7 @@ def main() -> None:
     print(f"{arguments.rows:,} rows to train on, {arguments.rows // 5:,} to stop on")
     print(f"{'level':<12}{'who':<10}{'s':>8}{'cpu s':>8}{'rows/s':>12}{'peak MB':>9}{'arrays MB':>11}")
     for level in arguments.levels:
-        whos = ("ours", "theirs", "theirs_2") if level in ("boosting", "mlp") else ("ours", "theirs")
+        whos = ("ours", "theirs", "theirs_2") if level == "boosting" else ("ours", "theirs")
         seen: dict[str, list[dict[str, float]]] = {who: [] for who in whos}
         for _ in range(arguments.repeats):
             for who in whos:
