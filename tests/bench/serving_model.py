@@ -17,8 +17,8 @@ from fraud.core.features import CATEGORY_OFFSET, VECTOR_NAMES, definition_hash
 TREES, LEAVES, ROWS = 300, 15, 60_000
 
 
-def write(cache: Path) -> Path:
-    """Train, convert and write it. Returns the path of model.onnx."""
+def fitted() -> tuple[HistGradientBoostingClassifier, np.ndarray]:
+    """The model and the vectors it learned from, float32[ROWS, 27]; the same at every call."""
     rng = np.random.default_rng(0)
     width = len(VECTOR_NAMES)
     vectors = rng.gamma(2, 50, (ROWS, width)).astype(np.float32)
@@ -28,9 +28,15 @@ def write(cache: Path) -> Path:
     model = HistGradientBoostingClassifier(
         max_iter=TREES, max_leaf_nodes=LEAVES, learning_rate=0.05, early_stopping=False
     ).fit(vectors, rng.random(ROWS) < 1 / (1 + np.exp(-logit)))
+    return model, vectors
+
+
+def write(cache: Path) -> Path:
+    """Train, convert and write it. Returns the path of model.onnx."""
+    model, vectors = fitted()
     data = _one_output(
         to_onnx(
-            model, initial_types=[("features", FloatTensorType([None, width]))], options={"zipmap": False},
+            model, initial_types=[("features", FloatTensorType([None, len(VECTOR_NAMES)]))], options={"zipmap": False},
             target_opset={"": 18, "ai.onnx.ml": 3},
         )
     )  # fmt: skip

@@ -1,7 +1,8 @@
-"""Other ways to serve the same model, each in its own environment: how it is installed, started and asked.
+"""Other ways to serve the same trees, each in its own environment: how it is installed, started and asked.
 
-They get the finished vector and answer a probability; no key, no features, no log: their plain predict. A peer that
-does not install or start is left out of the table, with a line that says so.
+They get the finished vector and answer a probability; no key, no features, no log: their plain predict. BentoML and
+MLServer run it on ONNX Runtime as ours does, `mlflow models serve` and the handbook's endpoint as a scikit-learn
+pyfunc. A peer that does not install or start is left out of the table, with a line that says so.
 """
 
 import json
@@ -70,20 +71,20 @@ def _mlserver(_model: Path, port: int, folder: Path) -> list[str]:
     return [str(ENVIRONMENTS / "mlserver/bin/mlserver"), "start", str(home)]
 
 
-def _pyfunc(model: Path, folder: Path) -> str:
+def _pyfunc(folder: Path) -> str:
     saved = folder / "pyfunc"
     if not saved.exists():
-        subprocess.run([ML / "python", HERE / "save_pyfunc.py", model, saved], check=True, capture_output=True)
+        subprocess.run([ML / "python", HERE / "save_pyfunc.py", saved], check=True, capture_output=True)
     return str(saved)
 
 
-def _mlflow(model: Path, port: int, folder: Path) -> list[str]:
-    where = ["--model-uri", _pyfunc(model, folder), "--host", "127.0.0.1", "--port", str(port)]
+def _mlflow(_model: Path, port: int, folder: Path) -> list[str]:
+    where = ["--model-uri", _pyfunc(folder), "--host", "127.0.0.1", "--port", str(port)]
     return [str(ML / "mlflow"), "models", "serve", *where, "--env-manager", "local", "--workers", "1"]
 
 
-def _handbook(model: Path, port: int, folder: Path) -> list[str]:
-    return [str(ML / "python"), str(HERE / "handbook_app.py"), _pyfunc(model, folder), str(port)]
+def _handbook(_model: Path, port: int, folder: Path) -> list[str]:
+    return [str(ML / "python"), str(HERE / "handbook_app.py"), _pyfunc(folder), str(port)]
 
 
 _FEATURES: Final = json.dumps({"features": VECTOR}).encode()

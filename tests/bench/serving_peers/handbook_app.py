@@ -20,7 +20,7 @@ class Payment(BaseModel):
 @app.post("/predict")
 def predict(payment: Payment) -> dict[str, float]:
     frame = pd.DataFrame([payment.features], columns=COLUMNS, dtype="float32")
-    return {"fraud_probability": float(model.predict(frame)["fraud_probability"].iloc[0])}
+    return {"fraud_probability": float(model.predict(frame)[0][1])}
 
 
 if __name__ == "__main__":
