@@ -41,7 +41,7 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     """MLflow and all of Airflow, on a project beside this one; `score_nightly` is its one DAG."""
     project = tmp_path / "project"
     (project / "dags").mkdir(parents=True)
-    for name in ("plugins", "services", "src", ".venv", "params.yaml", "dags/score_nightly.py"):
+    for name in ("plugins", "services", "infra", "src", ".venv", "params.yaml", "dags/score_nightly.py"):
         (project / name).symlink_to(ROOT / name)
     env = {**os.environ, "FRAUD_HOME": str(tmp_path / "home"), "FRAUD_PROJECT": str(project)}
     embedded = [sys.executable, "-m", "fraud.embedded"]
