@@ -33,7 +33,8 @@ def corrupt(registry: Registry, number: int) -> str:
     """Register version `number`'s files, damaged in one of five ways. Returns the version."""
     model, facts = registry.files(number % 5)
     tag = sha256(model).hexdigest()
-    said = json.loads(facts)
+    said = json.loads(facts) | {"level": f"corrupt {number}"}  # not a copy that is there already: it has to be fetched
+    facts = json.dumps(said).encode()
     damage: list[tuple[bytes, bytes, dict[str, str]]] = [
         (model[:300] + bytes([model[300] ^ 1]) + model[301:], facts, {"model_sha256": tag}),
         (model[: len(model) // 2], facts, {"model_sha256": tag}),
