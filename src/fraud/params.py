@@ -126,6 +126,13 @@ class Drift(_Section):
     max_drifted_share: float = Field(gt=0, le=1)
 
 
+class Concept(_Section):
+    """When decisions are held against labels that have come."""
+
+    window_days: int = Field(gt=0, description="mature days that are looked at")
+    false_alarm_days: float = Field(gt=1, description="least mean of days to an alarm while the promise is kept")
+
+
 class Params(_Section):
     """params.yaml."""
 
@@ -135,6 +142,7 @@ class Params(_Section):
     costs: Costs
     gates: Gates
     drift: Drift
+    concept: Concept
 
     @classmethod
     def load(cls, path: Path) -> Self:

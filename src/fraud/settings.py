@@ -24,6 +24,9 @@ class Settings(BaseSettings):
     landing_uri: str = Field(default="", description="contract-shaped files that wait for ingest; <home>/landing")
     lake_uri: str = Field(default="", description="partitions with manifests; default <home>/lake")
     reports_uri: str = Field(default="", description="HTML reports; default <home>/reports")
+    report_days: int = Field(
+        default=400, ge=1, description="drift, concept and skew reports this much older than the newest are removed"
+    )
     job_runs_uri: str = Field(default="", description="what each job's last run did; default <home>/job_runs")
     prediction_log: Path = Field(default=Path(), description="serving's segments, before shipping; <home>/predictions")
     prediction_retention_days: int = Field(

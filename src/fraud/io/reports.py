@@ -1,5 +1,6 @@
 """A report of a day is two files: `<name>.html` for people and `<name>.json`, the record, for machines."""
 
+import datetime as dt
 import json
 from typing import Any
 
@@ -22,3 +23,17 @@ def write(folder: str, name: str, page: str, record: dict[str, Any]) -> None:
     """The record comes last: where there is one, the page beside it is whole."""
     put_atomically(f"{folder}/{name}.html", page.encode())
     put_atomically(f"{folder}/{name}.json", (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+
+
+def expire(root: str, keep_days: int) -> list[str]:
+    """Remove the reports below `<root>/<day>` that are more than `keep_days` older than the newest; their days.
+
+    Older than the newest, not than today: reports on imported history are no less worth keeping.
+    """
+    fs, path = fsspec.core.url_to_fs(root)
+    days = sorted(entry.rstrip("/").split("/")[-1] for entry in fs.ls(path, detail=False))
+    last_kept = str(dt.date.fromisoformat(days[-1]) - dt.timedelta(days=keep_days)) if days else ""
+    old = [day for day in days if day < last_kept]
+    for day in old:
+        fs.rm(f"{path}/{day}", recursive=True)
+    return old

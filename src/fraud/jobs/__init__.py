@@ -68,6 +68,7 @@ JOBS: Final[dict[str, str]] = {
     "score": "score days of transactions with the production model on Spark, or a file without",
     "consistency": "hold a sample of served answers against the batch scores of the same version",
     "drift": "compare recent days with the production model's training reference",
+    "concept-drift": "hold the production model's decisions against the labels that have come",
     "ship-predictions": "bring serving's prediction log into the lake",
     "skew": "recompute what serving saw and compare, bit for bit",
     "export-metrics": "answer Prometheus with what lake, jobs, reports and registry say",
@@ -79,7 +80,7 @@ WATCHED: Final = frozenset(
     {
         "ingest", "ingest-labels", "build-features", "materialize", "training-set", "train", "promote", "rollback",
         "expire-waivers", "reproduce",
-        "score", "consistency", "drift", "ship-predictions", "skew",
+        "score", "consistency", "drift", "concept-drift", "ship-predictions", "skew",
     }
 )  # fmt: skip
 """Jobs that Airflow runs and that change something: what their last run did is kept for monitoring."""

@@ -93,6 +93,7 @@ def run(config: Config, context: Context) -> Result:
     context.log.info("comparing", days=len(window.days), rows=current.num_rows, reference_rows=reference.num_rows)
     measured, page = _measure(reference, current, window, context, artifact.version)
     reports.write(folder, "drift", page, measured)
+    reports.expire(folder.rpartition("/")[0], context.settings.report_days)
     return _result(measured, f"{folder}/drift.html", changed=True)
 
 

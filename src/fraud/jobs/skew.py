@@ -79,6 +79,7 @@ def run(config: Config, context: Context) -> Result:
             report = {**_check(records, context).report(), "day": day, "made_from": made_from}
             reports.write(f"{root}/{day}", "skew", skew_report.page(report), report)
             changed = True
+            reports.expire(root, context.settings.report_days)
         found.append(report)
     return _result(days, found, root, changed=changed)
 

@@ -27,3 +27,11 @@ def test_what_callers_sent_is_text_on_the_page_not_markup() -> None:
     )  # fmt: skip
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
+
+
+def test_reports_much_older_than_the_newest_are_removed(tmp_path: Path) -> None:
+    for day in ("2024-12-31", "2025-01-01", "2025-01-02", "2025-01-31"):
+        reports.write(f"file://{tmp_path}/drift/{day}", "drift", "<p>page</p>", {"day": day})
+    assert reports.expire(f"file://{tmp_path}/drift", 30) == ["2024-12-31"]
+    assert sorted(path.name for path in (tmp_path / "drift").iterdir()) == ["2025-01-01", "2025-01-02", "2025-01-31"]
+    assert reports.expire(f"file://{tmp_path}/drift", 30) == []
