@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -23,6 +24,10 @@ _KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "RE
 
 def clone(repository: str, commit: str, folder: Path) -> None:
     """The files of a commit, from a Git repository (path or URL). Raises RefusedError when it does not have it."""
+    if shutil.which("git") is None:
+        raise RefusedError(
+            "git is not installed here", do="run it where it is, or retrain from the present files: --here"
+        )
     for arguments in (
         ("clone", "--quiet", "--no-checkout", repository, str(folder)),
         ("-C", str(folder), "checkout", "--quiet", "--detach", commit),

@@ -1,6 +1,7 @@
 """What a model was made from, as hashes: equal inputs have one fingerprint, whatever commit or folder they lie in."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
@@ -38,30 +39,32 @@ def fingerprint(made_from: Mapping[str, str]) -> str:
 
 def git(project: Path) -> dict[str, str]:
     """Commit and whether files differed from it. For people: it does not enter the fingerprint."""
-
-    def ask(*arguments: str) -> str | None:
-        done = subprocess.run(["git", "-C", str(project), *arguments], capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else None
-
     stamp = project / "COMMIT"
-    commit = stamp.read_text().strip() if stamp.is_file() else ask("rev-parse", "HEAD")
-    changed = "" if stamp.is_file() else ask("status", "--porcelain", "--untracked-files=no")
+    if stamp.is_file():
+        commit, _, dirty = stamp.read_text().strip().partition("-")  # as `git describe --dirty` says it
+        return {"git_commit": commit or "unknown", "git_dirty": "true" if dirty else "false"}
+    head, changed = _git(project, "rev-parse", "HEAD"), _git(project, "status", "--porcelain", "--untracked-files=no")
     return {
-        "git_commit": commit or "unknown",
-        "git_dirty": "unknown" if changed is None else str(bool(changed)).lower(),
+        "git_commit": head.stdout.strip() or "unknown" if head.returncode == 0 else "unknown",
+        "git_dirty": "unknown" if changed.returncode else str(bool(changed.stdout.strip())).lower(),
     }
 
 
 def tag(project: Path, name: str, commit: str, message: str) -> str:
     """Set an annotated Git tag; a tag of that name on the same commit stays. Returns why not, "" when it is there."""
-
-    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["git", "-C", str(project), *arguments], capture_output=True, text=True, check=False)
-
-    there = git("rev-parse", "--verify", "--quiet", f"refs/tags/{name}^{{commit}}")
+    there = _git(project, "rev-parse", "--verify", "--quiet", f"refs/tags/{name}^{{commit}}")
     if there.returncode == 0:
         return "" if there.stdout.strip() == commit else f"tag {name} names {there.stdout.strip()} already"
-    return git("tag", "--annotate", "--message", message, name, commit).stderr.strip()
+    made = _git(project, "tag", "--annotate", "--message", message, name, commit)
+    return made.stderr.strip() or "git said no" if made.returncode else ""
+
+
+def _git(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What Git says of a checkout; a failure where it is not installed."""
+    command = ["git", "-C", str(project), *arguments]
+    if shutil.which("git") is None:
+        return subprocess.CompletedProcess(command, 127, "", "git is not installed")
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def _digest(root: Path, paths: Iterable[Path]) -> str:

@@ -1,6 +1,7 @@
 """Fingerprints: equal inputs, equal hash, wherever they lie; any change of an input shows."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,8 @@ def test_the_folder_and_its_git_state_do_not_matter(project: Path, tmp_path: Pat
     (tmp_path / "two/COMMIT").write_text("c0ffee\n")
     assert fingerprint(project) == fingerprint(tmp_path / "two")
     assert lineage.git(tmp_path / "two") == {"git_commit": "c0ffee", "git_dirty": "false"}
+    (tmp_path / "two/COMMIT").write_text("c0ffee-dirty\n")
+    assert lineage.git(tmp_path / "two") == {"git_commit": "c0ffee", "git_dirty": "true"}
 
 
 def test_data_parameters_and_locks_matter_and_bounds_of_gates_do_not(project: Path) -> None:
@@ -44,6 +47,19 @@ def test_data_parameters_and_locks_matter_and_bounds_of_gates_do_not(project: Pa
     assert fingerprint(project, stricter) == before
     (project / "requirements/ml.txt").write_text("another lock\n")
     assert fingerprint(project) != before
+
+
+def test_a_tag_is_set_once_and_never_moved(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=ada", "-c", "user.email=ada@example.org"]
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    commits = []
+    for message in ("first", "second"):
+        subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", message], check=True)
+        commits.append(lineage.git(tmp_path)["git_commit"])
+    subprocess.run([*git, "tag", "--annotate", "--message", "one", "model-v1", commits[0]], check=True)
+    assert lineage.tag(tmp_path, "model-v1", commits[0], "one") == ""
+    assert lineage.tag(tmp_path, "model-v1", commits[1], "one") == f"tag model-v1 names {commits[0]} already"
+    assert "fatal" in lineage.tag(tmp_path, "model-v2", "unknown", "two")
 
 
 def test_outside_of_git_the_commit_is_unknown(tmp_path: Path) -> None:
