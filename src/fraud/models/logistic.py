@@ -43,10 +43,10 @@ class FittedLogistic:
 
 def fit(train: Sample, _validation: Sample, params: Training, say: Say) -> FittedLogistic:
     """One thread: a threaded BLAS sums in another order on another machine."""
-    scaling = Scaling.of(train.vectors)
+    scaling, scaled = Scaling.fit(train.vectors)
     model = LogisticRegression(C=params.logistic.c, max_iter=params.logistic.max_iter, random_state=params.seed)
     with threadpool_limits(limits=1):
-        model.fit(scaling.apply(train.vectors), train.is_fraud)
+        model.fit(scaled, train.is_fraud)
     say("logistic regression converged", iterations=int(model.n_iter_[0]))
     return FittedLogistic(scaling, model)
 

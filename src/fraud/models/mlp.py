@@ -67,12 +67,13 @@ def fit(train: Sample, validation: Sample, params: Training, say: Say) -> Fitted
     On the processor: one thread and seeded generators, the same bits again on the same kind of processor. On a GPU,
     where there is one, the bits are the GPU's affair (docs/adr/0031-level-3-bytes.md).
     """
-    scaling, device = Scaling.of(train.vectors), _device()
+    device = _device()
+    scaling, x = _scaled(train)
     later = _tensor(scaling, validation.vectors).to(device)
     truth = torch.from_numpy(validation.is_fraud.astype(np.float32)).to(device)
     best, best_loss, best_epoch, epoch = None, float("inf"), 0, 0
     with _seeded(params.seed, device):
-        for epoch, network in enumerate(_epochs(scaling, train, params, device, params.mlp.max_epochs), start=1):
+        for epoch, network in enumerate(_epochs(x, train.is_fraud, params, device, params.mlp.max_epochs), start=1):
             logits = _logits(network, later)
             now = float(nn.functional.binary_cross_entropy_with_logits(logits, truth))
             precision = Ranked(logits.cpu().numpy(), validation.is_fraud).average_precision()
@@ -88,11 +89,17 @@ def fit(train: Sample, validation: Sample, params: Training, say: Say) -> Fitted
 
 def refit(rows: Sample, first: FittedNetwork, params: Training, say: Say) -> FittedNetwork:
     """As many epochs as were best at first."""
-    scaling, device = Scaling.of(rows.vectors), _device()
+    device = _device()
+    scaling, x = _scaled(rows)
     with _seeded(params.seed, device):
-        *_, network = _epochs(scaling, rows, params, device, first.kept)
+        *_, network = _epochs(x, rows.is_fraud, params, device, first.kept)
     say("network fitted again", epochs=first.kept)
     return FittedNetwork(scaling, network.eval().cpu(), first.epochs, first.kept, first.loss)
+
+
+def _scaled(rows: Sample) -> tuple[Scaling, torch.Tensor]:
+    scaling, scaled = Scaling.fit(rows.vectors)
+    return scaling, torch.from_numpy(scaled.astype(np.float32))
 
 
 def _device() -> torch.device:
@@ -109,12 +116,11 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _epochs(
-    scaling: Scaling, rows: Sample, params: Training, device: torch.device, epochs: int
+    x: torch.Tensor, is_fraud: NDArray[np.bool_], params: Training, device: torch.device, epochs: int
 ) -> Iterator[nn.Sequential]:
     """The one network, after each epoch."""
     wanted, order = params.mlp, torch.Generator().manual_seed(params.seed)
-    x = _tensor(scaling, rows.vectors).to(device)
-    y = torch.from_numpy(rows.is_fraud.astype(np.float32)).to(device)
+    x, y = x.to(device), torch.from_numpy(is_fraud.astype(np.float32)).to(device)
     network = _network(x.shape[1], wanted).to(device)
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=wanted.learning_rate, weight_decay=wanted.weight_decay, foreach=False

@@ -21,6 +21,7 @@ _AS_IS: Final = np.array(
     [i for i, name in enumerate(VECTOR_NAMES) if name not in {*LONG_TAILED, "hour_of_day"}], dtype=np.int64
 )
 _CIRCLE: Final = 2.0 * np.pi / 24.0
+_ROWS_AT_ONCE: Final = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +32,24 @@ class Scaling:
     deviation: NDArray[np.float64]
 
     @classmethod
-    def of(cls, vectors: NDArray[np.float32]) -> Self:
-        """Measured on the training part. A column that never varies is left at zero."""
+    def fit(cls, vectors: NDArray[np.float32]) -> tuple[Self, NDArray[np.float64]]:
+        """Measured on the rows, and the rows by it, float64[n, d]. A column that never varies is left at zero."""
         derived = _derived(vectors)
-        deviation = derived.std(axis=0)
-        return cls(derived.mean(axis=0), np.where(deviation > 0, deviation, 1.0))
+        mean = derived.mean(axis=0)
+        derived -= mean
+        blocks = range(0, len(derived), _ROWS_AT_ONCE)
+        squares = np.sum([np.sum(derived[start : start + _ROWS_AT_ONCE] ** 2, axis=0) for start in blocks], axis=0)
+        deviation = np.sqrt(squares / len(derived))
+        scaling = cls(mean, np.where(deviation > 0, deviation, 1.0))
+        derived /= scaling.deviation
+        return scaling, derived
 
     def apply(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         """float32[n, len(VECTOR_NAMES)] -> float64[n, d]."""
-        return (_derived(vectors) - self.mean) / self.deviation
+        derived = _derived(vectors)
+        derived -= self.mean
+        derived /= self.deviation
+        return derived
 
     def nodes(self, graph: Graph) -> str:
         """The same as nodes; the name of their value, float64[n, d]."""
@@ -55,6 +65,12 @@ class Scaling:
 
 
 def _derived(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    wide = vectors.astype(np.float64)
-    angle = wide[:, _HOUR] * _CIRCLE
-    return np.hstack([np.log(wide[:, _LOG] + 1.0), np.sin(angle), np.cos(angle), wide[:, _AS_IS]])
+    """In blocks: whole columns in float64 would lie in memory several times."""
+    derived = np.empty((len(vectors), len(_LOG) + 2 + len(_AS_IS)))
+    for start in range(0, len(vectors), _ROWS_AT_ONCE):
+        wide = vectors[start : start + _ROWS_AT_ONCE].astype(np.float64)
+        angle = wide[:, _HOUR] * _CIRCLE
+        derived[start : start + _ROWS_AT_ONCE] = np.hstack(
+            [np.log(wide[:, _LOG] + 1.0), np.sin(angle), np.cos(angle), wide[:, _AS_IS]]
+        )
+    return derived
