@@ -258,6 +258,22 @@ def test_a_promotion_tags_the_commit_where_that_is_asked_for(
     assert tagged.stdout.strip() == commit
 
 
+@pytest.mark.parametrize("job", ["promote", "rollback", "expire-waivers", "reject"])
+def test_a_registry_that_is_away_is_said_and_nothing_changes(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, job: str
+) -> None:
+    first = platform.register()
+    platform.fraud("promote")
+    second = platform.register(champion=first)
+    with monkeypatch.context() as away:
+        away.setenv("FRAUD_MLFLOW_URL", "http://127.0.0.1:9")
+        away.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        code, told = platform.fraud(job)
+    assert (code, told["error"]) == (75, "UnavailableError")
+    assert [c["version"] for c in platform.fraud("history")[1]["changes"]] == [first]
+    assert (platform.alias(PRODUCTION), platform.alias(STAGING)) == (first, second)
+
+
 def _kill_before_alias(settings: Settings, version: str) -> None:
     """Promote, and die like kill -9 between the announcement and the alias's move."""
     with opened(settings) as promotion:
