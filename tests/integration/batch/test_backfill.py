@@ -142,5 +142,5 @@ def test_thirty_days_are_thirty_partitions_and_a_cancelled_backfill_goes_on_wher
         json={"dag_id": "score_nightly", "from_date": f"{DAYS[0]}T00:00:00Z", "to_date": f"{DAYS[-1]}T00:00:00Z"},
         headers=dict(api._http.headers), timeout=30,
     )  # fmt: skip
-    assert (refused.status_code, "non-periodic" in refused.text) == (409, True), refused.text  # docs/batch.md says so
+    assert (refused.status_code, "non-periodic" in refused.text) == (422, True), refused.text  # docs/batch.md says so
     print(json.dumps({"days": len(published), "rows": len(ids), "seconds": result["seconds"]}))
