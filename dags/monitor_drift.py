@@ -1,30 +1,25 @@
-"""Compare recent days with what the Production model was trained on.
+"""Compare recent days with what the Production model was trained on, and its decisions with the labels that came.
 
-**What.** Each feature's distribution and the model's scores against the training reference, with tests that do not
-change with the sample's size; an HTML report per day and figures for Prometheus.
+**What.** *drift*: each feature's distribution and the model's scores against the training reference, with one statistic
+whatever the sample's size. *concept_drift*: precision, recall, average precision, calibration and money of what was
+decided, per day with mature labels, against what the holdout promised. Each writes an HTML report and figures for
+Prometheus.
 
 **When.** After each night's scores.
 
-**Triage.** *Retraining requested*: more of the features drifted than params.yaml allows. Open *Report* and see which:
-one alone often is a source that changed its units; many at once a season or a new country. Training follows by itself,
-and its gates decide.
+**Triage.** *Retraining requested*: more features drifted than params.yaml allows, or decisions are worse than promised.
+Open *Report* and see which: one feature alone often is a source that changed its units; many at once a season or a new
+country. Training follows by itself, and its gates decide. *`request_retraining` skipped*: nothing asked for it, or the
+last request is younger than the cool-down (`FRAUD_RETRAINING_COOL_DOWN_HOURS`); its log says which.
 """
 
-from typing import Any
+from airflow.sdk import XComArg
 
-from airflow.sdk import XComArg, task
-from airflow.sdk.exceptions import AirflowSkipException
-
-from fraud_airflow.defaults import RETRAINING_REQUESTED, SCORES, fraud_dag
+from fraud_airflow.defaults import SCORES, fraud_dag
 from fraud_airflow.operator import FraudJobOperator
-
-
-@task(outlets=[RETRAINING_REQUESTED])
-def request_retraining(measured: dict[str, Any]) -> None:
-    """Ask for a training run when too much drifted."""
-    if not measured["retrain"]:
-        raise AirflowSkipException("no drift that asks for retraining")
-
+from fraud_airflow.retraining import request_retraining
 
 with fraud_dag("monitor_drift", doc=__doc__, stage="monitoring", schedule=[SCORES]):
-    request_retraining(XComArg(FraudJobOperator(task_id="drift", job="drift")))
+    drift = FraudJobOperator(task_id="drift", job="drift")
+    concept = FraudJobOperator(task_id="concept_drift", job="concept-drift")
+    request_retraining({"data drift": XComArg(drift), "concept drift": XComArg(concept)})

@@ -3,7 +3,8 @@
 **What.** A point-in-time training set, all four levels (rule, logistic, boosted trees, network), the choice among
 them, and the gates. What passes is registered as a candidate. Equal inputs find the version they made before.
 
-**When.** When new features and new labels are both there, or when monitoring asks for retraining.
+**When.** When new features and new labels are both there, or when monitoring asks for retraining: then the MLflow run
+says why (tag `cause`).
 
 **Triage.** *`candidate` skipped*: a gate failed. The log of `candidate` lists each gate with its value; the button
 *Report* of `train` opens the whole report, *MLflow run* the run. Nothing in production changed. *Exit code 3 or 65 in
@@ -15,8 +16,9 @@ from typing import Any
 from airflow.sdk import XComArg, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from fraud_airflow.defaults import CANDIDATE, FEATURES, LABELS, RETRAINING_REQUESTED, fraud_dag
+from fraud_airflow.defaults import CANDIDATE, FEATURES, LABELS, fraud_dag
 from fraud_airflow.operator import FraudJobOperator
+from fraud_airflow.retraining import RETRAINING_REQUESTED
 
 
 @task(outlets=[CANDIDATE])
@@ -34,7 +36,10 @@ with fraud_dag("train_fraud_model", doc=__doc__, stage="training", schedule=(FEA
     train = FraudJobOperator(
         task_id="train",
         job="train",
-        arguments=["--snapshot={{ ti.xcom_pull(task_ids='training_set')['snapshot'] }}"],
+        arguments=[
+            "--snapshot={{ ti.xcom_pull(task_ids='training_set')['snapshot'] }}",
+            "--cause={{ retraining_cause(triggering_asset_events) }}",
+        ],
     )
     training_set >> train
     candidate(XComArg(train))

@@ -6,6 +6,7 @@ from typing import Any, Final
 from airflow.sdk import DAG, Asset
 
 from fraud_airflow.approval import answer_reason, answered_by, approved, gates_for_people
+from fraud_airflow.retraining import retraining_cause
 
 TASK_DEFAULTS: Final[dict[str, Any]] = {
     "owner": "ml-platform",
@@ -23,7 +24,6 @@ FEATURES: Final = Asset("features", uri="x-fraud://lake/features", group="lake")
 SCORES: Final = Asset("scores", uri="x-fraud://lake/scores", group="lake")
 CANDIDATE: Final = Asset("candidate", uri="x-fraud://registry/candidate", group="registry")
 PRODUCTION_MODEL: Final = Asset("production_model", uri="x-fraud://registry/production", group="registry")
-RETRAINING_REQUESTED: Final = Asset("retraining_requested", uri="x-fraud://monitoring/retraining", group="monitoring")
 
 SCORING_POOL: Final = "scoring"
 """One slot, made where Airflow's database is: scoring, however many days are asked for, leaves a core to training."""
@@ -41,7 +41,8 @@ def fraud_dag(dag_id: str, *, doc: str | None, stage: str, schedule: Any = None,
         default_args=TASK_DEFAULTS,
         tags=["fraud", stage],
         user_defined_macros={
-            function.__name__: function for function in (approved, answered_by, answer_reason, gates_for_people)
+            function.__name__: function
+            for function in (approved, answered_by, answer_reason, gates_for_people, retraining_cause)
         },
         **more,
     )

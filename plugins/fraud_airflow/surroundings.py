@@ -21,6 +21,7 @@ class Surroundings:
     mlflow_url: str
     grafana_url: str
     approval: bool
+    retraining_cool_down_hours: float
     job_environment: Mapping[str, str]
 
     @classmethod
@@ -36,6 +37,7 @@ class Surroundings:
             mlflow_url=env.get("FRAUD_MLFLOW_PUBLIC_URL") or env.get("FRAUD_MLFLOW_URL", ""),
             grafana_url=env.get("FRAUD_GRAFANA_URL", ""),
             approval=env.get("FRAUD_APPROVAL", "") == "required",
+            retraining_cool_down_hours=float(env.get("FRAUD_RETRAINING_COOL_DOWN_HOURS") or 24),
             job_environment={
                 name: value for name, value in env.items() if name in PASSED_NAMES or name.startswith(PASSED_PREFIXES)
             },

@@ -52,7 +52,7 @@ def fill_lake(home: Path) -> None:
 
 
 def fill_reports(home: Path) -> None:
-    """A drift and a skew report, as the jobs write them."""
+    """A report of each kind, as the jobs write them."""
     drift = {
         "features": {"amount": {"psi": 0.02, "missing": {"current": 0.0}, "drifted": False}},
         "unknown_category": {"current": 0.01}, "prediction": {"psi": 0.01, "drifted": False}, "rows": 900,
@@ -60,7 +60,13 @@ def fill_reports(home: Path) -> None:
     }  # fmt: skip
     counts = {"equal": 3, "mismatch": 0, "missing": 0, "extra": 0}
     skew = {"features": {"amount": counts}, "compared": 3, "events_lost": 0, "probabilities": {"wrong": 0}}
-    for kind, report in (("drift", drift), ("skew", skew)):
+    figures = {"recall": [0.5, 0.4, 0.6], "saved_per_1000": [90.0, 80.0, 100.0]}
+    day = {"frauds": 9, "late_frauds": 1, "unlabelled": 80, "unlabelled_stops": 2}
+    concept = {
+        "verdict": "ok", "evidence": 0.5, "limit": 365, "figures": figures, "promise": {"figures": figures},
+        "days": [day, day],
+    }  # fmt: skip
+    for kind, report in (("drift", drift), ("concept", concept), ("skew", skew)):
         folder = home / "reports" / kind / DAYS[-1]
         folder.mkdir(parents=True)
         (folder / f"{kind}.json").write_text(json.dumps(report))

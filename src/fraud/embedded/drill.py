@@ -99,6 +99,11 @@ FAULTS: Final[tuple[tuple[str, faults.Fault, tuple[str, ...]], ...]] = (
         ("GatesFailed",),
     ),
     ("drift", faults.edited("reports/drift/*/drift.json", lambda r: r.update(verdict="drift")), ("DriftFound",)),
+    (
+        "decisions break their promise",
+        faults.edited("reports/concept/*/concept.json", lambda r: r.update(verdict="drift")),
+        ("ConceptDriftFound",),
+    ),
     ("skew", faults.edited("reports/skew/*/skew.json", lambda r: r.update(events_lost=1)), ("SkewFound",)),
     ("a job's record is damaged", faults.unreadable, ("SourceUnreadable",)),
     ("the exporter stands still", faults.exporter_frozen, ("PlatformMetricsDown",)),

@@ -145,11 +145,12 @@ def start_all(stack: Stack, say: Callable[[str], None], only: Sequence[str] = ()
 
 
 def migrate(stack: Stack, env: Mapping[str, str]) -> None:
-    """Bring Airflow's database to this version, with the pool that scoring takes its slot from."""
+    """Bring Airflow's database to this version, with the pools of one slot that scoring and monitoring take."""
     airflow, log = stack.program("airflow", "airflow"), stack.log("airflow-migrate")
     processes.run_step("airflow-migrate", [airflow, "db", "migrate"], env, log, stack.project)
-    pool = [airflow, "pools", "set", "scoring", "1", "one run of batch scoring at a time"]
-    processes.run_step("airflow-pools", pool, env, log, stack.project)
+    for pool, why in (("scoring", "one run of batch scoring"), ("retraining", "one request for retraining")):
+        command = [airflow, "pools", "set", pool, "1", f"{why} at a time"]
+        processes.run_step("airflow-pools", command, env, log, stack.project)
 
 
 def _start(stack: Stack, service: Service, say: Callable[[str], None]) -> None:

@@ -26,7 +26,7 @@ from fraud.io.lake import MANIFEST, Dataset
 from fraud.settings import Settings
 
 DATASETS: Final = ("transactions", "labels", "features", "scores", "predictions")
-REPORTS: Final = ("drift", "skew")
+REPORTS: Final = ("drift", "concept", "skew")
 BASELINE_DAYS: Final = 28
 MIN_BASELINE_DAYS: Final = 7
 ASSUMED_SPREAD: Final = 0.25
@@ -149,6 +149,8 @@ def reports(reports_uri: str) -> Iterator[Metric]:
     yield from _gauge("fraud_report_newest_day_seconds", "Midnight UTC of the newest report's day", days, "report")
     if (drift := found["drift"]) is not None:
         yield from _drift(drift[1])
+    if (concept := found["concept"]) is not None:
+        yield from _concept(concept[1])
     if (skew := found["skew"]) is not None:
         yield from _skew(skew[1])
 
@@ -176,6 +178,26 @@ def _drift(report: Mapping[str, Any]) -> Iterator[Metric]:
     prediction = report["prediction"]["psi"]
     yield from _one("fraud_drift_prediction_psi", "Population stability index of the probability", prediction)
     yield from _one("fraud_drift_rows", "Rows the newest report looked at", report["rows"])
+
+
+def _concept(report: Mapping[str, Any]) -> Iterator[Metric]:
+    verdict = None if report["verdict"] == "unknown" else float(report["verdict"] == "drift")
+    text = "1 when decisions break the promise of the holdout; none when nothing can be said yet"
+    yield from _one("fraud_concept_drift_found", text, verdict)
+    yield from _one("fraud_concept_evidence", "Evidence against the promise of the holdout", report["evidence"])
+    yield from _one("fraud_concept_evidence_limit", "Evidence from which it counts as broken", report["limit"])
+    for name, text, figures in (
+        ("fraud_concept_figure", "What decisions achieved on days with mature labels", report["figures"]),
+        ("fraud_concept_promise", "The same over the holdout", report["promise"]["figures"]),
+    ):
+        yield from _gauge(name, text, {figure: values[0] for figure, values in figures.items()}, "figure")
+    days = report["days"]
+    yield from _one("fraud_concept_days", "Days with mature labels and decisions of this version", len(days))
+    counts: dict[str, float | None] = {
+        name: sum(day[name] for day in days) for name in ("frauds", "late_frauds", "unlabelled", "unlabelled_stops")
+    }
+    text = "Transactions of those days, by what became known: frauds in time, too late, nothing, nothing of a stop"
+    yield from _gauge("fraud_concept_labels", text, counts, "known")
 
 
 def _skew(report: Mapping[str, Any]) -> Iterator[Metric]:

@@ -45,6 +45,8 @@ class Result(JobResult):
     days: list[str]
     verdict: str
     """ok | skew | nothing (no answer to check)"""
+    retrain: bool
+    """Whether there is skew: a model is learned anew from what is served now."""
     records: int
     compared: int
     """Answers whose window features were recomputed."""
@@ -205,8 +207,9 @@ def _result(days: list[str], found: list[dict[str, Any]], root: str, *, changed:
 
     all_of = total()
     verdicts = {report["verdict"] for report in found}
+    verdict = next((v for v in ("skew", "ok") if v in verdicts), "nothing")
     return Result(
-        days=days, verdict=next((v for v in ("skew", "ok") if v in verdicts), "nothing"),
+        days=days, verdict=verdict, retrain=verdict == "skew",
         records=int(all_of.get("records", 0)), compared=int(all_of.get("compared", 0)),
         mismatches=int(all_of.get("mismatches", 0)), features={n: total("features", n) for n in FEATURES},
         skipped={reason: int(count) for reason, count in total("skipped").items()},

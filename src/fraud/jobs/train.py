@@ -48,6 +48,7 @@ class Config(JobConfig):
 
     snapshot: str | None = Field(default=None, description="training set; default the one with the latest cut-off")
     force: bool = Field(default=False, description="train even where equal inputs made a version before")
+    cause: str = Field(default="", max_length=200, description="why now: the run's tag `cause`")
     out: Path | None = Field(default=None, description="folder for the version's files, as dvc.yaml tracks them")
 
 
@@ -86,7 +87,7 @@ def run(config: Config, context: Context) -> Result:
                 )
             reused = version is not None
             if version is None:
-                version = _train(data, manifest, {**made_from, "fingerprint": fingerprint}, context, runs)
+                version = _train(data, manifest, {**made_from, "fingerprint": fingerprint}, context, runs, config.cause)
             verdict = evaluate.judge(version, data, context, runs).model_copy(update={"reused": reused})
         if config.out is not None:
             pipeline_files.write_model(config.out, verdict.version, verdict.run_id, runs)
@@ -94,7 +95,7 @@ def run(config: Config, context: Context) -> Result:
 
 
 def _train(
-    data: TrainingData, manifest: Manifest, made_from: dict[str, str], context: Context, runs: TrainingRuns
+    data: TrainingData, manifest: Manifest, made_from: dict[str, str], context: Context, runs: TrainingRuns, cause: str
 ) -> ModelVersion:
     settings, params = context.settings, context.params
     for run_id in runs.bury_unfinished(made_from["fingerprint"]):
@@ -105,7 +106,8 @@ def _train(
         **made_from, **lineage.git(settings.project), "snapshot": manifest.partition, "dvc_data_md5": stored.md5,
     }  # fmt: skip
     name = f"ladder on {manifest.partition[:8]}"
-    with runs.run(name, tags) as run_id, mirrored(settings, name, _flat(params) | tags, context.log) as mirror:
+    asked = {"cause": cause} if cause else {}
+    with runs.run(name, tags | asked) as run_id, mirrored(settings, name, _flat(params) | tags, context.log) as mirror:
         runs.record(run_id, params=_flat(params))
         runs.record_dataset(run_id, manifest, f"{snapshots.uri}/snapshot={manifest.partition}")
 

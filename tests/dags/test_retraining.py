@@ -1,0 +1,80 @@
+"""The monitors' request for retraining, in an Airflow of its own; small programs stand where `fraud` is."""
+
+import json
+import sys
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fraud_airflow.retraining import retraining_cause
+
+DAGS = Path(__file__).resolve().parents[2] / "dags"
+
+
+@pytest.fixture
+def monitors(database: None, stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a monitor's DAG whose jobs answer `retrain` as given; gives its tasks' states."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(DAGS)
+    wanted = tmp_path / "wanted.json"
+    stand_in.write_text(
+        f"#!{sys.executable}\nimport json, sys\n"
+        f"wanted = json.load(open({str(wanted)!r}))\n"
+        "print(json.dumps({'retrain': sys.argv[1] in wanted}))\n"
+    )
+    stand_in.chmod(0o755)
+
+    def run(dag_id: str, *drifted: str) -> tuple[str, str]:
+        wanted.write_text(json.dumps(drifted))
+        finished = bag.dags[dag_id].test(logical_date=None)
+        states = {task.task_id: str(task.state) for task in finished.get_task_instances()}
+        return states["request_retraining"], str(finished.state)
+
+    return run
+
+
+def events() -> list[list[str]]:
+    """The causes of each request so far."""
+    from airflow.models.asset import AssetEvent, AssetModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        found = session.scalars(
+            select(AssetEvent)
+            .join(AssetModel, AssetEvent.asset_id == AssetModel.id)
+            .where(AssetModel.name == "retraining_requested")
+            .order_by(AssetEvent.id)
+        )
+        return [event.extra["causes"] for event in found]
+
+
+@pytest.mark.slow  # five runs of a DAG
+def test_a_request_says_why_and_comes_at_most_once_per_cool_down(
+    monitors: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One test: the requests are the memory of the cool-down."""
+    assert monitors("monitor_drift") == ("skipped", "success")
+    assert events() == []
+    assert monitors("monitor_drift", "drift", "concept-drift") == ("success", "success")
+    assert events() == [["concept drift", "data drift"]]
+    # Within the day, whoever asks.
+    assert monitors("monitor_drift", "drift") == ("skipped", "success")
+    assert monitors("monitor_skew", "skew") == ("skipped", "success")
+    assert len(events()) == 1
+    monkeypatch.setenv("FRAUD_RETRAINING_COOL_DOWN_HOURS", str(timedelta(microseconds=1) / timedelta(hours=1)))
+    assert monitors("monitor_skew", "skew") == ("success", "success")
+    assert events() == [["concept drift", "data drift"], ["skew"]]
+
+
+def test_a_training_knows_what_it_was_asked_for() -> None:
+    from airflow.sdk import Asset
+
+    asked = [SimpleNamespace(extra={"causes": ["skew"]}), SimpleNamespace(extra={"causes": ["data drift", "skew"]})]
+    nightly = {Asset("features"): [SimpleNamespace(extra={})]}
+    assert retraining_cause(nightly) == ""
+    assert retraining_cause({**nightly, Asset("retraining_requested"): asked}) == "data drift, skew"
