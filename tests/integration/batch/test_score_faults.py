@@ -88,7 +88,7 @@ def matrix(request: pytest.FixtureRequest) -> Iterator[list[tuple[str, ...]]]:
     say = request.config.pluginmanager.getplugin("terminalreporter").write_line
     head = ("fault", "while", "exit code", "days published", "processes left", "after a rerun")
     for row in [head, *rows]:
-        say(" | ".join(f"{cell:<16}" for cell in row))
+        say(" | ".join(f"{cell:<23}" for cell in row))
 
 
 @pytest.fixture
@@ -186,7 +186,8 @@ def test_a_full_disk_publishes_nothing_and_with_room_again_the_bytes_are_the_sam
 
         def fill_then_commit(self: Dataset, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - commit's own
             with (folder / "filler").open("wb", buffering=0) as filler:
-                until(lambda: not _room(filler.fileno()), 10)
+                while _room(filler.fileno()):
+                    pass
             return commit(self, *arguments, **named)
 
         if stage == "publishing":
