@@ -64,8 +64,9 @@ class World:
     def embedded(self, *arguments: str) -> None:
         subprocess.run([str(PYTHON), "-m", "fraud.embedded", *arguments], env=self.env, check=True, cwd=self.project)
 
-    def fraud(self, *arguments: str) -> dict[str, Any]:
-        done = subprocess.run([*FRAUD, *arguments, "--json"], env=self.env, check=True, stdout=subprocess.PIPE)
+    def fraud(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        done = subprocess.run([*FRAUD, *arguments, "--json"], env=self.env, check=False, stdout=subprocess.PIPE)
+        assert done.returncode == code, done.stdout.decode()
         result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return result
 
@@ -169,15 +170,15 @@ def test_the_version_is_made_again_to_the_byte_from_the_lake_and_from_the_dvc_re
     (world.home / "aside").rename(snapshot)
 
 
-def test_with_a_changed_parameter_it_names_the_input(world: World, context: Context) -> None:
+def test_with_a_changed_parameter_it_names_the_input(world: World) -> None:
     params = yaml.safe_load(subprocess.check_output(["git", "-C", str(world.project), "show", "HEAD:params.yaml"]))
     changed = lay({"training": {"boosting": {"max_iter": 30}}}, params)
     (world.project / "params.yaml").write_text(yaml.safe_dump(changed))
-    with pytest.raises(RefusedError, match="came out with other bytes") as refused:
-        reproduce.run(reproduce.Config(version="1", here=True), context)
-    print(refused.value)
-    assert "training.boosting.max_iter: 40 -> 30" in refused.value.came
-    assert refused.value.do == "these inputs differ: params"
+    refused = world.fraud("reproduce", "1", "--here", code=3)
+    print(refused["came"])
+    assert refused["message"] == "version 1 came out with other bytes"
+    assert "training.boosting.max_iter: 40 -> 30" in refused["came"]
+    assert refused["do"] == "these inputs differ: params"
     (world.project / "params.yaml").write_text(yaml.safe_dump(params))
 
 
