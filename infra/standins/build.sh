@@ -8,7 +8,9 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
+# The mirror this machine installs from, or the one that is given.
+# shellcheck disable=SC2016 # apt expands it
+mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -v security | head -n 1)}
 ca_bundle=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
