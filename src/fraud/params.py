@@ -124,6 +124,7 @@ class Drift(_Section):
     reference_rows: int = Field(gt=0)
     psi_threshold: float = Field(gt=0)
     max_drifted_share: float = Field(gt=0, le=1)
+    newest_day_psi: float = Field(gt=0, description="of one feature, the newest day alone: an alarm from here on")
 
 
 class Concept(_Section):

@@ -54,9 +54,9 @@ def fill_lake(home: Path) -> None:
 def fill_reports(home: Path) -> None:
     """A report of each kind, as the jobs write them."""
     drift = {
-        "features": {"amount": {"psi": 0.02, "missing": {"current": 0.0}, "drifted": False}},
+        "features": {"amount": {"psi": 0.02, "newest_day_psi": 0.03, "missing": {"current": 0.0}, "drifted": False}},
         "unknown_category": {"current": 0.01}, "prediction": {"psi": 0.01, "drifted": False}, "rows": 900,
-        "drifted_share": 0.0, "thresholds": {"psi": 0.1, "drifted_share": 0.3}, "verdict": "ok",
+        "drifted_share": 0.0, "thresholds": {"psi": 0.05, "newest_day_psi": 0.2, "drifted_share": 0.3}, "verdict": "ok",
     }  # fmt: skip
     counts = {"equal": 3, "mismatch": 0, "missing": 0, "extra": 0}
     skew = {"features": {"amount": counts}, "compared": 3, "events_lost": 0, "probabilities": {"wrong": 0}}

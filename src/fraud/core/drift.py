@@ -8,7 +8,7 @@ params.yaml was chosen.
 """
 
 from collections.abc import Hashable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,14 @@ def psi_categorical(reference: Sequence[Hashable], current: Sequence[Hashable]) 
     """PSI over the values that occur, any hashable."""
     names = {name: index for index, name in enumerate(sorted({*reference, *current}, key=repr))}
     return psi(_counts(reference, names), _counts(current, names))
+
+
+def psi_column(reference: NDArray[Any], current: NDArray[Any]) -> float:
+    """PSI of a column as a data frame holds it: numbers without their NaN, or objects as categories."""
+    if reference.dtype == object:
+        return psi_categorical(reference.tolist(), current.tolist())
+    r, c = (values[~np.isnan(values)].astype(np.float64) for values in (reference, current))
+    return psi_numerical(r, c) if len(r) else 0.0
 
 
 def psi_share(reference: tuple[int, int], current: tuple[int, int]) -> float:

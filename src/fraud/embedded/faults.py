@@ -35,7 +35,7 @@ _STOPPED_S, _RUNNING_S = 0.22, 0.002
 _BATCH: Final = 200
 _CALLER_S: Final = 10.0
 _POLL_S: Final = 0.05
-_HALF_OPEN: Final = 140
+_CALLERS: Final = 400
 """More than serving takes at once (SERVING_MAX_IN_FLIGHT, 128)."""
 
 
@@ -148,16 +148,7 @@ def store_frozen(site: Site) -> Iterator[None]:
     numbers = itertools.count()
 
     def payment() -> dict[str, Any]:
-        now = datetime.now(UTC)
-        return {
-            "transaction_id": f"drill-{now.timestamp()}-{next(numbers)}",
-            "user_id": "drill",
-            "merchant_id": "drill",
-            "merchant_category": "grocery",
-            "event_timestamp": now.isoformat(),
-            "amount": 10.0,
-            "distance_from_home": 1.0,
-        }
+        return _payment(f"drill-{time.time()}-{next(numbers)}")
 
     with frozen("valkey")(site), _meanwhile(_caller(site, "/predict", payment)):
         yield
@@ -165,13 +156,38 @@ def store_frozen(site: Site) -> Iterator[None]:
 
 @contextmanager
 def overload(site: Site) -> Iterator[None]:
-    """More requests at work than serving takes: callers that never send their body to the end."""
-    head = b"POST /predict HTTP/1.1\r\nHost: drill\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    """More requests at work than serving takes: so many callers with one payment each, again and again, all at once.
+
+    Each repeats its own payment of the drill's user, so that nobody's history changes, nor the drill's after the first.
+    """
+    began = time.time()
     with ExitStack() as stack:
-        for _ in range(_HALF_OPEN):
-            caller = stack.enter_context(socket.create_connection(("127.0.0.1", site.stack.ports["serving"])))
-            caller.sendall(head)
+        callers = []
+        for number in range(_CALLERS):
+            caller = stack.enter_context(
+                socket.create_connection(("127.0.0.1", site.stack.ports["serving"]), _CALLER_S)
+            )
+            body = json.dumps(_payment(f"drill-{began}-{number}")).encode()
+            head = f"POST /predict HTTP/1.1\r\nHost: drill\r\nContent-Length: {len(body)}\r\n\r\n"
+            callers.append((caller, head.encode() + body))
+
+        def ask() -> None:
+            for caller, request in callers:
+                caller.sendall(request)
+            for caller, _ in callers:
+                caller.recv(65_536)
+            time.sleep(_POLL_S)
+
+        stack.enter_context(_meanwhile(ask))
         yield
+
+
+def _payment(transaction: str) -> dict[str, Any]:
+    """Of the drill's own user."""
+    return {
+        "transaction_id": transaction, "user_id": "drill", "merchant_id": "drill", "merchant_category": "grocery",
+        "event_timestamp": datetime.now(UTC).isoformat(), "amount": 10.0, "distance_from_home": 1.0,
+    }  # fmt: skip
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from fraud.core.contract import OTHER, US_PER_DAY, US_PER_HOUR
-from fraud.core.drift import MIN_ROWS, psi_share
+from fraud.core.drift import MIN_ROWS, psi_column, psi_share
 from fraud.core.features import WINDOW_FEATURES
 from fraud.engines.scoring import INPUT
 from fraud.errors import BadInputError
@@ -60,6 +60,8 @@ class Result(JobResult):
     retrain: bool
     drifted_share: float
     drifted_features: list[str]
+    jumped_features: list[str]
+    """Those that the newest day alone moved by a lot."""
     prediction_psi: float | None
     rows: int
     reference_rows: int
@@ -180,12 +182,17 @@ def _measure(
         _frame(reference, columns), _frame(current, columns), list(FEATURES), CATEGORICAL,
         bounds.psi_threshold, bounds.max_drifted_share,
     )  # fmt: skip
+    newest = _newest_day(reference, current, window.day)
     features = {}
     for name in FEATURES:
         missing = _share(reference, current, name, None)
         drifted = max(values[name], missing["psi"]) >= bounds.psi_threshold
-        features[name] = {"psi": round(values[name], 6), "missing": missing, "drifted": enough and drifted}
+        features[name] = {
+            "psi": round(values[name], 6), "missing": missing, "drifted": enough and drifted,
+            "newest_day_psi": newest[name],
+        }  # fmt: skip
     drifted_features = [name for name in FEATURES if features[name]["drifted"]]
+    jumped = [name for name in FEATURES if enough and (newest[name] or 0.0) >= bounds.newest_day_psi]
     share = len(drifted_features) / len(FEATURES)
     prediction = round(values[PREDICTION], 6) if PREDICTION in values else None
     prediction_drifted = enough and prediction is not None and prediction >= bounds.psi_threshold
@@ -201,13 +208,36 @@ def _measure(
         "unknown_category": _share(reference, current, "merchant_category", OTHER),
         "prediction": {"psi": prediction, "drifted": prediction_drifted},
         "drifted_features": drifted_features,
+        "jumped_features": jumped,
         "drifted_share": round(share, 6),
-        "thresholds": {"psi": bounds.psi_threshold, "drifted_share": bounds.max_drifted_share, "rows": MIN_ROWS},
-        "verdict": ("drift" if retrain or prediction_drifted else "ok") if enough else "unknown",
+        "thresholds": {
+            "psi": bounds.psi_threshold,
+            "newest_day_psi": bounds.newest_day_psi,
+            "drifted_share": bounds.max_drifted_share,
+            "rows": MIN_ROWS,
+        },
+        "verdict": ("drift" if retrain or prediction_drifted or jumped else "ok") if enough else "unknown",
         "retrain": retrain,
         "made_from": window.made_from,
     }
     return measured, page
+
+
+def _newest_day(reference: pa.Table, current: pa.Table, day: str) -> dict[str, float | None]:
+    """PSI of each feature, missing values included, on the window's last day alone; None when it has few rows.
+
+    A week's window takes days to follow what happens from one day to the next.
+    """
+    first_us = (dt.date.fromisoformat(day) - dt.date(1970, 1, 1)).days * US_PER_DAY
+    rows = current.filter(pc.greater_equal(current["event_timestamp"].cast(pa.int64()), first_us))
+    if rows.num_rows < MIN_ROWS:
+        return dict.fromkeys(FEATURES)
+    then, now = (_frame(table, list(FEATURES)) for table in (reference, rows))
+    return {
+        name: round(max(psi_column(then[name].to_numpy(), now[name].to_numpy()),
+                        _share(reference, rows, name, None)["psi"]), 6)
+        for name in FEATURES
+    }  # fmt: skip
 
 
 def _share(reference: pa.Table, current: pa.Table, column: str, value: str | None) -> dict[str, float]:
@@ -237,6 +267,7 @@ def _result(measured: dict[str, Any], report_uri: str, *, changed: bool) -> Resu
     return Result(
         day=measured["day"], verdict=measured["verdict"], retrain=measured["retrain"],
         drifted_share=measured["drifted_share"], drifted_features=measured["drifted_features"],
+        jumped_features=measured["jumped_features"],
         prediction_psi=measured["prediction"]["psi"], rows=measured["rows"],
         reference_rows=measured["reference_rows"], model_version=measured["model_version"],
         report_uri=report_uri, changed=changed,

@@ -96,6 +96,24 @@ def test_what_drifted_is_named_and_three_of_seven_ask_for_retraining(
     assert distance["missing"]["current"] == pytest.approx(0.6, abs=0.05)
 
 
+def test_one_day_that_moves_a_feature_by_a_lot_is_an_alarm_the_night_after(
+    context: Context, production: str, features: Dataset, features_of: Make
+) -> None:
+    """Six usual days hide it from the week's figure; asking for retraining takes more than one feature."""
+    for day in WEEK:
+        table = features_of(day, 1_200)
+        if day == LAST:
+            kinds = np.array(table["merchant_category"].to_pylist(), dtype=object)
+            kinds[::2] = "grocery"
+            at = table.column_names.index("merchant_category")
+            table = table.set_column(at, "merchant_category", pa.array(kinds, pa.string()))
+        features.publish(str(day), table)
+    result = drift.run(drift.Config(), context)
+    assert (result.verdict, result.retrain, result.jumped_features) == ("drift", False, ["merchant_category"])
+    found = record_of(result)["features"]["merchant_category"]
+    assert found["psi"] < 0.2 < found["newest_day_psi"]
+
+
 def test_an_unknown_category_is_counted_and_drifts(
     context: Context, production: str, features: Dataset, features_of: Make
 ) -> None:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fraud.core.drift import MIN_ROWS, psi, psi_categorical, psi_numerical, psi_share
+from fraud.core.drift import MIN_ROWS, psi, psi_categorical, psi_column, psi_numerical, psi_share
 
 
 def test_psi_is_the_sum_over_bins_of_share_difference_times_log_ratio() -> None:
@@ -59,3 +59,14 @@ def test_categories_are_compared_by_value_and_a_new_one_counts() -> None:
 def test_a_share_is_compared_as_two_bins() -> None:
     assert psi_share((0, 1000), (0, 1000)) == 0.0
     assert psi_share((10, 1000), (100, 1000)) > 0.1
+
+
+def test_a_column_is_numbers_without_nan_or_categories() -> None:
+    rng = np.random.default_rng(3)
+    numbers = rng.normal(size=2_000)
+    holes = np.append(numbers, [np.nan] * 500)
+    assert psi_column(numbers, holes) == pytest.approx(0.0, abs=1e-3)
+    assert psi_column(numbers, numbers + 1) == psi_numerical(numbers, numbers + 1)
+    names = np.array(["a", "b"] * 500, dtype=object)
+    assert psi_column(names, names[::2]) == psi_categorical(["a", "b"] * 500, ["a"] * 500)
+    assert psi_column(np.array([np.nan]), numbers) == 0.0

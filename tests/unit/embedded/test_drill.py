@@ -38,7 +38,8 @@ def test_every_alert_has_a_fault() -> None:
 def test_a_day_takes_two_minutes_and_thresholds_stay() -> None:
     text = "        expr: rate(x[1d]) > 0.2 and rate(x[5m]) > 3600\n        for: 6h\n        for: 2m\n"
     assert faster(text) == (
-        "        expr: rate(x[120000ms]) > 0.2 and rate(x[10000ms]) > 3600\n        for: 30000ms\n        for: 3000ms\n"
+        "        expr: rate(x[120000ms]) > 0.2 and rate(x[10000ms]) > 3600\n"
+        "        for: 30000ms\n        for: 10000ms\n"
     )
 
 

@@ -1,0 +1,301 @@
+"""What the watch finds, and when: a bank of injected drifts in the simulated world, and its days without any.
+
+    .venv/ml/bin/python tests/bench/drift_bank.py --seeds 1 2 3 4 5
+
+A world a seed: a model fitted on its first months, then the days it scores, as they are (false alarms in 100 days) and
+with something injected from one day on (days until each detector says so, 1 is the first night). Detectors are those of
+the platform: `fraud drift` (a feature named; verdict `drift`; retraining asked for), `fraud concept-drift`, and the
+alerts AmountOffTraining and FraudRatioOffBaseline by the hour. Prints the table of docs/monitoring.md and writes
+build/bench/drift_bank.json.
+"""
+
+import argparse
+import datetime as dt
+import json
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import alert_false_alarms
+
+from fraud.core.concept import evidence, promised, shares
+from fraud.core.contract import US_PER_DAY, US_PER_HOUR
+from fraud.core.drift import MIN_ROWS, psi_column, psi_share
+from fraud.engines.arrow_vector import vectors
+from fraud.engines.arrow_windows import window_values, with_windows
+from fraud.jobs.drift import FEATURES, PREDICTION, _frame
+from fraud.params import Params
+from fraud.simulator.deliveries import LABEL_MEDIAN_DAYS, LABEL_SIGMA, Plan, deliveries
+
+ROOT: Final = Path(__file__).parents[2]
+PARAMS: Final = Params.load(ROOT / "params.yaml")
+START: Final = dt.date(2025, 1, 1)
+TRAIN, HOLDOUT, SCORED, INJECTED, DAYS = 30, 83, 97, 125, 185
+"""Numbers of days: training until a week before the holdout, the holdout until scoring, drift from INJECTED on."""
+MATURITY: Final = PARAMS.labels.maturity_days
+LOOKED_AT: Final = 21
+CAPACITY: Final = PARAMS.costs.alerts_per_1000 / 1000
+
+
+class World(NamedTuple):
+    """Transactions sorted by event time, when each was reported as fraud (day number, far away: never), day numbers."""
+
+    table: pa.Table
+    reported: np.ndarray
+    day: np.ndarray
+
+
+def simulate(seed: int, users: int, *, fraud_changes: bool = False) -> World:
+    plan = Plan(START, DAYS, users, seed, 0.0075, 0.0, concept_drift_from=INJECTED if fraud_changes else None)
+    found = list(deliveries(plan))
+    table = pa.concat_tables([each.transactions for each in found])
+    table = table.sort_by([(name, "ascending") for name in ("event_timestamp", "created_timestamp", "transaction_id")])
+    labels = pa.concat_tables([each.labels for each in found])
+    at = dict(zip(labels["transaction_id"].to_pylist(), _day(labels["label_timestamp"]), strict=True))
+    fraud = set(pc.filter(labels["transaction_id"], labels["is_fraud"]).to_pylist())
+    ids = table["transaction_id"].to_pylist()
+    reported = np.array([at[name] if name in fraud else 10**6 for name in ids])
+    return World(table, reported, _day(table["event_timestamp"]))
+
+
+def _day(column: pa.ChunkedArray) -> np.ndarray:
+    return column.cast(pa.int64()).to_numpy() // US_PER_DAY - (START - dt.date(1970, 1, 1)).days
+
+
+def amounts(factor: Callable[[np.ndarray], np.ndarray]) -> Callable[[World, int], World]:
+    """Amounts times a factor of the days since INJECTED."""
+
+    def inject(world: World, _seed: int) -> World:
+        since = world.day - INJECTED
+        scaled = world.table["amount"].to_numpy() * np.where(since >= 0, factor(since), 1.0)
+        at = world.table.column_names.index("amount")
+        return world._replace(table=world.table.set_column(at, "amount", pa.array(np.round(scaled, 2))))
+
+    return inject
+
+
+def category_mix(share: float) -> Callable[[World, int], World]:
+    """A share of the payments moves to travel and electronics."""
+
+    def inject(world: World, seed: int) -> World:
+        rng = np.random.default_rng(seed)
+        n = world.table.num_rows
+        moved = (rng.random(n) < share) & (world.day >= INJECTED)
+        new = np.where(rng.random(n) < 0.5, "travel", "electronics")
+        kinds = np.where(moved, new, world.table["merchant_category"].to_numpy(zero_copy_only=False))
+        at = world.table.column_names.index("merchant_category")
+        return world._replace(table=world.table.set_column(at, "merchant_category", pa.array(kinds.astype(object))))
+
+    return inject
+
+
+def velocity_attack(share: float, payments: int = 10) -> Callable[[World, int], World]:
+    """Each day, the cards of a share of the users are tested: so many small payments within an hour."""
+
+    def inject(world: World, seed: int) -> World:
+        rng = np.random.default_rng(seed)
+        users = np.unique(world.table["user_id"].to_numpy(zero_copy_only=False))
+        rows, reported = [], []
+        for day in range(INJECTED, DAYS):
+            for user in rng.choice(users, round(share * len(users)), replace=False):
+                begins = rng.uniform(0, 22 * US_PER_HOUR)
+                for n in range(payments):
+                    at = int((day + (START - dt.date(1970, 1, 1)).days) * US_PER_DAY + begins)
+                    at += int(rng.uniform(0, US_PER_HOUR))
+                    rows.append((f"attack-{day}-{user}-{n}", at, at + 2_000_000, user, f"m{rng.integers(50):05d}",
+                                 "misc_net", round(float(rng.uniform(1, 5)), 2), None))  # fmt: skip
+                    delay = np.exp(rng.normal(np.log(LABEL_MEDIAN_DAYS), LABEL_SIGMA))
+                    reported.append(day + int(delay))
+        schema = world.table.schema
+        columns = zip(*rows, strict=True)
+        new = pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+        table = pa.concat_tables([world.table, new]).append_column(
+            "reported", pa.array(np.concatenate([world.reported, reported]))
+        )
+        keys = ("event_timestamp", "created_timestamp", "transaction_id")
+        table = table.sort_by([(name, "ascending") for name in keys])
+        return World(table.drop_columns("reported"), table["reported"].to_numpy(), _day(table["event_timestamp"]))
+
+    return inject
+
+
+BANK: Final[dict[str, Callable[[World, int], World]]] = {
+    "amounts x 1.5": amounts(lambda since: np.full(len(since), 1.5)),
+    "amounts x 1.15": amounts(lambda since: np.full(len(since), 1.15)),
+    "40 % to two categories": category_mix(0.4),
+    "12 % to two categories": category_mix(0.12),
+    "velocity attack on 5 % of the users a day": velocity_attack(0.05),
+    "creep: amounts + 1 % a day": amounts(lambda since: 1.01 ** np.maximum(since, 0)),
+}
+FRAUD_PATTERN: Final = "another pattern of fraud"
+
+
+class Model:
+    """Fitted on the training days; the threshold is that of the capacity over the holdout."""
+
+    def __init__(self, world: World) -> None:
+        table, x = built(world)
+        fraud = world.reported < SCORED
+        train = (world.day >= TRAIN) & (world.day < HOLDOUT - 7)
+        self._trees = HistGradientBoostingClassifier(
+            learning_rate=0.05, max_iter=200, max_leaf_nodes=15, min_samples_leaf=40, max_features=0.5,
+            early_stopping=False, random_state=1,
+        ).fit(x[train], fraud[train])  # fmt: skip
+        held = (world.day >= HOLDOUT) & (world.day < SCORED)
+        self.threshold = float(np.quantile(self.probability(x[held]), 1 - CAPACITY))
+        self.reference = table.filter(pa.array(train)).append_column(
+            PREDICTION, pa.array(self.probability(x[train]), pa.float32())
+        )
+        self.amount = float(pc.mean(self.reference["amount"]).as_py())
+        caught, right = watched(world, self.probability(x) >= self.threshold, held)
+        self.promise = {"recall": promised(caught) or 0.0, "precision": promised(right) or 0.0}
+
+    def probability(self, x: np.ndarray) -> np.ndarray:
+        return self._trees.predict_proba(x)[:, 1]
+
+
+def built(world: World) -> tuple[pa.Table, np.ndarray]:
+    table = with_windows(world.table, window_values(world.table))
+    return table, vectors(table)
+
+
+def watched(world: World, stopped: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per victim the share that was stopped, per stopped customer the share that was right; labels as old as counts."""
+    fraud = world.reported <= world.day + MATURITY
+    users = world.table["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    groups = users.astype(np.int64) + world.day * (users.max() + 1)
+    victims, customers = rows & fraud, rows & stopped
+    return shares(groups[victims], stopped[victims]), shares(groups[customers], fraud[customers])
+
+
+def nightly(world: World, model: Model, last: int) -> dict[str, np.ndarray]:
+    """Detector -> bool[days]: does it ring in the night after that day? False before SCORED."""
+    table, x = built(world)
+    probability = model.probability(x)
+    stopped = probability >= model.threshold
+    table = table.append_column(PREDICTION, pa.array(probability, pa.float32()))
+    found = {name: np.zeros(DAYS, bool) for name in ("feature", "drift", "retrain", "concept", "amount", "flagged")}
+    names = [*FEATURES, PREDICTION]
+    reference = _frame(model.reference, names)
+    for day in range(SCORED + 6, last):
+        first, end = np.searchsorted(world.day, [day - PARAMS.drift.current_days + 1, day + 1])
+        current = _frame(table.slice(first, end - first), names)
+        today = slice(*np.searchsorted(world.day, [day, day + 1]))
+        newest = current.iloc[today.start - first :]
+        found["feature"][day], found["drift"][day], found["retrain"][day] = compared(reference, current, newest)
+        paid = table["amount"].to_numpy()[today]
+        found["amount"][day] = len(paid) >= MIN_ROWS and abs(paid.mean() / model.amount - 1) > 0.2
+    first, end = np.searchsorted(world.day, [SCORED, last])
+    users = world.table["user_id"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    fraud = world.reported <= world.day + MATURITY
+    stakes = []
+    for what in ("recall", "precision"):
+        days = []
+        for day in range(SCORED, last):
+            rows = slice(*np.searchsorted(world.day, [day, day + 1]))
+            among, hit = (fraud, stopped) if what == "recall" else (stopped, fraud)
+            days.append(shares(users[rows][among[rows]], hit[rows][among[rows]]))
+        stakes.append(evidence(days, model.promise[what]))
+    for n, value in enumerate(np.mean(stakes, axis=0)):
+        if SCORED + n + MATURITY < DAYS:
+            found["concept"][SCORED + n + MATURITY] = value >= PARAMS.concept.false_alarm_days
+    hour = table["event_timestamp"].cast(pa.int64()).to_numpy()[first:end] // US_PER_HOUR
+    hour -= ((START - dt.date(1970, 1, 1)).days + SCORED) * 24
+    answers, flagged = (np.bincount(h, minlength=(last - SCORED) * 24) for h in (hour, hour[stopped[first:end]]))
+    beyond = alert_false_alarms.beyond(answers, flagged, 24, alert_false_alarms.HISTORY_DAYS)
+    rings = np.convolve(beyond, np.ones(19))[: len(beyond)] == 19  # beyond for 18 hours
+    found["flagged"][SCORED:last] = rings.reshape(-1, 24).any(axis=1)
+    return found
+
+
+def compared(reference: pd.DataFrame, current: pd.DataFrame, newest: pd.DataFrame) -> tuple[bool, bool, bool]:
+    """As `fraud drift`: is a feature named, is the verdict drift, is retraining asked for?"""
+    bounds = PARAMS.drift
+    drifted = [apart(reference[n], current[n]) >= bounds.psi_threshold for n in (*FEATURES, PREDICTION)]
+    jumped = len(newest) >= MIN_ROWS and any(
+        apart(reference[name], newest[name]) >= bounds.newest_day_psi for name in FEATURES
+    )
+    retrain = sum(drifted[:-1]) / len(FEATURES) > bounds.max_drifted_share
+    return any(drifted[:-1]) or jumped, retrain or drifted[-1] or jumped, retrain
+
+
+def apart(reference: pd.Series, current: pd.Series) -> float:
+    """PSI of values or of their absence, whichever is larger."""
+    missing = psi_share(*((int(column.isna().sum()), len(column)) for column in (reference, current)))
+    return max(psi_column(reference.to_numpy(), current.to_numpy()), missing)
+
+
+DETECTORS: Final = {
+    "feature": "a feature is named", "drift": "DriftFound", "retrain": "retraining", "concept": "ConceptDriftFound",
+    "amount": "AmountOffTraining", "flagged": "FraudRatioOffBaseline",
+}  # fmt: skip
+ALERTS: Final = ("drift", "concept", "amount", "flagged")
+
+
+def onsets(rings: np.ndarray) -> int:
+    """How often an alarm begins from INJECTED on."""
+    return int((rings[INJECTED:] & ~rings[INJECTED - 1 : -1]).sum())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--users", type=int, default=2_000)
+    given = parser.parse_args()
+    clean: dict[str, int] = dict.fromkeys([*DETECTORS, "any"], 0)
+    taken: dict[str, dict[str, list[float]]] = {}
+    for seed in given.seeds:
+        world = simulate(seed, given.users)
+        model = Model(world)
+        found = nightly(world, model, DAYS)
+        for name in DETECTORS:
+            clean[name] += onsets(found[name])
+        clean["any"] += onsets(np.any([found[name] for name in ALERTS], axis=0))
+        print(f"seed {seed}: {world.table.num_rows:,} rows, promise {model.promise}, "
+              + ", ".join(f"{n} {onsets(found[n])}" for n in DETECTORS), flush=True)  # fmt: skip
+        worlds = {name: inject(world, seed) for name, inject in BANK.items()}
+        for name, drifted in {**worlds, FRAUD_PATTERN: simulate(seed, given.users, fraud_changes=True)}.items():
+            found = nightly(drifted, model, INJECTED + LOOKED_AT)
+            rows = taken.setdefault(name, {})
+            for detector in (*DETECTORS, "any"):
+                over = ALERTS if detector == "any" else (detector,)
+                rings = np.any([found[d] for d in over], axis=0)[INJECTED : INJECTED + LOOKED_AT]
+                rows.setdefault(detector, []).append(float(np.argmax(rings)) + 1 if rings.any() else float("inf"))
+    days = len(given.seeds) * (DAYS - INJECTED)
+    titles = [*DETECTORS.values(), "any alert"]
+    print(f"\nfalse alarms in 100 clean days ({days} days)\n" + "".join(f"{t:>24}" for t in titles))
+    print("".join(f"{100 * clean[name] / days:>24.2f}" for name in (*DETECTORS, "any")))
+    print(f"\nnights until found, median of {len(given.seeds)} worlds (worst)")
+    print(f"{'':<44}" + "".join(f"{t:>24}" for t in titles))
+    for name, rows in taken.items():
+        cells = [f"{_night(np.median(rows[d]))} ({_night(max(rows[d]))})" for d in (*DETECTORS, "any")]
+        print(f"{name:<44}" + "".join(f"{cell:>24}" for cell in cells))
+    figures = {
+        "machine": {"platform": platform.platform(), "users": given.users, "seeds": given.seeds, "clean_days": days},
+        "contenders": {
+            "clean": {name: 100 * count / days for name, count in clean.items()},
+            **{n: {d: [v if np.isfinite(v) else None for v in r[d]] for d in r} for n, r in taken.items()},
+        },
+        "ratios": {"false_alarms_per_100_days": 100 * clean["any"] / days},
+    }
+    build = ROOT / "build/bench"
+    build.mkdir(parents=True, exist_ok=True)
+    (build / "drift_bank.json").write_text(json.dumps(figures, indent=1))
+
+
+def _night(value: float) -> str:
+    return f"{value:.0f}" if np.isfinite(value) else "-"
+
+
+if __name__ == "__main__":
+    main()
