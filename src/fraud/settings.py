@@ -6,7 +6,7 @@ stack and a deployment. MLflow's and boto3's own variables (MLFLOW_TRACKING_USER
 
 import getpass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     airflow_url: str = Field(default="", description="whose health is watched; empty: nobody asks")
     docs_url: str = Field(default="", description="where docs/ can be read in a browser; alerts link there")
     spark_master: str = Field(default="local[*]", description="cluster or local threads for Spark jobs")
+    feature_engine: Literal["one-machine", "spark"] = Field(
+        default="one-machine", description="what build-features runs on: this machine, or spark (FRAUD_SPARK_MASTER)"
+    )
     actor: str = Field(default="", description="who is recorded for approvals; default the login name")
 
     @model_validator(mode="before")

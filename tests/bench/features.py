@@ -1,10 +1,17 @@
-"""Window features, side by side: the kernel, the whole job, DuckDB's windows, and the request's point function.
+"""Window features, side by side with what else could compute them.
 
-    .venv/ml/bin/python tests/bench/features.py [--rows 10000000] [--users 50000] [--days 180] [--polars PYTHON]
+    .venv/ml/bin/python tests/bench/features.py [--parts kernel build ...] [--home FOLDER] [--polars PYTHON]
 
-Prints a table and writes build/bench/features.json. `job` is `fraud build-features` in a process of its own, Parquet
-partitions in, Parquet partitions out, manifests and syncs included. `duckdb` is one SQL statement over the same files
-into one file. `polars` only reads, sorts by user and time, and writes; it needs a Python that has polars.
+Prints a table and writes build/bench/features.json; a run of some parts keeps the other parts' figures there.
+
+kernel    the compiled kernel over sorted arrays, and the request's point function
+build     `fraud build-features`, a process of its own, Parquet partitions in and out, manifests and syncs included;
+          against one DuckDB statement into one file, and polars merely reading, sorting and writing (it needs a Python
+          that has polars)
+spark     the Spark engine, Spark SQL with exact distinct, the one-machine build: one warm session
+store     CPU of a serving process per read and append, bytes per event at rest
+training  `fraud training-set`, and Feast's retrieval alone
+replay    a simulated month through the store by sixteen clients, `materialize` killed at every command
 """
 
 import argparse
@@ -16,6 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -23,12 +32,18 @@ from typing import Any, Final
 import duckdb
 import numpy as np
 import pyarrow as pa
+import redis
 
 from fraud.core import history, windows
 from fraud.core.contract import US_PER_DAY, id_hash
+from fraud.embedded import valkey
 from fraud.engines import kernel
+from fraud.io import feature_snapshot, feature_store
 from fraud.io.lake import Dataset
+from fraud.io.online import Batch, OnlineHistory
 
+Figures = tuple[dict[str, dict[str, float]], dict[str, float]]
+"""Contenders by name, and ratios."""
 ROOT: Final = Path(__file__).parents[2]
 FIRST: Final = date(2026, 1, 1)
 FIRST_US: Final = (FIRST - date(1970, 1, 1)).days * US_PER_DAY
@@ -112,76 +127,167 @@ def _timed(work: Any) -> float:  # noqa: ANN401 - any function without arguments
     return time.perf_counter() - start
 
 
-def job(home: Path) -> tuple[float, float]:
-    """(seconds, peak MB) of `fraud build-features --full` with everything compiled."""
+def job(home: Path, *command: str) -> tuple[float, float, dict[str, Any]]:
+    """(seconds, peak MB, result) of a `fraud` command with everything compiled."""
     environment = {**os.environ, "FRAUD_HOME": str(home), "FRAUD_PROJECT": str(ROOT)}
-    fraud = [str(Path(sys.executable).with_name("fraud")), "build-features", "--full", "--json"]
-    process = subprocess.Popen(fraud, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    start = time.perf_counter()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"build-features ended with {process.returncode}")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    fraud = [str(Path(sys.executable).with_name("fraud")), *command, "--json"]
+    with tempfile.TemporaryFile() as out:
+        process = subprocess.Popen(fraud, env=environment, stdout=out, stderr=subprocess.DEVNULL)
+        start = time.perf_counter()
+        _, status, usage = os.wait4(process.pid, 0)
+        took = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            sys.exit(f"fraud {command[0]} ended with {process.returncode}")
+        out.seek(0)
+        return took, usage.ru_maxrss / 1024, json.loads(out.read())
+
+
+def lake(home: Path, rows: int, users: int, days: int) -> Path:
+    """A home whose lake has the rows; kept for the next run where the caller keeps the folder."""
+    if not Dataset(f"file://{home}/lake", "transactions").partitions():
+        write_lake(f"file://{home}/lake", rows, users, days)
+    return home
+
+
+def kernel_part(size: argparse.Namespace, _home: Path) -> Figures:
+    seconds = seconds_of_kernel(size.rows, size.users, size.days)
+    contenders = {"kernel": {"seconds": seconds, "rows_per_s": size.rows / seconds}}
+    ratios = {
+        "kernel_rows_per_s": size.rows / seconds,
+        "request_us_60": us_of_request(60),
+        "request_us_1000": us_of_request(1_000),
+    }
+    return contenders, ratios
+
+
+def build_part(size: argparse.Namespace, home: Path) -> Figures:
+    lake(home, size.rows, size.users, size.days)
+    has_polars = subprocess.run([size.polars, "-c", "import polars"], capture_output=True, check=False).returncode == 0
+    transactions = Dataset(f"file://{home}/lake", "transactions")
+    paths = [uri.removeprefix("file://") for day in transactions.partitions() for uri in transactions.object_uris(day)]
+    seconds: dict[str, list[float]] = {"job": [], "polars_sort_write": [], "duckdb": []}
+    peak = 0.0
+    for _ in range(size.rounds):
+        shutil.rmtree(home / "lake" / "features", ignore_errors=True)
+        took, mb, _ = job(home, "build-features", "--full")
+        seconds["job"].append(took)
+        peak = max(peak, mb)
+        if has_polars:
+            command = [size.polars, "-c", POLARS, *paths, str(home / "polars.parquet")]
+            seconds["polars_sort_write"].append(float(subprocess.check_output(command, text=True)))
+    if not size.only_ours:
+        with duckdb.connect() as connection:
+            statement = DUCKDB.format(out=home / "duckdb.parquet")
+            seconds["duckdb"].append(_timed(lambda: connection.execute(statement, {"paths": paths})))
+    suffix = "" if size.rows == 10_000_000 else f"_{size.rows // 1_000_000}m"
+    contenders = {
+        f"{name}{suffix}": {"seconds": min(took), "rows_per_s": size.rows / min(took)}
+        for name, took in seconds.items()
+        if took
+    }
+    ours = contenders[f"job{suffix}"]
+    ours["peak_mb"] = peak
+    ratios = {}
+    if seconds["duckdb"]:
+        ratios[f"vs_duckdb_job{suffix}"] = min(seconds["duckdb"]) / ours["seconds"]
+    if has_polars:
+        ratios[f"job_s_vs_polars_sort_write{suffix}"] = ours["seconds"] / min(seconds["polars_sort_write"])
+    return contenders, ratios
+
+
+def spark_part(size: argparse.Namespace, home: Path) -> Figures:
+    small = lake(home / "small", size.small_rows, size.small_rows // 200, size.days)
+    command = [sys.executable, str(ROOT / "tests/bench/features_spark.py"), str(small)]
+    measured = json.loads(subprocess.check_output(command, text=True))
+    seconds = measured["seconds"]
+    rows = size.small_rows // size.days * size.days
+    contenders = {name: {"seconds": took, "rows_per_s": rows / took} for name, took in seconds.items()}
+    contenders["spark"]["mismatches"] = measured["mismatches"]
+    ratios = {
+        "spark_vs_spark_sql": seconds["spark_sql"] / seconds["spark"],
+        "spark_vs_one_machine": seconds["one_machine"] / seconds["spark"],
+    }
+    return contenders, ratios
+
+
+def store_part(_size: argparse.Namespace, home: Path) -> Figures:
+    with valkey.running(home / "valkey") as server, redis.Redis.from_url(server.url) as client:
+        serving = [str(ROOT / ".venv/serving/bin/python"), str(ROOT / "tests/bench/features_store.py"), server.url]
+        cpu = json.loads(subprocess.check_output(serving, text=True))
+        ratios = {"store_cpu_us_c16": cpu["cpu_us"]}
+        store = OnlineHistory(client)
+        for n in (60, 1_000):
+            records = np.array([(FIRST_US + i, 1_000 + i, id_hash(f"m{i}")) for i in range(n)], dtype=history.RECORD)
+            store.load([Batch(f"at rest {n}", records, np.arange(n, dtype=np.uint64))])
+            for what, key in (("history", history.history_key), ("ids", history.ids_key)):
+                ratios[f"bytes_per_event_{what}_{n}"] = client.memory_usage(key(f"at rest {n}"), samples=0) / n
+    return {"store": cpu}, ratios
+
+
+def training_part(size: argparse.Namespace, home: Path) -> Figures:
+    """Feast alone: the same rows, the same snapshot file, already written."""
+    small = lake(home / "small", size.small_rows, size.small_rows // 200, size.days)
+    job(small, "build-features")
+    shutil.rmtree(small / "lake" / "training_sets", ignore_errors=True)
+    took, mb, result = job(small, "training-set")
+    features = Dataset(f"file://{small}/lake", "features")
+    rows = features.read_range(result["first_day"], result["last_day"])
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
+        feature_snapshot.write_snapshot(Path(folder) / "snapshot.parquet", [rows], "")
+        feast = feature_store.open_store(ROOT, f"sqlite:///{folder}/registry.db", "redis://127.0.0.1:1")
+        feature_store.apply(feast, ROOT, f"{folder}/snapshot.parquet")
+        entities = rows.select(["user_id", "event_timestamp"])
+        feast_s = _timed(lambda: feature_store.point_in_time(feast, entities))
+    contenders = {
+        "training_set": {"seconds": took, "rows_per_s": result["rows"] / took, "peak_mb": mb, "rows": result["rows"]},
+        "feast_retrieval_alone": {"seconds": feast_s, "rows_per_s": result["rows"] / feast_s},
+    }
+    return contenders, {"training_set_s": took, "training_set_vs_feast_alone": feast_s / took}
+
+
+def replay_part(size: argparse.Namespace, _home: Path) -> Figures:
+    command = [sys.executable, str(ROOT / "tests/bench/features_replay.py"), "--users", str(size.replay_users)]
+    done = json.loads(subprocess.check_output(command, text=True))
+    ratios = {"replay_rows": done["answers"], "replay_mismatches": done["mismatches"]}
+    return {"replay": done}, ratios
+
+
+PARTS: Final[dict[str, Callable[[argparse.Namespace, Path], Figures]]] = {
+    "kernel": kernel_part, "build": build_part, "spark": spark_part, "store": store_part, "training": training_part,
+    "replay": replay_part,
+}  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--users", type=int, default=50_000)
     parser.add_argument("--days", type=int, default=180)
+    parser.add_argument("--small-rows", type=int, default=1_060_000, help="of spark and training")
+    parser.add_argument("--replay-users", type=int, default=3_000)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--only-ours", action="store_true", help="without DuckDB's windows")
+    parser.add_argument("--home", type=Path, help="keeps the transactions that are made; default a temporary folder")
     parser.add_argument("--polars", default=sys.executable, help="a Python that has polars")
     size = parser.parse_args()
-    contenders: dict[str, dict[str, float]] = {}
-    kernel_s = seconds_of_kernel(size.rows, size.users, size.days)
-    contenders["kernel"] = {"seconds": kernel_s, "rows_per_s": size.rows / kernel_s}
-    has_polars = subprocess.run([size.polars, "-c", "import polars"], capture_output=True, check=False).returncode == 0
-    with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        lake = f"file://{home}/lake"
-        write_lake(lake, size.rows, size.users, size.days)
-        transactions = Dataset(lake, "transactions")
-        paths = [
-            uri.removeprefix("file://") for day in transactions.partitions() for uri in transactions.object_uris(day)
-        ]
-        seconds: dict[str, list[float]] = {"job": [], "duckdb": [], "polars_sort_write": []}
-        peak = 0.0
-        for _ in range(size.rounds):
-            shutil.rmtree(home / "lake" / "features", ignore_errors=True)
-            took, mb = job(home)
-            seconds["job"].append(took)
-            peak = max(peak, mb)
-            if has_polars:
-                command = [size.polars, "-c", POLARS, *paths, str(home / "polars.parquet")]
-                seconds["polars_sort_write"].append(float(subprocess.check_output(command, text=True)))
-        with duckdb.connect() as connection:
-            statement = DUCKDB.format(out=home / "duckdb.parquet")
-            seconds["duckdb"].append(_timed(lambda: connection.execute(statement, {"paths": paths})))
-    for name, measured in seconds.items():
-        if measured:
-            contenders[name] = {"seconds": min(measured), "rows_per_s": size.rows / min(measured)}
-    contenders["job"]["peak_mb"] = peak
-    ratios = {
-        "kernel_rows_per_s": size.rows / kernel_s,
-        "vs_duckdb_job": contenders["duckdb"]["seconds"] / contenders["job"]["seconds"],
-        "request_us_60": us_of_request(60),
-        "request_us_1000": us_of_request(1_000),
-    }
-    if has_polars:
-        ratios["job_s_vs_polars_sort_write"] = contenders["job"]["seconds"] / contenders["polars_sort_write"]["seconds"]
-    report = {
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores", "rows": size.rows,
-        "users": size.users, "days": size.days, "contenders": contenders, "ratios": ratios,
-    }  # fmt: skip
     out = ROOT / "build" / "bench" / "features.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report, indent=1) + "\n")
-    for name, values in contenders.items():
-        print(f"{name:<20}{values['seconds']:>10.2f} s {values['rows_per_s']:>14,.0f} rows/s")
-    print(f"{'job peak':<20}{peak:>10.0f} MB")
-    for name, value in ratios.items():
-        print(f"{name:<30}{value:>14,.2f}")
+    report: dict[str, Any] = {"contenders": {}, "ratios": {}}
+    if set(size.parts) != set(PARTS) and out.is_file():
+        report = json.loads(out.read_text())
+    report["machine"] = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    with tempfile.TemporaryDirectory() as folder:
+        for name in size.parts:
+            contenders, ratios = PARTS[name](size, size.home or Path(folder))
+            report["contenders"] |= contenders
+            report["ratios"] |= ratios
+            for contender, figures in contenders.items():
+                print(f"{contender:<24}" + "  ".join(f"{key} {value:,.2f}" for key, value in figures.items()))
+            for key, value in ratios.items():
+                print(f"  {key:<40}{value:>14,.2f}", flush=True)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

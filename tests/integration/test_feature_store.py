@@ -15,7 +15,8 @@ import pytest
 import redis
 import structlog
 
-from fraud.core.contract import US_PER_DAY, US_PER_HOUR
+from fraud.core import history, windows
+from fraud.core.contract import US_PER_DAY, US_PER_HOUR, amount_units, id_hash
 from fraud.core.features import WINDOW_FEATURES, WINDOW_NAMES
 from fraud.core.windows import evaluate
 from fraud.errors import BadInputError, UnavailableError
@@ -151,6 +152,42 @@ def test_the_next_request_sees_the_batch_values_and_feast_agrees(context: Contex
     assert (again.appended, again.repeated, again.feast_days) == (0, len(USERS), 1)
     feast = feature_store.online(the_store(context), USERS)
     assert list(zip(*(feast[name] for name in WINDOW_NAMES), strict=True)) == online_values
+
+
+def evaluated(rows: pa.Table, until_us: int) -> dict[str, windows.WindowValues]:
+    """For each user, the point function's values for their latest row before a time, over what was known at it."""
+    latest: dict[str, tuple[int, windows.WindowValues]] = {}
+    known: dict[str, list[tuple[int, int, int]]] = {}
+    learned = rows.sort_by([(k, "ascending") for k in ("created_timestamp", "event_timestamp", "transaction_id")])
+    event_us = learned["event_timestamp"].cast(pa.int64()).to_pylist()
+    for row, at in zip(learned.to_pylist(), event_us, strict=True):
+        before = known.setdefault(row["user_id"], [])
+        newest = max((event for event, *_ in before), default=0)
+        values = windows.evaluate(np.array(before, dtype=history.RECORD), newest, at)
+        if latest.get(row["user_id"], (0, values))[0] < at < until_us:
+            latest[row["user_id"]] = (at, values)
+        before.append((at, amount_units(row["amount"]), id_hash(row["merchant_id"])))
+    return {user: values for user, (_, values) in latest.items()}
+
+
+def test_feasts_online_values_are_our_evaluation_at_each_rows_event_time(
+    context: Context, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Night after night: what Feast serves of a user is that of their latest row, as evaluated when it was learned."""
+    rows = many(40, seed=9)
+    publish(context, rows)
+    build(context)
+    store = the_store(context)
+    compared = 0
+    for night in (3, 8, 20, 36, 40):
+        load(context, to=day(night - 1))
+        expected = evaluated(rows, FIRST_US + night * US_PER_DAY)
+        feast = feature_store.online(store, list(expected))
+        served = list(zip(*(feast[name] for name in WINDOW_NAMES), strict=True))
+        assert served == list(expected.values())
+        compared += len(served)
+    with capsys.disabled():
+        print(f"\nFeast online: {compared} users' values compared, 0 mismatches")
 
 
 def test_a_second_run_has_nothing_to_do_and_a_corrected_day_reaches_feast(
@@ -355,10 +392,25 @@ def test_an_explanation_shows_each_event_its_windows_and_who_knows_of_it(context
     assert result.batch == {"transaction_velocity_1h": 1.0, "avg_amount_7d": 1.015, "unique_merchants_30d": 3}
     assert result.online == {"transaction_velocity_1h": 3.0, "avg_amount_7d": 3.015, "unique_merchants_30d": 3}
     layers = [(event.layer, event.sequence, len(event.windows)) for event in result.events]
-    assert layers == [("store", 4, 3), ("store and lake", 3, 3), ("store and lake", 2, 3), ("store and lake", 1, 2),
-                      ("store and lake", 0, 1)]  # fmt: skip
+    both = "known to both"
+    assert layers == [("store only", 4, 3), (both, 3, 3), (both, 2, 3), (both, 1, 2), (both, 0, 1)]
     page = result.for_people().splitlines()
-    assert page[0] == "user 0 at 2026-01-11 00:00:00.000000 UTC"
-    assert page[3].split() == ["transaction_velocity_1h", "3", "1", "3"]
+    assert page[0] == "user user 0 at Sun 2026-01-11 00:00:00 UTC: store and lake DIFFER"
+    assert page[3].split(maxsplit=3) == ["transaction_velocity_1h", "3", "1", "3 events, 11.05 USD, 2 merchants"]
+    assert page[7] == "events: 4 known to both, 1 store only"
+    assert [line.split("  ")[-1] for line in page if "2026-01-10 23:30:00" in line] == ["m0"]
+    within = [i for i, line in enumerate(page) if line.startswith("-- within")]
+    assert [later - earlier - 1 for earlier, later in zip(within, [*within[1:], len(page)], strict=True)] == [3, 1, 1]
     with pytest.raises(BadInputError, match="nobody knows"):
         features_explain.run(features_explain.Config(user="stranger", at=moment), context)
+
+
+def test_a_job_that_used_feast_ends_without_a_page_on_leaks(context: Context) -> None:
+    """DuckDB prints one when a connection is still there as the interpreter ends; Feast would leave it."""
+    publish(context, many(10, seed=8))
+    build(context)
+    environment = {**os.environ, "FRAUD_HOME": str(context.settings.home), "FRAUD_PROJECT": str(ROOT)}
+    command = [str(Path(sys.executable).with_name("fraud")), "training-set", "--json"]
+    ended = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=120)
+    assert "leaked" not in ended.stderr + ended.stdout
+    assert '"feature_rows_compared":' in ended.stdout

@@ -22,12 +22,19 @@ def microseconds(column: pa.ChunkedArray) -> NDArray[np.int64]:
     return values
 
 
-def merchant_codes(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], int]:
-    """Codes int32[n] that are equal exactly where the ids' 64-bit hashes are, and how many codes there are."""
+def check_order(event_us: NDArray[np.int64], created_us: NDArray[np.int64]) -> None:
+    """Raises BadInputError unless rows are sorted by event, then created time."""
+    later = np.diff(event_us)
+    if np.any((later < 0) | ((later == 0) & (np.diff(created_us) < 0))):
+        raise BadInputError("transactions are not in order", expected="sorted by event, then created time")
+
+
+def merchant_hashes(column: pa.ChunkedArray) -> NDArray[np.uint64]:
+    """The 64-bit hash of each merchant id, uint64[n]. A merchant is told apart by it alone."""
     encoded = column.combine_chunks().dictionary_encode()
     hashes = np.array([id_hash(text) for text in encoded.dictionary.to_pylist()], dtype=np.uint64)
-    distinct, code_of = np.unique(hashes, return_inverse=True)
-    return code_of.astype(np.int32)[encoded.indices.to_numpy()], len(distinct)
+    of_rows: NDArray[np.uint64] = hashes[encoded.indices.to_numpy()]
+    return of_rows
 
 
 def window_values(table: pa.Table) -> NDArray[np.float64]:
@@ -39,15 +46,14 @@ def window_values(table: pa.Table) -> NDArray[np.float64]:
     """
     event_us = microseconds(table["event_timestamp"])
     created_us = microseconds(table["created_timestamp"])
-    later = np.diff(event_us)
-    if np.any((later < 0) | ((later == 0) & (np.diff(created_us) < 0))):
-        raise BadInputError("transactions are not in order", expected="sorted by event, then created time")
+    check_order(event_us, created_us)
     users = table["user_id"].combine_chunks().dictionary_encode()
-    merchant, merchants = merchant_codes(table["merchant_id"])
+    merchants = pa.array(merchant_hashes(table["merchant_id"])).dictionary_encode()
+    merchant = merchants.indices.to_numpy()
     starts, order = kernel.group(users.indices.to_numpy(), len(users.dictionary))
     units = amounts_units(table["amount"].to_numpy())
     grouped = kernel.compute(
-        starts, event_us[order], created_us[order], units[order], merchant[order], merchants
+        starts, event_us[order], created_us[order], units[order], merchant[order], len(merchants.dictionary)
     )  # fmt: skip
     values = np.empty_like(grouped)
     values[:, order] = grouped

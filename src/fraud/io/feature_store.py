@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
+import ibis
 import pyarrow as pa
 import yaml
 from feast import FeatureStore, RepoConfig
@@ -96,7 +97,16 @@ def online(store: FeatureStore, user_ids: list[str]) -> dict[str, list[float | i
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Feast prints to standard output, which belongs to the job's result, and uses a method DuckDB renamed."""
-    with redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="fetch_arrow_table", category=DeprecationWarning)
-        yield
+    """Feast prints to standard output, which belongs to the job's result, and uses a method DuckDB renamed.
+
+    It leaves a DuckDB connection in ibis' global options; one that is still there when the interpreter ends makes
+    DuckDB print a page on leaks.
+    """
+    try:
+        with redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="fetch_arrow_table", category=DeprecationWarning)
+            yield
+    finally:
+        if (backend := ibis.options.default_backend) is not None:
+            backend.disconnect()
+            ibis.options.default_backend = None

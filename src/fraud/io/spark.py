@@ -1,6 +1,7 @@
 """A Spark session for one job, and the progress of its tasks."""
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -15,12 +16,14 @@ import structlog
 from py4j.protocol import Py4JError
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 
-from fraud.errors import BadConfigError, UnavailableError
+from fraud.errors import BadConfigError, BadInputError, UnavailableError
 from fraud.settings import Settings
 
 POLL_SECONDS: Final = 2.0
+_REFUSED: Final = re.compile(rf"{BadInputError.__name__}: ([^\n]+)")
+"""What a worker's BadInputError leaves of itself in Spark's report of the failed task."""
 Input = TypeVar("Input")
 T = TypeVar("T")
 
@@ -105,21 +108,47 @@ def run_tasks(
         done_rows.add(rows(item))
         return result
 
+    def progress() -> None:
+        nonlocal done
+        if (finished := _finished_tasks(context)) != done:
+            done = finished
+            log.info("spark tasks", done=done, of=len(inputs), rows=done_rows.value, of_rows=all_rows)
+
+    return _awaited(context, lambda: context.parallelize(inputs, max(1, len(inputs))).map(counted).collect(), progress)
+
+
+def collected(frame: DataFrame, log: structlog.stdlib.BoundLogger) -> list[Row]:
+    """`frame.collect()`, with progress in the log: tasks that ended, of those in stages that are running.
+
+    Raises BadInputError when that is what a worker raised, UnavailableError for any other end.
+    """
+    context = frame.sparkSession.sparkContext
+    done = -1
+
+    def progress() -> None:
+        nonlocal done
+        if (finished := _finished_tasks(context)) != done:
+            done = finished
+            log.info("spark tasks", done_in_running_stages=done)
+
+    return _awaited(context, frame.collect, progress)
+
+
+def _awaited(context: SparkContext, work: Callable[[], T], progress: Callable[[], None]) -> T:
+    """`work()` in a thread: the main thread waits in Python, not inside the JVM call, so signals are handled."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        # The main thread waits in Python, not inside the JVM call, so that a signal is handled when it comes.
-        work = pool.submit(lambda: context.parallelize(inputs, max(1, len(inputs))).map(counted).collect())
+        running = pool.submit(work)
         try:
-            while wait([work], timeout=POLL_SECONDS).not_done:
-                if (finished := _finished_tasks(context)) != done:
-                    done = finished
-                    log.info("spark tasks", done=done, of=len(inputs), rows=done_rows.value, of_rows=all_rows)
-            results: list[T] = work.result()
+            while wait([running], timeout=POLL_SECONDS).not_done:
+                progress()
+            return running.result()
         except (PySparkException, Py4JError, OSError) as error:
+            if (refused := _REFUSED.search(str(error))) is not None:
+                raise BadInputError(refused[1], came="see the lines above") from error
             raise UnavailableError("a Spark task failed", came=str(error), do="see the lines above; rerun") from error
         finally:
-            if not work.done():
+            if not running.done():
                 context.cancelAllJobs()
-    return results
 
 
 def _finished_tasks(context: SparkContext) -> int:

@@ -5,26 +5,30 @@ what else was known by then. `_inputs` names exactly those partitions; a day is 
 definition of the features, changed since it was built.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import date, datetime, timedelta
+from functools import partial
 from hashlib import sha256
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import fsspec
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
 from fraud.core.contract import US_PER_DAY
 from fraud.core.features import WINDOW_FEATURES, definition_hash
 from fraud.errors import BadInputError, UnavailableError
-from fraud.io.lake import Dataset
+from fraud.io.lake import DataObject, Dataset
 from fraud.jobs import Context, JobConfig, JobResult
 
+if TYPE_CHECKING:
+    from fraud.io.feature_days import Part
+
+Build = Callable[[list["Part"]], Iterator[tuple[str, list[DataObject]]]]
 LOOK_BACK = timedelta(days=-(-max(feature.window_us for feature in WINDOW_FEATURES) // US_PER_DAY))
 ROWS_IN_MEMORY = 6_000_000
-"""Input rows held at once (about 1 GiB); more days than that are built in several steps."""
+"""Input rows held at once per core (about 1 GiB); more days than that are built in several steps."""
 
 
 class Config(JobConfig):
@@ -54,6 +58,8 @@ class Source(NamedTuple):
     """One partition of transactions, as far as planning needs it."""
 
     sha256: str
+    objects: tuple[tuple[str, int], ...]
+    """URI and rows of each data object."""
     rows: int
     first_learned: datetime | None
     """Earliest and latest created_timestamp; None without rows."""
@@ -74,12 +80,13 @@ def run(config: Config, context: Context) -> Result:
     made_from = {day: _made_from(day, inputs[day], sources) for day in asked}
     stale = [day for day in asked if config.full or not _up_to_date(features, day, made_from[day])]
     changed = 0
-    for chunk in _chunks(stale, inputs, sources):
-        context.log.info("building features", first=chunk[0], last=chunk[-1], days=len(chunk))
-        for day, table in _build(transactions, chunk, inputs, sources):
-            before = features.manifest(day)
-            after = features.publish(day, table, made_from[day])
-            changed += before is None or before.content_sha256 != after.content_sha256
+    with _engine(context, features, bool(stale)) as (build, rows_at_once):
+        for chunk in _chunks(stale, inputs, sources, rows_at_once):
+            context.log.info("building features", first=chunk[0], last=chunk[-1], days=len(chunk))
+            for day, objects in build(_parts(chunk, inputs, sources)):
+                before = features.manifest(day)
+                after = features.commit(day, objects, made_from[day])
+                changed += before is None or before.content_sha256 != after.content_sha256
     return Result(
         days_built=len(stale), days_changed=changed, days_unchanged=len(asked) - len(stale),
         rows=sum(sources[day].rows for day in stale), first_day=min(asked, default=first),
@@ -87,20 +94,38 @@ def run(config: Config, context: Context) -> Result:
     )  # fmt: skip
 
 
+@contextmanager
+def _engine(context: Context, features: Dataset, work: bool) -> Iterator[tuple[Build, int]]:
+    """What builds the days of some parts, by `settings.feature_engine`, and how many input rows it takes at once."""
+    from fraud.io import feature_days  # noqa: PLC0415 - numba is slow to import
+
+    if context.settings.feature_engine == "one-machine" or not work:
+        yield partial(feature_days.build_here, features), ROWS_IN_MEMORY
+        return
+    from fraud.io.spark import spark_session  # noqa: PLC0415 - Spark is started when there is work for it
+    from fraud.io.spark_features import build_on_spark  # noqa: PLC0415
+
+    with spark_session(context.settings, "build-features") as session:
+        rows_at_once = ROWS_IN_MEMORY * session.sparkContext.defaultParallelism
+        yield lambda parts: build_on_spark(session, features, parts, context.log), rows_at_once
+
+
 def _source(transactions: Dataset, day: str) -> Source:
     manifest = transactions.manifest(day)
     if manifest is None:
         raise UnavailableError(f"transactions lost partition {day} while being read", do="run again")
     learned: list[datetime] = []
-    for uri in transactions.object_uris(day):
+    uris = transactions.object_uris(day)
+    for uri in uris:
         with fsspec.open(uri, "rb") as file:
             footer = pq.read_metadata(file)
         column = footer.schema.to_arrow_schema().get_field_index("created_timestamp")
         for group in range(footer.num_row_groups):
             bounds = footer.row_group(group).column(column).statistics
             learned += [bounds.min, bounds.max] if bounds else []  # an empty group has none
+    objects = tuple((uri, made.rows) for uri, made in zip(uris, manifest.objects, strict=True))
     return Source(
-        manifest.content_sha256, manifest.rows, min(learned, default=None), max(learned, default=None)
+        manifest.content_sha256, objects, manifest.rows, min(learned, default=None), max(learned, default=None)
     )  # fmt: skip
 
 
@@ -133,13 +158,15 @@ def _up_to_date(features: Dataset, day: str, made_from: dict[str, str]) -> bool:
     return manifest is not None and manifest.made_from == made_from
 
 
-def _chunks(stale: list[str], inputs: Mapping[str, list[str]], sources: Mapping[str, Source]) -> Iterator[list[str]]:
-    """Runs of stale days whose inputs together stay within ROWS_IN_MEMORY; a single day may exceed it."""
+def _chunks(
+    stale: list[str], inputs: Mapping[str, list[str]], sources: Mapping[str, Source], rows_at_once: int
+) -> Iterator[list[str]]:
+    """Runs of stale days whose inputs together stay within `rows_at_once`; a single day may exceed it."""
     chunk: list[str] = []
     held: set[str] = set()
     for day in stale:
         wanted = held.union(inputs[day])
-        if chunk and sum(sources[p].rows for p in wanted) > ROWS_IN_MEMORY:
+        if chunk and sum(sources[p].rows for p in wanted) > rows_at_once:
             yield chunk
             chunk, wanted = [], set(inputs[day])
         chunk.append(day)
@@ -148,29 +175,19 @@ def _chunks(stale: list[str], inputs: Mapping[str, list[str]], sources: Mapping[
         yield chunk
 
 
-def _build(
-    transactions: Dataset, chunk: list[str], inputs: Mapping[str, list[str]], sources: Mapping[str, Source]
-) -> Iterator[tuple[str, pa.Table]]:
-    """The chunk's days with their window values, one table each."""
-    from fraud.engines.arrow_windows import COLUMNS, window_values, with_windows  # noqa: PLC0415 - numba is slow to import
+def _parts(chunk: list[str], inputs: Mapping[str, list[str]], sources: Mapping[str, Source]) -> list["Part"]:
+    """What the days of a chunk need of the partitions that are their inputs, in order of days."""
+    from fraud.io.feature_days import Part, Stored  # noqa: PLC0415 - numba is slow to import
 
     near_from = (date.fromisoformat(chunk[0]) - LOOK_BACK).isoformat()
     wanted = sorted({p for day in chunk for p in inputs[day]})
     began = min((s.first_learned for p in wanted if p >= near_from and (s := sources[p]).first_learned), default=None)
     ended = max((s.last_learned for day in chunk if (s := sources[day]).last_learned), default=None)
-    tables, offsets, rows = [], {}, 0
-    for p in wanted:
-        table = transactions.read(p, list(COLUMNS))
-        if p < near_from and began is not None:
-            table = table.filter(pc.greater(table["created_timestamp"], pa.scalar(began)))
-        if p > chunk[-1] and ended is not None:
-            table = table.filter(pc.less(table["created_timestamp"], pa.scalar(ended)))
-        tables.append(table)
-        offsets[p] = rows
-        rows += table.num_rows
-    values = window_values(pa.concat_tables(tables))
-    for day in chunk:
-        table = transactions.read(day)
-        if table.num_rows != sources[day].rows:
-            raise UnavailableError(f"transactions of {day} changed while being read", do="run again")
-        yield day, with_windows(table, values[:, offsets[day] : offsets[day] + table.num_rows])
+    return [
+        Part(
+            day=p, objects=tuple(Stored(*stored) for stored in sources[p].objects),
+            learned_after=began if p < near_from else None, learned_before=ended if p > chunk[-1] else None,
+            wanted=p in chunk,
+        )
+        for p in wanted
+    ]  # fmt: skip

@@ -5,6 +5,7 @@ batch engine makes of the lake as it was known at that time. They differ where o
 other does not, or learned of it later than the moment asked for.
 """
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -25,6 +26,7 @@ from fraud.jobs import Context, JobConfig, JobResult
 
 _COLUMNS = ["transaction_id", "user_id", "merchant_id", "event_timestamp", "created_timestamp", "amount"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+BOTH = "known to both"
 
 
 class Config(JobConfig):
@@ -44,13 +46,13 @@ class Event(BaseModel):
     """created_timestamp in the lake; None where the lake does not know of it."""
     amount: float
     merchant_id: str
-    """`#` and the hash where only the store knows of it."""
+    """`#` and the hash where the store alone knows of it, and no event near it in the lake names it."""
     windows: tuple[str, ...]
     """The features whose window holds it by time."""
     sequence: int | None
     """Its place in the store; None where the store does not know of it."""
     layer: str
-    """store and lake | store | lake | lake, not known yet"""
+    """known to both | store only | lake only | lake only, learned later"""
 
 
 class Result(JobResult):
@@ -66,22 +68,34 @@ class Result(JobResult):
     """Newest first."""
 
     def for_people(self) -> str:
-        lines = [f"{self.user} at {self.at:%Y-%m-%d %H:%M:%S.%f} UTC", ""]
-        lines.append(f"{'feature':<26}{'store (request)':>18}{'lake (batch)':>18}  events in the window")
-        for name in WINDOW_NAMES:
-            inside = sum(name in event.windows for event in self.events)
-            values = (_number(side[name]) for side in (self.online, self.batch))
-            lines.append(f"{name:<26}{''.join(f'{value:>18}' for value in values)}  {inside}")
-        lines += ["", f"{'event':<21}{'learned of':<21}{'amount':>12}  {'in':<12}{'seq':>6}  {'known to':<22}merchant"]
-        for e in self.events:
-            learned = f"{e.learned:%Y-%m-%d %H:%M:%S}" if e.learned else "-"
-            windows = " ".join(name.rsplit("_", 1)[1] for name in e.windows)
-            sequence = "-" if e.sequence is None else str(e.sequence)
-            lines.append(
-                f"{e.event_time:%Y-%m-%d %H:%M:%S}  {learned:<21}{e.amount:>12,.2f}  {windows:<12}{sequence:>6}  "
-                f"{e.layer:<22}{e.merchant_id}"
-            )
+        agree = "agree" if self.online == self.batch else "DIFFER"
+        layers = Counter(event.layer for event in self.events)
+        lines = [f"user {self.user} at {self.at:%a %Y-%m-%d %H:%M:%S} UTC: store and lake {agree}", ""]
+        lines.append(f"{'feature':<26}{'store (request)':>18}{'lake (batch)':>16}   in the window, whoever knows")
+        for feature in WINDOW_FEATURES:
+            values = (_number(side[feature.name]) for side in (self.online, self.batch))
+            inside = [event for event in self.events if feature.name in event.windows]
+            lines.append(f"{feature.name:<26}{next(values):>18}{next(values):>16}   {_summary(inside)}")
+        lines += ["", "events: " + (", ".join(f"{n} {layer}" for layer, n in layers.most_common()) or "none"), ""]
+        lines.append(f"{'before':>12}  {'event time (UTC)':<24}{'learned':>12}{'amount':>12}{'seq':>6}  merchant")
+        shown = 0
+        for window_us in sorted({feature.window_us for feature in WINDOW_FEATURES}):
+            names = ", ".join(f.name for f in WINDOW_FEATURES if f.window_us >= window_us)
+            lines.append(f"-- within {_span(window_us)}, for {names}")
+            longest = {feature.name for feature in WINDOW_FEATURES if feature.window_us == window_us}
+            end = sum(not longest.isdisjoint(event.windows) for event in self.events)
+            lines += [self._line(event) for event in self.events[shown:end]]
+            shown = end
         return "\n".join(lines)
+
+    def _line(self, e: Event) -> str:
+        learned = "-" if e.learned is None else f"+{_span(_us(e.learned) - _us(e.event_time))}"
+        sequence = "-" if e.sequence is None else str(e.sequence)
+        alone = "" if e.layer == BOTH else f"  ({e.layer})"
+        return (
+            f"{_span(_us(self.at) - _us(e.event_time)):>12}  {e.event_time:%a %Y-%m-%d %H:%M:%S} {learned:>12}"
+            f"{e.amount:>12,.2f}{sequence:>6}  {e.merchant_id}{alone}"
+        )
 
 
 def run(config: Config, context: Context) -> Result:
@@ -94,10 +108,11 @@ def run(config: Config, context: Context) -> Result:
     if rows.num_rows == 0 and len(kept) == 0:
         raise BadInputError(f"nobody knows user {config.user!r} within 30 days of {config.at:%Y-%m-%d}")
     in_lake = {id_hash(row["transaction_id"]): row for row in rows.to_pylist()}
+    merchants = {id_hash(row["merchant_id"]): row["merchant_id"] for row in in_lake.values()}
     sequences = {int(entry): base + i for i, entry in enumerate(order.ids)}
     events = [_from_lake(row, sequences.get(entry), at_us, config.at) for entry, row in in_lake.items()]
     events += [
-        _from_store(kept[sequence - base], sequence, at_us)
+        _from_store(kept[sequence - base], sequence, at_us, merchants)
         for entry, sequence in sequences.items()
         if entry not in in_lake and sequence - base < len(kept)
     ]
@@ -136,7 +151,7 @@ def _records(rows: pa.Table) -> NDArray[np.void]:
 def _from_lake(row: dict[str, object], sequence: int | None, at_us: int, at: datetime) -> Event:
     learned = row["created_timestamp"]
     late = isinstance(learned, datetime) and learned >= at
-    layer = "store and lake" if sequence is not None else "lake, not known yet" if late else "lake"
+    layer = BOTH if sequence is not None else "lake only, learned later" if late else "lake only"
     return Event.model_validate(
         {"event_time": row["event_timestamp"], "learned": learned, "amount": row["amount"],
          "merchant_id": row["merchant_id"], "windows": _windows(_us(row["event_timestamp"]), at_us),
@@ -144,11 +159,12 @@ def _from_lake(row: dict[str, object], sequence: int | None, at_us: int, at: dat
     )  # fmt: skip
 
 
-def _from_store(record: np.void, sequence: int, at_us: int) -> Event:
+def _from_store(record: np.void, sequence: int, at_us: int, merchants: dict[int, str]) -> Event:
     event_us, units, merchant = (int(value) for value in record.tolist())
     return Event(
         event_time=_EPOCH + timedelta(microseconds=event_us), learned=None, amount=units / UNITS_PER_USD,
-        merchant_id=f"#{merchant:016x}", windows=_windows(event_us, at_us), sequence=sequence, layer="store",
+        merchant_id=merchants.get(merchant, f"#{merchant:016x}"), windows=_windows(event_us, at_us), sequence=sequence,
+        layer="store only",
     )  # fmt: skip
 
 
@@ -164,6 +180,24 @@ def _us(moment: object) -> int:
 
 def _named(values: WindowValues) -> dict[str, float | None]:
     return dict(zip(WINDOW_NAMES, values, strict=True))
+
+
+def _summary(inside: list[Event]) -> str:
+    if not inside:
+        return "no event"
+    merchants = len({event.merchant_id for event in inside})
+    total = sum(amount_units(event.amount) for event in inside) / UNITS_PER_USD
+    events = "1 event" if len(inside) == 1 else f"{len(inside)} events"
+    return f"{events}, {total:,.2f} USD, {merchants} merchant{'s' * (merchants != 1)}"
+
+
+def _span(us: int) -> str:
+    """A time in its two largest units: `3 d 4 h`, `7 h 52 min`, `2 s`."""
+    sign, seconds = ("-" if us < 0 else ""), abs(us) // 1_000_000
+    units = {"d": seconds // 86_400, "h": seconds // 3_600 % 24, "min": seconds // 60 % 60, "s": seconds % 60}
+    first = next((i for i, value in enumerate(units.values()) if value), len(units) - 1)
+    parts = list(units.items())[first : first + 2]
+    return sign + " ".join(f"{value} {unit}" for i, (unit, value) in enumerate(parts) if value or i == 0)
 
 
 def _number(value: float | None) -> str:

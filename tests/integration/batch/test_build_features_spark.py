@@ -19,7 +19,6 @@ from fraud.settings import Settings
 ROOT = Path(__file__).parents[3]
 FIRST = date(2026, 1, 1)
 FIRST_US = (FIRST - date(1970, 1, 1)).days * US_PER_DAY
-DAYS = 45
 pytestmark = pytest.mark.usefixtures("spark")
 
 
@@ -27,10 +26,10 @@ def day(number: int) -> str:
     return (FIRST + timedelta(number)).isoformat()
 
 
-def transactions(rows: int, seed: int) -> pa.Table:
+def transactions(rows: int, days: int, seed: int) -> pa.Table:
     """Half of them one user's, who has more than the bound; ties to the microsecond, an eighth learned of late."""
     rng = np.random.default_rng(seed)
-    event = FIRST_US + np.sort(rng.integers(0, DAYS * 24 * 12, rows)) * (US_PER_HOUR // 12)
+    event = FIRST_US + np.sort(rng.integers(0, days * 24 * 12, rows)) * (US_PER_HOUR // 12)
     learned = event + np.where(rng.random(rows) < 1 / 8, rng.integers(0, 20 * 24, rows) * US_PER_HOUR, 0)
     user = np.where(rng.random(rows) < 0.5, 0, rng.integers(1, 40, rows))
     timestamp = pa.timestamp("us", "UTC")
@@ -53,7 +52,7 @@ def publish(home: Path, rows: pa.Table) -> None:
     """Every day, one without rows included, in two objects each."""
     dataset = Dataset(f"file://{home}/lake", "transactions")
     numbers = (np.asarray(rows["event_timestamp"].cast(pa.int64())) - FIRST_US) // US_PER_DAY
-    for number in range(DAYS):
+    for number in range(numbers.max() + 1):
         own = rows.filter(pa.array(numbers == number))
         half = own.num_rows // 2
         dataset.publish(day(number), [own.slice(0, half), own.slice(half)])
@@ -70,30 +69,41 @@ def manifests(home: Path) -> dict[str, Manifest | None]:
     return {of_day: features.manifest(of_day) for of_day in features.partitions()}
 
 
-def test_days_built_on_spark_in_several_steps_have_the_bytes_of_the_one_machine_build(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("rows", "days", "at_once"),
+    [(400, 6, 6_000_000), pytest.param(6_000, 45, 2_500, marks=pytest.mark.slow, id="in several steps")],
+)
+def test_days_built_on_spark_have_the_bytes_of_the_one_machine_build(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rows: int,
+    days: int,
+    at_once: int,
 ) -> None:
-    monkeypatch.setattr(build_features, "ROWS_IN_MEMORY", 2_500)
-    rows = transactions(6_000, seed=1)
-    rows = rows.filter(pc.not_equal(rows["event_timestamp"].cast(pa.date32()), pa.scalar(FIRST + timedelta(20))))
+    """Before and after a delivery of newer days and late rows; one day has no rows."""
+    monkeypatch.setattr(build_features, "ROWS_IN_MEMORY", at_once)
+    table = transactions(rows, days, seed=1)
+    hole = pa.scalar(FIRST + timedelta(days // 2))
+    table = table.filter(pc.not_equal(table["event_timestamp"].cast(pa.date32()), hole))
     homes = {engine: tmp_path / engine for engine in ("one-machine", "spark")}
-    before = rows.filter(pc.less(rows["created_timestamp"].cast(pa.int64()), FIRST_US + 30 * US_PER_DAY))
-    for delivered in (before, rows):  # the second delivery brings late rows and newer days
+    before = table.filter(pc.less(table["created_timestamp"].cast(pa.int64()), FIRST_US + (days - 2) * US_PER_DAY))
+    for delivered in (before, table):
         for home in homes.values():
             publish(home, delivered)
         results = {engine: build(home, engine) for engine, home in homes.items()}
         assert results["spark"] == results["one-machine"]
         assert manifests(homes["spark"]) == manifests(homes["one-machine"])
-    built = Dataset(f"file://{homes['spark']}/lake", "features").read_range(day(0), day(DAYS))
+    built = Dataset(f"file://{homes['spark']}/lake", "features").read_range(day(0), day(days))
     assert built is not None
-    assert built.num_rows == rows.num_rows
+    assert built.num_rows == table.num_rows
     with capsys.disabled():
-        print(f"\nspark against one machine: {built.num_rows} rows of {DAYS} days, the same bytes")
+        print(f"\nspark against one machine: {built.num_rows} rows of {days} days, the same bytes")
     assert build(homes["spark"], "spark").days_built == 0
 
 
 def test_transactions_out_of_order_are_refused_as_on_one_machine(tmp_path: Path) -> None:
-    rows = transactions(2_000, seed=2)
+    rows = transactions(50, 2, seed=2)
     publish(tmp_path, rows)
     swapped = rows.slice(0, 2)
     Dataset(f"file://{tmp_path}/lake", "transactions").publish(day(0), swapped.take([1, 0]))

@@ -1,0 +1,118 @@
+"""Days of `features` from parts of `transactions`: what both engines of `fraud build-features` read and write."""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import NamedTuple
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from fraud.engines.arrow_windows import COLUMNS, window_values, with_windows
+from fraud.errors import UnavailableError
+from fraud.io.lake import ROWS_PER_OBJECT, DataObject, Dataset
+
+
+class Stored(NamedTuple):
+    """A data object of transactions. Named by its content, so it holds what it held when the build was planned."""
+
+    uri: str
+    rows: int
+
+
+class Part(NamedTuple):
+    """A day of transactions, as far as the days to be built need it: what was learned of between two bounds."""
+
+    day: str
+    objects: tuple[Stored, ...]
+    learned_after: datetime | None
+    learned_before: datetime | None
+    """Both excluded; None is no bound."""
+    wanted: bool
+    """Whether the day itself is to be built. Such a part has no bounds."""
+
+    @property
+    def rows(self) -> int:
+        """Of the whole day."""
+        return sum(stored.rows for stored in self.objects)
+
+
+class Piece(NamedTuple):
+    """Rows `first` to `end` (excluded) of a day to be built: what becomes one data object of its features."""
+
+    day: str
+    objects: tuple[Stored, ...]
+    first: int
+    end: int
+
+
+def pieces(part: Part) -> list[Piece]:
+    """All of a day to be built; one without rows for a day without rows."""
+    firsts = range(0, max(part.rows, 1), ROWS_PER_OBJECT)
+    return [Piece(part.day, part.objects, first, min(first + ROWS_PER_OBJECT, part.rows)) for first in firsts]
+
+
+def read_part(part: Part) -> tuple[pa.Table, NDArray[np.int64]]:
+    """The part's rows, `arrow_windows.COLUMNS`, and the place of each in its day, int64[n]."""
+    table = _read(part.objects, list(COLUMNS))
+    known = np.ones(table.num_rows, dtype=bool)
+    if part.learned_after is not None:
+        known &= pc.greater(table["created_timestamp"], pa.scalar(part.learned_after)).to_numpy()
+    if part.learned_before is not None:
+        known &= pc.less(table["created_timestamp"], pa.scalar(part.learned_before)).to_numpy()
+    return (table if known.all() else table.filter(pa.array(known))), np.flatnonzero(known)
+
+
+def build_here(features: Dataset, parts: Iterable[Part]) -> Iterator[tuple[str, list[DataObject]]]:
+    """The wanted days of `parts`, which come in order of their days, and the objects that hold their features.
+
+    Raises BadInputError when transactions are not in order, UnavailableError when an object of them is gone.
+    """
+    tables, wanted, rows = [], [], 0
+    for part in parts:
+        table, _ = read_part(part)
+        tables.append(table)
+        if part.wanted:
+            wanted.append((part, rows))
+        rows += table.num_rows
+    values = window_values(pa.concat_tables(tables))
+    del tables
+    for part, start in wanted:
+        yield (
+            part.day,
+            [put_piece(features, piece, values[:, start + piece.first : start + piece.end]) for piece in pieces(part)],
+        )
+
+
+def put_piece(features: Dataset, piece: Piece, values: NDArray[np.float64]) -> DataObject:
+    """Write one data object, which nobody sees yet. `values` float64[len(WINDOW_NAMES), piece.end - piece.first].
+
+    The same piece and values give the same bytes, whichever engine calls.
+    """
+    objects, before = [], 0
+    skipped = 0
+    for stored in piece.objects:
+        if before < piece.end and before + stored.rows > piece.first:
+            objects.append(stored)
+        elif before + stored.rows <= piece.first:
+            skipped += stored.rows
+        before += stored.rows
+    table = _read(objects or piece.objects[:1], None).slice(piece.first - skipped, piece.end - piece.first)
+    return features.put(piece.day, with_windows(table, values))
+
+
+def _read(objects: Iterable[Stored], columns: list[str] | None) -> pa.Table:
+    tables = []
+    for stored in objects:
+        fs, path = fsspec.core.url_to_fs(stored.uri)
+        try:
+            with fs.open(path, "rb") as file:
+                tables.append(pq.read_table(file, columns=columns))
+        except FileNotFoundError as error:
+            raise UnavailableError(
+                "transactions lost an object while being read", came=stored.uri, do="run again"
+            ) from error
+    return pa.concat_tables(tables)

@@ -1,0 +1,98 @@
+"""The Spark engine against Spark SQL's exact windows and the one-machine build, one warm session, two cores.
+
+    .venv/ml/bin/python tests/bench/features_spark.py HOME
+
+HOME has `lake/transactions`. Each contender runs twice, the second time counts. All three values of every row are
+compared, and at the end the lake has features. Prints one line of JSON.
+"""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import structlog
+from pyspark.sql import SparkSession
+
+from fraud.core.features import WINDOW_NAMES
+from fraud.io.lake import Dataset
+from fraud.io.spark import spark_session
+from fraud.jobs import Context, build_features
+from fraud.params import Params
+from fraud.settings import Settings
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+SQL: Final = """
+SELECT *,
+  CAST(count(*) OVER hour AS double) AS transaction_velocity_1h,
+  CAST(sum(units) OVER week AS double) / CAST(count(*) OVER week * 10000 AS double) AS avg_amount_7d,
+  CAST(size(collect_set(merchant_id) OVER month) AS bigint) AS unique_merchants_30d
+FROM (SELECT *, CAST(round(amount * 10000) AS bigint) AS units, unix_micros(event_timestamp) AS us FROM transactions)
+WINDOW
+  hour AS (PARTITION BY user_id ORDER BY us RANGE BETWEEN 3600000000 PRECEDING AND 1 PRECEDING),
+  week AS (PARTITION BY user_id ORDER BY us RANGE BETWEEN 604800000000 PRECEDING AND 1 PRECEDING),
+  month AS (PARTITION BY user_id ORDER BY us RANGE BETWEEN 2592000000000 PRECEDING AND 1 PRECEDING)
+"""
+
+
+def context(home: Path, engine: str) -> Context:
+    values = {"home": home, "project": ROOT, "feature_engine": engine, "spark_master": "local[2]"}
+    return Context(Settings.model_validate(values), Params.load(ROOT / "params.yaml"), structlog.get_logger())
+
+
+def build(home: Path, engine: str) -> None:
+    shutil.rmtree(home / "lake" / "features", ignore_errors=True)
+    build_features.run(build_features.Config(full=True), context(home, engine))
+
+
+def spark_sql(session: SparkSession, home: Path, out: Path) -> None:
+    transactions = Dataset(f"file://{home}/lake", "transactions")
+    paths = [uri for day in transactions.partitions() for uri in transactions.object_uris(day)]
+    session.read.parquet(*paths).createOrReplaceTempView("transactions")
+    session.sql(SQL).write.mode("overwrite").parquet(f"file://{out}")
+
+
+def second(work: Callable[[], None]) -> float:
+    work()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def mismatches(session: SparkSession, home: Path, out: Path) -> int:
+    """Rows on which the SQL and the lake differ in a bit."""
+    columns = ["transaction_id", *WINDOW_NAMES]
+    theirs = session.read.parquet(f"file://{out}").select(columns).toArrow().sort_by("transaction_id")
+    ours = Dataset(f"file://{home}/lake", "features").read_range("2000", "2100", columns)
+    assert ours is not None
+    ours = ours.sort_by("transaction_id")
+    assert ours["transaction_id"].equals(theirs["transaction_id"])
+    differ = np.zeros(ours.num_rows, dtype=bool)
+    for name in WINDOW_NAMES:
+        pair = [table[name].to_pandas().to_numpy(dtype=np.float64) for table in (ours, theirs)]
+        differ |= ~((pair[0] == pair[1]) | (np.isnan(pair[0]) & np.isnan(pair[1])))
+    return int(differ.sum())
+
+
+def main() -> None:
+    home = Path(sys.argv[1])
+    out = home / "spark_sql"
+    with redirect_stdout(sys.stderr), spark_session(context(home, "spark").settings, "bench") as session:
+        session.conf.set("spark.sql.shuffle.partitions", "8")
+        seconds = {
+            "spark_sql": second(lambda: spark_sql(session, home, out)),
+            "one_machine": second(lambda: build(home, "one-machine")),
+            "spark": second(lambda: build(home, "spark")),
+        }
+        wrong = mismatches(session, home, out)
+    shutil.rmtree(out)
+    print(json.dumps({"seconds": seconds, "mismatches": wrong}))
+
+
+if __name__ == "__main__":
+    main()
