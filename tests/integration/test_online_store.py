@@ -1,7 +1,10 @@
 """The scripts on a real Valkey: once per id, in order, bounded, and the bulk load means the same as one by one."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +22,7 @@ from fraud.embedded import valkey
 from fraud.engines import kernel
 from fraud.io.online import Batch, Loaded, OnlineHistory
 
+ROOT = Path(__file__).parents[2]
 NOON = 1_767_268_800_123_457  # 2026-01-01T12:00:00.123457Z: odd microseconds must survive Lua's doubles
 
 
@@ -207,6 +211,18 @@ def test_a_replay_by_sixteen_clients_equals_the_batch_values_as_known_at_each_se
         print(f"\nreplay: {len(served)} answers compared, {mismatches} mismatches")
     assert len(served) == n + len(range(0, n, 12))
     assert mismatches == 0
+
+
+@pytest.mark.slow
+def test_a_replay_stays_equal_while_materialize_is_killed_at_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """`make bench-features` runs the same with 250 times the users; one command of the load covers one user here."""
+    command = [sys.executable, str(ROOT / "tests/bench/features_replay.py"), "--users", "12", "--users-at-once", "1"]
+    done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout)
+    with capsys.disabled():
+        print(f"\nreplay under kills: {done}")
+    assert done["kills"] > 12  # after each user's load, and around them
+    assert done["answers"] > done["rows"] > 300
+    assert (done["mismatches"], done["doubled_or_lost"]) == (0, 0)
 
 
 def test_kill_9_of_the_server_loses_no_append_older_than_the_last_sync(tmp_path: Path) -> None:

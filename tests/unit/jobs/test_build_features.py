@@ -13,6 +13,7 @@ import structlog
 from fraud.core.contract import US_PER_DAY, US_PER_HOUR
 from fraud.engines import arrow_windows, kernel
 from fraud.errors import BadInputError
+from fraud.io import feature_days
 from fraud.io.lake import Dataset
 from fraud.jobs import Context, build_features
 from fraud.params import Params
@@ -132,6 +133,23 @@ def test_a_late_row_opens_only_the_days_it_can_touch(tmp_path: Path) -> None:
     assert unique[0] == [7, 7]  # the late row at midnight, then the day's own: both before knew ten days, seven shops
     velocity = [features.read(day(d))["transaction_velocity_1h"].to_pylist() for d in (10, 15)]
     assert velocity == [[0.0, 0.0], [0.0]]  # at day 10, 01:00, the row of 00:00 was not known yet
+
+
+def test_a_day_of_several_objects_has_the_values_and_the_order_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transactions in three objects of 4, 4 and 3 rows, features in objects of 3."""
+    times = [FIRST_US + i * US_PER_HOUR for i in range(11)]
+    rows = table(times, times, ["u", "v"] * 5 + ["u"])
+    Dataset(f"file://{tmp_path}/lake", "transactions").publish(day(0), [rows.slice(i, 4) for i in (0, 4, 8)])
+    monkeypatch.setattr(feature_days, "ROWS_PER_OBJECT", 3)
+    build(tmp_path)
+    features = Dataset(f"file://{tmp_path}/lake", "features")
+    manifest = features.manifest(day(0))
+    assert manifest is not None
+    assert [made.rows for made in manifest.objects] == [3, 3, 3, 2]
+    at_once = arrow_windows.with_windows(rows, arrow_windows.window_values(rows))
+    assert features.read(day(0)).equals(at_once)
 
 
 def test_only_the_days_asked_for_are_built(tmp_path: Path) -> None:
