@@ -11,6 +11,7 @@ build     `fraud build-features`, a process of its own, Parquet partitions in an
 spark     the Spark engine, Spark SQL with exact distinct, the one-machine build: one warm session
 store     CPU of a serving process per read and append, bytes per event at rest
 training  `fraud training-set`, and Feast's retrieval alone
+property  the property tests of the windows with 5,000 random logs each
 replay    a simulated month through the store by sixteen clients, `materialize` killed at every command
 """
 
@@ -246,6 +247,13 @@ def training_part(size: argparse.Namespace, home: Path) -> Figures:
     return contenders, {"training_set_s": took, "training_set_vs_feast_alone": feast_s / took}
 
 
+def property_part(_size: argparse.Namespace, _home: Path) -> Figures:
+    command = [sys.executable, "-m", "pytest", "-q", "tests/unit/engines/test_kernel.py"]
+    environment = {**os.environ, "PROPERTY_EXAMPLES": "5000"}
+    subprocess.run(command, env=environment, cwd=ROOT, check=True)  # prints its counts
+    return {}, {}
+
+
 def replay_part(size: argparse.Namespace, _home: Path) -> Figures:
     command = [sys.executable, str(ROOT / "tests/bench/features_replay.py"), "--users", str(size.replay_users)]
     done = json.loads(subprocess.check_output(command, text=True))
@@ -255,7 +263,7 @@ def replay_part(size: argparse.Namespace, _home: Path) -> Figures:
 
 PARTS: Final[dict[str, Callable[[argparse.Namespace, Path], Figures]]] = {
     "kernel": kernel_part, "build": build_part, "spark": spark_part, "store": store_part, "training": training_part,
-    "replay": replay_part,
+    "property": property_part, "replay": replay_part,
 }  # fmt: skip
 
 

@@ -20,7 +20,8 @@ from fraud.core.contract import US_PER_DAY, US_PER_HOUR, id_hash
 from fraud.core.features import RETENTION_US
 from fraud.embedded import valkey
 from fraud.engines import kernel
-from fraud.io.online import Batch, Loaded, OnlineHistory
+from fraud.errors import BadConfigError
+from fraud.io.online import Batch, Loaded, OnlineHistory, connect
 
 ROOT = Path(__file__).parents[2]
 NOON = 1_767_268_800_123_457  # 2026-01-01T12:00:00.123457Z: odd microseconds must survive Lua's doubles
@@ -238,6 +239,11 @@ def test_kill_9_of_the_server_loses_no_append_older_than_the_last_sync(tmp_path:
             assert OnlineHistory(connection).append("u", "t1", NOON, 1, "m").repeated
     finally:
         valkey.stop(again.pid)
+
+
+def test_an_address_that_is_none_is_a_wrong_setting() -> None:
+    with pytest.raises(BadConfigError, match="FRAUD_REDIS_URL"), connect("127.0.0.1:6379"):
+        pass
 
 
 def test_nobody_gets_in_without_the_password(valkey_url: str) -> None:

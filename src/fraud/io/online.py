@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fraud.core import history
 from fraud.core.features import MAX_EVENTS
 from fraud.core.skew import Order
-from fraud.errors import UnavailableError
+from fraud.errors import BadConfigError, UnavailableError
 
 EVENTS: Final = "materialized:events"
 VIEW: Final = "materialized:view"
@@ -107,8 +107,12 @@ class OnlineHistory:
 
 @contextmanager
 def connect(url: str, bound: int = MAX_EVENTS) -> Iterator[OnlineHistory]:
-    """The histories behind a `redis://` URL."""
-    with redis.Redis.from_url(url, socket_timeout=60, socket_connect_timeout=5) as client:
+    """The histories behind a `redis://` URL. Raises BadConfigError when it is none."""
+    try:
+        client = redis.Redis.from_url(url, socket_timeout=60, socket_connect_timeout=5)
+    except ValueError as error:
+        raise BadConfigError("FRAUD_REDIS_URL is wrong", expected="redis://host:port/db", came=str(error)) from error
+    with client:
         yield OnlineHistory(client, bound)
 
 

@@ -1,5 +1,8 @@
 """The compiled kernel, its loops uncompiled, the request's point function and a naive oracle agree to the last bit."""
 
+import os
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -114,23 +117,37 @@ def users(draw: st.DrawFn, late: bool) -> list[Event]:
 
 
 bounds = st.sampled_from([1, 2, 3, 5, 1_024])
+EXAMPLES = int(os.environ.get("PROPERTY_EXAMPLES", "300"))
+compared: Counter[str] = Counter()
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.fixture(scope="module", autouse=True)
+def _print_what_was_compared(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(
+            "\nwindows against the oracle, all bits equal: "
+            + ", ".join(f"{n:,} {what}" for what, n in compared.items())
+        )
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.lists(users(late=True), min_size=1, max_size=4), bounds)
 def test_late_and_tied_events_give_the_same_bits_everywhere(some_users: list[list[Event]], bound: int) -> None:
     expected = [value for events in some_users for value in oracle(events, bound)]
     assert compiled(some_users, bound) == expected
     assert [v for events in some_users for v in interpreted(events, bound)] == expected
     assert [v for events in some_users for v in at_request(events, bound)] == expected
+    compared.update(logs=1, users=len(some_users), values=len(EVERY_AGGREGATION) * len(expected))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.lists(users(late=False), min_size=1, max_size=4), bounds)
 def test_events_in_order_give_the_same_bits_everywhere(some_users: list[list[Event]], bound: int) -> None:
     expected = [value for events in some_users for value in oracle(events, bound)]
     assert compiled(some_users, bound) == expected
     assert [v for events in some_users for v in at_request(events, bound)] == expected
+    compared.update(logs=1, users=len(some_users), values=len(EVERY_AGGREGATION) * len(expected))
 
 
 def one_user(*times: datetime) -> list[Event]:
