@@ -222,6 +222,7 @@ def test_what_was_registered_is_what_the_contract_says(platform: Platform) -> No
     assert json.loads(Path(made.report_uri.removeprefix("file://")).with_suffix(".json").read_text())["version"] == "1"
 
 
+@pytest.mark.slow
 def test_what_was_production_and_what_is_young_is_kept(platform: Platform) -> None:
     poor, good = platform.train(POOR), platform.train()
     platform.client.set_registered_model_alias(MODEL_NAME, STAGING, poor.version)
@@ -273,6 +274,7 @@ def test_killed_before_the_verdict_a_rerun_judges_the_version_that_is_there(
     assert platform.client.get_model_version(MODEL_NAME, "1").tags["gates"] == "passed"
 
 
+@pytest.mark.slow
 def test_killed_while_registering_a_rerun_ends_as_a_clean_run(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
