@@ -15,6 +15,7 @@ RATE = 0.006
 SIGMAS = 2.0
 MIN_ANSWERS = 1_000
 HISTORY_DAYS = 28
+WAIT_HOURS = 24
 
 
 def world(
@@ -73,7 +74,7 @@ def main() -> None:
                 hours = beyond(answers, flagged, window, baseline)
                 rates = [100 * len(alarms(hours, wait)) / (given.days - HISTORY_DAYS) for wait in (0, 6, 12, 18, 24)]
                 print(f"{per_day:11,}  {spread:6}  {baseline:8}  {window:4} h", *(f"{rate:6.2f}" for rate in rates))
-    print("\nhours to detect (median) and share detected within 48 h, window 24 h, for 18 h, baseline 28 days")
+    print("\nhours to detect (median) and share detected within 48 h, window 24 h, for 24 h, baseline 28 days")
     for shift in (0.33, 0.5, 1.5, 2.0, 3.0, 5.0):
         for per_day in (2_000, 20_000):
             begins = (HISTORY_DAYS + 4) * 24
@@ -82,7 +83,7 @@ def main() -> None:
                 answers, flagged = world(rng, HISTORY_DAYS + 8, per_day, 0.25, shift)
                 hours = beyond(answers, flagged, 24, 28)
                 hours[:begins] = False
-                found = alarms(hours, 18)
+                found = alarms(hours, WAIT_HOURS)
                 taken.append(found[0] - begins if found else np.inf)
             print(f"x {shift:4}  {per_day:7,}/day  {np.median(taken):6.0f} h  {np.mean(np.array(taken) <= 48):5.0%}")
 

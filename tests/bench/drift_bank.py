@@ -213,7 +213,8 @@ def nightly(world: World, model: Model, last: int) -> dict[str, np.ndarray]:
     hour -= ((START - dt.date(1970, 1, 1)).days + SCORED) * 24
     answers, flagged = (np.bincount(h, minlength=(last - SCORED) * 24) for h in (hour, hour[stopped[first:end]]))
     beyond = alert_false_alarms.beyond(answers, flagged, 24, alert_false_alarms.HISTORY_DAYS)
-    rings = np.convolve(beyond, np.ones(19))[: len(beyond)] == 19  # beyond for 18 hours
+    wait = alert_false_alarms.WAIT_HOURS + 1
+    rings = np.convolve(beyond, np.ones(wait))[: len(beyond)] == wait
     found["flagged"][SCORED:last] = rings.reshape(-1, 24).any(axis=1)
     return found
 

@@ -162,6 +162,7 @@ def _newest_report(reports_uri: str, kind: str) -> tuple[str, Mapping[str, Any]]
 
 
 def _drift(report: Mapping[str, Any]) -> Iterator[Metric]:
+    """A report of before there was a figure for the newest day is read too."""
     features = report["features"]
     verdict = None if report["verdict"] == "unknown" else float(report["verdict"] == "drift")
     yield from _one("fraud_drift_found", "1 when the newest report found drift; none when it could not say", verdict)
@@ -170,10 +171,10 @@ def _drift(report: Mapping[str, Any]) -> Iterator[Metric]:
     yield from _one("fraud_drift_share_limit", "Share that asks for retraining", limits["drifted_share"])
     yield from _one("fraud_drift_psi_limit", "PSI from which a feature counts as drifted", limits["psi"])
     text = "PSI of one feature on the newest day from which the verdict is drift"
-    yield from _one("fraud_drift_newest_day_psi_limit", text, limits["newest_day_psi"])
+    yield from _one("fraud_drift_newest_day_psi_limit", text, limits.get("newest_day_psi"))
     psi = {name: values["psi"] for name, values in features.items()}
     yield from _gauge("fraud_drift_psi", "Population stability index against the training part", psi, "feature")
-    newest = {name: values["newest_day_psi"] for name, values in features.items()}
+    newest = {name: values.get("newest_day_psi") for name, values in features.items()}
     yield from _gauge("fraud_drift_newest_day_psi", "The same of the newest day alone", newest, "feature")
     missing = {name: values["missing"]["current"] for name, values in features.items()}
     yield from _gauge("fraud_drift_missing_share", "Share of missing values", missing, "feature")
