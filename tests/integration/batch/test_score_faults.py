@@ -53,8 +53,8 @@ class Job:
         with log.open("wb") as sink:
             self.process = subprocess.Popen(command, env=env, stderr=sink, stdout=sink, start_new_session=True)
 
-    def members(self, name: str = "") -> list[int]:
-        """Processes of the session, zombies left out; `name` is a part of their command line."""
+    def members(self, name: str = "", program: str = "") -> list[int]:
+        """Processes of the session, zombies left out: `name` in the command line, which begins with a `program`."""
         found = []
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
@@ -62,7 +62,12 @@ class Job:
                 line = stat.with_name("cmdline").read_text()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if int(fields[3]) == self.process.pid and fields[0] != "Z" and name in line:
+            if (
+                int(fields[3]) == self.process.pid
+                and fields[0] != "Z"
+                and name in line
+                and line.partition("\0")[0].endswith(program)
+            ):
                 found.append(int(stat.parent.name))
         return sorted(found)
 
@@ -70,12 +75,20 @@ class Job:
         """The newest Python worker is a task's; the one before it is the daemon that forks them."""
         if who == "driver":
             return self.process.pid
-        return self.members("org.apache.spark.deploy.SparkSubmit" if who == "JVM" else "pyspark.daemon")[-1]
+        return (self.jvm() if who == "JVM" else self.members("pyspark.daemon"))[-1]
+
+    def jvm(self) -> list[int]:
+        """Spark's JVM; the scripts and the launcher before it name the same class, and go by themselves."""
+        return [
+            pid
+            for pid in self.members("org.apache.spark.deploy.SparkSubmit", "/java")
+            if pid not in self.members("org.apache.spark.launcher.Main")
+        ]
 
     def reached(self, stage: str) -> bool:
         assert self.process.poll() is None, self._log.read_text()[-3000:]
         if stage == "starting":
-            return bool(self.members("org.apache.spark.deploy.SparkSubmit"))
+            return bool(self.jvm())
         if stage == "scoring":
             return len(list(self._lake.glob("scores/*/*.parquet"))) > 3
         return any(self._lake.glob(f"scores/*/{MANIFEST}"))
