@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup lock system demo start down drill status follow up ps logs stop smoke images standins secrets rolling-restart backup restore
-.PHONY: test test-slow lint clean
+.PHONY: test test-slow test-long lint clean
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -116,6 +116,9 @@ test: setup system ## unit, integration, DAG and serving tests, each in its envi
 
 test-slow: setup system ## the tests that take minutes
 	@$(VENV)/ml/bin/python tests/run.py --slow
+
+test-long: setup system ## the retraining loop end to end, some ten minutes
+	@$(VENV)/ml/bin/python tests/run.py --long
 
 bench-%: setup ## one benchmark: features, serving, batch, training, drift; ARGS= goes to it
 	$(VENV)/ml/bin/python tests/bench/$*.py $(ARGS)

@@ -29,7 +29,7 @@ from fraud.embedded.follow import MAIN_JOB, Follower
 from fraud.embedded.stack import Stack
 from fraud.settings import Settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # Airflow starts, two trainings
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]  # Airflow starts, two trainings
 ROOT = Path(__file__).resolve().parents[2]
 # A split that a short world of much fraud fills, and gates that its holdout can pass.
 PARAMS = {
