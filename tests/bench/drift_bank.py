@@ -1,12 +1,13 @@
 """What the watch finds, and when: a bank of injected drifts in the simulated world, and its days without any.
 
-    .venv/ml/bin/python tests/bench/drift_bank.py --seeds 1 2 3 4 5
+    .venv/ml/bin/python tests/bench/drift_bank.py --seeds 1 2 3 --clean 4 5 6 7 8 9 10
 
 A world a seed: a model fitted on its first months, then the days it scores, as they are (false alarms in 100 days) and
 with something injected from one day on (days until each detector says so, 1 is the first night). Detectors are those of
 the platform: `fraud drift` (a feature named; verdict `drift`; retraining asked for), `fraud concept-drift`, and the
-alerts AmountOffTraining and FraudRatioOffBaseline by the hour. Prints the table of docs/monitoring.md and writes
-build/bench/drift_bank.json.
+alerts AmountOffTraining and FraudRatioOffBaseline by the hour. Each world is kept below build/bench/drift_bank/, by
+the parameters it was judged with, so that a long bank can be run in parts; the table and build/bench/drift_bank.json
+are of all of them.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -178,21 +179,26 @@ def watched(world: World, stopped: np.ndarray, rows: np.ndarray) -> tuple[np.nda
     return shares(groups[victims], stopped[victims]), shares(groups[customers], fraud[customers])
 
 
-def nightly(world: World, model: Model, last: int) -> dict[str, np.ndarray]:
-    """Detector -> bool[days]: does it ring in the night after that day? False before SCORED."""
+def nightly(world: World, model: Model, last: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Detector -> bool[days]: does it ring in the night after that day? False before SCORED.
+
+    Besides, float64[days]: the largest PSI of any feature on that day alone.
+    """
     table, x = built(world)
     probability = model.probability(x)
     stopped = probability >= model.threshold
     table = table.append_column(PREDICTION, pa.array(probability, pa.float32()))
     found = {name: np.zeros(DAYS, bool) for name in ("feature", "drift", "retrain", "concept", "amount", "flagged")}
     names = [*FEATURES, PREDICTION]
-    reference = _frame(model.reference, names)
+    reference, newest_psi = _frame(model.reference, names), np.zeros(DAYS)
     for day in range(SCORED + 6, last):
         first, end = np.searchsorted(world.day, [day - PARAMS.drift.current_days + 1, day + 1])
         current = _frame(table.slice(first, end - first), names)
         today = slice(*np.searchsorted(world.day, [day, day + 1]))
         newest = current.iloc[today.start - first :]
-        found["feature"][day], found["drift"][day], found["retrain"][day] = compared(reference, current, newest)
+        newest_psi[day] = max(apart(reference[n], newest[n]) for n in FEATURES) if len(newest) >= MIN_ROWS else 0.0
+        named, drift, retrain = compared(reference, current, newest_psi[day])
+        found["feature"][day], found["drift"][day], found["retrain"][day] = named, drift, retrain
         paid = table["amount"].to_numpy()[today]
         found["amount"][day] = len(paid) >= MIN_ROWS and abs(paid.mean() / model.amount - 1) > 0.2
     first, end = np.searchsorted(world.day, [SCORED, last])
@@ -216,16 +222,14 @@ def nightly(world: World, model: Model, last: int) -> dict[str, np.ndarray]:
     wait = alert_false_alarms.WAIT_HOURS + 1
     rings = np.convolve(beyond, np.ones(wait))[: len(beyond)] == wait
     found["flagged"][SCORED:last] = rings.reshape(-1, 24).any(axis=1)
-    return found
+    return found, newest_psi
 
 
-def compared(reference: pd.DataFrame, current: pd.DataFrame, newest: pd.DataFrame) -> tuple[bool, bool, bool]:
+def compared(reference: pd.DataFrame, current: pd.DataFrame, newest_psi: float) -> tuple[bool, bool, bool]:
     """As `fraud drift`: is a feature named, is the verdict drift, is retraining asked for?"""
     bounds = PARAMS.drift
     drifted = [apart(reference[n], current[n]) >= bounds.psi_threshold for n in (*FEATURES, PREDICTION)]
-    jumped = len(newest) >= MIN_ROWS and any(
-        apart(reference[name], newest[name]) >= bounds.newest_day_psi for name in FEATURES
-    )
+    jumped = newest_psi >= bounds.newest_day_psi
     retrain = sum(drifted[:-1]) / len(FEATURES) > bounds.max_drifted_share
     return any(drifted[:-1]) or jumped, retrain or drifted[-1] or jumped, retrain
 
@@ -248,49 +252,81 @@ def onsets(rings: np.ndarray) -> int:
     return int((rings[INJECTED:] & ~rings[INJECTED - 1 : -1]).sum())
 
 
+def first_ring(rings: np.ndarray) -> float | None:
+    """In which night after INJECTED, 1 is the first; None: not within LOOKED_AT."""
+    within = rings[INJECTED : INJECTED + LOOKED_AT]
+    return float(np.argmax(within)) + 1 if within.any() else None
+
+
+def measured(seed: int, users: int, *, injected: bool) -> dict[str, Any]:
+    """One world: alarms on its clean days, and the nights until each detector finds each of the bank."""
+    world = simulate(seed, users)
+    model = Model(world)
+    found, apart_most = nightly(world, model, DAYS)
+    rings = {**found, "any": np.any([found[name] for name in ALERTS], axis=0)}
+    record: dict[str, Any] = {
+        "rows_per_day": world.table.num_rows / DAYS,
+        "promise": model.promise,
+        "clean": {name: onsets(days) for name, days in rings.items()},
+        "newest_day_psi": float(apart_most[INJECTED:].max()),
+        "taken": {},
+    }
+    if injected:
+        worlds = {name: inject(world, seed) for name, inject in BANK.items()}
+        worlds[FRAUD_PATTERN] = simulate(seed, users, fraud_changes=True)
+        for name, drifted in worlds.items():
+            found, apart_most = nightly(drifted, model, INJECTED + LOOKED_AT)
+            rings = {**found, "any": np.any([found[detector] for detector in ALERTS], axis=0)}
+            record["taken"][name] = {detector: first_ring(days) for detector, days in rings.items()}
+            record["taken"][name]["newest_day_psi"] = float(apart_most[INJECTED])
+    return record
+
+
+def table_of(records: list[dict[str, Any]]) -> str:
+    """What all worlds say, as printed."""
+    days = len(records) * (DAYS - INJECTED)
+    detectors = {**DETECTORS, "any": "any alert"}
+    lines = [
+        f"{len(records)} worlds, {days:,} clean days, {np.mean([r['rows_per_day'] for r in records]):,.0f} rows a day",
+        f"largest PSI of a newest day without drift {max(r['newest_day_psi'] for r in records):.3f}",
+        f"{'':<44}" + "".join(f"{title:>22}" for title in detectors.values()),
+    ]
+    alarms = {name: sum(r["clean"][name] for r in records) for name in detectors}
+    cells = [f"{100 * count / days:.2f} ({count})" for count in alarms.values()]
+    lines.append(f"{'false alarms in 100 clean days (alarms)':<44}" + "".join(f"{cell:>22}" for cell in cells))
+    drifted = [r["taken"] for r in records if r["taken"]]
+    lines.append(f"nights until found, median of {len(drifted)} worlds (worst); PSI of the first day, least")
+    for name in drifted[0] if drifted else ():
+        cells = []
+        for detector in detectors:
+            nights = [taken[name][detector] or np.inf for taken in drifted]
+            cells.append(f"{_night(np.median(nights))} ({_night(max(nights))})")
+        least = min(taken[name]["newest_day_psi"] for taken in drifted)
+        lines.append(f"{name:<44}" + "".join(f"{cell:>22}" for cell in cells) + f"{least:>8.3f}")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3, 4, 5], help="worlds with the whole bank")
+    parser.add_argument("--clean", type=int, nargs="*", default=[], help="worlds of which only clean days count")
     parser.add_argument("--users", type=int, default=2_000)
     given = parser.parse_args()
-    clean: dict[str, int] = dict.fromkeys([*DETECTORS, "any"], 0)
-    taken: dict[str, dict[str, list[float]]] = {}
-    for seed in given.seeds:
-        world = simulate(seed, given.users)
-        model = Model(world)
-        found = nightly(world, model, DAYS)
-        for name in DETECTORS:
-            clean[name] += onsets(found[name])
-        clean["any"] += onsets(np.any([found[name] for name in ALERTS], axis=0))
-        print(f"seed {seed}: {world.table.num_rows:,} rows, promise {model.promise}, "
-              + ", ".join(f"{n} {onsets(found[n])}" for n in DETECTORS), flush=True)  # fmt: skip
-        worlds = {name: inject(world, seed) for name, inject in BANK.items()}
-        for name, drifted in {**worlds, FRAUD_PATTERN: simulate(seed, given.users, fraud_changes=True)}.items():
-            found = nightly(drifted, model, INJECTED + LOOKED_AT)
-            rows = taken.setdefault(name, {})
-            for detector in (*DETECTORS, "any"):
-                over = ALERTS if detector == "any" else (detector,)
-                rings = np.any([found[d] for d in over], axis=0)[INJECTED : INJECTED + LOOKED_AT]
-                rows.setdefault(detector, []).append(float(np.argmax(rings)) + 1 if rings.any() else float("inf"))
-    days = len(given.seeds) * (DAYS - INJECTED)
-    titles = [*DETECTORS.values(), "any alert"]
-    print(f"\nfalse alarms in 100 clean days ({days} days)\n" + "".join(f"{t:>24}" for t in titles))
-    print("".join(f"{100 * clean[name] / days:>24.2f}" for name in (*DETECTORS, "any")))
-    print(f"\nnights until found, median of {len(given.seeds)} worlds (worst)")
-    print(f"{'':<44}" + "".join(f"{t:>24}" for t in titles))
-    for name, rows in taken.items():
-        cells = [f"{_night(np.median(rows[d]))} ({_night(max(rows[d]))})" for d in (*DETECTORS, "any")]
-        print(f"{name:<44}" + "".join(f"{cell:>24}" for cell in cells))
-    figures = {
-        "machine": {"platform": platform.platform(), "users": given.users, "seeds": given.seeds, "clean_days": days},
-        "contenders": {
-            "clean": {name: 100 * count / days for name, count in clean.items()},
-            **{n: {d: [v if np.isfinite(v) else None for v in r[d]] for d in r} for n, r in taken.items()},
-        },
-        "ratios": {"false_alarms_per_100_days": 100 * clean["any"] / days},
-    }
     build = ROOT / "build/bench"
-    build.mkdir(parents=True, exist_ok=True)
+    kept = build / "drift_bank" / f"{given.users}-{PARAMS.fingerprint('drift', 'concept', 'labels', 'costs')[:12]}"
+    kept.mkdir(parents=True, exist_ok=True)
+    for seed in [*given.seeds, *given.clean]:
+        record = measured(seed, given.users, injected=seed in given.seeds)
+        (kept / f"{seed}.json").write_text(json.dumps(record, indent=1))
+        print(f"seed {seed}: {record['clean']}, newest day {record['newest_day_psi']:.3f}", flush=True)
+    records = [json.loads(path.read_text()) for path in sorted(kept.glob("*.json"))]
+    print(table_of(records))
+    days = len(records) * (DAYS - INJECTED)
+    figures = {
+        "machine": {"platform": platform.platform(), "users": given.users, "clean_days": days},
+        "contenders": {path.stem: record for path, record in zip(sorted(kept.glob("*.json")), records, strict=True)},
+        "ratios": {"false_alarms_per_100_days": 100 * sum(r["clean"]["any"] for r in records) / days},
+    }
     (build / "drift_bank.json").write_text(json.dumps(figures, indent=1))
 
 

@@ -11,6 +11,7 @@ from fraud.embedded import services
 from fraud.embedded.demo import Demo, Source
 from fraud.embedded.drill import Drill
 from fraud.embedded.stack import Stack
+from fraud.embedded.undo import Undo
 from fraud.errors import FraudError
 from fraud.settings import Settings
 
@@ -44,7 +45,25 @@ def arguments() -> argparse.Namespace:
 
 def _start(stack: Stack, only: Sequence[str] = ()) -> None:
     stack.write_shell_environment()
+    _put_right(stack)  # what stands still would never get ready
     services.start_all(stack, say, only)
+    _put_right(stack)
+
+
+def _put_right(stack: Stack) -> None:
+    """What a drill that was killed left broken."""
+    for what in Undo(stack).everything():
+        say(f"a drill was killed; put right what it left: {what}")
+
+
+def _drill(stack: Stack, only: list[str]) -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: every fault ends as it was before
+        signal.signal(number, signal.default_int_handler)
+    try:
+        Drill(stack, say).run(only)
+    except KeyboardInterrupt:
+        say("the drill was interrupted; what it broke is put right")
+        sys.exit(128 + signal.SIGINT)
 
 
 def _stay() -> None:
@@ -60,8 +79,9 @@ def main() -> None:
         if given.command == "status":
             print("\n".join(f"{name:<24}{state}" for name, state in services.states(stack).items()) or "nothing runs")
         elif given.command == "drill":
-            Drill(stack, say).run(given.alert)
+            _drill(stack, given.alert)
         elif given.command == "down":
+            _put_right(stack)
             services.stop_all(stack, say)
         elif given.command == "up":
             _start(stack, given.only)

@@ -7,19 +7,20 @@ clock. First a quiet time, in which nothing may ring.
 import json
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from fraud.embedded import faults, processes, prometheus
+from fraud.embedded import drill_watch, faults, processes, prometheus
 from fraud.embedded.drill_traffic import Traffic, sort_candidates
 from fraud.embedded.drill_watch import Watch
 from fraud.embedded.faults import NotPossibleError, Site
+from fraud.embedded.processes import Process
 from fraud.embedded.stack import Stack
+from fraud.embedded.undo import Undo
 from fraud.embedded.valkey import free_port
 from fraud.errors import BadConfigError, FraudError, UnavailableError
 
@@ -29,6 +30,7 @@ DETECT_S: Final = 420.0
 RESOLVE_S: Final = 420.0
 _POLL_S: Final = 0.25
 _READY_S: Final = 120.0
+_EXPORTER: Final = "drill-exporter"
 _NEEDED: Final = ("serving", "valkey", "mlflow", "prometheus", "alertmanager")
 _RUN: Final = {"job": "drill", "finished_s": 1.0, "exit_code": 0, "error": "", "result": None}
 
@@ -133,10 +135,13 @@ class Drill:
             raise BadConfigError(
                 "the drill needs a running stack", came=f"not running: {missing}", do="make demo DETACH=1"
             )
-        self._program = program
+        self._program, self._undo = program, Undo(stack)
 
     def run(self, only: list[str]) -> list[Rung]:
         """All faults, or those whose alert is named, and the table. Raises AlarmFailedError after the last one."""
+        self._undo.everything()
+        for name in (_EXPORTER, drill_watch.NAME):
+            processes.stop(name, self._stack.run)
         chosen = [entry for entry in FAULTS if not only or set(only) & set(entry[2])]
         with self._site() as site:
             noise = self._quiet(site)
@@ -160,29 +165,31 @@ class Drill:
         pool = sort_candidates(url)
         with ExitStack() as stack:
             port = free_port()
-            exporter = self._exporter(folder, port)
-            stack.callback(exporter.wait)
-            stack.callback(exporter.terminate)
+            exporter = stack.enter_context(self._exporter(folder, port))
             ports = {"serving": self._stack.ports["serving"], "platform": port,
                      "alertmanager": self._stack.ports["alertmanager"]}  # fmt: skip
-            watch = Watch(folder / "prometheus", self._stack, self._program, free_port(), ports)
-            stack.callback(watch.close)
+            watch = stack.enter_context(
+                closing(Watch(folder / "prometheus", self._stack, self._program, free_port(), ports))
+            )
             self._until(watch.is_ready, "the drill's Prometheus")
             self._until(lambda: watch.value('up{job="platform"} == 1') is not None, "the drill's exporter")
             share = watch.value("fraud_baseline_flagged_ratio") or 0.0
-            traffic = Traffic(url, pool, share, watch.value("fraud_baseline_amount_mean"))
-            stack.callback(traffic.close)
-            yield Site(self._stack, folder / "copy", exporter.pid, traffic, pool, watch, share)
+            mean = watch.value("fraud_baseline_amount_mean")
+            traffic = stack.enter_context(closing(Traffic(url, pool, share, mean)))
+            yield Site(self._stack, self._undo, folder / "copy", exporter, traffic, pool, watch, share)
 
-    def _exporter(self, folder: Path, port: int) -> subprocess.Popen[bytes]:
+    @contextmanager
+    def _exporter(self, folder: Path, port: int) -> Iterator[Process]:
         copy = (folder / "copy").as_uri()
         env = self._stack.environment("ml") | {
             "FRAUD_LAKE_URI": f"{copy}/lake", "FRAUD_REPORTS_URI": f"{copy}/reports",
             "FRAUD_JOB_RUNS_URI": f"{copy}/job_runs",
         }  # fmt: skip
-        with (folder / "exporter.log").open("wb") as log:
-            command = [self._stack.program("ml", "fraud"), "export-metrics", f"--port={port}"]
-            return subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        command = [self._stack.program("ml", "fraud"), "export-metrics", f"--port={port}"]
+        try:
+            yield processes.start(_EXPORTER, command, env, self._stack.run, folder / "exporter.log")
+        finally:
+            processes.stop(_EXPORTER, self._stack.run)
 
     def _until(self, true: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + _READY_S

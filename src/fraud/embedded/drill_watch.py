@@ -6,15 +6,16 @@ window is not made shorter than SHORTEST_S: below that a rate has too few sample
 
 import json
 import re
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 
+from fraud.embedded import processes
 from fraud.embedded.stack import Stack
 
+NAME: Final = "drill-prometheus"
 FASTER: Final = 720
 """A day takes two minutes."""
 SHORTEST_S: Final = 10.0
@@ -56,19 +57,15 @@ class Watch:
         self.targets = folder / "targets"
         for job, target in {**targets, "prometheus": port}.items():
             self.point(job, [target])
-        self._log = (folder / "prometheus.log").open("wb")
-        self._process = subprocess.Popen(
-            [
-                program,
-                "--enable-feature=expand-external-labels",
-                f"--config.file={folder / 'prometheus.yml'}",
-                f"--storage.tsdb.path={folder / 'data'}",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            env=stack.environment("ml"),
-            stdout=self._log,
-            stderr=self._log,
-        )
+        self._run = stack.run
+        command = [
+            program,
+            "--enable-feature=expand-external-labels",
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ]
+        processes.start(NAME, command, stack.environment("ml"), self._run, folder / "prometheus.log")
 
     def point(self, job: str, ports: list[int]) -> None:
         """Let a scrape job have these targets from now on."""
@@ -97,6 +94,4 @@ class Watch:
 
     def close(self) -> None:
         """End the server."""
-        self._process.terminate()
-        self._process.wait()
-        self._log.close()
+        processes.stop(NAME, self._run)

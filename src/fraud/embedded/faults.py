@@ -22,13 +22,13 @@ from typing import Any, Final
 
 import httpx
 
-from fraud.embedded import processes, services
+from fraud.embedded import processes, services, undo
 from fraud.embedded.drill_traffic import Pool, Traffic
 from fraud.embedded.drill_watch import Watch
-from fraud.embedded.processes import ServiceFailedError
+from fraud.embedded.processes import Process
 from fraud.embedded.stack import Stack
+from fraud.embedded.undo import Undo
 
-MODEL: Final = "fraud-detector"
 _HOUR: Final = 3600
 _STOPPED_S, _RUNNING_S = 0.22, 0.002
 """Stopped for longer than the objective."""
@@ -48,9 +48,10 @@ class Site:
     """Where faults are injected."""
 
     stack: Stack
+    undo: Undo
     copy: Path
     """lake/, reports/, job_runs/ as the drill's exporter reads them."""
-    exporter_pid: int
+    exporter: Process
     traffic: Traffic
     pool: Pool
     watch: Watch
@@ -60,22 +61,19 @@ class Site:
 Fault = Callable[[Site], AbstractContextManager[None]]
 
 
-def _pid(site: Site, service: str) -> int:
+def _process(site: Site, service: str) -> Process:
     found = processes.remembered(service, site.stack.run)
     if found is None:
         raise NotPossibleError(f"{service} does not run")
-    return found.pid
+    return found
 
 
 @contextmanager
-def _frozen(pids: Sequence[int]) -> Iterator[None]:
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+def _frozen(site: Site, found: Sequence[Process]) -> Iterator[None]:
+    with site.undo.after(undo.stopped(found)):
+        for process in found:
+            os.kill(process.pid, signal.SIGSTOP)
         yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 def frozen(service: str) -> Fault:
@@ -83,8 +81,7 @@ def frozen(service: str) -> Fault:
 
     @contextmanager
     def fault(site: Site) -> Iterator[None]:
-        session = processes.in_session(_pid(site, service))
-        with _frozen([process.pid for process in session]):
+        with _frozen(site, processes.in_session(_process(site, service).pid)):
             yield
 
     return fault
@@ -93,7 +90,7 @@ def frozen(service: str) -> Fault:
 @contextmanager
 def exporter_frozen(site: Site) -> Iterator[None]:
     """The drill's exporter answers nobody."""
-    with _frozen([site.exporter_pid]):
+    with _frozen(site, [site.exporter]):
         yield
 
 
@@ -129,16 +126,20 @@ def _caller(site: Site, path: str, body: Callable[[], Mapping[str, Any]]) -> Cal
 @contextmanager
 def slow(site: Site) -> Iterator[None]:
     """Serving gets the processor for a hundredth of the time, in pieces shorter than a batch takes."""
-    pid = _pid(site, "serving")
+    serving = _process(site, "serving")
 
     def throttle() -> None:
-        os.kill(pid, signal.SIGSTOP)
+        os.kill(serving.pid, signal.SIGSTOP)
         time.sleep(_STOPPED_S)
-        os.kill(pid, signal.SIGCONT)
+        os.kill(serving.pid, signal.SIGCONT)
         time.sleep(_RUNNING_S)
 
     batch = {"transactions": (site.pool.legitimate * _BATCH)[:_BATCH]}
-    with _meanwhile(throttle), _meanwhile(_caller(site, "/predict/batch", lambda: batch)):
+    with (
+        site.undo.after(undo.stopped([serving])),
+        _meanwhile(throttle),
+        _meanwhile(_caller(site, "/predict/batch", lambda: batch)),
+    ):
         yield
 
 
@@ -193,13 +194,11 @@ def _payment(transaction: str) -> dict[str, Any]:
 @contextmanager
 def full_disk(site: Site) -> Iterator[None]:
     """Serving may not make any file larger than it is: every write of the prediction log fails."""
-    pid = _pid(site, "serving")
-    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, before[1]))
-    try:
+    serving = _process(site, "serving")
+    before = resource.prlimit(serving.pid, resource.RLIMIT_FSIZE)
+    with site.undo.after(undo.limited(serving, before)):
+        resource.prlimit(serving.pid, resource.RLIMIT_FSIZE, (1, before[1]))
         yield
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
 
 @contextmanager
@@ -215,55 +214,31 @@ def no_alertmanager(site: Site) -> Iterator[None]:
 @contextmanager
 def tampered_model(site: Site) -> Iterator[None]:
     """`production` names a version whose bytes are not what was registered."""
-    secret = site.stack.secret["MLFLOW_ADMIN_PASSWORD"]
-    with httpx.Client(
-        base_url=f"{site.stack.url('mlflow')}/api/2.0/mlflow/", auth=("admin", secret), timeout=30
-    ) as api:
-        named = api.get("registered-models/alias", params={"name": MODEL, "alias": "production"})
+    with undo.registry(site.stack) as api:
+        named = api.get("registered-models/alias", params={"name": undo.MODEL, "alias": "production"})
         if not named.is_success:
             raise NotPossibleError("there is no Production model")
         good = named.json()["model_version"]
         tags = [t if t["key"] != "model_sha256" else {**t, "value": "0" * 64} for t in good.get("tags", [])]
         made = api.post(
             "model-versions/create",
-            json={"name": MODEL, "source": good["source"], "run_id": good["run_id"], "tags": tags},
+            json={"name": undo.MODEL, "source": good["source"], "run_id": good["run_id"], "tags": tags},
         )
-        version = made.raise_for_status().json()["model_version"]["version"]
-
-        def name(which: str) -> None:
-            body = {"name": MODEL, "alias": "production", "version": which}
+        bad = made.raise_for_status().json()["model_version"]["version"]
+        with site.undo.after(undo.renamed(good["version"], bad)):
+            body = {"name": undo.MODEL, "alias": "production", "version": bad}
             api.post("registered-models/alias", json=body).raise_for_status()
-
-        try:
-            name(version)
             yield
-        finally:
-            name(good["version"])
-            body = {"name": MODEL, "version": version}
-            api.request("DELETE", "model-versions/delete", json=body).raise_for_status()
 
 
 @contextmanager
 def no_model(site: Site) -> Iterator[None]:
     """Serving starts anew, without its local copy, and follows a model that does not exist."""
-    stack = site.stack
-    usual = services.serving(stack)
+    usual = services.serving(site.stack)
     empty = {"SERVING_MODEL_CACHE": str(site.copy / "no-model"), "SERVING_MODEL_NAME": "drill-none"}
-    _restart(stack, usual, {**usual.env, **empty})
-    try:
+    with site.undo.after(undo.modelless()):
+        undo.restart(site.stack, usual, {**usual.env, **empty})
         yield
-    finally:
-        _restart(stack, usual, usual.env)
-
-
-def _restart(stack: Stack, service: services.Service, env: Mapping[str, str]) -> None:
-    processes.stop(service.name, stack.run)
-    processes.start(service.name, service.command, env, stack.run, stack.log(service.name))
-    deadline = time.monotonic() + service.deadline_s
-    while reason := service.not_ready():
-        if time.monotonic() > deadline:
-            raise ServiceFailedError(service.name, reason, stack.log(service.name))
-        time.sleep(_POLL_S)
 
 
 @contextmanager
