@@ -17,11 +17,24 @@ trap 'rm -rf "$work"' EXIT
 
 wanted() { [[ -n ${REBUILD:-} ]] || ! docker image inspect "$1" >/dev/null 2>&1; }
 
+# What Debian's own slim images leave out, now and in what is installed on top: the copyright notices stay.
+slim() { # ROOTFS
+  local kind
+  for kind in doc doc-base groff info linda lintian locale man; do
+    echo "path-exclude /usr/share/$kind/*"
+    [[ $kind == doc ]] || rm -rf "${1:?}/usr/share/$kind"
+  done >"$1/etc/dpkg/dpkg.cfg.d/docker"
+  echo "path-include /usr/share/doc/*/copyright" >>"$1/etc/dpkg/dpkg.cfg.d/docker"
+  find "$1/usr/share/doc" -mindepth 1 ! -type d ! -name copyright -delete
+  rm -rf "$1"/var/cache/apt/* "$1"/var/cache/debconf/*-old "$1"/var/lib/apt/lists/* "$1"/var/log/*
+  find "$1/usr" -name __pycache__ -prune -exec rm -rf {} +
+}
+
 rootfs() { # SUITE PACKAGES: import a minimal Debian as fraud-standin/SUITE
   wanted "fraud-standin/$1" || return 0
   debootstrap --variant=minbase --include="$2" "$1" "$work/$1" "$mirror" >"$work/$1.log" ||
     { tail -n 20 "$work/$1.log" >&2; return 1; }
-  rm -rf "$work/$1"/var/cache/apt/archives/*.deb "$work/$1"/var/lib/apt/lists/*
+  slim "$work/$1"
   tar -C "$work/$1" -c . | docker import - "fraud-standin/$1" >/dev/null
   rm -rf "${work:?}/$1"
   echo "fraud-standin/$1"
