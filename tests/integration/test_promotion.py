@@ -138,6 +138,27 @@ def test_a_failed_gate_blocks_unless_each_failed_one_is_waived(platform: Platfor
     )  # fmt: skip
 
 
+def _served(home: Path, day: str, mismatches: int) -> None:
+    record = {"day": day, "records": 5, "mismatches": mismatches, "events_lost": 0, "probabilities": {"wrong": 0}}
+    (home / f"reports/skew/{day}").mkdir(parents=True)
+    (home / f"reports/skew/{day}/skew.json").write_text(json.dumps(record))
+
+
+def test_skew_on_the_newest_day_of_answers_blocks_until_a_clean_day_or_a_waiver(platform: Platform) -> None:
+    version = platform.register()
+    _served(platform.home, "2026-03-08", 0)
+    _served(platform.home, "2026-03-09", 2)
+    code, told = platform.fraud("promote")
+    assert (code, told["message"]) == (3, f"version {version} did not pass its gates")
+    assert told["came"] == "failed: skew; waived: none; skew: 5 answers of 2026-03-09: 2 served values differ"
+    assert platform.alias(PRODUCTION) is None
+    assert platform.fraud("promote", "--waive", "skew", *WAIVED)[1]["version"] == version
+    second = platform.register(champion=version)
+    assert platform.fraud("promote")[0] == 3
+    _served(platform.home, "2026-03-10", 0)
+    assert platform.fraud("promote")[1]["version"] == second
+
+
 def test_a_waiver_without_an_end_is_refused_at_once(platform: Platform) -> None:
     version = platform.register(gates="failed", failed="calibration", staging=False)
     code, told = platform.fraud("promote", "--version", version, "--waive", "calibration")

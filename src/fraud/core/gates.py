@@ -4,7 +4,7 @@ A gate whose value could not be measured has failed: nothing passes by being emp
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -163,6 +163,26 @@ def _gate(
         return Gate(name, None, asked, threshold, False, why, reason or "could not be measured")
     passed = {"at least": value >= threshold, "at most": value <= threshold, "above": value > threshold}[asked]
     return Gate(name, float(value), asked, float(threshold), passed, why, detail)
+
+
+def served_skew(report: Mapping[str, Any] | None) -> Gate:
+    """The platform's own gate at promotion: did the newest day of answers see the features it should have had?
+
+    `report` is skew.json of that day. Before anything was served there is none, and nothing that could differ.
+    """
+    wrong, detail = 0, "nothing was served yet"
+    if report is not None:
+        parts = {
+            "served values differ": report["mismatches"],
+            "events are lost": report["events_lost"],
+            "probabilities differ": report["probabilities"]["wrong"],
+        }
+        wrong = sum(parts.values())
+        detail = f"{report['records']:,} answers of {report['day']}: " + (
+            ", ".join(f"{count:,} {what}" for what, count in parts.items() if count) or "nothing differs"
+        )
+    why = "a model that is served other features than it learned from is not the one that was measured"
+    return Gate("skew", float(wrong), "at most", 0.0, wrong == 0, why, detail)
 
 
 def failed(gates: Iterable[Gate]) -> list[str]:

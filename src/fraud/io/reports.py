@@ -19,6 +19,13 @@ def read(folder: str, name: str) -> dict[str, Any] | None:
     return found
 
 
+def newest(root: str, name: str) -> dict[str, Any] | None:
+    """The record of the newest day below `<root>/<name>/<day>`, None when there is none."""
+    fs, path = fsspec.core.url_to_fs(f"{root.rstrip('/')}/{name}")
+    days = sorted(found.split("/")[-2] for found in fs.glob(f"{path}/*/{name}.json"))
+    return read(f"{root.rstrip('/')}/{name}/{days[-1]}", name) if days else None
+
+
 def write(folder: str, name: str, page: str, record: dict[str, Any]) -> None:
     """The record comes last: where there is one, the page beside it is whole."""
     put_atomically(f"{folder}/{name}.html", page.encode())

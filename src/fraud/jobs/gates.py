@@ -1,4 +1,4 @@
-"""Print the gates of a version as its report has them: what a person looks at before saying yes."""
+"""Print the gates of a version as its report has them, and the platform's own: what a person looks at first."""
 
 import json
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
+from fraud.core import gates
 from fraud.errors import RefusedError
-from fraud.io import model_artifact
+from fraud.io import model_artifact, reports
 from fraud.io.gate_report import figure
 from fraud.io.promotion import STAGING, opened
 from fraud.io.training_run import TrainingRuns, answering
@@ -57,9 +58,12 @@ def run(config: Config, context: Context) -> Result:
             )  # fmt: skip
         record = json.loads(model_artifact.artifact(context.settings, version.run_id, "report/gates.json"))
         url = TrainingRuns(context.settings).url(version.run_id)
+    # Not in the report of the version: what is served may have changed since.
+    skew = gates.served_skew(reports.newest(context.settings.reports_uri, "skew"))
     return Result(
         version=str(version.version), selected=record["selected_level"], champion=record["champion"],
-        gates_passed=record["gates_passed"], failed_gates=tuple(record["failed_gates"]), gates=tuple(record["gates"]),
+        gates_passed=record["gates_passed"] and skew.passed,
+        failed_gates=(*record["failed_gates"], *gates.failed([skew])), gates=(*record["gates"], skew.as_dict()),
         report_uri=f"{context.settings.reports_uri.rstrip('/')}/training/{version.run_id}/gates.html",
         mlflow_run_url=url,
     )  # fmt: skip

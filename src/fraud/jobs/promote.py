@@ -1,12 +1,17 @@
-"""Make a version Production: refused unless its gates passed, or a person waived the failed ones by name."""
+"""Make a version Production: refused unless its gates passed, or a person waived the failed ones by name.
+
+One gate is not the version's but the platform's: the newest day of answers must be without skew.
+"""
 
 from datetime import UTC, date, datetime
 
 from mlflow.entities.model_registry import ModelVersion
 from pydantic import Field
 
+from fraud.core import gates
+from fraud.core.gates import Gate
 from fraud.errors import BadConfigError, RefusedError
-from fraud.io import lineage, model_artifact
+from fraud.io import lineage, model_artifact, reports
 from fraud.io.model_artifact import MODEL_NAME
 from fraud.io.promotion import STAGING, Promotion, Recorded, Waiver, opened
 from fraud.jobs import Context, JobConfig, JobResult
@@ -62,7 +67,8 @@ def run(config: Config, context: Context) -> Result:
 
         def choose(current: str | None, _history: list[Recorded]) -> ModelVersion:
             if str(version.version) != current:
-                _require_gates(version.version, version.tags, current, waiver.gates if waiver else ())
+                skew = gates.served_skew(reports.newest(context.settings.reports_uri, "skew"))
+                _require_gates(version.version, version.tags, current, waiver.gates if waiver else (), skew)
             return version
 
         entry = promotion.change("promote", choose, actor=actor, reason=config.reason, waiver=waiver)
@@ -75,7 +81,9 @@ def run(config: Config, context: Context) -> Result:
     )  # fmt: skip
 
 
-def _require_gates(version: str, tags: dict[str, str], current: str | None, waived: tuple[str, ...]) -> None:
+def _require_gates(
+    version: str, tags: dict[str, str], current: str | None, waived: tuple[str, ...], skew: Gate
+) -> None:
     """Raise RefusedError unless the gates passed against the present Production, or each failed one is waived."""
     champion = tags.get("champion") or None
     if champion != current:
@@ -84,19 +92,20 @@ def _require_gates(version: str, tags: dict[str, str], current: str | None, waiv
             expected=f"gates against {_name(current)}", came=f"gates against {_name(champion)}",
             do="train again: fraud train",
         )  # fmt: skip
-    failed = {name for name in tags.get("failed_gates", "").split(",") if name}
+    failed = {name for name in tags.get("failed_gates", "").split(",") if name} | set(gates.failed([skew]))
     if unfailed := set(waived) - failed:
         raise RefusedError(
             f"version {version} did not fail {', '.join(sorted(unfailed))}: there is nothing to waive",
             expected=f"of its failed gates: {', '.join(sorted(failed)) or 'none'}", came=", ".join(sorted(waived)),
         )  # fmt: skip
-    if tags.get("gates") == "passed":
+    if tags.get("gates") == "passed" and skew.passed:
         return
     if not failed or failed - set(waived):
         raise RefusedError(
             f"version {version} did not pass its gates",
             expected="all gates passed, or a waiver that names each failed one",
-            came=f"failed: {', '.join(sorted(failed)) or 'never evaluated'}; waived: {', '.join(waived) or 'none'}",
+            came=f"failed: {', '.join(sorted(failed)) or 'never evaluated'}; waived: {', '.join(waived) or 'none'}"
+            + ("" if skew.passed else f"; skew: {skew.detail}"),
             do="fraud gates shows them, docs/gates.md tells how to waive",
         )  # fmt: skip
 

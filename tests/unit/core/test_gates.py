@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fraud.core.gates import Measured, SliceLoss, failed, judge
+from fraud.core.gates import Measured, SliceLoss, failed, judge, served_skew
 from fraud.core.metrics import Interval
 from fraud.params import Params
 
@@ -103,3 +103,12 @@ def test_a_slice_fails_when_its_loss_is_large_real_and_seen_often_enough(
 ) -> None:
     measured = replace(GOOD, slices=(SliceLoss("category travel", frauds, 0.2, 0.5, loss),))
     assert failed(judge(measured, BOUNDS)) == ([] if passes else ["slices"])
+
+
+def test_the_gate_on_skew_counts_everything_that_was_served_wrong() -> None:
+    assert served_skew(None).passed
+    report = {"day": "2026-03-09", "records": 1200, "mismatches": 0, "events_lost": 1, "probabilities": {"wrong": 2}}
+    gate = served_skew(report)
+    assert (gate.value, gate.passed) == (3.0, False)
+    assert gate.detail == "1,200 answers of 2026-03-09: 1 events are lost, 2 probabilities differ"
+    assert served_skew({**report, "events_lost": 0, "probabilities": {"wrong": 0}}).passed
