@@ -68,6 +68,8 @@ class Tally:
     skipped: Counter[str] = field(default_factory=Counter)
     not_landed: int = 0
     """Answers whose transaction is not in the lake yet."""
+    contradicted: int = 0
+    """Answers to a request that the source delivered too, beside another one of the same id that the lake keeps."""
     events_lost: int = 0
     probabilities: int = 0
     probabilities_wrong: int = 0
@@ -92,6 +94,7 @@ class Tally:
             "features": {name: asdict(feature) for name, feature in self.features.items()},
             "skipped": dict(self.skipped),
             "not_landed": self.not_landed,
+            "contradicted": self.contradicted,
             "events_lost": self.events_lost,
             "probabilities": {
                 "checked": self.probabilities,

@@ -134,7 +134,7 @@ def slow(site: Site) -> Iterator[None]:
         os.kill(serving.pid, signal.SIGCONT)
         time.sleep(_RUNNING_S)
 
-    batch = {"transactions": (site.pool.legitimate * _BATCH)[:_BATCH]}
+    batch = {"transactions": (site.traffic.usual * _BATCH)[:_BATCH]}
     with (
         site.undo.after(undo.stopped([serving])),
         _meanwhile(throttle),

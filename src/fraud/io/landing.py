@@ -1,17 +1,17 @@
 """The landing zone: what sources deliver, as Parquet files below `transactions/` and `labels/`."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, Literal
 
-import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fraud.errors import BadInputError
-from fraud.io.lake import put_atomically
+from fraud.io.lake import located, put_atomically
 
 Feed = Literal["transactions", "labels"]
 TIMESTAMP: Final = pa.timestamp("us", "UTC")
@@ -67,7 +67,7 @@ def deliver(landing_uri: str, feed: Feed, day: str, source: str, table: pa.Table
 def landed_files(landing_uri: str, feed: Feed) -> Iterator[LandedFile]:
     """What was delivered, by path. Raises BadInputError for a file that is no Parquet file of this feed."""
     root = f"{landing_uri.rstrip('/')}/{feed}"
-    fs, path = fsspec.core.url_to_fs(root)
+    fs, path = located(root)
     for found in sorted(fs.glob(f"{path}/**/*.parquet")):
         name = f"{feed}/{found[len(path) :].lstrip('/')}"
         data: bytes = fs.cat_file(found)
@@ -82,7 +82,7 @@ def read_landed(file: LandedFile, feed: Feed) -> pa.Table:
 
     Raises BadInputError when the bytes are not those that were listed, are damaged, or a type does not fit.
     """
-    fs, path = fsspec.core.url_to_fs(file.uri)
+    fs, path = located(file.uri)
     data: bytes = fs.cat_file(path)
     if sha256(data).hexdigest() != file.sha256:
         raise BadInputError(f"{file.uri} changed while being read", do="deliver files under fresh names; run again")
@@ -98,6 +98,14 @@ def read_landed(file: LandedFile, feed: Feed) -> pa.Table:
         return pa.Table.from_arrays(columns, schema=schema)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadInputError(f"{file.uri} cannot be read", came=str(error), do="deliver the file again") from error
+
+
+def delivered(landing_uri: str, transactions: Collection[str]) -> pa.Table:
+    """Every delivered row of these transactions, whatever ingest made of it. Reads the whole landing zone."""
+    wanted = pa.array(sorted(transactions), pa.string())
+    tables = [read_landed(file, "transactions") for file in landed_files(landing_uri, "transactions")]
+    found = [table.filter(pc.is_in(table["transaction_id"], wanted)) for table in tables]
+    return pa.concat_tables([SCHEMAS["transactions"].empty_table(), *found])
 
 
 def _open(uri: str, data: bytes) -> pq.ParquetFile:

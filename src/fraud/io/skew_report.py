@@ -14,8 +14,9 @@ _PAGE: Final = """<!doctype html>
 </style>
 <h1>Skew of the answers of {{ day }}: <span class="{{ verdict }}">{{ verdict }}</span></h1>
 <p>{{ records }} answers; the window features of {{ compared }} were recomputed as known when they were given.
-   {{ not_landed }} transactions have not landed in the lake yet. {{ events_lost }} events are missing in the online
-   store.</p>
+   {{ not_landed }} transactions have not landed in the lake yet; {{ contradicted }} answers were to one of several
+   deliveries of an id that contradict each other, and the lake keeps another. {{ events_lost }} events are missing
+   in the online store.</p>
 <table><tr><th>feature<th>equal<th>mismatch<th>missing<th>extra<th>worst difference</tr>
 {% for name, f in features.items() %}<tr><td>{{ name }}<td>{{ f.equal }}<td>{{ f.mismatch }}<td>{{ f.missing }}
 <td>{{ f.extra }}<td>{{ f.worst }}</tr>

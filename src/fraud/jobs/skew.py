@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fraud.core import skew
-from fraud.core.contract import CATEGORY_INDEX
+from fraud.core.contract import CATEGORY_INDEX, OTHER, amount_units
 from fraud.core.features import WINDOW_NAMES
 from fraud.core.vector import fill_table
 from fraud.errors import BadInputError, RefusedError
-from fraud.io import reports, skew_report
+from fraud.io import landing, reports, skew_report
 from fraud.io.answers import RULE
 from fraud.io.lake import Dataset
 from fraud.io.served_history import Record, ServedHistory, event_us, id_hashes, no_windows
@@ -57,6 +57,8 @@ class Result(JobResult):
     """Answers whose windows were not recomputed, by reason."""
     probabilities: dict[str, float]
     """checked, wrong, worst, unchecked"""
+    contradicted: int
+    """Answers to one of several deliveries of an id that contradict each other, of which the lake keeps another."""
     events_lost: int
     """Events the online store should hold and does not."""
     report_uri: str
@@ -107,7 +109,7 @@ def _check(records: list[Record], context: Context) -> skew.Tally:
     if stored:
         known = ServedHistory.load(context.settings, stored)
         _check_windows(stored, known, tally)
-        _check_own_fields(stored, known.landed, tally)
+        _check_own_fields(stored, known.landed, context, tally)
         _check_completeness(known, context, tally)
     _check_probabilities(records, context, tally)
     return tally
@@ -125,18 +127,43 @@ def _check_windows(stored: list[Record], known: ServedHistory, tally: skew.Tally
             tally.features[name].add(record[name], value, record["prediction_id"])
 
 
-def _check_own_fields(stored: list[Record], landed: pa.Table, tally: skew.Tally) -> None:
+def _check_own_fields(stored: list[Record], landed: pa.Table, context: Context, tally: skew.Tally) -> None:
     """What the request said against the transaction that landed under the same id."""
     wanted = pa.array([record["transaction_id"] for record in stored])
     rows = landed.filter(pc.is_in(landed["transaction_id"], wanted))
     rows = rows.append_column("event_us", pa.array(event_us(rows)))
     by_id = {row["transaction_id"]: row for row in rows.select(["transaction_id", *OWN_FIELDS]).to_pylist()}
-    for record in stored:
-        if (row := by_id.get(record["transaction_id"])) is None:
-            tally.not_landed += 1
+    tally.not_landed += sum(record["transaction_id"] not in by_id for record in stored)
+    pairs = [(record, by_id[name]) for record in stored if (name := record["transaction_id"]) in by_id]
+    apart = [not all(skew.same(record[name], row[name]) for name in OWN_FIELDS) for record, row in pairs]
+    asked = {record["transaction_id"] for (record, _), differs in zip(pairs, apart, strict=True) if differs}
+    delivered = _delivered(context.settings.landing_uri, asked) if asked else set()
+    for (record, row), differs in zip(pairs, apart, strict=True):
+        if differs and _fingerprint(record) in delivered:
+            tally.contradicted += 1
             continue
         for name in OWN_FIELDS:
             tally.features[name].add(record[name], row[name], record["prediction_id"])
+
+
+Fingerprint = tuple[str, int, int, str, float | None]
+"""Transaction id, event time in us, amount in 1/10,000 USD, category, distance: what two deliveries can differ in."""
+
+
+def _delivered(landing_uri: str, transactions: set[str]) -> set[Fingerprint]:
+    """Every way in which the source told of these transactions, cleaned as ingest and serving do."""
+    rows = landing.delivered(landing_uri, transactions)
+    rows = rows.filter(pc.and_(pc.is_valid(rows["event_timestamp"]), pc.is_valid(rows["amount"])))
+    rows = rows.append_column("event_us", pa.array(event_us(rows))).to_pylist()
+    for row in rows:
+        if row["merchant_category"] not in CATEGORY_INDEX:
+            row["merchant_category"] = OTHER
+    return {_fingerprint(row) for row in rows}
+
+
+def _fingerprint(row: Record) -> Fingerprint:
+    units = amount_units(row["amount"])
+    return row["transaction_id"], row["event_us"], units, row["merchant_category"], row["distance_from_home"]
 
 
 def _check_completeness(known: ServedHistory, context: Context, tally: skew.Tally) -> None:
@@ -213,6 +240,7 @@ def _result(days: list[str], found: list[dict[str, Any]], root: str, *, changed:
         records=int(all_of.get("records", 0)), compared=int(all_of.get("compared", 0)),
         mismatches=int(all_of.get("mismatches", 0)), features={n: total("features", n) for n in FEATURES},
         skipped={reason: int(count) for reason, count in total("skipped").items()},
-        probabilities=total("probabilities"), events_lost=int(all_of.get("events_lost", 0)),
+        probabilities=total("probabilities"), contradicted=int(all_of.get("contradicted", 0)),
+        events_lost=int(all_of.get("events_lost", 0)),
         report_uri=f"{root}/{days[-1]}/skew.html" if days else "", changed=changed,
     )  # fmt: skip

@@ -19,6 +19,7 @@ from fraud.core.windows import evaluate
 from fraud.engines.onnx_session import OnnxModel
 from fraud.io import online, prediction_log
 from fraud.io.lake import Dataset
+from fraud.io.landing import SCHEMAS, deliver
 from fraud.jobs import Context, skew
 
 TODAY = dt.date(2026, 3, 9)
@@ -260,6 +261,27 @@ def test_each_fault_is_seen_where_it_is(shop: Shop) -> None:
     # Logged features that differ from those that were scored show in the probability as well.
     assert result.probabilities["wrong"] >= 3
     assert result.probabilities["worst"] == 1.0
+
+
+@pytest.mark.usefixtures("past")
+def test_an_id_that_the_source_delivered_twice_with_other_contents_is_told_apart_from_a_wrong_answer(
+    shop: Shop, context: Context
+) -> None:
+    rows = today(shop, 4)
+    again = [{**rows[0], "amount": 99.00004}, {**rows[1], "distance_from_home": 7.0}]
+    deliver(context.settings.landing_uri, "transactions", str(TODAY), "source", landed([*rows, *again]))
+    shop.ingest(rows)  # the first one known stays
+    for row in [*rows, {**again[0], "amount": 99.0}, again[1]]:
+        shop.serve(row)
+    shop.serve({**rows[2], "amount": 55.0})  # nobody ever delivered that
+    result = shop.check()
+    assert (result.verdict, result.contradicted, result.mismatches) == ("skew", 2, 1)
+    assert result.features["amount"] == {"equal": 4.0, "mismatch": 1.0, "missing": 0.0, "extra": 0.0, "worst": 33.0}
+    assert result.features["distance_from_home"]["equal"] == 5
+
+
+def landed(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=SCHEMAS["transactions"])
 
 
 def test_events_the_store_lost_are_counted(shop: Shop, past: list[dict[str, Any]], client: redis.Redis) -> None:

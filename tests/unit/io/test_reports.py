@@ -20,7 +20,8 @@ def test_what_callers_sent_is_text_on_the_page_not_markup() -> None:
     feature = {"equal": 1, "mismatch": 1, "missing": 0, "extra": 0, "worst": 0.0, "examples": ["p1: <script>"]}
     page = skew_report.page(
         {
-            "day": "2026-03-09", "verdict": "skew", "records": 2, "compared": 2, "not_landed": 0, "events_lost": 0,
+            "day": "2026-03-09", "verdict": "skew", "records": 2, "compared": 2, "not_landed": 0, "contradicted": 0,
+            "events_lost": 0,
             "features": {"merchant_category": feature}, "skipped": {},
             "probabilities": {"checked": 2, "wrong": 0, "unchecked": 0, "worst": 0.0},
         }
