@@ -40,7 +40,8 @@ class Reports:
     """HTML reports below a `file://` or `s3://` URI."""
 
     def __init__(self, uri: str) -> None:
-        self._fs, self._root = fsspec.core.url_to_fs(uri)
+        # Listings from memory would hide what is written after the first look: the server lives for weeks.
+        self._fs, self._root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
         self._local = "file" in ([self._fs.protocol] if isinstance(self._fs.protocol, str) else self._fs.protocol)
 
     def _inside(self, path: str) -> str:

@@ -19,7 +19,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from fraud.errors import BadConfigError, FraudError
+from fraud.errors import BadConfigError, FraudError, UnavailableError
 from fraud.jobs import JOBS, WATCHED, Context, JobConfig, JobResult
 from fraud.params import Params
 from fraud.settings import Settings
@@ -105,7 +105,8 @@ def main() -> None:
         if name not in JOBS:
             raise BadConfigError(f"no job named {name!r}", expected=", ".join(JOBS), do="fraud --help")
         result = run_job(name, rest)
-    except FraudError as error:
+    except _foreseen() as caught:
+        error = caught if isinstance(caught, FraudError) else _unavailable(caught)
         failure = {"error": type(error).__name__, "message": error.message, "expected": error.expected,
                    "came": error.came, "do": error.do}  # fmt: skip
         if as_json:
@@ -113,6 +114,18 @@ def main() -> None:
         print(f"fraud {name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     print(result.model_dump_json() if as_json else result.for_people() or _for_people(result))
+
+
+def _foreseen() -> tuple[type[Exception], ...]:
+    """Ours, and, where a job spoke to an S3 endpoint, what botocore raises when that does not answer."""
+    botocore = sys.modules.get("botocore.exceptions")
+    return (FraudError, botocore.ConnectionError, botocore.HTTPClientError) if botocore else (FraudError,)
+
+
+def _unavailable(error: Exception) -> UnavailableError:
+    return UnavailableError(
+        "the object store does not answer", came=str(error), do="see to AWS_ENDPOINT_URL; run again when it is back"
+    )
 
 
 def _for_people(result: JobResult) -> str:

@@ -51,13 +51,16 @@ class Server:
         }
 
 
-def command(folder: Path, port: int, host: str = "127.0.0.1") -> list[str]:
-    """What to run, for a caller that supervises processes itself. Needs `environment`."""
+def command(folder: Path, port: int, host: str = "127.0.0.1", artifacts: str = "") -> list[str]:
+    """What to run, for a caller that supervises processes itself. Needs `environment`.
+
+    `artifacts` is a path or a URI where the server keeps what clients upload; default below `folder`.
+    """
     folder = folder.resolve()
     return [
         sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1",
         "--app-name", "basic-auth", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
-        "--serve-artifacts", "--artifacts-destination", f"{folder}/artifacts",
+        "--serve-artifacts", "--artifacts-destination", artifacts or f"{folder}/artifacts",
         "--allowed-hosts", f"127.0.0.1:{port},localhost:{port}",
         "--cors-allowed-origins", f"http://127.0.0.1:{port},http://localhost:{port}",
     ]  # fmt: skip
@@ -84,13 +87,15 @@ def environment(folder: Path, admin_password: str, session_secret: str) -> dict[
     }
 
 
-def start(folder: Path, admin_password: str, *, port: int = 0, deadline_s: float = 120.0) -> Server:
+def start(
+    folder: Path, admin_password: str, *, port: int = 0, deadline_s: float = 120.0, artifacts: str = ""
+) -> Server:
     """Start a server over `folder` and wait until it is healthy. Port 0 takes a free one. Raises ServiceFailedError."""
     folder = folder.resolve()
     port = port or free_port()
     env = _own_environment() | environment(folder, admin_password, secrets.token_urlsafe(24))
     log = folder / "mlflow.log"
-    process = processes.start(_NAME, command(folder, port), env, folder, log)
+    process = processes.start(_NAME, command(folder, port, artifacts=artifacts), env, folder, log)
     server = Server(process.pid, f"http://127.0.0.1:{port}", folder, log, admin_password)
     deadline = time.monotonic() + deadline_s
     while not _healthy(server.url):
@@ -109,9 +114,9 @@ def stop(server: Server) -> None:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Server]:
+def running(folder: Path, artifacts: str = "") -> Iterator[Server]:
     """A server with a password of its own for the length of a `with` block."""
-    server = start(folder, secrets.token_urlsafe(16))
+    server = start(folder, secrets.token_urlsafe(16), artifacts=artifacts)
     try:
         yield server
     finally:

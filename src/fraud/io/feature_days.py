@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import NamedTuple
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from fraud.engines.arrow_windows import COLUMNS, window_values, with_windows
 from fraud.errors import UnavailableError
-from fraud.io.lake import ROWS_PER_OBJECT, DataObject, Dataset
+from fraud.io.lake import ROWS_PER_OBJECT, DataObject, Dataset, located
 
 
 class Stored(NamedTuple):
@@ -107,7 +106,7 @@ def put_piece(features: Dataset, piece: Piece, values: NDArray[np.float64]) -> D
 def _read(objects: Iterable[Stored], columns: list[str] | None) -> pa.Table:
     tables = []
     for stored in objects:
-        fs, path = fsspec.core.url_to_fs(stored.uri)
+        fs, path = located(stored.uri)
         try:
             with fs.open(path, "rb") as file:
                 tables.append(pq.read_table(file, columns=columns))

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from typing import Final, NamedTuple
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from fraud.errors import BadInputError
-from fraud.io.lake import ROWS_PER_OBJECT, DataObject, Dataset, put_atomically
+from fraud.io.lake import ROWS_PER_OBJECT, DataObject, Dataset, located, put_atomically
 from fraud.io.landing import Feed, LandedFile, landed_files, read_landed
 
 ROWS_PER_BATCH: Final = 300_000
@@ -73,7 +72,7 @@ class Ledger:
     def __init__(self, lake_uri: str, feed: Feed) -> None:
         self._lake_uri = lake_uri
         self._uri = f"{lake_uri.rstrip('/')}/ledger/{feed}"
-        self._fs, self._path = fsspec.core.url_to_fs(self._uri)
+        self._fs, self._path = located(self._uri)
         self._journal = f"{self._path}/_pending.json"
 
     def taken_in(self) -> set[str]:

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, Self
 
-import fsspec
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fraud.errors import BadInputError, FraudError
-from fraud.io.lake import put_atomically
+from fraud.io.lake import located, put_atomically
 
 UNNAMED_FAILURE: Final = 1
 
@@ -83,7 +82,7 @@ def _keep(uri: str, which: str, run: JobRun, log: structlog.stdlib.BoundLogger) 
 
 
 def _read(uri: str, job: str, which: str) -> JobRun | None:
-    fs, path = fsspec.core.url_to_fs(_place(uri, job, which))
+    fs, path = located(_place(uri, job, which))
     try:
         return JobRun.model_validate_json(fs.cat_file(path))
     except FileNotFoundError:

@@ -57,9 +57,19 @@ class Manifest(BaseModel):
         return sha256("".join(o.sha256 for o in self.objects).encode()).hexdigest()
 
 
+def located(uri: str) -> tuple[Any, str]:
+    """The file system of a URI and the path in it.
+
+    Listings are asked for anew each time: fsspec would answer them from memory, and a process that lives on would
+    never see what others publish on S3.
+    """
+    found: tuple[Any, str] = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+    return found
+
+
 def put_atomically(uri: str, data: bytes) -> None:
     """Write one object so that a reader sees all of it or the one before. Durable when it returns."""
-    fs, path = fsspec.core.url_to_fs(uri)
+    fs, path = located(uri)
     if fs.protocol not in ("file", ("file", "local")):
         fs.pipe_file(path, data)
         return
@@ -87,7 +97,7 @@ class Dataset:
     def __init__(self, lake_uri: str, name: str, key: str = "dt") -> None:
         self.name, self.key = name, key
         self.uri = f"{lake_uri.rstrip('/')}/{name}"
-        self._fs, self._path = fsspec.core.url_to_fs(self.uri)
+        self._fs, self._path = located(self.uri)
 
     def _folder(self, partition: str) -> str:
         return f"{self.uri}/{self.key}={partition}"
@@ -99,7 +109,7 @@ class Dataset:
 
     def manifest(self, partition: str) -> Manifest | None:
         """The partition's manifest, None when it was never published."""
-        fs, path = fsspec.core.url_to_fs(f"{self._folder(partition)}/{MANIFEST}")
+        fs, path = located(f"{self._folder(partition)}/{MANIFEST}")
         try:
             return Manifest.model_validate_json(fs.cat_file(path))
         except FileNotFoundError:
@@ -117,7 +127,7 @@ class Dataset:
             raise BadInputError(f"{self.name} has no partition {partition}", do=f"published: {self.partitions()[-5:]}")
         tables = []
         for uri in uris:
-            fs, path = fsspec.core.url_to_fs(uri)
+            fs, path = located(uri)
             with fs.open(path, "rb") as file:
                 tables.append(pq.read_table(file, columns=columns))
         return pa.concat_tables(tables)
@@ -161,7 +171,7 @@ class Dataset:
 
     def drop(self, partition: str) -> None:
         """Remove a partition, the manifest first: what a killed run leaves behind is unseen and goes with the next."""
-        fs, path = fsspec.core.url_to_fs(self._folder(partition))
+        fs, path = located(self._folder(partition))
         with suppress(FileNotFoundError):
             fs.rm_file(f"{path}/{MANIFEST}")
         with suppress(FileNotFoundError):
@@ -173,7 +183,7 @@ class Dataset:
         if manifest is None:
             raise BadInputError(f"{self.name} has no partition {partition}")
         for expected, uri in zip(manifest.objects, self.object_uris(partition), strict=True):
-            fs, path = fsspec.core.url_to_fs(uri)
+            fs, path = located(uri)
             data: Any = fs.cat_file(path)
             digest = sha256(data).hexdigest()
             if digest != expected.sha256:

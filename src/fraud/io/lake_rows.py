@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 import duckdb
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fraud.io.lake import Dataset
+from fraud.io.lake import Dataset, located
 
 
 def rows_with_ids(dataset: Dataset, ids: pa.Array | pa.ChunkedArray, columns: Sequence[str]) -> pa.Table | None:
@@ -19,7 +18,7 @@ def rows_with_ids(dataset: Dataset, ids: pa.Array | pa.ChunkedArray, columns: Se
     uris = [uri for partition in dataset.partitions() for uri in dataset.object_uris(partition)]
     if not uris:
         return None
-    fs, _ = fsspec.core.url_to_fs(dataset.uri)
+    fs, _ = located(dataset.uri)
     local = "file" in fs.protocol
     with duckdb.connect() as connection:
         if not local:

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
-import fsspec
 import httpx
 import pyarrow.compute as pc
 import redis
@@ -22,7 +21,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from fraud.errors import FraudError
 from fraud.io import job_runs, mlflow_client, model_artifact
-from fraud.io.lake import MANIFEST, Dataset
+from fraud.io.lake import MANIFEST, Dataset, located
 from fraud.settings import Settings
 
 DATASETS: Final = ("transactions", "labels", "features", "scores", "predictions")
@@ -104,7 +103,7 @@ def lake(lake_uri: str) -> Iterator[Metric]:
         manifest = dataset.manifest(days[-1]) if days else None
         if manifest is None:
             continue
-        fs, path = fsspec.core.url_to_fs(f"{dataset.uri}/dt={days[-1]}/{MANIFEST}")
+        fs, path = located(f"{dataset.uri}/dt={days[-1]}/{MANIFEST}")
         newest[name], rows[name] = _day_seconds(days[-1]), manifest.rows
         published[name] = fs.modified(path).timestamp()
     yield from _gauge("fraud_dataset_newest_day_seconds", "Midnight UTC of the newest day", newest, "dataset")
@@ -156,7 +155,7 @@ def reports(reports_uri: str) -> Iterator[Metric]:
 
 
 def _newest_report(reports_uri: str, kind: str) -> tuple[str, Mapping[str, Any]] | None:
-    fs, path = fsspec.core.url_to_fs(f"{reports_uri.rstrip('/')}/{kind}")
+    fs, path = located(f"{reports_uri.rstrip('/')}/{kind}")
     found = sorted(fs.glob(f"{path}/*/{kind}.json"))
     return (found[-1].split("/")[-2], json.loads(fs.cat_file(found[-1]))) if found else None
 

@@ -4,14 +4,12 @@ import datetime as dt
 import json
 from typing import Any
 
-import fsspec
-
-from fraud.io.lake import put_atomically
+from fraud.io.lake import located, put_atomically
 
 
 def read(folder: str, name: str) -> dict[str, Any] | None:
     """The record, None when there is no report."""
-    fs, path = fsspec.core.url_to_fs(f"{folder}/{name}.json")
+    fs, path = located(f"{folder}/{name}.json")
     try:
         found: dict[str, Any] = json.loads(fs.cat_file(path))
     except FileNotFoundError:
@@ -21,7 +19,7 @@ def read(folder: str, name: str) -> dict[str, Any] | None:
 
 def newest(root: str, name: str) -> dict[str, Any] | None:
     """The record of the newest day below `<root>/<name>/<day>`, None when there is none."""
-    fs, path = fsspec.core.url_to_fs(f"{root.rstrip('/')}/{name}")
+    fs, path = located(f"{root.rstrip('/')}/{name}")
     days = sorted(found.split("/")[-2] for found in fs.glob(f"{path}/*/{name}.json"))
     return read(f"{root.rstrip('/')}/{name}/{days[-1]}", name) if days else None
 
@@ -37,7 +35,7 @@ def expire(root: str, keep_days: int) -> list[str]:
 
     Older than the newest, not than today: reports on imported history are no less worth keeping.
     """
-    fs, path = fsspec.core.url_to_fs(root)
+    fs, path = located(root)
     days = sorted(entry.rstrip("/").split("/")[-1] for entry in fs.ls(path, detail=False))
     last_kept = str(dt.date.fromisoformat(days[-1]) - dt.timedelta(days=keep_days)) if days else ""
     old = [day for day in days if day < last_kept]

@@ -10,7 +10,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +17,7 @@ from pydantic import Field
 
 from fraud.core.contract import US_PER_DAY, US_PER_SECOND
 from fraud.io import prediction_log
-from fraud.io.lake import Dataset, put_atomically
+from fraud.io.lake import Dataset, located, put_atomically
 from fraud.jobs import Context, JobConfig, JobResult
 
 DATASET: Final = "predictions"
@@ -107,7 +106,7 @@ def _remove(lake: Dataset, folder: Path, shipped: dict[str, int], today: dt.date
 
 
 def _offsets(lake: Dataset) -> dict[str, int]:
-    fs, path = fsspec.core.url_to_fs(f"{lake.uri}/{_OFFSETS}")
+    fs, path = located(f"{lake.uri}/{_OFFSETS}")
     try:
         offsets: dict[str, int] = json.loads(fs.cat_file(path))
     except FileNotFoundError:
