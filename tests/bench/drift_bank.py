@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import alert_false_alarms
 
-from fraud.core.concept import evidence, promised, shares
+from fraud.core.concept import HOLD_DAYS, evidence, promised, shares
 from fraud.core.contract import US_PER_DAY, US_PER_HOUR
 from fraud.core.drift import MIN_ROWS, psi_column, psi_share
 from fraud.engines.arrow_vector import vectors
@@ -214,7 +214,8 @@ def nightly(world: World, model: Model, last: int) -> tuple[dict[str, np.ndarray
         stakes.append(evidence(days, model.promise[what]))
     for n, value in enumerate(np.mean(stakes, axis=0)):
         if SCORED + n + MATURITY < DAYS:
-            found["concept"][SCORED + n + MATURITY] = value >= PARAMS.concept.false_alarm_days
+            held = slice(SCORED + n + MATURITY, SCORED + n + MATURITY + HOLD_DAYS)
+            found["concept"][held] |= value >= PARAMS.concept.false_alarm_days
     hour = table["event_timestamp"].cast(pa.int64()).to_numpy()[first:end] // US_PER_HOUR
     hour -= ((START - dt.date(1970, 1, 1)).days + SCORED) * 24
     answers, flagged = (np.bincount(h, minlength=(last - SCORED) * 24) for h in (hour, hour[stopped[first:end]]))

@@ -24,6 +24,8 @@ from fraud.core.metrics import Floats
 
 BETS: Final = (0.125, 0.25, 0.5, 0.75)
 """Shares of the largest bet that cannot lose everything. The evidence is the mean over them: still an e-detector."""
+HOLD_DAYS: Final = 7
+"""How long an alarm stays. Evidence that has reached its limit moves about it: that is one alarm, not several."""
 _NORMAL_95: Final = 1.959964
 
 
@@ -62,3 +64,8 @@ def evidence(days: Sequence[Floats], promise: float) -> list[float]:
             stakes = (1.0 + stakes) * np.prod(1.0 + bets[:, None] * (promise - values[None, :]), axis=1)
         found.append(float(np.mean(stakes)))
     return found
+
+
+def rings(found: Sequence[float], limit: float) -> bool:
+    """Has the evidence reached the limit on one of the last HOLD_DAYS days?"""
+    return max(found[-HOLD_DAYS:], default=0.0) >= limit

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from pydantic import Field
 
-from fraud.core.concept import evidence, promised, shares
+from fraud.core.concept import evidence, promised, rings, shares
 from fraud.core.costs import Costs
 from fraud.core.metrics import Floats
 from fraud.core.outcomes import FIGURES, Outcomes
@@ -140,12 +140,11 @@ def _judge(span: Span, artifact: "ModelArtifact", context: Context) -> dict[str,
     informed = any(low is not None and low > 0 for low in lows.values()) and any(
         len(_caught(d.outcomes)) or len(_right(d.outcomes)) for d in days
     )
-    drifted = found >= bounds.false_alarm_days
     return {
         "day": str(span.as_of),
         "model_version": artifact.version,
-        "verdict": ("drift" if drifted else "ok") if informed else "unknown",
-        "retrain": drifted,
+        "verdict": ("drift" if rings(together, bounds.false_alarm_days) else "ok") if informed else "unknown",
+        "retrain": found >= bounds.false_alarm_days,
         "evidence": round(found, 6),
         "limit": bounds.false_alarm_days,
         "promise": {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fraud.core.concept import evidence, promised, shares
+from fraud.core.concept import evidence, promised, rings, shares
 
 
 def test_a_share_is_one_value_per_person() -> None:
@@ -49,3 +49,10 @@ def test_a_broken_promise_is_found_within_days() -> None:
         days = [(rng.random(10) < 0.1).astype(float) for _ in range(30)]
         taken.append(next(i for i, e in enumerate(evidence(days, 0.5), start=1) if e >= 365))
     assert np.median(taken) <= 4
+
+
+def test_evidence_that_moves_about_its_limit_is_one_alarm_and_ends_a_week_after_the_last_time() -> None:
+    found = [1.0, 400.0, 300.0, 370.0, *[10.0] * 7]
+    said = [rings(found[: day + 1], 365.0) for day in range(len(found))]
+    assert said == [False, *[True] * 9, False]
+    assert not rings([], 365.0)
