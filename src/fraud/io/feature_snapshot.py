@@ -32,6 +32,22 @@ def snapshot_path(lake_uri: str) -> str:
     return f"{lake_uri.rstrip('/')}/feast/user_transaction_features.parquet".removeprefix("file://")
 
 
+@contextmanager
+def local_snapshot(lake_uri: str) -> Iterator[Path]:
+    """The published snapshot as a local file: itself on a `file://` lake, a copy for the length of the block otherwise.
+
+    Feast's DuckDB reads S3 by an extension alone that it would fetch from the internet at run time.
+    """
+    fs, path = fsspec.core.url_to_fs(snapshot_path(lake_uri))
+    if "file" in fs.protocol:
+        yield Path(path)
+        return
+    with TemporaryDirectory(prefix="fraud-feast-") as folder:
+        copy = Path(folder) / "snapshot.parquet"
+        fs.get_file(path, str(copy))
+        yield copy
+
+
 def publish_snapshot(lake_uri: str, days: Iterable[str]) -> str:
     """Bring the snapshot up to the given days of `features`, in that order; returns what it was made from.
 

@@ -7,6 +7,7 @@ again, and a store that was lost is filled anew.
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from fraud.core.contract import US_PER_DAY, amounts_units, id_hash
 from fraud.core.features import RETENTION_US
 from fraud.errors import BadInputError
 from fraud.io import online
-from fraud.io.feature_snapshot import publish_snapshot, snapshot_path
+from fraud.io.feature_snapshot import local_snapshot, publish_snapshot, snapshot_path
 from fraud.io.lake import Dataset
 from fraud.jobs import Context, JobConfig, JobResult
 
@@ -103,12 +104,16 @@ def _batches(table: pa.Table) -> Iterator[online.Batch]:
 
 
 def _materialize_view(context: Context, first: str, last: str) -> None:
+    """The registry names the lake's own snapshot; where that is no local file, a registry of a moment reads a copy."""
     from fraud.io import feature_store  # noqa: PLC0415 - Feast takes seconds to import
 
-    settings = context.settings
-    store = feature_store.open_store(
-        settings.project, settings.feast_registry.get_secret_value(), settings.redis_url.get_secret_value()
-    )
-    feature_store.apply(store, settings.project, snapshot_path(settings.lake_uri))
+    project, redis_url = context.settings.project, context.settings.redis_url.get_secret_value()
+    published = snapshot_path(context.settings.lake_uri)
+    store = feature_store.open_store(project, context.settings.feast_registry.get_secret_value(), redis_url)
+    feature_store.apply(store, project, published)
     first_us, after_last = (datetime.fromisoformat(day).replace(tzinfo=UTC) for day in (first, last))
-    feature_store.materialize_view(store, first_us, after_last + timedelta(days=1, microseconds=-1))
+    with local_snapshot(context.settings.lake_uri) as snapshot, TemporaryDirectory() as folder:
+        if str(snapshot) != published:
+            store = feature_store.open_store(project, f"sqlite:///{folder}/registry.db", redis_url)
+            feature_store.apply(store, project, str(snapshot))
+        feature_store.materialize_view(store, first_us, after_last + timedelta(days=1, microseconds=-1))
