@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 PROJECT: Final = "fraud"
 ENV: Final = Path(__file__).resolve().parents[2] / ".env"
@@ -42,20 +42,31 @@ def inspect(identifier: str) -> dict[str, Any]:
     return found
 
 
+class Accepted(NamedTuple):
+    """A payment that was answered with 200, `at` seconds of the monotonic clock."""
+
+    at: float
+    user_id: str
+    prediction_id: str
+    in_history: bool
+
+
 @dataclass
 class Load:
-    """An open loop of requests; `window` takes out what was sent since the last call."""
+    """An open loop of requests; `window` takes out what was sent since the last call, `accepted` keeps all answers."""
 
     port: int
     key: str
     rate: float
+    accepted: list[Accepted] = field(default_factory=list)
     sent: list[tuple[float, int, bool]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def one(self, number: int, due: float) -> None:
+        user_id = f"chaos-{os.getpid()}-{random.randrange(50)}"  # noqa: S311
         body = json.dumps({
-            "transaction_id": f"chaos-{os.getpid()}-{number}", "user_id": f"chaos-{random.randrange(50)}",  # noqa: S311
+            "transaction_id": f"{user_id}-{number}", "user_id": user_id,
             "merchant_id": "m-1", "merchant_category": "grocery", "amount": 12.5, "distance_from_home": 1.0,
             "event_timestamp": datetime.now(UTC).isoformat(),
         })  # fmt: skip
@@ -63,10 +74,14 @@ class Load:
         try:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
             connection.request("POST", "/predict", body, {"X-API-Key": self.key, "Content-Type": "application/json"})
-            answer = connection.getresponse()
-            status, text = answer.status, answer.read()
-            degraded = status == 200 and bool(json.loads(text)["degraded"])
+            response = connection.getresponse()
+            status, text = response.status, response.read()
             connection.close()
+            if status == 200:
+                answer = json.loads(text)
+                degraded = bool(answer["degraded"])
+                kept = Accepted(time.monotonic(), user_id, answer["prediction_id"], answer["history"] == "store")
+                self.accepted.append(kept)
         except (OSError, http.client.HTTPException):
             status = 0
         with self.lock:
@@ -92,6 +107,18 @@ class Load:
         }
 
 
+def checkout(rate: float) -> Load:
+    """A load by the first client's key, at the port where the proxy is published."""
+    env = dict(line.split("=", 1) for line in ENV.read_text().splitlines() if "=" in line and not line.startswith("#"))
+    return Load(int(env.get("SERVING_PORT", "8000")), f"checkout.{env['SERVING_CHECKOUT_KEY']}", rate)
+
+
+def containers() -> dict[str, str]:
+    """Service -> id of its container, of those that run."""
+    ids = docker("ps", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}").split()
+    return {inspect(i)["Config"]["Labels"]["com.docker.compose.service"]: i for i in ids}
+
+
 def kill(identifier: str) -> tuple[str, float]:
     """SIGKILL the first process; wait until a new one is healthy. Returns what happened and the seconds it took."""
     before = inspect(identifier)["State"]
@@ -110,10 +137,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=30.0)
     parser.add_argument("--only", nargs="*", default=[])
     given = parser.parse_args()
-    env = dict(line.split("=", 1) for line in ENV.read_text().splitlines() if "=" in line and not line.startswith("#"))
-    load = Load(int(env.get("SERVING_PORT", "8000")), f"checkout.{env['SERVING_CHECKOUT_KEY']}", given.rate)
-    ids = docker("ps", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}").split()
-    names = {inspect(i)["Config"]["Labels"]["com.docker.compose.service"]: i for i in ids}
+    load = checkout(given.rate)
+    names = containers()
     thread = threading.Thread(target=load.run)
     thread.start()
     bad = []

@@ -1,6 +1,7 @@
 """The containers of the stack that runs, as the kernel and the engine see them. Needs `make up` first."""
 
 import json
+import re
 import shutil
 import subprocess
 from typing import Any
@@ -61,6 +62,18 @@ def test_its_processes_have_no_rights_to_lose(container: dict[str, Any]) -> None
         assert status["NoNewPrivs"] == "1"
         assert status["Seccomp"] == "2"
     assert seen
+
+
+@each_container
+def test_an_own_image_says_who_it_is_and_how_it_is_asked(container: dict[str, Any]) -> None:
+    if not container["Config"]["Image"].startswith("fraud-"):
+        assert container["Config"]["Healthcheck"]["Test"][0] in ("CMD", "CMD-SHELL")
+        return
+    image = json.loads(docker("image", "inspect", container["Image"]))[0]["Config"]
+    assert image["User"] == "10001:10001"
+    assert image["Healthcheck"]["Test"][0] == "CMD"
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", image["Labels"]["org.opencontainers.image.revision"])
+    assert image["Labels"]["org.opencontainers.image.title"] == container["Config"]["Image"].partition(":")[0]
 
 
 @each_container
