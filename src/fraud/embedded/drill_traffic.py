@@ -6,6 +6,7 @@ set at will: the usual ones by default, others as a fault.
 
 import itertools
 import random
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -82,6 +83,7 @@ class Traffic:
         self.fraud_share, self.stops, self.amount_factor = fraud_share, pool.fraud, 1.0
         # Without the model's own mean the amounts stay as they are.
         self.usual = _near(pool.legitimate, mean_amount) if mean_amount else pool.legitimate
+        self.mean_amount = round(statistics.fmean(request["amount"] for request in self.usual), 2)
         self._url = url
         self._closed = threading.Event()
         self._threads = [

@@ -134,7 +134,8 @@ def slow(site: Site) -> Iterator[None]:
         os.kill(serving.pid, signal.SIGCONT)
         time.sleep(_RUNNING_S)
 
-    batch = {"transactions": (site.traffic.usual * _BATCH)[:_BATCH]}
+    usual = site.traffic.usual  # in order of amount: every so many of them have the usual mean
+    batch = {"transactions": [usual[n * len(usual) // _BATCH] for n in range(_BATCH)]}
     with (
         site.undo.after(undo.stopped([serving])),
         _meanwhile(throttle),
@@ -149,7 +150,7 @@ def store_frozen(site: Site) -> Iterator[None]:
     numbers = itertools.count()
 
     def payment() -> dict[str, Any]:
-        return _payment(f"drill-{time.time()}-{next(numbers)}")
+        return _payment(site, f"drill-{time.time()}-{next(numbers)}")
 
     with frozen("valkey")(site), _meanwhile(_caller(site, "/predict", payment)):
         yield
@@ -168,7 +169,7 @@ def overload(site: Site) -> Iterator[None]:
             caller = stack.enter_context(
                 socket.create_connection(("127.0.0.1", site.stack.ports["serving"]), _CALLER_S)
             )
-            body = json.dumps(_payment(f"drill-{began}-{number}")).encode()
+            body = json.dumps(_payment(site, f"drill-{began}-{number}")).encode()
             head = f"POST /predict HTTP/1.1\r\nHost: drill\r\nContent-Length: {len(body)}\r\n\r\n"
             callers.append((caller, head.encode() + body))
 
@@ -183,11 +184,11 @@ def overload(site: Site) -> Iterator[None]:
         yield
 
 
-def _payment(transaction: str) -> dict[str, Any]:
-    """Of the drill's own user."""
+def _payment(site: Site, transaction: str) -> dict[str, Any]:
+    """Of the drill's own user, and of the usual amount: another alert must not ring for it."""
     return {
         "transaction_id": transaction, "user_id": "drill", "merchant_id": "drill", "merchant_category": "grocery",
-        "event_timestamp": datetime.now(UTC).isoformat(), "amount": 10.0, "distance_from_home": 1.0,
+        "event_timestamp": datetime.now(UTC).isoformat(), "amount": site.traffic.mean_amount, "distance_from_home": 1.0,
     }  # fmt: skip
 
 
