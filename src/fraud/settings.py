@@ -32,6 +32,17 @@ class Settings(BaseSettings):
     prediction_retention_days: int = Field(
         default=400, ge=1, description="answers older than this leave the lake and serving's segments"
     )
+    transaction_days: int = Field(
+        default=800, ge=1, description="features and labels this much older than the newest day leave the lake"
+    )
+    version_days: int = Field(
+        default=180,
+        ge=1,
+        description="versions that never were Production, and their runs and data, are kept this long",
+    )
+    landing_days: int = Field(
+        default=180, ge=1, description="landed files that were taken in, and quarantined rows, are kept this long"
+    )
     redis_url: SecretStr = Field(default=SecretStr("redis://127.0.0.1:6379/0"), description="online store")
     dvc_remote: str = Field(default="", description="snapshots and models by hash, for DVC; default <home>/dvc")
     wandb_project: str = Field(default="", description="Weights & Biases project that mirrors trainings; empty: none")
@@ -66,6 +77,16 @@ class Settings(BaseSettings):
         }
         given = {key: value for key, value in values.items() if value not in ("", None)}
         return {**defaults, **given, "home": home, "project": project}
+
+    @model_validator(mode="after")
+    def _answers_can_be_replayed(self) -> Self:
+        """An answer is explained from the features of its day; they may not go before it."""
+        if self.transaction_days < self.prediction_retention_days:
+            raise ValueError(
+                f"transaction_days ({self.transaction_days}) must not be below prediction_retention_days "
+                f"({self.prediction_retention_days}): an answer is replayed from its day's features"
+            )
+        return self
 
     @classmethod
     def load(cls) -> Self:

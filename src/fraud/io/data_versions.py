@@ -5,8 +5,10 @@ the `.dvc` files by which `dvc pull` brings folders back, on any machine that re
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
@@ -22,7 +24,7 @@ from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.transfer import transfer
 
 from fraud.errors import RefusedError, UnavailableError
-from fraud.io.lake import MANIFEST, Dataset
+from fraud.io.lake import MANIFEST, Dataset, located
 
 _HASH: Final = "md5"
 _DIRECTORY: Final = ".dir"
@@ -81,6 +83,35 @@ def pull(remote_uri: str, md5: str, folder: Path) -> None:
             found = str(build(store, where, local, _HASH, dry_run=True)[2].hash_info.value)
     if found != md5:
         raise RefusedError(f"what {remote_uri} holds is not what was pushed", expected=md5, came=found)
+
+
+def unnamed(remote_uri: str, kept: Iterable[str], before: datetime) -> Iterator[tuple[str, int]]:
+    """Objects of the remote that no kept folder (md5) needs and that were stored before a time: hash and bytes.
+
+    What `dvc gc` would remove. Raises RefusedError when a kept folder's listing is not there: what it needs is unknown.
+    """
+    with _answering(remote_uri), TemporaryDirectory(prefix="fraud-dvc-") as scratch:
+        store = _store(remote_uri, scratch)
+        fs, path = located(f"{remote_uri.rstrip('/')}/files/{_HASH}")
+        objects = sorted(fs.find(path, detail=True).items())
+        needed = set[str]()
+        for md5 in kept:
+            if not store.exists(md5):
+                raise RefusedError(f"{remote_uri} has no {md5}, which a kept version needs", do="see docs/training.md")
+            listing = json.loads(store.fs.cat_file(store.oid_to_path(md5)))
+            needed |= {md5, *(entry[_HASH] for entry in listing)}
+        for found, info in objects:
+            name = "".join(found.split("/")[-2:])
+            if name not in needed and fs.modified(found) < before:
+                yield name, int(info["size"])
+
+
+def remove(remote_uri: str, name: str) -> None:
+    """Remove one object by its hash. Nothing happens when it is gone already."""
+    with _answering(remote_uri), TemporaryDirectory(prefix="fraud-dvc-") as scratch:
+        store = _store(remote_uri, scratch)
+        if store.exists(name):
+            store.fs.remove(store.oid_to_path(name))
 
 
 def write_pointers(folder: Path, remote_uri: str, kept: Mapping[str, str]) -> None:

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from fraud.errors import BadInputError
 
 MANIFEST: Final = "_manifest.json"
+_BEGINS: Final = "_begins.json"
 ROWS_PER_OBJECT: Final = 1_000_000
 ROWS_PER_GROUP: Final = 250_000
 """A row group is the least that can be read of an object: what several tasks share the reading of."""
@@ -176,6 +177,22 @@ class Dataset:
             fs.rm_file(f"{path}/{MANIFEST}")
         with suppress(FileNotFoundError):
             fs.rm(path, recursive=True)
+
+    def begins(self) -> str:
+        """The first key that retention keeps; "" while it let nothing go. What lies before it is not missing."""
+        try:
+            found: dict[str, str] = json.loads(self._fs.cat_file(f"{self._path}/{_BEGINS}"))
+        except FileNotFoundError:
+            return ""
+        return found["begins"]
+
+    def let_go(self, first_kept: str) -> None:
+        """Drop the partitions before `first_kept`. It is remembered first, so that no job makes them anew."""
+        if first_kept > self.begins():
+            put_atomically(f"{self.uri}/{_BEGINS}", json.dumps({"begins": first_kept}).encode())
+        for partition in self.partitions():
+            if partition < first_kept:
+                self.drop(partition)
 
     def verify(self, partition: str) -> Manifest:
         """Read every object again and compare sizes, hashes and row counts. Raises BadInputError naming the object."""

@@ -16,11 +16,12 @@ import mlflow
 import numpy as np
 import onnx
 from matplotlib.figure import Figure
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunStatus, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types.schema import Schema, TensorSpec
 
 from fraud.core.features import VECTOR_NAMES
@@ -61,6 +62,38 @@ class TrainingRuns:
             found += some
             if not (page := some.token):
                 return sorted(found, key=lambda version: int(version.version))
+
+    def aliased(self) -> set[str]:
+        """Numbers of the versions that an alias names, any alias."""
+        try:
+            return {str(version) for version in self._client.get_registered_model(MODEL_NAME).aliases.values()}
+        except MlflowException as error:
+            if error.error_code not in ABSENT:
+                raise
+            return set()
+
+    def runs(self) -> list[Run]:
+        """Every run of the experiment that was not deleted, levels' own included."""
+        found, page = list[Run](), None
+        while True:
+            some = self._client.search_runs([self._experiment], page_token=page)
+            found += some
+            if not (page := some.token):
+                return found
+
+    def weight(self, run_id: str, path: str | None = None) -> int:
+        """Bytes of a run's artifacts."""
+        listed = self._client.list_artifacts(run_id, path)
+        return sum(self.weight(run_id, each.path) if each.is_dir else each.file_size or 0 for each in listed)
+
+    def remove_version(self, version: str) -> None:
+        """Take a version out of the registry; its run stays."""
+        self._client.delete_model_version(MODEL_NAME, version)
+
+    def remove_run(self, run: Run) -> None:
+        """Remove a run's artifacts, then mark it deleted: `mlflow gc` takes what is left of it out of the database."""
+        get_artifact_repository(run.info.artifact_uri, tracking_uri=self._url).delete_artifacts()
+        self._client.delete_run(run.info.run_id)
 
     def bury_unfinished(self, fingerprint: str) -> list[str]:
         """Mark runs of the same training that were killed: nothing was registered from them, and nothing will be."""

@@ -70,6 +70,7 @@ JOBS: Final[dict[str, str]] = {
     "drift": "compare recent days with the production model's training reference",
     "concept-drift": "hold the production model's decisions against the labels that have come",
     "ship-predictions": "bring serving's prediction log into the lake",
+    "apply-retention": "let go of partitions, landed files, unused versions, runs and data that are too old to keep",
     "skew": "recompute what serving saw and compare, bit for bit",
     "export-metrics": "answer Prometheus with what lake, jobs, reports and registry say",
     "traffic": "send transactions through POST /predict as a checkout would",
@@ -81,6 +82,7 @@ WATCHED: Final = frozenset(
         "ingest", "ingest-labels", "build-features", "materialize", "training-set", "train", "promote", "rollback",
         "expire-waivers", "reproduce",
         "score", "consistency", "drift", "concept-drift", "ship-predictions", "skew",
+        "apply-retention",
     }
 )  # fmt: skip
 """Jobs that Airflow runs and that change something: what their last run did is kept for monitoring."""

@@ -75,7 +75,8 @@ def run(config: Config, context: Context) -> Result:
         raise BadInputError("the lake has no transactions", do="fraud ingest")
     first = config.first.isoformat() if config.first else min(sources)
     last = config.last.isoformat() if config.last else max(sources)
-    asked = [day for day in sources if first <= day <= last]
+    # Transactions of before are kept as look-back alone: built, such a day would lack its own.
+    asked = [day for day in sources if max(first, features.begins()) <= day <= last]
     inputs = {day: _inputs(day, sources) for day in asked}
     made_from = {day: _made_from(day, inputs[day], sources) for day in asked}
     stale = [day for day in asked if config.full or not _up_to_date(features, day, made_from[day])]

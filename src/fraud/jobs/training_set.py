@@ -53,7 +53,7 @@ def run(config: Config, context: Context) -> Result:
     as_of = config.as_of or date.fromisoformat(known_days[-1])
     cut_off = datetime(as_of.year, as_of.month, as_of.day, tzinfo=UTC) + timedelta(days=1)
     last_mature = (as_of - timedelta(days=context.params.labels.maturity_days)).isoformat()
-    days = [day for day in known_days if day <= last_mature]
+    days = [day for day in known_days if features.begins() <= day <= last_mature]
     if not days:
         raise BadInputError(
             f"no transaction is old enough at {cut_off:%Y-%m-%d} to have its label",

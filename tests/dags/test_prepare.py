@@ -1,0 +1,46 @@
+"""What runs before Airflow's components start: a database at this version, an administrator, and no old history."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+def test_what_is_older_than_its_term_goes_from_database_and_task_logs_and_the_rest_stays(tmp_path: Path) -> None:
+    env = dict(os.environ) | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "AIRFLOW_HOME": str(tmp_path),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path}/airflow.db",
+        "AIRFLOW__CORE__AUTH_MANAGER": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager",
+        "AIRFLOW_ADMIN_USER": "admin", "AIRFLOW_ADMIN_PASSWORD": "only-for-this-test", "AIRFLOW_HISTORY_DAYS": "30",
+    }  # fmt: skip
+    subprocess.run(["airflow", "db", "migrate"], env=env, check=True, capture_output=True)
+    now = datetime.now(UTC)
+    ages = {"old": now - timedelta(days=31), "young": now - timedelta(days=29)}
+    logs = tmp_path / "logs"
+    with sqlite3.connect(tmp_path / "airflow.db") as database:
+        for name, at in ages.items():
+            database.execute("INSERT INTO log (dttm, event) VALUES (?, ?)", (at.isoformat(" "), name))
+            log = logs / f"dag_id={name}/attempt=1.log"
+            log.parent.mkdir(parents=True)
+            log.write_text("a line\n")
+            for path in (log, log.parent):
+                os.utime(path, (at.timestamp(), at.timestamp()))
+    done = subprocess.run(
+        ["sh", str(ROOT / "services/airflow/prepare.sh")], env=env, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    with sqlite3.connect(tmp_path / "airflow.db") as database:
+        events = {event for (event,) in database.execute("SELECT event FROM log")}
+        users = {name for (name,) in database.execute("SELECT username FROM ab_user")}
+    assert "young" in events
+    assert "old" not in events
+    assert users == {"admin"}
+    assert [path.parent.name for path in logs.rglob("*.log")] == ["dag_id=young"]
