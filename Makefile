@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup lock system demo start down drill status follow up ps logs stop smoke images standins secrets rolling-restart backup restore
-.PHONY: test test-slow test-long lint clean
+.PHONY: test test-slow test-long lint secret-scan audit clean
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -12,7 +12,7 @@ TORCH_FROM = $(if $(PIP_FIND_LINKS),--no-index,$(if $(TORCH_INDEX),--index-url $
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-setup: $(VENV)/airflow/.ready $(VENV)/ml/.ready $(VENV)/serving/.ready ## the three environments, from their locks
+setup: $(VENV)/airflow/.ready $(VENV)/ml/.ready $(VENV)/serving/.ready $(VENV)/tools/.audit ## the three environments, from their locks
 
 lock: $(UV) ## write the lock files anew from the .in files
 	$(VENV)/tools/bin/python requirements/lock.py
@@ -20,6 +20,10 @@ lock: $(UV) ## write the lock files anew from the .in files
 $(UV): requirements/tools.txt
 	$(PYTHON) -m venv $(VENV)/tools
 	$(VENV)/tools/bin/pip install --quiet --require-hashes --requirement requirements/tools.txt
+	@touch $@
+
+$(VENV)/tools/.audit: requirements/audit.txt | $(UV)
+	$(INSTALL) $(VENV)/tools/bin/python -r requirements/audit.txt
 	@touch $@
 
 $(VENV)/airflow/.ready: requirements/airflow.txt requirements/test.txt plugins/pyproject.toml | $(UV)
@@ -123,7 +127,7 @@ test-long: setup system ## the retraining loop end to end, some ten minutes
 bench-%: setup ## one benchmark: features, serving, batch, training, drift; ARGS= goes to it
 	$(VENV)/ml/bin/python tests/bench/$*.py $(ARGS)
 
-lint: setup ## format, rules, types, shell, lock files
+lint: setup secret-scan ## format, rules, types, shell, lock files, secrets
 	$(VENV)/tools/bin/ruff format --check .
 	$(VENV)/tools/bin/ruff check .
 	$(VENV)/tools/bin/mypy --python-executable $(VENV)/ml/bin/python src
@@ -132,6 +136,16 @@ lint: setup ## format, rules, types, shell, lock files
 	@git ls-files -z '*.sh' .ci/run | xargs -0 -r $(VENV)/tools/bin/shellcheck
 	@! git grep -nIE '^(-i|-f|--(extra-)?index-url|--find-links)\b' -- 'requirements/*' 'services/*/requirements*' || \
 	  { echo "a requirements file names an index: indexes are the user's to configure" >&2; exit 1; }
+
+# Lock files are hashes by nature. The copy: the tool writes moved line numbers into the baseline, and says so with 3.
+secret-scan: $(VENV)/tools/.audit ## look for secrets in what Git tracks; .secrets.baseline holds what is none
+	@mkdir -p build && cp .secrets.baseline build/secrets.baseline
+	@$(VENV)/tools/bin/detect-secrets-hook --baseline build/secrets.baseline \
+	  $$(git ls-files -- . ':!requirements/*.txt' ':!services/*/requirements.txt' ':!infra/grafana/dashboards/*' ':!.secrets.baseline') \
+	  || [ $$? -eq 3 ] || { echo "docs/threat-model.md, \"Secrets in the repository\", says what to do" >&2; exit 1; }
+
+audit: $(VENV)/tools/.audit ## known holes in what the locks name, from PyPI's vulnerability service
+	@requirements/audit.sh
 
 clean: down ## stop the stack and remove what it wrote, secrets included; environments stay
 	rm -rf $${FRAUD_HOME:-var} build .env .pytest_cache .mypy_cache .ruff_cache .hypothesis

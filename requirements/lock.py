@@ -51,7 +51,9 @@ def main() -> None:
     # MLflow's server and its clients are one release, and so is everything they share.
     compile_lock(tracking, tracking.with_suffix(".txt"), f"--constraint={ml}")
     lock_torch(requirements / "torch.txt", Path(folder) if folder else None)
-    compile_lock(requirements / "tools.in", requirements / "tools.txt")
+    tools = requirements / "tools.txt"
+    compile_lock(requirements / "tools.in", tools)
+    compile_lock(requirements / "audit.in", requirements / "audit.txt", f"--constraint={tools}")
     constraints = [f"--constraint={p}" for p in (ml, requirements / "airflow.txt", serving.with_suffix(".txt"))]
     # One set of test packages is laid over all three environments, so it must agree with each of them.
     compile_lock(requirements / "test.in", requirements / "test.txt", *constraints)
