@@ -77,6 +77,8 @@ def main() -> None:
         [
             sys.executable, "-m", "mlflow", "server", "--host", "0.0.0.0", "--port", "5000",  # noqa: S104 - a container
             "--workers", env.pop("MLFLOW_WORKERS", "2"), "--app-name", "basic-auth", "--serve-artifacts",
+            # A worker imports for seconds before it answers its parent: uvicorn's 5 s are short on a busy machine.
+            "--uvicorn-opts", "--timeout-worker-healthcheck 60",
         ],
     )  # fmt: skip
 
