@@ -5,6 +5,7 @@ with two lines is rotating, a removed line is revoked.
 
     python -m fraud_serving.api_keys new CLIENT FILE       prints a new key once and adds its hash
     python -m fraud_serving.api_keys ensure CLIENT FILE    adds `<client>.$SERVING_KEY` unless it is there
+    python -m fraud_serving.api_keys retire CLIENT FILE    removes the client's keys but the newest: ends a rotation
     python -m fraud_serving.api_keys revoke CLIENT FILE    removes every key of the client
 """
 
@@ -112,10 +113,12 @@ def _ensure(client: str, path: Path, secret: str) -> str:
     return f"{client}: key added"
 
 
-def _revoke(client: str, path: Path) -> str:
+def _revoke(client: str, path: Path, *, but_newest: bool) -> str:
     _checked(client)
     lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.partition(" ")[0] != client]
+    own = [number for number, line in enumerate(lines) if line.partition(" ")[0] == client]
+    gone = set(own[:-1] if but_newest else own)
+    kept = [line for number, line in enumerate(lines) if number not in gone]
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -125,12 +128,14 @@ def _revoke(client: str, path: Path) -> str:
 
 
 def _main(arguments: list[str]) -> str:
-    if len(arguments) != 3 or arguments[0] not in ("new", "ensure", "revoke"):
+    if len(arguments) != 3 or arguments[0] not in ("new", "ensure", "retire", "revoke"):
         sys.exit(__doc__)
     command, client, path = arguments[0], arguments[1], Path(arguments[2])
     if command == "new":
         return add(client, path)
-    return _revoke(client, path) if command == "revoke" else _ensure(client, path, os.environ.get("SERVING_KEY", ""))
+    if command == "ensure":
+        return _ensure(client, path, os.environ.get("SERVING_KEY", ""))
+    return _revoke(client, path, but_newest=command == "retire")
 
 
 if __name__ == "__main__":
