@@ -149,6 +149,9 @@ def test_every_dag_does_its_part(airflow: Any, world: dict[str, str]) -> None:
     assert airflow("score_nightly") == scored
     assert airflow("monitor_drift") == {"drift": "success", "concept_drift": "success", "request_retraining": "skipped"}
 
+    # Nothing of a world of today is old.
+    assert airflow("apply_retention") == {"apply_retention": "success"}
+
     # Another seed makes another version, no better than the one before: it waits for a person who takes it upon them.
     write_params(Path(world["FRAUD_PROJECT"]), {**PARAMS, "training": {**PARAMS["training"], "seed": 2}})
     assert airflow("train_fraud_model") == {**trained, "candidate": "skipped"}

@@ -73,3 +73,12 @@ def test_what_chooses_engine_and_history_reaches_the_jobs(tmp_path: Path) -> Non
     environment = services(tmp_path, **given)["airflow-scheduler"]["environment"]
     assert {name: environment[name] for name in given} == given
     assert services(tmp_path)["airflow-scheduler"]["environment"]["FRAUD_FEATURE_ENGINE"] == "one-machine"
+
+
+def test_how_long_things_are_kept_reaches_the_jobs_and_airflow(tmp_path: Path) -> None:
+    terms = [f"FRAUD_{name}_DAYS" for name in ("PREDICTION_RETENTION", "TRANSACTION", "VERSION", "LANDING", "REPORT")]
+    given = {name: str(900 + n) for n, name in enumerate(terms)} | {"AIRFLOW_HISTORY_DAYS": "30"}
+    found = services(tmp_path, **given)
+    assert {name: found["airflow-scheduler"]["environment"][name] for name in terms} == {n: given[n] for n in terms}
+    assert found["airflow-prepare"]["environment"]["AIRFLOW_HISTORY_DAYS"] == "30"
+    assert {services(tmp_path)["airflow-scheduler"]["environment"][name] for name in terms} == {""}
