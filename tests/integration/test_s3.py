@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +21,7 @@ from tests import s3
 
 from fraud.embedded import mlflow_server, valkey
 from fraud.errors import BadInputError, RefusedError
-from fraud.io import data_versions, reports
+from fraud.io import data_versions, reports, retention
 from fraud.io.lake import Dataset
 from fraud.jobs import (
     Context,
@@ -192,6 +192,36 @@ def test_answers_are_shipped_to_s3_once_each(server: s3.Server, tmp_path: Path) 
     assert ship_predictions.run(ship_predictions.Config(today=today), objects).rows == 1
     assert ship_predictions.run(ship_predictions.Config(today=today), objects).rows == 0
     assert Dataset(objects.settings.lake_uri, "predictions").read("2025-02-19")["prediction_id"].to_pylist() == ["p1"]
+
+
+def test_retention_weighs_and_removes_on_s3_what_it_would_in_files(server: s3.Server) -> None:
+    lake, later = server.uri("old"), datetime.now(UTC) + timedelta(days=3)
+    for day in ("2025-01-01", "2025-01-02", "2025-03-01"):
+        Dataset(lake, "transactions").publish(day, numbers(1))
+    Dataset(lake, "transactions").publish("2025-03-01", numbers(2))
+    Dataset(lake, "quarantine", "batch").publish("b1", numbers(3))
+    reports.write(f"{lake}/compare/1-2", "compare", "<p>", {})
+    assert retention.newest_day(lake, date(2026, 1, 1)) == date(2025, 3, 1)
+
+    def old() -> list[retention.Old]:
+        return [
+            *retention.unnamed_objects(lake, later),
+            *retention.lake_days(lake, "transactions", "2025-01-03"),
+            *retention.partitions_by_age(lake, "quarantine", "batch", later),
+            *retention.report_folders(f"{lake}/compare", later),
+        ]
+
+    went = old()
+    assert [each.name for each in went] == ["transactions/2025-03-01", "2025-01-01", "2025-01-02", "b1", "1-2"]
+    assert all(each.bytes > 0 for each in went)
+    for each in went:
+        each.remove()
+    assert old() == []
+    left = sorted(str(path.relative_to(server.folder / "old")) for path in (server.folder / "old").rglob("*.*"))
+    [kept] = Dataset(lake, "transactions").object_uris("2025-03-01")
+    day = "transactions/dt=2025-03-01"
+    assert left == sorted([f"{day}/_manifest.json", f"{day}/{kept.split('/')[-1]}", "transactions/_begins.json"])
+    assert Dataset(lake, "transactions").begins() == "2025-01-03"
 
 
 def dvc(project: Path, *arguments: str) -> None:
