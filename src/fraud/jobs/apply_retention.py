@@ -61,13 +61,16 @@ def run(config: Config, context: Context) -> Result:
     Raises UnavailableError when registry or history are away, RefusedError when the history does not verify: without
     them nobody knows what must stay, and nothing is removed.
     """
+    from fraud.io.training_run import answering  # noqa: PLC0415 - MLflow takes seconds to import
+
     today = config.today or dt.datetime.now(dt.UTC).date()
     old = list(chain(_versions(today, context), _lake(today, context)))
     freed: dict[str, list[Old]] = defaultdict(list)
     for each in old:
         freed[each.store].append(each)
         if not config.dry_run:
-            each.remove()
+            with answering():
+                each.remove()
     stores = [
         Freed(store=store, count=len(some), bytes=sum(o.bytes for o in some), names=sorted(o.name for o in some))
         for store, some in freed.items()
