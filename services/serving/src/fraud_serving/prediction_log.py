@@ -14,7 +14,6 @@ import secrets
 import threading
 import time
 from collections import deque
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -90,7 +89,8 @@ class PredictionLog:
     def _drain(self) -> None:
         """Write whole lines and take them off the queue. On OSError both stay as they were, whole lines excepted."""
         while self._queue:
-            batch = list(islice(self._queue, _RECORDS_AT_ONCE))
+            # By index: the event loop appends meanwhile, and an iterator over a deque that grows raises.
+            batch = [self._queue[index] for index in range(min(len(self._queue), _RECORDS_AT_ONCE))]
             self._challenger.score(batch)
             lines = self._encoder.encode_lines(batch)
             full = self._size + len(lines) > self._segment_bytes
