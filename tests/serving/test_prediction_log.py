@@ -3,6 +3,7 @@
 import json
 import resource
 import signal
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,11 @@ from pathlib import Path
 import pytest
 from expected import probability
 from servers import Registry, Serving, Valkey, until
+
+from fraud_serving.challenger import Challenger
+from fraud_serving.metrics import Metrics
+from fraud_serving.prediction_log import PredictionLog
+from fraud_serving.record import Record
 
 PAYMENT = {
     "amount": 100.0,
@@ -111,3 +117,21 @@ def test_segments_are_closed_at_their_size(
     assert len(sizes) > 2
     assert max(sizes) <= 1_000_000
     assert len(serving.records()) == 5_000
+
+
+def test_rows_that_come_while_it_writes_do_not_end_it(tmp_path: Path) -> None:
+    """Threads change places every few microseconds, so that appends fall into the middle of taking a batch."""
+    metrics = Metrics()
+    log = PredictionLog(tmp_path, 1_000_000, 1 << 26, metrics, Challenger(metrics))
+    texts, numbers = dict.fromkeys(Record.__struct_fields__[:30], ""), 30_000
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        log.start()
+        for number in range(numbers):
+            log.append(Record(**(texts | {"prediction_id": str(number)})))  # type: ignore[arg-type]
+        log.close()
+    finally:
+        sys.setswitchinterval(interval)
+    lines = [line for path in sorted(tmp_path.iterdir()) for line in path.read_text().splitlines()]
+    assert [int(json.loads(line)["prediction_id"]) for line in lines] == list(range(numbers))
