@@ -1,6 +1,8 @@
 """Days of `features` from parts of `transactions`: what both engines of `fraud build-features` read and write."""
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import NamedTuple
 
@@ -65,25 +67,27 @@ def read_part(part: Part) -> tuple[pa.Table, NDArray[np.int64]]:
     return (table if known.all() else table.filter(pa.array(known))), np.flatnonzero(known)
 
 
-def build_here(features: Dataset, parts: Iterable[Part]) -> Iterator[tuple[str, list[DataObject]]]:
+def build_here(features: Dataset, parts: Sequence[Part]) -> Iterator[tuple[str, list[DataObject]]]:
     """The wanted days of `parts`, which come in order of their days, and the objects that hold their features.
 
     Raises BadInputError when transactions are not in order, UnavailableError when an object of them is gone.
     """
     tables, wanted, rows = [], [], 0
-    for part in parts:
-        table, _ = read_part(part)
-        tables.append(table)
-        if part.wanted:
-            wanted.append((part, rows))
-        rows += table.num_rows
-    values = window_values(pa.concat_tables(tables))
-    del tables
-    for part, start in wanted:
-        yield (
-            part.day,
-            [put_piece(features, piece, values[:, start + piece.first : start + piece.end]) for piece in pieces(part)],
-        )
+    # Arrow lets go of the interpreter while it packs and unpacks, so a thread for each core reads and writes.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        for part, (table, _) in zip(parts, threads.map(read_part, parts), strict=True):
+            tables.append(table)
+            if part.wanted:
+                wanted.append((part, rows))
+            rows += table.num_rows
+        values = window_values(pa.concat_tables(tables))
+        del tables
+
+        def put_day(part: Part, start: int) -> list[DataObject]:
+            return [put_piece(features, p, values[:, start + p.first : start + p.end]) for p in pieces(part)]
+
+        days = [part.day for part, _ in wanted]
+        yield from zip(days, threads.map(put_day, *zip(*wanted, strict=True)), strict=True)
 
 
 def put_piece(features: Dataset, piece: Piece, values: NDArray[np.float64]) -> DataObject:
