@@ -3,8 +3,9 @@
 import json
 import resource
 import signal
-import sys
-from collections.abc import Callable
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -119,19 +120,55 @@ def test_segments_are_closed_at_their_size(
     assert len(serving.records()) == 5_000
 
 
-def test_rows_that_come_while_it_writes_do_not_end_it(tmp_path: Path) -> None:
-    """Threads change places every few microseconds, so that appends fall into the middle of taking a batch."""
+def record(number: int) -> Record:
+    return Record(**(dict.fromkeys(Record.__struct_fields__[:30], "") | {"prediction_id": str(number)}))
+
+
+def numbers_in(folder: Path) -> list[int]:
+    lines = [line for path in sorted(folder.iterdir()) for line in path.read_text().splitlines()]
+    return [int(json.loads(line)["prediction_id"]) for line in lines]
+
+
+class GrowsWhenIterated(deque[Record]):
+    """The event loop appends at the worst moment: between the making of an iterator and the reading of it."""
+
+    def __iter__(self) -> Iterator[Record]:
+        iterator = super().__iter__()
+        self.append(self[0])
+        return iterator
+
+
+def test_rows_that_come_while_a_batch_is_taken_do_not_end_the_log(tmp_path: Path) -> None:
     metrics = Metrics()
-    log = PredictionLog(tmp_path, 1_000_000, 1 << 26, metrics, Challenger(metrics))
-    texts, numbers = dict.fromkeys(Record.__struct_fields__[:30], ""), 30_000
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+    log = PredictionLog(tmp_path, 1_000, 1 << 20, metrics, Challenger(metrics))
+    log._queue = GrowsWhenIterated()
+    for number in range(700):
+        log.append(record(number))
+    log.start()
+    log.close()
+    assert numbers_in(tmp_path) == list(range(700))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it is what the test is about
+def test_a_thread_that_fails_ends_the_process_which_writes_what_was_left(tmp_path: Path) -> None:
+    class FailsOnce(Challenger):
+        failed = False
+
+        def score(self, records: list[Record]) -> None:
+            if not self.failed:
+                self.failed = True
+                raise RuntimeError("what nobody foresaw")
+            super().score(records)
+
+    metrics, ended = Metrics(), threading.Event()
+    log = PredictionLog(tmp_path, 1_000, 1 << 20, metrics, FailsOnce(metrics))
+    before = signal.signal(signal.SIGTERM, lambda *_: ended.set())
     try:
         log.start()
-        for number in range(numbers):
-            log.append(Record(**(texts | {"prediction_id": str(number)})))  # type: ignore[arg-type]
+        for number in range(700):
+            log.append(record(number))
+        assert ended.wait(10)
         log.close()
     finally:
-        sys.setswitchinterval(interval)
-    lines = [line for path in sorted(tmp_path.iterdir()) for line in path.read_text().splitlines()]
-    assert [int(json.loads(line)["prediction_id"]) for line in lines] == list(range(numbers))
+        signal.signal(signal.SIGTERM, before)
+    assert numbers_in(tmp_path) == list(range(700))

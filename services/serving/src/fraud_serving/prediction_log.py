@@ -11,6 +11,7 @@ Back-pressure. Serving never waits for the disk. While it is full or slow, recor
 import logging
 import os
 import secrets
+import signal
 import threading
 import time
 from collections import deque
@@ -47,7 +48,7 @@ class PredictionLog:
         self._unsynced = False
         self._synced_s = self._opened_s = 0.0
         self._encoder = msgspec.json.Encoder()
-        self._thread = threading.Thread(target=self._write_all, name="prediction-log", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
 
     def start(self) -> None:
         """Raises OSError when the folder cannot be written: that is known at start, not at the first answer."""
@@ -66,6 +67,19 @@ class PredictionLog:
         """Write and sync what is queued, and end. Called when no request is left."""
         self._stop.set()
         self._thread.join()
+        if self._queue:  # the thread did not live to write it
+            self._write_all()
+
+    def _run(self) -> None:
+        """A process that cannot keep its answers must not go on giving them: it ends, and is started anew."""
+        finished = False
+        try:
+            self._write_all()
+            finished = True
+        finally:
+            if not finished:
+                _log.critical("the prediction log's thread failed: this process ends")
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def _write_all(self) -> None:
         while True:
