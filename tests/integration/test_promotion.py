@@ -15,6 +15,8 @@ from typing import Any
 
 import mlflow
 import pytest
+from pydantic import SecretStr
+from tests import postgres
 
 from fraud.cli import run_job
 from fraud.core.features import definition_hash
@@ -353,6 +355,32 @@ def test_an_alias_moved_by_hand_is_recorded_as_observed(platform: Platform) -> N
     assert [(c["action"], c["version"]) for c in told["changes"]] == [("promote", first), ("observed", second)]
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def database(request: pytest.FixtureRequest, platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The platform's control database: a file, or a server as where the platform is deployed."""
+    if request.param == "sqlite":
+        yield
+        return
+    programs = postgres.programs()
+    if programs is None:
+        pytest.skip("PostgreSQL's server is not on this machine: install the package postgresql")
+    with postgres.running(programs) as url:
+        monkeypatch.setenv("FRAUD_CONTROL_DB", url)
+        platform.settings = platform.settings.model_copy(update={"control_db": SecretStr(url)})
+        yield
+
+
+def _open(settings: Settings) -> int:
+    with opened(settings) as promotion:
+        return len(promotion.history())
+
+
+@pytest.mark.usefixtures("database")
+def test_the_first_ones_at_once_make_one_set_of_tables(platform: Platform) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        assert list(pool.map(_open, [platform.settings] * 20)) == [0] * 20
+
+
 def _move(settings: Settings, version: str | None) -> bool:
     with opened(settings) as promotion:
         try:
@@ -376,6 +404,7 @@ def _move_all(settings: Settings, wanted: list[str | None]) -> list[bool]:
         return list(pool.map(lambda version: _move(settings, version), wanted))
 
 
+@pytest.mark.usefixtures("database")
 @pytest.mark.parametrize(("count", "processes"), [(8, 2), pytest.param(20, 4, marks=pytest.mark.slow)])
 def test_changes_at_once_leave_one_production_and_a_whole_history(
     platform: Platform, count: int, processes: int

@@ -36,6 +36,8 @@ PREVIOUS: Final = "previous"
 STAGING: Final = "staging"
 GENESIS: Final = "0" * 64
 _LOCK_WAIT_S: Final = 60
+_FIRST_START: Final = 0x6672617564
+"""The advisory lock under which PostgreSQL's tables are made: any number that nobody else takes."""
 
 _TABLES: Final = sa.MetaData()
 _LOCK: Final = sa.Table("promotion_lock", _TABLES, sa.Column("id", sa.Integer, primary_key=True))
@@ -102,11 +104,12 @@ class Promotion:
     def __init__(self, settings: Settings) -> None:
         self._client = mlflow_client.client(settings)
         self._engine = _engine(settings.control_db.get_secret_value())
-        with _answers():
-            _TABLES.create_all(self._engine, checkfirst=True)
-            with self._engine.begin() as connection:
-                if not connection.scalar(sa.select(sa.func.count()).select_from(_LOCK)):
-                    connection.execute(_LOCK.insert().values(id=1))
+        with _answers(), self._engine.begin() as connection:
+            if connection.dialect.name == "postgresql":  # no table is there yet whose row could be the lock
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_FIRST_START)))
+            _TABLES.create_all(connection, checkfirst=True)
+            if not connection.scalar(sa.select(sa.func.count()).select_from(_LOCK)):
+                connection.execute(_LOCK.insert().values(id=1))
 
     def close(self) -> None:
         """Give the database connections back."""
