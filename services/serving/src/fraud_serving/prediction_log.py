@@ -67,7 +67,7 @@ class PredictionLog:
         """Write and sync what is queued, and end. Called when no request is left."""
         self._stop.set()
         self._thread.join()
-        if self._queue:  # the thread did not live to write it
+        if self._queue or self._file is not None:  # the thread did not live to write and sync it
             self._write_all()
 
     def _run(self) -> None:
