@@ -1,7 +1,8 @@
 """The window features as code: a point function for one request. Its compiled batch form lives in `fraud.engines`."""
 
+from bisect import bisect_left
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,35 +14,55 @@ WindowValues = tuple[float | int | None, ...]
 """One value per WINDOW_FEATURES, in its order and dtypes; None is null."""
 
 
-def _count(inside: NDArray[np.void], _at_us: int) -> float:
-    return float(len(inside))
+Column = list[int] | NDArray[np.integer[Any]]
 
 
-def _sum(inside: NDArray[np.void], _at_us: int) -> float:
-    return float(inside["units"].sum()) / float(UNITS_PER_USD)
+class _Events(NamedTuple):
+    """A user's events before a transaction, in order of event time."""
+
+    times: Column
+    units: Column
+    merchants: Column
 
 
-def _mean(inside: NDArray[np.void], _at_us: int) -> float:
-    return float(inside["units"].sum()) / float(len(inside) * UNITS_PER_USD)
+def _count(_events: _Events, start: int, end: int, _at_us: int) -> float:
+    return float(end - start)
 
 
-def _distinct(inside: NDArray[np.void], _at_us: int) -> float:
-    merchants = np.sort(inside["merchant"])
+def _sum(events: _Events, start: int, end: int, _at_us: int) -> float:
+    return float(_total(events.units[start:end])) / float(UNITS_PER_USD)
+
+
+def _mean(events: _Events, start: int, end: int, _at_us: int) -> float:
+    return float(_total(events.units[start:end])) / float((end - start) * UNITS_PER_USD)
+
+
+def _distinct(events: _Events, start: int, end: int, _at_us: int) -> float:
+    inside = events.merchants[start:end]
+    if isinstance(inside, list):
+        return len(set(inside))
+    merchants = np.sort(inside)
     return int(np.count_nonzero(merchants[1:] != merchants[:-1])) + 1
 
 
-def _seconds_since_last(inside: NDArray[np.void], at_us: int) -> float:
-    return float(at_us - int(inside["event_us"][-1])) / float(US_PER_SECOND)
+def _seconds_since_last(events: _Events, _start: int, end: int, at_us: int) -> float:
+    return float(at_us - int(events.times[end - 1])) / float(US_PER_SECOND)
 
 
-_AGGREGATIONS: Final[dict[str, Callable[[NDArray[np.void], int], float]]] = {
+def _total(units: Column) -> int:
+    return sum(units) if isinstance(units, list) else int(units.sum())
+
+
+_AGGREGATIONS: Final[dict[str, Callable[[_Events, int, int, int], float]]] = {
     "count": _count,
     "sum": _sum,
     "mean": _mean,
     "distinct": _distinct,
     "seconds_since_last": _seconds_since_last,
 }
-"""Of a window that is not empty: history.RECORD[n] in order of event time, and the transaction's own time."""
+"""Of the events [start, end), at least one, and the transaction's own time."""
+_FEW: Final = 64
+"""So many events are faster as plain lists: a call into numpy costs more than the work it does for them."""
 
 
 def evaluate(
@@ -53,17 +74,30 @@ def evaluate(
     transaction (0 without history). Sums are over int64 and exact, so the result does not depend on the order of
     events: it is bitwise the batch engines' value.
     """
-    times = events["event_us"].copy()
-    if (times[1:] < times[:-1]).any():
-        # Learned of out of order. In order, every window is a slice, which costs half of what a mask does.
-        events = events[np.argsort(times, kind="stable")]
-        times = events["event_us"].copy()
-    end = times.searchsorted(at_us)
-    times = times[:end]
+    known = _few_in_order(events) if len(events) <= _FEW else _many_in_order(events)
+    end = bisect_left(known.times, at_us)
     floor = newest_us - RETENTION_US
     values: list[float | int | None] = []
     for feature in features:
-        start = times.searchsorted(max(at_us - feature.window_us, floor))
+        start = bisect_left(known.times, max(at_us - feature.window_us, floor), 0, end)
         aggregate = _AGGREGATIONS[feature.aggregation]
-        values.append(aggregate(events[start:end], at_us) if start < end else feature.empty)
+        values.append(aggregate(known, start, end, at_us) if start < end else feature.empty)
     return tuple(values)
+
+
+def _few_in_order(events: NDArray[np.void]) -> _Events:
+    times, units, merchants = events["event_us"].tolist(), events["units"].tolist(), events["merchant"].tolist()
+    ordered = sorted(times)
+    if ordered != times:
+        # Learned of out of order. In order, every window is a slice.
+        order = sorted(range(len(times)), key=times.__getitem__)
+        units, merchants = [units[i] for i in order], [merchants[i] for i in order]
+    return _Events(ordered, units, merchants)
+
+
+def _many_in_order(events: NDArray[np.void]) -> _Events:
+    times = events["event_us"].copy()
+    if (times[1:] < times[:-1]).any():
+        events = events[np.argsort(times, kind="stable")]
+        times = events["event_us"].copy()
+    return _Events(times, events["units"], events["merchant"])

@@ -36,7 +36,7 @@ _BATCH: Final = 200
 _CALLER_S: Final = 10.0
 _POLL_S: Final = 0.05
 _CALLERS: Final = 400
-"""More than serving takes at once (SERVING_MAX_IN_FLIGHT, 128)."""
+"""More than serving takes at once (SERVING_MAX_IN_FLIGHT, 96)."""
 
 
 class NotPossibleError(Exception):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud.core import features, vector
+from fraud.core import features, vector, windows
 from fraud.core.contract import CATEGORIES, US_PER_DAY, US_PER_HOUR
 from fraud.core.history import RECORD
 from fraud.core.windows import evaluate
@@ -92,3 +92,26 @@ def test_imputation_by_hand() -> None:
         "transaction_velocity_1h": 1.0, "avg_amount_7d": 50.0, "amount_to_avg_7d": 1.0, "no_history_7d": 1.0,
         "category_travel": 1.0,
     }  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(-40 * US_PER_DAY, US_PER_DAY), st.integers(1, 10**13), st.integers(0, 5)), max_size=150
+    )
+)
+def test_few_events_as_lists_and_many_as_arrays_have_the_same_bits(some: list[tuple[int, int, int]]) -> None:
+    """In any order, ties, later events and such that are let go of included."""
+    history = events(*((AT + after, units, merchant) for after, units, merchant in some))
+    newest = max((AT + after for after, _, _ in some), default=0)
+    everything = tuple(
+        features.WindowFeature(aggregation, aggregation, "amount", days * US_PER_DAY, "float64", None)
+        for aggregation in ("count", "sum", "mean", "distinct", "seconds_since_last")
+        for days in (1, 7, 30)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        found = []
+        for few in (0, 1_000):
+            patch.setattr(windows, "_FEW", few)
+            found.append(windows.evaluate(history, newest, AT, everything))
+    assert repr(found[0]) == repr(found[1])  # types too: both go through the same vector

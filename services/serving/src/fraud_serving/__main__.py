@@ -20,6 +20,9 @@ from fraud_serving.service import Service
 from fraud_serving.settings import BadSettingError, Settings
 
 _GRACE_S = 30
+_KEEP_ALIVE_S = 75
+"""Longer than a caller or a load balancer keeps an idle connection (60 s is usual): who closes first must not be us,
+for a request that is on its way then is lost."""
 _GC_THRESHOLD = 20_000
 """A request leaves no cycles behind: collecting every 700 allocations finds nothing."""
 
@@ -49,7 +52,7 @@ def _config(application: ASGIApp, host: str, port: int) -> uvicorn.Config:
     return uvicorn.Config(
         application, host=host, port=port, loop="none", http=FrontProtocol, ws="none", lifespan="on",
         access_log=False, log_config=None, server_header=False, date_header=False, proxy_headers=False,
-        timeout_graceful_shutdown=_GRACE_S,
+        timeout_graceful_shutdown=_GRACE_S, timeout_keep_alive=_KEEP_ALIVE_S,
     )  # fmt: skip
 
 

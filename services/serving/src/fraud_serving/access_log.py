@@ -29,7 +29,8 @@ class Line(Struct, gc=False):
 
 
 class AccessLog:
-    """Which requests are written is `which`: "none", "refused" (those not answered with 200) or "all"."""
+    """Which requests are written is `which`: "none", "refused" (those not answered with 200, nor sent away by
+    overload) or "all"."""
 
     def __init__(self, which: str) -> None:
         self._all, self._none = which == "all", which == "none"
@@ -50,6 +51,11 @@ class AccessLog:
         """Called on the event loop only; never waits."""
         if self._all or (status != 200 and not self._none):
             self._lines.append(Line(time.time_ns() // 1000, client, endpoint, status, duration_us, size))
+
+    def add_shed(self, endpoint: str, status: int, size: int) -> None:
+        """A request that overload sent away: a line each would feed the overload, so only "all" writes them."""
+        if self._all:
+            self.add("", endpoint, status, 0, size)
 
     def _write_all(self) -> None:
         last = False

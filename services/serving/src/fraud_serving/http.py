@@ -45,6 +45,10 @@ class RefusedError(Exception):
         self.status, self.problem, self.headers = status, problem, headers
 
 
+def _reply(refused: RefusedError) -> Reply:
+    return Reply(refused.status, _problem(refused.problem), refused.headers)
+
+
 def _later(error: str, reason: str, seconds: int) -> RefusedError:
     return RefusedError(
         429, Problem(error, f"{reason}; try again in {seconds} s"), ((b"retry-after", b"%d" % seconds),)
@@ -57,6 +61,9 @@ _NO_KEY: Final = RefusedError(
     401, Problem("key", "the X-API-Key header is missing or unknown"), ((b"www-authenticate", b"ApiKey"),)
 )
 _TOO_SLOW: Final = RefusedError(408, Problem("timeout", "the body did not come in time"), ((b"connection", b"close"),))
+
+
+TOO_MANY: Final = _reply(_TOO_MANY)
 
 
 class _GoneError(Exception):
@@ -132,7 +139,7 @@ class Front:
                 body = await body()
             reply = Reply(200, await self._routes[path][0](body, query, client, time.perf_counter_ns()))
         except RefusedError as error:
-            reply = Reply(error.status, _problem(error.problem), error.headers)
+            reply = _reply(error)
         except ContractError as error:
             reply = Reply(422, _problem(Problem("invalid", error.reason, error.field or None)))
         except _GoneError:
@@ -162,17 +169,15 @@ class Front:
 
     def too_slow(self, path: str) -> Reply:
         """The answer to a request whose body did not come in time, counted and logged."""
-        return self._refused(path, _TOO_SLOW)
-
-    def too_many(self, path: str) -> Reply:
-        """The answer to one request too many, counted and logged."""
-        return self._refused(path, _TOO_MANY)
-
-    def _refused(self, path: str, why: RefusedError) -> Reply:
-        reply = Reply(why.status, _problem(why.problem), why.headers)
+        reply = _reply(_TOO_SLOW)
         self._metrics.requests[path, reply.status] += 1
         self._access.add("", path, reply.status, 0, len(reply.body))
         return reply
+
+    def count_shed(self, path: str) -> None:
+        """Account for one request too many, answered with TOO_MANY before any work was done for it."""
+        self._metrics.requests[path, TOO_MANY.status] += 1
+        self._access.add_shed(path, TOO_MANY.status, len(TOO_MANY.body))
 
 
 def _client(keys: ApiKeys, headers: Headers) -> str:

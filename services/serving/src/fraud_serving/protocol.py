@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from fraud_serving.http import Front, Reply
+from fraud_serving.http import TOO_MANY, Front, Reply
 
 _log = logging.getLogger(__name__)
 _PREDICT: Final = (b"/predict", b"/predict?explain=true")
@@ -23,6 +23,16 @@ _LONG_WAY: Final = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
 _STATUS: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _FAILED: Final = Reply(500, b'{"error":"internal","reason":"a fault of the service"}')
 _JSON: Final = b"content-type: application/json\r\n"
+
+
+def _as_bytes(reply: Reply, *, keep_alive: bool) -> bytes:
+    more = b"".join(b"%b: %b\r\n" % header for header in reply.headers)
+    if not keep_alive and b"connection: " not in more:
+        more += b"connection: close\r\n"
+    return b"%b%bcontent-length: %d\r\n%b\r\n%b" % (_STATUS[reply.status], _JSON, len(reply.body), more, reply.body)
+
+
+_SHED: Final = _as_bytes(TOO_MANY, keep_alive=True)
 
 
 class _Event:
@@ -109,7 +119,8 @@ class FrontProtocol(HttpToolsProtocol):
         front = cast("Front", self.app)
         if len(self.tasks) >= front.max_in_flight:
             # Before any work is done for it: under overload this is what most requests cost.
-            self._send(cycle, front.too_many("/predict"))
+            front.count_shed("/predict")
+            self._write(cycle, _SHED)
             return
         exchange = front.exchange("POST", "/predict", self.url[9:], self.headers, bytes(cycle.body))
         task = self.loop.create_task(exchange)
@@ -127,15 +138,13 @@ class FrontProtocol(HttpToolsProtocol):
         self._send(cycle, task.result() if error is None else _FAILED)
 
     def _send(self, cycle: _Exchange, reply: Reply) -> None:
+        self._write(cycle, _as_bytes(reply, keep_alive=cycle.keep_alive))
+
+    def _write(self, cycle: _Exchange, response: bytes) -> None:
         cycle.response_complete = True
         if cycle.disconnected:
             return
-        more = b"".join(b"%b: %b\r\n" % header for header in reply.headers)
-        if not cycle.keep_alive and b"connection: " not in more:
-            more += b"connection: close\r\n"
-        self.transport.write(
-            b"%b%bcontent-length: %d\r\n%b\r\n%b" % (_STATUS[reply.status], _JSON, len(reply.body), more, reply.body)
-        )
+        self.transport.write(response)
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()

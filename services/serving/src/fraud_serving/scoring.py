@@ -51,13 +51,58 @@ _NOTHING: Final = Evidence(_NO_HISTORY, "none")
 _STORE_MISSING: Final = Evidence(_NO_HISTORY, "none", store_missing=True)
 
 
+class InferenceError(Exception):
+    """The model could not be run. Why stands in the log."""
+
+
+class _Turn:
+    """Single requests whose histories came in one turn of the event loop: one inference call, by one version.
+
+    Nobody waits for company: the call is made before the loop looks at its sockets again. Every row is scored to the
+    bit as it would be alone (`Model.rows_at_once`).
+    """
+
+    __slots__ = ("_rows", "_waiting", "model")
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._rows = np.empty((model.rows_at_once, len(VECTOR_NAMES)), dtype=np.float32)
+        self._waiting: list[asyncio.Future[float]] = []
+
+    @property
+    def full(self) -> bool:
+        return len(self._waiting) == len(self._rows)
+
+    def join(self, fact: Facts, evidence: Evidence, future: "asyncio.Future[float]") -> None:
+        velocity, average, merchants = evidence.windows
+        vector.fill_row(
+            self._rows[len(self._waiting)], fact.amount, fact.hour, fact.weekday, fact.given.distance_from_home,
+            fact.category, velocity, average, merchants,  # type: ignore[arg-type] # the first and third are never null
+        )  # fmt: skip
+        self._waiting.append(future)
+
+    def run(self) -> None:
+        """Answer everyone who joined; with InferenceError, where inference raised anything."""
+        probabilities: list[float] | None = None
+        try:
+            probabilities = self.model.score(self._rows[: len(self._waiting)]).tolist()
+        finally:  # what was raised goes to the loop's own handler, which logs it once
+            for i, future in enumerate(self._waiting):
+                if future.done():  # cancelled
+                    continue
+                if probabilities is None:
+                    future.set_exception(InferenceError())
+                else:
+                    future.set_result(probabilities[i])
+
+
 class Scorer:
     """The decision path of one process. `model` is replaced as a whole when a version is swapped in."""
 
     def __init__(self, store: Store, log: PredictionLog, metrics: Metrics) -> None:
         self.model: Model | None = None
         self._store, self._log, self._metrics = store, log, metrics
-        self._row = np.zeros((1, len(VECTOR_NAMES)), dtype=np.float32)
+        self._turn: _Turn | None = None
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(Answer).decode
         self._name, self._count = secrets.token_hex(8), 0
@@ -75,7 +120,10 @@ class Scorer:
                 if remembered is not None:
                     return self._encode(remembered)
         model = self.model
-        probability = self._probability(model, fact, evidence)
+        if model is None:
+            probability = _rule_probability(fact)
+        else:
+            probability = await self._join_turn(model, fact, evidence)
         answer, record = self._conclude(model, fact, evidence, probability)
         if explain:
             answer = msgspec.structs.replace(answer, reasons=await _reasons(model, fact, evidence) if model else [])
@@ -173,15 +221,19 @@ class Scorer:
         self._metrics.repeated += 1
         return msgspec.structs.replace(answer, repeated=True)
 
-    def _probability(self, model: Model | None, fact: Facts, evidence: Evidence) -> float:
-        if model is None:
-            return _rule_probability(fact)
-        velocity, average, merchants = evidence.windows
-        vector.fill_row(
-            self._row[0], fact.amount, fact.hour, fact.weekday, fact.given.distance_from_home, fact.category,
-            velocity, average, merchants,  # type: ignore[arg-type] # the first and third are never null
-        )  # fmt: skip
-        return float(model.score(self._row)[0])
+    def _join_turn(self, model: Model, fact: Facts, evidence: Evidence) -> "asyncio.Future[float]":
+        loop, turn = asyncio.get_running_loop(), self._turn
+        if turn is None or turn.model is not model or turn.full:
+            turn = self._turn = _Turn(model)
+            loop.call_soon(self._run, turn)
+        future: asyncio.Future[float] = loop.create_future()
+        turn.join(fact, evidence, future)
+        return future
+
+    def _run(self, turn: _Turn) -> None:
+        if self._turn is turn:
+            self._turn = None
+        turn.run()
 
     def _conclude(
         self, model: Model | None, fact: Facts, evidence: Evidence, probability: float

@@ -46,7 +46,7 @@ class Settings(BaseModel):
     body_deadline_seconds: float = Field(default=5.0, gt=0, le=300, description="a body slower than this gets 408")
     client_rate: float = Field(default=0.0, ge=0, description="transactions a second that one client may send; 0: any")
     client_burst_seconds: float = Field(default=2.0, gt=0, le=3600, description="seconds of its rate it may save up")
-    max_in_flight: int = Field(default=128, ge=1, description="requests at work at once; one more gets 429")
+    max_in_flight: int = Field(default=96, ge=1, description="requests at work at once; one more gets 429")
     challenger_alias: str = Field(default="", description="alias scored in shadow, as staging; empty: none")
     access_log: Literal["none", "refused", "all"] = Field(
         default="refused", description="which requests get a line on standard error"

@@ -1,0 +1,119 @@
+"""Single requests of one turn of the event loop share an inference call, and nobody can tell."""
+
+import asyncio
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from expected import probability
+from servers import Registry
+
+from fraud_serving.challenger import Challenger
+from fraud_serving.metrics import Metrics
+from fraud_serving.model import ROWS_AT_ONCE, Artefact, Model, Registered, load
+from fraud_serving.prediction_log import PredictionLog
+from fraud_serving.schema import Transaction
+from fraud_serving.scoring import InferenceError, Scorer
+from fraud_serving.store import Store
+
+
+def model(registry: Registry, number: int) -> Model:
+    data, facts = registry.files(number)
+    tags = {"model_sha256": sha256(data).hexdigest(), "serving_sha256": sha256(facts).hexdigest()}
+    return load(Registered(f"v{number}", "run", "source", tags), Artefact(data, facts))
+
+
+def watched(served: Model) -> list[int]:
+    """Rows of every inference call from now on."""
+    calls, score = [], served.score
+
+    def counted(vectors: np.ndarray) -> np.ndarray:
+        calls.append(len(vectors))
+        return score(vectors)
+
+    served.score = counted  # type: ignore[method-assign]
+    return calls
+
+
+@pytest.fixture
+def scorer(registry: Registry, tmp_path: Path) -> Scorer:
+    """Without a store: payments of unknown users only."""
+    metrics = Metrics()
+    log = PredictionLog(tmp_path, 10_000, 1_000_000, metrics, Challenger(metrics))
+    scorer = Scorer(Store("redis://127.0.0.1:1", 0.05, 60, metrics), log, metrics)
+    scorer.model = model(registry, 0)
+    return scorer
+
+
+def payment(amount: float) -> Transaction:
+    return Transaction(amount=amount, merchant_category="travel", hour_of_day=3, day_of_week=2, distance_from_home=3.0)
+
+
+async def decided(scorer: Scorer, amounts: list[float]) -> list[dict[str, object]]:
+    answers = await asyncio.gather(*(scorer.decide(payment(amount), 0) for amount in amounts))
+    return [json.loads(answer) for answer in answers]
+
+
+def test_a_turn_is_one_inference_call_and_every_answer_has_the_bits_it_has_alone(scorer: Scorer) -> None:
+    amounts = [1.0 + 7 * n for n in range(ROWS_AT_ONCE + 6)]
+    assert scorer.model is not None
+    calls = watched(scorer.model)
+    together = asyncio.run(decided(scorer, amounts))
+    assert calls == [ROWS_AT_ONCE, 6]
+    alone = [asyncio.run(decided(scorer, [amount]))[0] for amount in amounts]
+    assert calls[2:] == [1] * len(amounts)
+    assert [a["fraud_probability"] for a in together] == [a["fraud_probability"] for a in alone]
+    assert len({a["fraud_probability"] for a in together}) == len(amounts)
+
+
+def test_a_version_swapped_in_within_a_turn_scores_those_who_come_after_it(scorer: Scorer, registry: Registry) -> None:
+    async def run() -> list[bytes]:
+        before = [asyncio.ensure_future(scorer.decide(payment(100.0), 0)) for _ in range(3)]
+        await asyncio.sleep(0)  # they joined a turn that was not run yet
+        scorer.model = model(registry, 4)
+        after = [asyncio.ensure_future(scorer.decide(payment(100.0), 0)) for _ in range(3)]
+        return await asyncio.gather(*before, *after)
+
+    answers = [json.loads(answer) for answer in asyncio.run(run())]
+    assert [a["model_version"] for a in answers] == ["v0"] * 3 + ["v4"] * 3
+    for answer, number in zip(answers, (0, 0, 0, 4, 4, 4), strict=True):
+        assert answer["fraud_probability"] == pytest.approx(probability(number, 100.0, distance_known=True), abs=1e-6)
+
+
+def test_where_company_changes_bits_every_request_is_scored_alone(
+    scorer: Scorer, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = Model.score
+
+    def one_bit_off_in_company(self: Model, vectors: np.ndarray) -> np.ndarray:
+        answers = score(self, vectors)
+        return np.nextafter(answers, np.float32(1)) if len(vectors) > 1 else answers
+
+    monkeypatch.setattr(Model, "score", one_bit_off_in_company)
+    scorer.model = model(registry, 0)
+    calls = watched(scorer.model)
+    answers = asyncio.run(decided(scorer, [5.0, 50.0, 500.0]))
+    assert calls == [1, 1, 1]
+    assert len({a["fraud_probability"] for a in answers}) == 3
+
+
+def test_an_inference_that_fails_fails_its_turn_and_not_the_next(scorer: Scorer) -> None:
+    assert scorer.model is not None
+    score, logged = scorer.model.score, []
+
+    def broken(_vectors: np.ndarray) -> np.ndarray:
+        raise RuntimeError("out of memory")
+
+    async def run() -> tuple[list[object], bytes]:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: logged.append(context["exception"]))
+        scorer.model.score = broken  # type: ignore[method-assign,union-attr]
+        failed = await asyncio.gather(*(scorer.decide(payment(5.0), 0) for _ in range(4)), return_exceptions=True)
+        scorer.model.score = score  # type: ignore[method-assign,union-attr]
+        return failed, await scorer.decide(payment(5.0), 0)
+
+    failed, good = asyncio.run(run())
+    assert [type(error) for error in failed] == [InferenceError] * 4
+    assert [str(error) for error in logged] == ["out of memory"]  # once, with its traceback, not once a request
+    assert 0 < json.loads(good)["fraud_probability"] < 1
