@@ -89,7 +89,7 @@ def test_where_company_changes_bits_every_request_is_scored_alone(
 
     def one_bit_off_in_company(self: Model, vectors: np.ndarray) -> np.ndarray:
         answers = score(self, vectors)
-        return np.nextafter(answers, np.float32(1)) if len(vectors) > 1 else answers
+        return np.nextafter(answers, np.float32(0)) if len(vectors) > 1 else answers
 
     monkeypatch.setattr(Model, "score", one_bit_off_in_company)
     scorer.model = model(registry, 0)
