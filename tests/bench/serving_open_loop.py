@@ -86,8 +86,8 @@ def request(run: str, key: str, number: int, first: datetime) -> bytes:
             "merchant_category": "travel", "distance_from_home": float(number % 50),
         }
     ).encode()  # fmt: skip
-    head = f"POST /predict HTTP/1.1\r\nhost: bench\r\nx-api-key: {key}\r\ncontent-length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    head = f"POST /predict HTTP/1.1\r\nhost: bench\r\nx-api-key: {key}\r\ncontent-type: application/json\r\n"
+    return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
 def percentile(values: list[float], share: float) -> float:

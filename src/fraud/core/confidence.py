@@ -1,5 +1,8 @@
 """How far a decision is from having gone the other way."""
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 def confidence(probability: float, threshold: float) -> float:
     """Confidence in `probability >= threshold` (fraud) or its opposite: 0.5 on the threshold, 1.0 farthest from it.
@@ -12,3 +15,12 @@ def confidence(probability: float, threshold: float) -> float:
         room = 1.0 - threshold
         return 1.0 if room <= 0.0 else 0.5 + 0.5 * (probability - threshold) / room
     return 0.5 + 0.5 * (threshold - probability) / threshold
+
+
+def confidences(probabilities: NDArray[np.float64], threshold: float) -> NDArray[np.float64]:
+    """The same for many decisions: float64[n] -> float64[n], bits equal to `confidence`."""
+    room = 1.0 - threshold
+    above = 0.5 + 0.5 * (probabilities - threshold) / room if room > 0.0 else np.ones_like(probabilities)
+    if threshold <= 0.0:
+        return above
+    return np.where(probabilities >= threshold, above, 0.5 + 0.5 * (threshold - probabilities) / threshold)

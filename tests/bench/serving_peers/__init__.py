@@ -1,14 +1,16 @@
 """Other ways to serve the same trees, each in its own environment: how it is installed, started and asked.
 
-They get the finished vector and answer a probability; no key, no features, no log: their plain predict. BentoML and
-MLServer run it on ONNX Runtime as ours does, `mlflow models serve` and the handbook's endpoint as a scikit-learn
-pyfunc. A peer that does not install or start is left out of the table, with a line that says so.
+They get the finished vector and answer a probability; no key, no features, no log: their plain predict. BentoML runs it
+on ONNX Runtime as ours does, MLServer by its own scikit-learn runtime and, since it has none for ONNX, by one of ours;
+`mlflow models serve` and the handbook's endpoint run a scikit-learn pyfunc. A peer that does not install or start is
+left out of the table, with a line that says so.
 """
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -48,9 +50,7 @@ def _bentoml(_model: Path, port: int, _folder: Path) -> list[str]:
     return [program, "serve", "bento_app:Fraud", "--working-dir", str(HERE), "--host", "127.0.0.1", "--port", str(port)]
 
 
-def _mlserver(_model: Path, port: int, folder: Path) -> list[str]:
-    home = folder / "mlserver"
-    home.mkdir()
+def _mlserver(home: Path, port: int, model: Mapping[str, object]) -> list[str]:
     (home / "settings.json").write_text(
         json.dumps(
             {
@@ -59,16 +59,23 @@ def _mlserver(_model: Path, port: int, folder: Path) -> list[str]:
             }
         )
     )  # fmt: skip
-    (home / "model-settings.json").write_text(
-        json.dumps(
-            {
-                "name": "fraud", "implementation": "mlserver_runtime.Fraud", "max_batch_size": 32,
-                "max_batch_time": 0.002,
-            }
-        )
-    )  # fmt: skip
-    (home / "mlserver_runtime.py").write_bytes((HERE / "mlserver_runtime.py").read_bytes())
+    batching = {"name": "fraud", "max_batch_size": 32, "max_batch_time": 0.002}
+    (home / "model-settings.json").write_text(json.dumps({**batching, **model}))
     return [str(ENVIRONMENTS / "mlserver/bin/mlserver"), "start", str(home)]
+
+
+def _mlserver_sklearn(_model: Path, port: int, folder: Path) -> list[str]:
+    home = folder / "mlserver_sklearn"
+    home.mkdir()
+    saved = {"uri": str(Path(_pyfunc(folder)) / "model.pkl")}
+    return _mlserver(home, port, {"implementation": "mlserver_sklearn.SKLearnModel", "parameters": saved})
+
+
+def _mlserver_ort(_model: Path, port: int, folder: Path) -> list[str]:
+    home = folder / "mlserver_ort"
+    home.mkdir()
+    (home / "mlserver_runtime.py").write_bytes((HERE / "mlserver_runtime.py").read_bytes())
+    return _mlserver(home, port, {"implementation": "mlserver_runtime.Fraud"})
 
 
 def _pyfunc(folder: Path) -> str:
@@ -89,13 +96,21 @@ def _handbook(_model: Path, port: int, folder: Path) -> list[str]:
 
 _FEATURES: Final = json.dumps({"features": VECTOR}).encode()
 _TENSOR: Final = {"name": "features", "shape": [1, WIDTH], "datatype": "FP32", "data": VECTOR}
+_MLSERVER: Final = (
+    "mlserver>=1.6,<2", "mlserver-sklearn>=1.6,<2", f"scikit-learn=={version('scikit-learn')}", "onnxruntime", "numpy",
+)  # fmt: skip
 _SPLIT: Final = {"columns": [f"f{n}" for n in range(WIDTH)], "data": [VECTOR]}
 
 PEERS: Final = (
     Peer("vs_bentoml_ort", "/predict", "/readyz", _FEATURES, _bentoml, ("bentoml>=1.4,<2", "onnxruntime", "numpy")),
     Peer(
         "vs_mlserver_batching", "/v2/models/fraud/infer", "/v2/models/fraud/ready",
-        json.dumps({"inputs": [_TENSOR]}).encode(), _mlserver, ("mlserver>=1.6,<2", "onnxruntime", "numpy"),
+        json.dumps({"inputs": [_TENSOR], "outputs": [{"name": "predict_proba"}]}).encode(), _mlserver_sklearn,
+        _MLSERVER,
+    ),
+    Peer(
+        "vs_mlserver_ort", "/v2/models/fraud/infer", "/v2/models/fraud/ready",
+        json.dumps({"inputs": [_TENSOR]}).encode(), _mlserver_ort, _MLSERVER,
     ),
     Peer("vs_mlflow_serve", "/invocations", "/ping", json.dumps({"dataframe_split": _SPLIT}).encode(), _mlflow),
     Peer("vs_handbook", "/predict", "/openapi.json", _FEATURES, _handbook),

@@ -12,8 +12,9 @@ end
 function request() return wrk.format("POST", path, nil, body) end
 
 function done(summary, latency)
-  io.write(string.format('{"requests":%d,"seconds":%f,"p50_ms":%f,"p99_ms":%f,"bad":%d}\n', summary.requests,
+  local e = summary.errors
+  io.write(string.format('{"requests":%d,"seconds":%f,"p50_ms":%f,"p99_ms":%f,'
+    .. '"bad":{"status":%d,"connect":%d,"read":%d,"write":%d,"timeout":%d}}\n', summary.requests,
     summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
-    summary.errors.status + summary.errors.connect + summary.errors.read + summary.errors.write
-    + summary.errors.timeout))
+    e.status, e.connect, e.read, e.write, e.timeout))
 end

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fraud.core.confidence import confidence
+from fraud.core.confidence import confidence, confidences
 
 DURATION_BUCKETS: Final = (
     0.0001, 0.00025, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.004,
@@ -33,20 +34,21 @@ ANSWERS: Final = (200, 401, 405, 408, 413, 422, 429, 499, 500, 503)
 class Histogram:
     """Counts per bucket, the one above the last bound included, and the sum."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("_edges", "bounds", "counts", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds, self.counts, self.total = bounds, [0] * (len(bounds) + 1), 0.0
+        self._edges = np.array(bounds)
 
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def observe(self, value: float, times: int = 1) -> None:
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
 
-    def observe_all(self, values: Sequence[float]) -> None:
+    def observe_all(self, values: NDArray[np.float64]) -> None:
         """As many single observations."""
-        found = np.bincount(np.searchsorted(self.bounds, values), minlength=len(self.counts))
+        found = np.bincount(self._edges.searchsorted(values), minlength=len(self.counts))
         self.counts = [before + more for before, more in zip(self.counts, found.tolist(), strict=True)]
-        self.total += sum(values)
+        self.total += float(values.sum())
 
     def buckets(self) -> list[tuple[str, int]]:
         """(upper bound, number at or below it), as the text format wants them."""
@@ -108,14 +110,15 @@ class Metrics:
         self, amounts: Sequence[float], probabilities: Sequence[float], threshold: float, seconds: float
     ) -> None:
         """Count the answers of a batch, which took `seconds` together."""
-        fraud = [confidence(p, threshold) for p in probabilities if p >= threshold]
-        legitimate = [confidence(p, threshold) for p in probabilities if p < threshold]
-        self.fraud += len(fraud)
-        self.legitimate += len(legitimate)
-        self.fraud_confidence.observe_all(fraud)
-        self.legitimate_confidence.observe_all(legitimate)
-        self.amount.observe_all(amounts)
-        self.duration.observe_all([seconds] * len(amounts))
+        values = np.array(probabilities)
+        fraud, sure = values >= threshold, confidences(values, threshold)
+        number = int(fraud.sum())
+        self.fraud += number
+        self.legitimate += len(values) - number
+        self.fraud_confidence.observe_all(sure[fraud])
+        self.legitimate_confidence.observe_all(sure[~fraud])
+        self.amount.observe_all(np.array(amounts))
+        self.duration.observe(seconds, len(values))
 
     def render(self) -> bytes:
         """The text format 0.0.4."""

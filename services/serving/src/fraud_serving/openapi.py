@@ -79,7 +79,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         {
             "name": "explain", "in": "query", "required": False, "schema": {"type": "boolean", "default": False},
             "description": "true: the answer gives its reasons, the inputs that moved the probability most "
-            "(exact Shapley values against an ordinary payment; about 5 ms more).",
+            "(exact Shapley values against an ordinary payment; about 2 ms more).",
         }
     ]  # fmt: skip
     many = _operation(

@@ -1,0 +1,59 @@
+"""Memory of serving, everything on, over a million requests.
+
+    .venv/ml/bin/python tests/bench/serving_memory.py [--requests 1000000]
+
+Needs `wrk`. Prints the resident memory of the process after every tenth, and writes build/bench/serving_memory.json.
+The first tenth is warm-up: `growth_mb` is from there to the end.
+"""
+
+import argparse
+import json
+import subprocess
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import serving
+import serving_model
+
+from fraud.embedded import valkey
+
+SECONDS = 5
+CONNECTIONS = 48
+"""What the last client left at work and what the next one asks for fit into SERVING_MAX_IN_FLIGHT together."""
+
+
+def run(folder: Path, requests: int) -> list[tuple[int, float]]:
+    """(requests so far, resident MB), after every tenth."""
+    serving_model.write(folder / "cache")
+    made = [serving.PYTHON, "-m", "fraud_serving.api_keys", "new", "bench", str(folder / "keys")]
+    key = subprocess.run(made, check=True, capture_output=True, text=True).stdout.strip()
+    seen: list[tuple[int, float]] = []
+    with valkey.running(folder / "valkey") as store, ExitStack() as stack:
+        server = serving.Bench(folder, folder, store.url, folder / "keys").ours(stack, "ours")
+        done = 0
+        with server.awake():
+            while done < requests:
+                arguments = (serving.PAYMENTS, f"m{done}", key, str(serving.FIRST_S))
+                done += serving.finished(serving.wrk(server.port, CONNECTIONS, SECONDS, *arguments), "memory")["requests"]
+                if not seen or done >= seen[-1][0] + requests // 10:
+                    seen.append((done, serving.rss_mb(server.pid)))
+                    print(f"{done:>9,} requests  {seen[-1][1]:6.1f} MB", flush=True)
+    return seen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=1_000_000)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="fraud-bench-") as folder:
+        seen = run(Path(folder), given.requests)
+    growth = seen[-1][1] - seen[1][1]
+    print(f"growth_mb {growth:.1f}")
+    path = serving.ROOT / "build/bench/serving_memory.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"growth_mb": growth, "requests": seen[-1][0], "seen": seen}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
