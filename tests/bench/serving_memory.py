@@ -35,7 +35,9 @@ def run(folder: Path, requests: int) -> list[tuple[int, float]]:
         with server.awake():
             while done < requests:
                 arguments = (serving.PAYMENTS, f"m{done}", key, str(serving.FIRST_S))
-                done += serving.finished(serving.wrk(server.port, CONNECTIONS, SECONDS, *arguments), "memory")["requests"]
+                done += serving.finished(serving.wrk(server.port, CONNECTIONS, SECONDS, *arguments), "memory")[
+                    "requests"
+                ]
                 if not seen or done >= seen[-1][0] + requests // 10:
                     seen.append((done, serving.rss_mb(server.pid)))
                     print(f"{done:>9,} requests  {seen[-1][1]:6.1f} MB", flush=True)
