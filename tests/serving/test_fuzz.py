@@ -1,7 +1,7 @@
 """Bad input by the thousand: every answer is a decision or says what is wrong, and the process lives.
 
-The own fuzzer always runs, in short, and so does schemathesis (from the tools' environment, for it does not fit into the
-serving lock); `-m slow` runs 12,000 cases of the one and 300 examples an operation of the other.
+The own fuzzer always runs, in short, and so does schemathesis (from the tools' environment, for it does not fit
+into the serving lock); `-m slow` runs 12,000 cases of the one and 300 examples an operation of the other.
 """
 
 import json

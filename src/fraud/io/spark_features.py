@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import structlog
+from numpy.typing import NDArray
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as sf
 
 from fraud.core.features import WINDOW_NAMES
 from fraud.engines import spark_windows
@@ -26,6 +26,7 @@ ROWS_PER_SHARD: Final = 500_000
 _PLACE_BITS: Final = 40
 """A position is a part's number, then the row's place in that day."""
 _PLACE: Final = (1 << _PLACE_BITS) - 1
+_PIECE_BITS: Final = 20
 _OBJECT: Final = "part long, piece long, name string, rows long, bytes long, sha256 string"
 
 
@@ -36,16 +37,13 @@ def build_on_spark(
     cores = session.sparkContext.defaultParallelism
     shards = max(2 * cores, -(-sum(part.rows for part in parts) // ROWS_PER_SHARD))
     session.conf.set("spark.sql.shuffle.partitions", str(shards))
-    session.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "100000")
     wanted = {number: pieces(part) for number, part in enumerate(parts) if part.wanted}
     numbers = session.createDataFrame([(number,) for number in range(len(parts))], "part int")
     rows = numbers.repartition(min(len(parts), 4 * cores), "part").mapInArrow(
         _reader(parts, shards), spark_windows.EVENTS
     )
-    placed = spark_windows.window_values(rows).groupBy(
-        sf.expr(f"shiftright(position, {_PLACE_BITS})"), sf.expr(f"(position & {_PLACE}) div {ROWS_PER_OBJECT}")
-    )
-    written = collected(placed.applyInArrow(_writer(features, wanted), _OBJECT), log)
+    values = spark_windows.window_values(rows, _task_of)
+    written = collected(values.groupBy("task").applyInArrow(_writer(features, wanted), _OBJECT), log)
     made = {
         (row["part"], row["piece"]): DataObject(
             name=row["name"], rows=row["rows"], bytes=row["bytes"], sha256=row["sha256"]
@@ -57,6 +55,15 @@ def build_on_spark(
             if piece.first == piece.end:  # a day without rows: no task has seen it
                 made[number, index] = put_piece(features, piece, np.empty((len(WINDOW_NAMES), 0)))
         yield parts[number].day, [made[number, index] for index in range(len(of_day))]
+
+
+def _task_of(position: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The number of the part, and which piece of it: what `_part_and_piece` takes apart."""
+    return position >> _PLACE_BITS << _PIECE_BITS | (position & _PLACE) // ROWS_PER_OBJECT
+
+
+def _part_and_piece(task: int) -> tuple[int, int]:
+    return task >> _PIECE_BITS, task & ((1 << _PIECE_BITS) - 1)
 
 
 def _reader(parts: list[Part], shards: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
@@ -79,15 +86,14 @@ def _writer(
     """`VALUES` of a piece in, the data object that was written of it out."""
 
     def write(key: tuple[Any, ...], table: pa.Table) -> pa.Table:
-        number, index = (scalar.as_py() for scalar in key)
+        number, index = _part_and_piece(key[0].as_py())
         piece = wanted[number][index]
-        place = (table["position"].to_numpy() & _PLACE) - piece.first
+        rows = spark_windows.unpacked(table["values"])
+        place = (rows["position"].to_numpy() & _PLACE) - piece.first
         order = np.argsort(place)
         if not np.array_equal(place[order], np.arange(piece.end - piece.first)):
-            raise RuntimeError(
-                f"{table.num_rows} values came back for rows {piece.first} to {piece.end} of {piece.day}"
-            )
-        values = np.stack([table[name].to_numpy()[order] for name in WINDOW_NAMES])
+            raise RuntimeError(f"{rows.num_rows} values came back for rows {piece.first} to {piece.end} of {piece.day}")
+        values = np.stack([rows[name].to_numpy()[order] for name in WINDOW_NAMES])
         made = put_piece(features, piece, values)
         row = {"part": number, "piece": index, **made.model_dump()}
         return pa.table({name: [row[name]] for name in ("part", "piece", "name", "rows", "bytes", "sha256")})
