@@ -86,8 +86,9 @@ def process(
             os.killpg(server.pid, signal.SIGSTOP)
             yield started
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            os.killpg(server.pid, signal.SIGCONT)
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGTERM)
+                os.killpg(server.pid, signal.SIGCONT)
 
 
 def answers(port: int, path: str) -> bool:

@@ -25,12 +25,12 @@ CONNECTIONS = 48
 
 def run(folder: Path, requests: int) -> list[tuple[int, float]]:
     """(requests so far, resident MB), after every tenth."""
-    serving_model.write(folder / "cache")
+    model = serving_model.write(folder / "cache")
     made = [serving.PYTHON, "-m", "fraud_serving.api_keys", "new", "bench", str(folder / "keys")]
     key = subprocess.run(made, check=True, capture_output=True, text=True).stdout.strip()
     seen: list[tuple[int, float]] = []
     with valkey.running(folder / "valkey") as store, ExitStack() as stack:
-        server = serving.Bench(folder, folder, store.url, folder / "keys").ours(stack, "ours")
+        server = serving.Bench(folder, model, store.url, folder / "keys").ours(stack, "ours")
         done = 0
         with server.awake():
             while done < requests:

@@ -71,7 +71,7 @@ def evaluate(
     """Window values of a transaction at `at_us` (us) over the user's known history.
 
     `events` is history.RECORD[n], n <= MAX_EVENTS, in any order; `newest_us` the latest event time known before this
-    transaction (0 without history). Sums are over int64 and exact, so the result does not depend on the order of
+    transaction (0 without history). Sums are over integers and exact, so the result does not depend on the order of
     events: it is bitwise the batch engines' value.
     """
     known = _few_in_order(events) if len(events) <= _FEW else _many_in_order(events)
