@@ -1,14 +1,22 @@
-"""Our pages inside Airflow: reports and version. Airflow does not put a plugin's app behind its login: we do."""
+"""Our pages inside Airflow: reports, documentation and version.
+
+Airflow does not put a plugin's app behind its login: this module does. A browser without a login is sent to the login
+page and comes back to the page that it asked for, so that a link in an alert works.
+"""
 
 import mimetypes
 import posixpath
 from html import escape
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
 from airflow.api_fastapi.core_api.security import requires_access_view
-from fastapi import Depends, FastAPI, HTTPException, Response
+from airflow.configuration import conf
+from fastapi import Depends, FastAPI, HTTPException, Request, Response, status
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.responses import RedirectResponse
 
+from fraud_airflow.documentation import Documentation, NoSuchPageError
 from fraud_airflow.reports import NoSuchReportError, Reports
 from fraud_airflow.surroundings import Surroundings
 from fraud_airflow.version import platform_version
@@ -25,27 +33,64 @@ _PRIVATE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _SEALED = _PRIVATE | {
     "Content-Security-Policy": "sandbox allow-scripts; default-src 'unsafe-inline' data: blob:; frame-ancestors 'self'"
 }
-_PLAIN = _PRIVATE | {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'"}
+_PLAIN = _PRIVATE | {
+    "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'self'"
+}
 _ABOUT = {
     "training": "what each training made: the ladder, every gate with its value, slices, curves",
     "drift": "recent days against what the Production model was trained on",
     "skew": "what was served against what is recomputed, bit for bit",
 }
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>body{{font:15px/1.6 system-ui,sans-serif;margin:2rem;color:#1c2733;background:#fff}}
-a{{color:#0b57d0;text-decoration:none}}td{{padding:.15rem 2rem .15rem 0}}td+td{{color:#5a6b7b}}</style>
-<h1>{title}</h1>{body}"""
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><title>{title}</title>
+<style>
+body{{font:15px/1.6 system-ui,sans-serif;margin:2rem;max-width:60rem;color:#1c2733;background:#fff}}
+a{{color:#0b57d0;text-decoration:none}}
+a:hover{{text-decoration:underline}}
+h1{{font-size:1.6rem;line-height:1.3}}
+h2{{font-size:1.15rem;margin-top:1.8rem}}
+table{{border-collapse:collapse}}
+th,td{{padding:.3rem 2rem .3rem 0;text-align:left;vertical-align:top;border-bottom:1px solid #e3e8ed}}
+code,pre{{font:13px/1.5 ui-monospace,monospace;background:#f2f5f8;border-radius:4px}}
+code{{padding:.1rem .3rem;overflow-wrap:anywhere}}
+pre{{padding:.8rem 1rem;overflow-x:auto}}
+pre code{{padding:0}}
+img{{max-width:100%}}
+</style>
+{body}</html>"""
 
 
 def _page(title: str, body: str) -> Response:
     return Response(_PAGE.format(title=escape(title), body=body), media_type="text/html", headers=_PLAIN)
 
 
+@app.exception_handler(HTTPException)
+async def ask_for_login(request: Request, error: HTTPException) -> Response:
+    """Send a browser without a login to Airflow's login page, and a program its 401."""
+    if error.status_code != status.HTTP_401_UNAUTHORIZED or "text/html" not in request.headers.get("accept", ""):
+        return await http_exception_handler(request, error)
+    base = conf.get("api", "base_url", fallback="").rstrip("/")
+    return RedirectResponse(f"{base}/api/v2/auth/login?{urlencode({'next': request.url.path})}")
+
+
+@app.get("/docs/{path:path}")
+def document(path: str) -> Response:
+    """A page of docs/, rendered."""
+    documentation = Documentation(Surroundings.read().project / "docs")
+    try:
+        if path.endswith(".svg"):
+            return Response(documentation.picture(path), media_type="image/svg+xml", headers=_PLAIN)
+        title, body = documentation.page(path)
+    except NoSuchPageError as error:
+        raise HTTPException(404, "no such page") from error
+    return _page(title, body)
+
+
 @app.get("/version")
 def version() -> Response:
     """What is running: versions, commit, and where the services are."""
     rows = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in platform_version().items())
-    return _page("Platform version", f"<table>{rows}</table>")
+    return _page("Platform version", f"<h1>Platform version</h1><table>{rows}</table>")
 
 
 @app.get("/reports/{path:path}")
@@ -69,4 +114,5 @@ def report(path: str) -> Response:
         f"<td>{_ABOUT.get(e.path, '') if e.folder else f'{e.size / 1000:,.0f} kB'}</td></tr>"
         for e in entries
     )
-    return _page(f"Reports / {base}".rstrip(" /"), f"<table>{rows}</table>" if rows else "<p>None yet.</p>")
+    title = f"Reports / {base}".rstrip(" /")
+    return _page(title, f"<h1>{escape(title)}</h1>" + (f"<table>{rows}</table>" if rows else "<p>None yet.</p>"))

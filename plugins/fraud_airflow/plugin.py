@@ -1,4 +1,4 @@
-"""Airflow's user interface, extended: registry, reports and Grafana in the menu, our pages under /fraud."""
+"""Airflow's user interface, extended: reports, runbooks, registry and Grafana in the menu, our pages under /fraud."""
 
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ class FraudPlugin(AirflowPlugin):
     fastapi_apps: ClassVar[list[Any]] = [{"app": app, "url_prefix": "/fraud", "name": "fraud"}]
     external_views: ClassVar[list[Any]] = [
         _view("Reports", "/fraud/reports/", "fraud-reports"),
+        _view("Runbooks", "/fraud/docs/runbooks/README.md", "fraud-runbooks"),
         _view("Platform version", "/fraud/version", "fraud-version"),
         *([_link("Model registry", f"{_PLACES.mlflow_url}/#/models/fraud-detector")] if _PLACES.mlflow_url else []),
         *([_link("Grafana", _PLACES.grafana_url)] if _PLACES.grafana_url else []),

@@ -2,16 +2,23 @@
 
 import json
 import os
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from airflow.api_fastapi.app import create_app
 from fastapi.testclient import TestClient
 
+from fraud_airflow.documentation import Documentation, NoSuchPageError
 from fraud_airflow.reports import NoSuchReportError, Reports
 
-PAGES = ("/fraud/version", "/fraud/reports/", "/fraud/reports/drift/2026-01-02.html", "/fraud/reports/none.html")
+PAGES = (
+    "/fraud/version", "/fraud/reports/", "/fraud/reports/drift/2026-01-02.html", "/fraud/reports/none.html",
+    "/fraud/docs/runbooks/JobFailed.md", "/fraud/docs/none.md",
+)  # fmt: skip
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +110,83 @@ def test_a_symbolic_link_does_not_lead_out_either(report: Path) -> None:
         Reports(f"file://{report.parents[1]}").read("way/secret.html")
     with pytest.raises(NoSuchReportError):
         Reports(f"file://{report.parents[1]}").entries("way")
+
+
+def test_a_browser_without_a_login_is_asked_for_it_and_comes_back(client: Any) -> None:
+    page = "/fraud/docs/runbooks/JobFailed.md"
+    answer = client.get(page, headers={"Accept": "text/html,*/*;q=0.8"}, follow_redirects=False)
+    assert answer.status_code == 307
+    assert answer.headers["location"] == (
+        "http://airflow.test/api/v2/auth/login?next=%2Ffraud%2Fdocs%2Frunbooks%2FJobFailed.md"
+    )
+    # Airflow accepts the way back.
+    asked = client.get(answer.headers["location"], follow_redirects=False)
+    assert asked.status_code == 307
+    assert asked.headers["location"].endswith("?next=%2Ffraud%2Fdocs%2Frunbooks%2FJobFailed.md")
+
+
+@pytest.mark.parametrize("alert", sorted(path.name for path in (ROOT / "docs/runbooks").glob("*.md")))
+def test_every_runbook_opens(client: Any, login: dict[str, str], alert: str) -> None:
+    answer = client.get(f"/fraud/docs/runbooks/{alert}", headers=login)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "<h1" in answer.text
+
+
+class Links(HTMLParser):
+    """What a page links to and shows, and the ids that can be linked to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+        self.ids: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
+        for name, value in attrs:
+            if name in {"href", "src"}:
+                self.targets.append(value or "")
+            if name == "id":
+                self.ids.add(value or "")
+
+
+def test_every_link_of_the_documentation_opens(client: Any, login: dict[str, str]) -> None:
+    docs = ROOT / "docs"
+    opened = {}
+    for path in docs.rglob("*.md"):
+        url = f"http://airflow.test/fraud/docs/{path.relative_to(docs)}"
+        opened[url] = Links(client.get(url, headers=login).text)
+    broken = []
+    for page, links in opened.items():
+        for target in links.targets:
+            url, _, section = urljoin(page, target).partition("#")
+            if not url.startswith("http://airflow.test/"):
+                continue
+            opens = url in opened or client.get(url, headers=login).status_code == 200
+            if not opens or (section and section not in opened[url].ids):
+                broken.append((page, target))
+    assert sum(len(links.targets) for links in opened.values()) > 50
+    assert broken == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../README.md", "%2e%2e/README.md", "runbooks/../../README.md", "/etc/hosts", "runbooks/", "none.md", "a%00b.md"],
+)
+def test_no_path_leads_out_of_the_documentation(client: Any, login: dict[str, str], path: str) -> None:
+    assert client.get(f"/fraud/docs/{path}", headers=login).status_code == 404
+
+
+def test_html_in_a_document_is_shown_as_text_and_a_link_out_of_the_folder_is_no_link(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text(
+        "# Two words: `x_y`\n\n<script>alert(1)</script>\n\n[out](../secret.md) [in](b.md) [web](https://example.org/)\n"
+    )
+    title, body = Documentation(tmp_path).page("a.md")
+    assert title == "Two words: `x_y`"
+    assert '<h1 id="two-words-x_y">' in body
+    assert "&lt;script&gt;" in body
+    assert "<span>out</span>" in body
+    assert '<a href="b.md">in</a> <a href="https://example.org/">web</a>' in body
+    (tmp_path / "link.md").symlink_to(ROOT / "README.md")
+    with pytest.raises(NoSuchPageError):
+        Documentation(tmp_path).page("link.md")
