@@ -22,6 +22,10 @@ from fraud_airflow.surroundings import Surroundings
 
 VERSION = "--version={{ (ti.xcom_pull(task_ids='gates') or {}).get('version', '') }}"
 REASON = "--reason={{ answer_reason(ti) }}"
+WAIVER = [
+    "--waive={{ waiver(ti).gates }}", "--waiver-reason={{ waiver(ti).reason }}",
+    "--waiver-expires={{ waiver(ti).expires }}",
+]  # fmt: skip
 
 with fraud_dag(
     "promote_model",
@@ -29,7 +33,7 @@ with fraud_dag(
     stage="registry",
     schedule=[CANDIDATE],
     params={
-        "version": Param("", type="string", description="version to promote; empty: the newest candidate"),
+        "version": Param(None, type=["null", "string"], description="version to promote; empty: the newest candidate"),
         "approval": Param(Surroundings.read().approval, type="boolean", description="ask a person first"),
     },
 ):
@@ -41,13 +45,12 @@ with fraud_dag(
         wanted="{{ params.approval }}",
         subject="Make the candidate the Production model?",
         body="{{ gates_for_people(ti) }}",
-        params={"reason": Param("", type="string", title="Why", description="kept in the history for ever")},
         response_timeout=timedelta(days=2),
         execution_timeout=None,
         retries=0,
     )
     promote = FraudJobOperator(
-        task_id="promote", job="promote", arguments=[VERSION, REASON], wanted="{{ approved(ti) }}",
+        task_id="promote", job="promote", arguments=[VERSION, REASON, *WAIVER], wanted="{{ approved(ti) }}",
         actor="{{ answered_by(ti) or dag_run.triggering_user_name or 'airflow' }}",
         trigger_rule=TriggerRule.NONE_FAILED, news=("changed",), outlets=[PRODUCTION_MODEL],
     )  # fmt: skip

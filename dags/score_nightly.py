@@ -18,7 +18,7 @@ from airflow.sdk import Param
 from fraud_airflow.defaults import FEATURES, PRODUCTION_MODEL, SCORES, SCORING_POOL, fraud_dag
 from fraud_airflow.operator import FraudJobOperator
 
-DAY = {"type": "string", "pattern": r"^(\d{4}-\d{2}-\d{2})?$"}
+DAY = {"type": ["null", "string"], "format": "date"}
 
 with fraud_dag(
     "score_nightly",
@@ -26,16 +26,20 @@ with fraud_dag(
     stage="scoring",
     schedule=FEATURES | PRODUCTION_MODEL,
     params={
-        "date": Param("", **DAY, description="one day, YYYY-MM-DD; no date at all: what is not scored yet"),
-        "from": Param("", **DAY, description="first day of a span"),
-        "to": Param("", **DAY, description="last day of a span"),
+        "date": Param(None, **DAY, description="one day; leave all three empty to score what is not scored yet"),
+        "from": Param(None, **DAY, description="first day of a range"),
+        "to": Param(None, **DAY, description="last day of a range"),
     },
 ):
     production_model = FraudJobOperator(task_id="production_model", job="production-version", needs=("version",))
     score = FraudJobOperator(
         task_id="score",
         job="score",
-        arguments=["--date={{ params.date }}", "--from={{ params['from'] }}", "--to={{ params.to }}"],
+        arguments=[
+            "--date={{ params.date or '' }}",
+            "--from={{ params['from'] or '' }}",
+            "--to={{ params.to or '' }}",
+        ],
         outlets=[SCORES],
         pool=SCORING_POOL,
     )

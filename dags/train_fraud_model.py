@@ -16,6 +16,7 @@ from typing import Any
 from airflow.sdk import XComArg, task
 from airflow.sdk.exceptions import AirflowSkipException
 
+from fraud_airflow.approval import gate_lines
 from fraud_airflow.defaults import CANDIDATE, FEATURES, LABELS, fraud_dag
 from fraud_airflow.operator import FraudJobOperator
 from fraud_airflow.retraining import RETRAINING_REQUESTED
@@ -24,8 +25,7 @@ from fraud_airflow.retraining import RETRAINING_REQUESTED
 @task(outlets=[CANDIDATE])
 def candidate(trained: dict[str, Any]) -> str:
     """Announce the version when every gate passed."""
-    for gate in trained["gates"]:
-        print(*(f"{key}={value}" for key, value in gate.items()))
+    print(*gate_lines(trained["gates"]), sep="\n")
     if not trained["gates_passed"]:
         raise AirflowSkipException("a gate failed: production stays as it is")
     return str(trained["version"])

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, ClassVar
@@ -12,10 +13,16 @@ from airflow.sdk import BaseOperator, BaseOperatorLink, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from fraud_airflow import session
+from fraud_airflow.figures import figure
 from fraud_airflow.surroundings import Surroundings
 
 UNAVAILABLE = 75
 """The exit code of `fraud.errors.UnavailableError`: something that should be there is not. Worth trying again."""
+UNFINISHED = "unfinished"
+"""Key in Airflow's task state store, which outlives a try and a clear: a try has started the job and not ended well."""
+
+_DETAILS = ("expected", "came", "do")
+"""What an error of the command line says beside its message."""
 
 Result = dict[str, Any]
 
@@ -26,7 +33,7 @@ class MlflowRunLink(BaseOperatorLink):
     name = "MLflow run"
 
     def get_link(self, operator: BaseOperator, *, ti_key: object) -> str:  # noqa: ARG002 - Airflow's signature
-        return str(_result_of(operator).get("mlflow_run_url") or "")
+        return _mlflow_run(_result_of(operator))
 
 
 class ReportLink(BaseOperatorLink):
@@ -35,12 +42,21 @@ class ReportLink(BaseOperatorLink):
     name = "Report"
 
     def get_link(self, operator: BaseOperator, *, ti_key: object) -> str:  # noqa: ARG002 - Airflow's signature
-        uri = str(_result_of(operator).get("report_uri") or "")
-        root = Surroundings.read().reports_uri.rstrip("/") + "/"
-        if not uri.startswith(root):
-            return ""
-        base = conf.get("api", "base_url", fallback="").rstrip("/")
-        return f"{base}/fraud/reports/{quote(uri.removeprefix(root))}"
+        return _report_page(_result_of(operator))
+
+
+def _mlflow_run(result: Result) -> str:
+    return str(result.get("mlflow_run_url") or "")
+
+
+def _report_page(result: Result) -> str:
+    """The page of a result's report behind Airflow's login; "" without a report that is served there."""
+    uri = str(result.get("report_uri") or "")
+    root = Surroundings.read().reports_uri.rstrip("/") + "/"
+    if not uri.startswith(root):
+        return ""
+    base = conf.get("api", "base_url", fallback="").rstrip("/")
+    return f"{base}/fraud/reports/{quote(uri.removeprefix(root))}"
 
 
 def _result_of(operator: BaseOperator) -> Result:
@@ -56,7 +72,8 @@ class FraudJobOperator(BaseOperator):
     :param wanted: rendered to anything but "True", the task is skipped without starting the job. Templated.
     :param needs: names of result fields. When one of them is empty the task is skipped, and what follows with it.
     :param news: names of result fields. When all of them are zero or empty the task is skipped, so that its assets
-        start nothing. Only on the first try: a later one cannot know what the one before it had already done.
+        start nothing. Not after a try that started the job and failed or was killed: that one may have done the work
+        whose asset was never recorded. So a cleared task that finds nothing to do is skipped, a retried one is not.
     :param actor: who is recorded as having decided, for jobs that record it. Templated.
     """
 
@@ -94,6 +111,7 @@ class FraudJobOperator(BaseOperator):
         command = [str(surroundings.command), self.job, *arguments, "--json"]
         env = {**surroundings.job_environment, **({"FRAUD_ACTOR": self.actor} if self.actor else {})}
         self.log.info("fraud %s", " ".join([self.job, *arguments]))
+        tried_before = self._note_try(context) if self.news else False
         self._session = session.start(command, env=env, cwd=surroundings.project)
         try:
             stdout, stderr = self._session.streams
@@ -101,8 +119,7 @@ class FraudJobOperator(BaseOperator):
                 said = reader.submit(lambda: list(self._results(stdout)))
                 last = ""
                 for line in stderr:
-                    log_line(self.log, line)
-                    last = line.strip() or last
+                    last = log_line(self.log, line) or last
             code = self._session.process.wait()
         finally:
             self._session.end()
@@ -113,11 +130,26 @@ class FraudJobOperator(BaseOperator):
         for name, value in answer.items():
             for text in _readable(value):
                 self.log.info("%s: %s", name, text)
+        for name, url in (("MLflow run", _mlflow_run(answer)), ("Report", _report_page(answer))):
+            if url:
+                self.log.info("%s: %s", name, url)
         if missing := [name for name in self.needs if not answer[name]]:
             raise AirflowSkipException(f"nothing to go on with: no {', no '.join(missing)}")
-        if self.news and not any(answer[name] for name in self.news) and context["ti"].try_number == 1:
+        if self.news and not any(answer[name] for name in self.news) and not tried_before:
+            context["task_state_store"].delete(UNFINISHED)
             raise AirflowSkipException(f"nothing new: {', '.join(f'{n} = {answer[n]}' for n in self.news)}")
         return answer
+
+    @staticmethod
+    def _note_try(context: Context) -> bool:
+        """Note that a try starts the job; whether an earlier one did and did not end well.
+
+        Airflow removes the note together with recording a success (`[state_store] clear_on_success`).
+        """
+        store = context["task_state_store"]
+        before = bool(store.get(UNFINISHED))
+        store.set(UNFINISHED, True)
+        return before
 
     def on_kill(self) -> None:
         """Called when the task is cleared, marked, or out of time: leave no process of the job behind."""
@@ -142,40 +174,63 @@ def failure(job: str, code: int, answer: Mapping[str, Any]) -> AirflowException:
     Tried again: 75 (a service is down) and death by a signal (out of memory, a node that goes away: jobs are safe to
     run again). All else would fail the same way.
     """
-    said = answer.get("message") or "it ended without a word"
-    parts = [f"fraud {job}: {said}"]
-    parts += [f"  {key}: {answer[key]}" for key in ("expected", "came", "do") if answer.get(key)]
+    killed = _signal_name(code)
+    message = answer.get("message")
+    if killed:
+        hint = "the kernel's log (dmesg) says whether memory ran out" if killed == "SIGKILL" else ""
+        answer = {"last output": message, "hint": hint}
+        message = f"killed by {killed} before it ended"
+    parts = [f"fraud {job}: {message or 'it ended without a message'}"]
+    parts += [f"  {key}: {answer[key]}" for key in (*_DETAILS, "last output", "hint") if answer.get(key)]
     parts.append(f"  exit code: {code}")
-    again = code == UNAVAILABLE or code < 0
+    again = code == UNAVAILABLE or bool(killed)
     return (AirflowException if again else AirflowFailException)("\n".join(parts))
 
 
-def log_line(log: Any, line: str) -> None:
-    """One line of a job's standard error as a line of the task's log, at its level: `event key=value ...`."""
+def _signal_name(code: int) -> str:
+    """The signal that ended a process, "" for none: -9 as Python gives it, 137 as a shell around the job does."""
+    number = -code if code < 0 else code - 128
+    return signal.Signals(number).name if number in {each.value for each in signal.Signals} else ""
+
+
+def log_line(log: Any, line: str) -> str:
+    """One line of a job's standard error as a line of the task's log, at its level: `event key=value ...`.
+
+    Returns what was logged, without a traceback; "" for an empty line.
+    """
     entry = _json_object(line)
     if entry is None:
         if line.strip():
             log.info("%s", line.rstrip())
-        return
+        return line.strip()
     level = logging.getLevelNamesMapping().get(str(entry.pop("level", "info")).upper(), logging.INFO)
     event = entry.pop("event", "")
     entry.pop("timestamp", None)  # Airflow puts its own
     entry.pop("job", None)
     trace = entry.pop("exception", "")
-    pairs = " ".join(f"{key}={value}" for key, value in entry.items())
     write: Callable[..., None] = log.error if level >= logging.ERROR else log.warning
     if level < logging.WARNING:
         write = log.info
-    write("%s", " ".join(part for part in (str(event), pairs) if part) + (f"\n{trace}" if trace else ""))
+    text = " ".join(part for part in (str(event), _pairs(entry)) if part)
+    write("%s", text + (f"\n{trace}" if trace else ""))
+    return text
 
 
 def _readable(value: Any) -> list[Any]:
     """A result's value as lines: one a record, and of a long list its ends."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return [figure(value)]
+    if isinstance(value, dict):
+        return [_pairs(value)]
     if not isinstance(value, list) or not value:
         return [value]
     if isinstance(value[0], dict):
-        return [" ".join(f"{key}={item}" for key, item in record.items()) for record in value]
+        return [_pairs(record) for record in value]
     return [value if len(value) <= 10 else f"{len(value)}, {value[0]} .. {value[-1]}"]
+
+
+def _pairs(record: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={' '.join(map(str, _readable(item)))}" for key, item in record.items())
 
 
 def _json_object(line: str) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ page and comes back to the page that it asked for, so that a link in an alert wo
 import mimetypes
 import posixpath
 from html import escape
+from typing import Final
 from urllib.parse import quote, urlencode
 
 from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
@@ -36,11 +37,14 @@ _SEALED = _PRIVATE | {
 _PLAIN = _PRIVATE | {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'self'"
 }
-_ABOUT = {
-    "training": "what each training made: the ladder, every gate with its value, slices, curves",
-    "drift": "recent days against what the Production model was trained on",
-    "skew": "what was served against what is recomputed, bit for bit",
+KINDS: Final = {
+    "training": "each trained version: the levels compared, every gate with its value, slices and curves",
+    "drift": "the distributions of recent days compared with the data that the Production model was trained on",
+    "concept": "the decisions of recent days compared with their labels: precision, recall, calibration and money",
+    "skew": "the features and probabilities that were served compared with a recomputation from the lake",
+    "compare": "two versions scored on the same day: where their decisions differ",
 }
+"""What the reports of each kind, a folder below the reports' root, are about."""
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width"><title>{title}</title>
 <style>
@@ -111,8 +115,11 @@ def report(path: str) -> Response:
         for s in summaries
     ) or "".join(
         f'<tr><td><a href="{quote(e.name)}{"/" * e.folder}">{escape(e.name)}</a></td>'
-        f"<td>{_ABOUT.get(e.path, '') if e.folder else f'{e.size / 1000:,.0f} kB'}</td></tr>"
+        f"<td>{KINDS.get(e.path, '') if e.folder else f'{e.size / 1000:,.0f} kB'}</td></tr>"
         for e in entries
     )
     title = f"Reports / {base}".rstrip(" /")
-    return _page(title, f"<h1>{escape(title)}</h1>" + (f"<table>{rows}</table>" if rows else "<p>None yet.</p>"))
+    about = f"<p>{KINDS[base]}.</p>" if base in KINDS else ""
+    head = "<tr><th>Written (UTC)</th><th>Of</th><th>Result</th></tr>" if summaries else ""
+    table = f"<table>{head}{rows}</table>" if rows else "<p>There is no report yet.</p>"
+    return _page(title, f"<h1>{escape(title)}</h1>{about}{table}")

@@ -3,9 +3,11 @@
 import atexit
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -48,10 +50,14 @@ def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def database() -> None:
-    """Airflow's tables."""
+def database() -> Path:
+    """Airflow's tables; a copy of them without any row of the tests, for an Airflow with a database of its own."""
     airflow = Path(sys.executable).with_name("airflow")
     subprocess.run([airflow, "db", "migrate"], check=True, capture_output=True)
+    empty = Path(_HOME, "empty.db")
+    with closing(sqlite3.connect(f"{_HOME}/airflow.db")) as migrated, closing(sqlite3.connect(empty)) as copy:
+        migrated.backup(copy)
+    return empty
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def wait_for_version(world: dict[str, str], version: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, database: None) -> Iterator[dict[str, str]]:
+def world(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[dict[str, str]]:
     """A project beside this one, its stores running, its landing zone filled; yields its environment."""
     project = tmp_path_factory.mktemp("project")
     for name in ("dags", "plugins", "feature_repo", "services", "infra", "src", ".venv", "requirements", "mappings"):

@@ -1,24 +1,27 @@
 """The operator against real processes: a small program stands where `fraud` is."""
 
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from fraud_airflow import session
+from fraud_airflow.figures import figure
 from fraud_airflow.operator import FraudJobOperator, MlflowRunLink, ReportLink
 
-FIRST_TRY: Any = {"ti": SimpleNamespace(try_number=1)}
-SECOND_TRY: Any = {"ti": SimpleNamespace(try_number=2)}
+
+class StateStore(dict[str, Any]):
+    """Airflow's task state store for tries in this process; tests/dags/test_in_airflow.py has the real one."""
+
+    set = dict.__setitem__
+    delete = dict.pop
 
 
 def program(path: Path, body: str) -> None:
@@ -34,7 +37,8 @@ def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
     return value
 
 
-def run(context: Any = FIRST_TRY, **more: Any) -> Any:
+def run(store: StateStore | None = None, **more: Any) -> Any:
+    context: Any = {"task_state_store": StateStore() if store is None else store}
     return FraudJobOperator(task_id="job", job="ingest", **more).execute(context)
 
 
@@ -69,14 +73,12 @@ def test_log_lines_are_shown_as_they_come_and_at_their_level(
     task.join()
 
 
-@pytest.mark.parametrize(
-    ("code", "again"), [(75, True), (1, False), (2, False), (3, False), (65, False), (-signal.SIGKILL, True)]
-)
-def test_only_a_service_that_is_down_or_a_killed_process_is_tried_again(stand_in: Path, code: int, again: bool) -> None:
-    end = f"os.kill(os.getpid(), {-code})" if code < 0 else f"sys.exit({code})"
+@pytest.mark.parametrize(("code", "again"), [(75, True), (1, False), (2, False), (3, False), (65, False)])
+def test_only_a_service_that_is_down_is_tried_again(stand_in: Path, code: int, again: bool) -> None:
     program(
         stand_in,
-        "print(json.dumps({'message': 'no day', 'expected': 'one', 'came': 'none', 'do': 'wait'}), flush=True)\n" + end,
+        "print(json.dumps({'message': 'no day', 'expected': 'one', 'came': 'none', 'do': 'wait'}))\n"
+        f"sys.exit({code})",
     )
     with pytest.raises(AirflowException) as raised:
         run()
@@ -86,19 +88,86 @@ def test_only_a_service_that_is_down_or_a_killed_process_is_tried_again(stand_in
     )
 
 
-def test_nothing_new_skips_on_the_first_try_only(stand_in: Path) -> None:
+@pytest.mark.parametrize(
+    ("end", "name", "code"),
+    [
+        ("os.kill(os.getpid(), 9)", "SIGKILL", -9),
+        ("os.kill(os.getpid(), 15)", "SIGTERM", -15),
+        ("sys.exit(137)", "SIGKILL", 137),  # a shell around the job reports the signal so
+    ],
+)
+def test_a_job_that_a_signal_killed_says_so_and_is_tried_again(stand_in: Path, end: str, name: str, code: int) -> None:
+    program(
+        stand_in,
+        "print(json.dumps({'event': 'scored', 'days': 40, 'level': 'info'}), file=sys.stderr, flush=True)\n" + end,
+    )
+    with pytest.raises(AirflowException) as raised:
+        run()
+    assert not isinstance(raised.value, AirflowFailException)
+    lines = str(raised.value).splitlines()
+    assert lines[:2] == [f"fraud ingest: killed by {name} before it ended", "  last output: scored days=40"]
+    assert lines[-1] == f"  exit code: {code}"
+    assert ("memory" in str(raised.value)) is (name == "SIGKILL")
+
+
+def test_a_job_that_fails_without_a_result_says_its_last_line(stand_in: Path) -> None:
+    program(stand_in, "raise KeyError('amount')")
+    with pytest.raises(AirflowFailException, match=r"^fraud ingest: KeyError: 'amount'\n  exit code: 1$"):
+        run()
+
+
+def test_a_try_that_finds_nothing_new_is_skipped_and_so_is_the_next_after_a_clear(stand_in: Path) -> None:
     program(stand_in, "print(json.dumps({'accepted': 0, 'days': []}))")
-    with pytest.raises(AirflowSkipException, match=r"nothing new: accepted = 0, days = \[\]"):
-        run(news=("accepted", "days"))
-    # An earlier try may have done the work and died before its asset was recorded.
-    assert run(SECOND_TRY, news=("accepted", "days")) == {"accepted": 0, "days": []}
+    store = StateStore()
+    for _ in range(2):
+        with pytest.raises(AirflowSkipException, match=r"nothing new: accepted = 0, days = \[\]"):
+            run(store, news=("accepted", "days"))
+    assert store == {}
+
+
+def test_after_a_try_that_was_killed_the_next_one_is_not_skipped(stand_in: Path) -> None:
+    """The killed one may have done the work and died before its asset was recorded."""
+    store = StateStore()
+    program(stand_in, "os.kill(os.getpid(), 9)")
+    with pytest.raises(AirflowException):
+        run(store, news=("accepted",))
+    program(stand_in, "print(json.dumps({'accepted': 0}))")
+    assert run(store, news=("accepted",)) == {"accepted": 0}
 
 
 def test_what_is_needed_and_missing_skips_on_every_try(stand_in: Path) -> None:
     program(stand_in, "print(json.dumps({'version': None}))")
-    for context in (FIRST_TRY, SECOND_TRY):
+    store = StateStore()
+    for _ in range(2):
         with pytest.raises(AirflowSkipException, match="no version"):
-            run(context, needs=("version",))
+            run(store, needs=("version",))
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(20828, "20,828"), (20828.0, "20,828"), (999, "999"), (1234.56, "1,234.6"), (0.15, "0.150"), (0.00042, "4.2e-04"),
+     (0, "0"), (float("nan"), "nan")],
+)  # fmt: skip
+def test_a_number_is_shown_as_people_read_it(value: float, shown: str) -> None:
+    assert figure(value) == shown
+
+
+def test_counts_and_links_stand_in_the_log(stand_in: Path, reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program(
+        stand_in,
+        "print(json.dumps({'accepted': 20828, 'days': [{'day': '2026-01-02', 'rows': 10414}], 'ok': True,"
+        f" 'report_uri': 'file://{reports}/drift/d.html', 'mlflow_run_url': 'http://m/#/runs/1'}}))",
+    )
+    run()
+    logged = capsys.readouterr().out
+    for line in (
+        "accepted: 20,828",
+        "days: day=2026-01-02 rows=10,414",
+        "ok: True",
+        "Report: http://airflow.test/fraud/reports/drift/d.html",
+        "MLflow run: http://m/#/runs/1",
+    ):
+        assert line in logged
 
 
 def test_an_unwanted_job_is_not_started(stand_in: Path) -> None:
@@ -135,7 +204,7 @@ def test_kill_ends_every_process_of_the_job_even_deaf_ones_in_other_groups(stand
 
     def execute() -> None:
         try:
-            operator.execute(FIRST_TRY)
+            operator.execute({})
         except AirflowException as error:
             failures.append(error)
 
@@ -176,6 +245,6 @@ def test_the_buttons_lead_to_the_run_and_to_the_report_behind_the_login(stand_in
     )
     operator = FraudJobOperator(task_id="job", job="drift")
     assert ReportLink().get_link(operator, ti_key=None) == ""
-    operator.execute(FIRST_TRY)
+    operator.execute({})
     assert MlflowRunLink().get_link(operator, ti_key=None) == "http://m/#/runs/1"
     assert ReportLink().get_link(operator, ti_key=None) == "http://airflow.test/fraud/reports/drift/a%20b.html"

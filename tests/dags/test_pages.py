@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def client(database: None) -> Any:
+def client(database: Path) -> Any:
     return TestClient(create_app(apps="core"), base_url="http://airflow.test")
 
 
@@ -190,3 +191,18 @@ def test_html_in_a_document_is_shown_as_text_and_a_link_out_of_the_folder_is_no_
     (tmp_path / "link.md").symlink_to(ROOT / "README.md")
     with pytest.raises(NoSuchPageError):
         Documentation(tmp_path).page("link.md")
+
+
+def test_every_kind_of_report_that_a_job_writes_is_described(client: Any, reports: Path, login: dict[str, str]) -> None:
+    written = {
+        kind
+        for job in (ROOT / "src/fraud/jobs").glob("*.py")
+        for kind in re.findall(r"reports_uri\.rstrip\('/'\)\}/(\w+)", job.read_text())
+    }
+    assert written == {"training", "drift", "concept", "skew", "compare"}
+    for kind in written:
+        (reports / kind).mkdir()
+    text = client.get("/fraud/reports/", headers=login).text
+    described = dict(re.findall(r'<a href="(\w+)/">\1</a></td><td>([^<]+)</td>', text))
+    assert set(described) == written
+    assert "precision, recall" in described["concept"]

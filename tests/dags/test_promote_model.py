@@ -1,6 +1,7 @@
 """The question of `promote_model`: what it shows, and what follows from each answer. The job is a stand-in."""
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 VERDICT = {
-    "version": "7", "selected": "2-boosting", "champion": "6", "gates_passed": False, "failed_gates": ["slices"],
+    "version": "7", "selected": "2-boosting", "champion": "6", "production": "6", "gates_passed": False,
+    "failed_gates": ["slices"],
     "gates": [
+        {"name": "holdout_rows", "value": 20828, "asked": "at least", "threshold": 1000, "passed": True,
+         "why": "a small holdout proves nothing", "detail": ""},
         {"name": "slices", "value": 0.2, "asked": "at most", "threshold": 0.15, "passed": False,
          "why": "no slice may pay", "detail": "worst: travel"},
     ],
@@ -48,13 +52,98 @@ def test_an_answer_says_whether_who_and_why(given: Any, yes: bool, who: str, why
     assert (approved(ti), answered_by(ti), answer_reason(ti)) == (yes, who, why)
 
 
-def test_the_question_shows_every_gate() -> None:
+PASSED: dict[str, Any] = {**VERDICT, "gates_passed": True, "failed_gates": []}
+
+
+def test_the_question_shows_every_gate_the_failed_ones_first_and_offers_the_waiver() -> None:
     from fraud_airflow.approval import gates_for_people
 
     text = gates_for_people(TaskInstance(gates=VERDICT))
-    assert "**Version 7**, level 2-boosting, held against version 6. **Failed: slices.**" in text
-    assert "| **failed** | slices | 0.2 | at most 0.15 | worst: travel |" in text
+    assert "**Version 7**, level 2-boosting, compared with version 6." in text
+    assert "**Failed gates: slices.** *Approve* promotes this version with a waiver of them." in text
+    failed = "| **failed** | slices | 0.200 | at most 0.150 | worst: travel |"
+    passed = "| passed | holdout_rows | 20,828 | at least 1,000 | a small holdout proves nothing |"
+    assert text.index(failed) < text.index(passed)
     assert gates_for_people(TaskInstance()) == "There is no candidate."
+    assert "waiver" not in gates_for_people(TaskInstance(gates=PASSED))
+
+
+def test_the_log_of_a_candidate_puts_failed_gates_first() -> None:
+    from fraud_airflow.approval import gate_lines
+
+    assert gate_lines(VERDICT["gates"]) == [
+        "FAILED  slices: 0.200, required at most 0.150 (worst: travel)",
+        "passed  holdout_rows: 20,828, required at least 1,000 (a small holdout proves nothing)",
+    ]
+
+
+def test_an_approval_of_a_version_that_failed_gates_is_a_waiver_of_them() -> None:
+    from fraud_airflow.approval import waiver
+
+    given = answer("Approve", "ada", "agreed with risk")
+    given["params_input"]["waiver_expires"] = "2999-01-01"
+    none = {"gates": "", "reason": "", "expires": ""}
+    failed = {**VERDICT, "failed_gates": ["slices", "skew"]}
+    assert waiver(TaskInstance(gates=failed, approval=given)) == {
+        "gates": "slices,skew", "reason": "agreed with risk", "expires": "2999-01-01",
+    }  # fmt: skip
+    assert waiver(TaskInstance(gates=PASSED, approval=given)) == none
+    assert waiver(TaskInstance(gates=VERDICT)) == none
+    assert waiver(TaskInstance(gates=VERDICT, approval=answer("Reject", "ada", "a campaign runs"))) == none
+
+
+def question() -> Any:
+    from fraud_airflow.approval import APPROVAL, OptionalApproval
+
+    return OptionalApproval(task_id=APPROVAL, subject="?", body="", wanted="True")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "fields"),
+    [(PASSED, {"reason": ["null", "string"]}), (VERDICT, {"reason": "string", "waiver_expires": "string"})],
+    ids=["passed", "failed"],
+)
+def test_the_form_asks_for_a_waiver_where_one_is_needed(verdict: dict[str, Any], fields: dict[str, Any]) -> None:
+    operator = question()
+    operator._set_form({"ti": TaskInstance(gates=verdict)})
+    assert {name: field["schema"]["type"] for name, field in operator.serialized_params.items()} == fields
+
+
+@pytest.mark.parametrize(
+    ("reason", "expires", "complete"),
+    [
+        ("agreed with risk", "2999-01-01", True),
+        ("ten chars!", "2999-01-01", True),
+        ("nine char", "2999-01-01", False),
+        ("agreed with risk", "2020-01-01", False),
+        ("agreed with risk", None, False),
+    ],
+)
+def test_an_approval_without_a_complete_waiver_is_refused_at_the_question(
+    reason: str, expires: str | None, complete: bool
+) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    given = answer("Approve", "ada", reason) | {"responded_at": datetime(2026, 1, 2, tzinfo=UTC)}
+    # A program that answers through the API may leave fields out altogether, which Airflow does not check.
+    given["params_input"] = {"reason": reason, "waiver_expires": expires} if expires else {}
+    context: Any = {"ti": TaskInstance(gates=VERDICT)}
+    if complete:
+        assert question().execute_complete(context, given)["chosen_options"] == ["Approve"]
+    else:
+        with pytest.raises(AirflowFailException, match="needs a waiver"):
+            question().execute_complete(context, given)
+    refused = {**given, "chosen_options": ["Reject"]}
+    assert question().execute_complete(context, refused)["chosen_options"] == ["Reject"]
+
+
+def test_nobody_is_asked_about_a_version_that_cannot_be_promoted() -> None:
+    """It was compared with version 6 and 8 is Production: `fraud promote` refuses it, whatever is waived."""
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    context: Any = {"ti": TaskInstance(gates={**VERDICT, "production": "8"})}
+    with pytest.raises(AirflowSkipException, match=r"compared with Production version 6.*now there is.*version 8"):
+        question().execute(context)
 
 
 def write_stand_in(path: Path, version: str) -> Path:
@@ -81,7 +170,7 @@ def write_stand_in(path: Path, version: str) -> Path:
     ids=["a candidate", "none"],
 )  # fmt: skip
 def test_without_a_question_the_candidate_that_was_looked_at_is_promoted(
-    stand_in: Path, database: None, version: str, states: dict[str, str], asked: list[str]
+    stand_in: Path, database: Path, version: str, states: dict[str, str], asked: list[str]
 ) -> None:
     from airflow.dag_processing.dagbag import DagBag
 

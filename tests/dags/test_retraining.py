@@ -15,7 +15,7 @@ DAGS = Path(__file__).resolve().parents[2] / "dags"
 
 
 @pytest.fixture
-def monitors(database: None, stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def monitors(database: Path, stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a monitor's DAG whose jobs answer `retrain` as given; gives its tasks' states."""
     from airflow.dag_processing.dagbag import DagBag
 

@@ -10,6 +10,7 @@ from fraud.core import gates
 from fraud.errors import RefusedError
 from fraud.io import model_artifact, reports
 from fraud.io.gate_report import figure
+from fraud.io.model_artifact import PRODUCTION
 from fraud.io.promotion import STAGING, opened
 from fraud.io.training_run import TrainingRuns, answering
 from fraud.jobs import Context, JobConfig, JobResult
@@ -27,6 +28,9 @@ class Result(JobResult):
     version: str
     selected: str = ""
     champion: str = ""
+    """The Production version that it was compared with; "" for the rule of thumb."""
+    production: str = ""
+    """What is Production now; "" for none. `fraud promote` refuses a version that was compared with another one."""
     gates_passed: bool = False
     failed_gates: tuple[str, ...] = ()
     gates: tuple[dict[str, Any], ...] = ()
@@ -58,10 +62,12 @@ def run(config: Config, context: Context) -> Result:
             )  # fmt: skip
         record = json.loads(model_artifact.artifact(context.settings, version.run_id, "report/gates.json"))
         url = TrainingRuns(context.settings).url(version.run_id)
+        production = promotion.version(PRODUCTION)
     # Not in the report of the version: what is served may have changed since.
     skew = gates.served_skew(reports.newest(context.settings.reports_uri, "skew"))
     return Result(
         version=str(version.version), selected=record["selected_level"], champion=record["champion"],
+        production=str(production.version) if production else "",
         gates_passed=record["gates_passed"] and skew.passed,
         failed_gates=(*record["failed_gates"], *gates.failed([skew])), gates=(*record["gates"], skew.as_dict()),
         report_uri=f"{context.settings.reports_uri.rstrip('/')}/training/{version.run_id}/gates.html",
