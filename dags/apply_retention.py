@@ -1,14 +1,14 @@
-"""Let go of what is too old to keep.
+"""Remove data, models and reports that are older than their retention period.
 
-**What.** Days of the lake, landed files that were taken in, quarantined rows, versions that never were Production with
-their runs, training sets, data in the DVC remote and reports. What an alias names or ever was Production stays whole.
-Terms are settings: docs/operations.md.
+**What.** Removes old days of the lake, landed files that were ingested, quarantined rows, model versions that never
+were Production (with their MLflow runs), training sets, objects of the DVC remote, and reports. A version that an alias
+names or that ever was Production is kept whole. The periods are settings: docs/operations.md.
 
-**When.** Saturdays at 05:00 UTC. By hand: trigger with `dry_run` to see in the log what would go.
+**When.** Saturdays at 05:00 UTC. By hand: trigger with `dry_run` to list in the log what would be removed.
 
-**Triage.** *Refused (exit code 3)*: the promotion history does not verify, or the DVC remote lacks what a kept version
-needs; nothing is removed until that is cleared up. *Exit code 75*: the registry does not answer; it is tried again.
-Running it again is always safe: it goes on with what is left.
+**Triage.** *Refused (exit code 3)*: the promotion history does not verify, or the DVC remote lacks data of a kept
+version. Nothing was removed; repair what the message names and clear the task. *Exit code 75*: the registry does not
+answer; the task is retried. A rerun is safe: it continues with what is left.
 """
 
 from airflow.sdk import Param

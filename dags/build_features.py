@@ -1,13 +1,15 @@
-"""Compute the window features of the days that changed, and bring new events into the online store.
+"""Compute the window features of changed days, and load new events into the online store.
 
-**What.** `build_features` computes velocity, average amount and distinct merchants for each changed day and the days
-it reaches into. `materialize` then appends new events to the online store's user histories and to Feast's view.
+**What.** `build_features` computes velocity, average amount and distinct merchants for each day that changed and for
+the days whose windows contain it. `materialize` appends new events to the user histories in the online store and
+updates Feast's view.
 
-**When.** After each ingest that took in transactions.
+**When.** After each ingest that accepted transactions.
 
-**Triage.** *Exit code 75 in materialize*: the online store does not answer; it is tried again by itself, and serving
-answers `degraded` meanwhile. *A day is wrong*: a late file re-opens exactly the days it touches, so deliver it and let
-ingest run. Clearing both tasks is always safe.
+**Triage.** *Exit code 75 in `materialize`*: the online store does not answer. The task is retried; until it succeeds,
+serving answers with `degraded: true`. *A day has wrong features*: deliver the missing or corrected file and run
+`ingest_transactions`; every day that it affects is computed again. Clearing both tasks is safe: without a changed day
+`build_features` is skipped and starts no other DAG.
 """
 
 from airflow.sdk import TriggerRule

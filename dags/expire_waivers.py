@@ -1,13 +1,13 @@
-"""Take Production back from a version whose waiver has ended.
+"""Replace the Production model when the waiver it was promoted with has expired.
 
-**What.** A failed gate may be waived until a day. From that day on, the last Production before it takes over that
-stands on no waiver, or on a valid one; the history records it as `expire`.
+**What.** A person may waive a failed gate until a day. On that day Production goes back to the last Production version
+before it that needs no waiver, or whose waiver is still valid. The promotion history records the action `expire`.
 
-**When.** Every night, just after midnight UTC. Nothing happens while no waiver has ended.
+**When.** Daily at 00:05 UTC. The task is skipped when no waiver has expired.
 
-**Triage.** *Refused (exit code 3)*: no earlier version can take over, and Production stands on an ended waiver.
-Promote a version whose gates pass, or waive again with a new end: docs/gates.md. *Exit code 75*: the registry does not
-answer; it is tried again by itself.
+**Triage.** *Refused (exit code 3)*: no earlier version can take over, so Production is still the version with the
+expired waiver. Promote a version whose gates passed, or waive again with a later day: docs/gates.md. *Exit code 75*:
+the registry does not answer; the task is retried.
 """
 
 from fraud_airflow.defaults import PRODUCTION_MODEL, fraud_dag

@@ -1,15 +1,16 @@
-"""Take what a source delivered into the lake.
+"""Read delivered files from the landing zone into the lake.
 
-**What.** Every file in the landing zone that was not taken in before: transactions and fraud labels, each as its own
-feed. Rows that break the contract go to quarantine with their reason, duplicates are dropped by `transaction_id`, and
-the run fails unless rows in = accepted + quarantined + duplicates.
+**What.** Reads every file that was not ingested before: transactions and fraud labels, each as a feed of its own. Rows
+that break the contract are quarantined with their reason. Duplicates are dropped by `transaction_id`. The run fails
+unless rows in = accepted + quarantined + duplicates.
 
-**When.** Nightly at 02:00 UTC, and whenever somebody triggers it; `feed` narrows it to one feed. A feed with nothing
-new is skipped and starts nothing.
+**When.** Daily at 02:00 UTC. By hand: trigger with `feed` to ingest one feed only. A feed without new rows is skipped
+and starts no other DAG.
 
-**Triage.** *Exit code 65*: the file cannot be read at all. The log names it and what is wrong; mend it at the source
-and deliver it again. *Many rows quarantined*: read the reasons in the log; a category, unit or time zone that came out
-wrong is a matter of the mapping. Running it again is always safe.
+**Triage.** *Exit code 65*: a file cannot be read, or no row of it could be. The log names the file, the first rows and
+the reasons. Correct the file at its source, or the mapping, and deliver it again; the task is not retried. *Many rows
+quarantined*: read the reasons in the log. A wrong category, unit or time zone is corrected in the mapping
+(docs/data.md). A rerun is safe.
 """
 
 from datetime import timedelta

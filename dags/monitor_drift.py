@@ -1,16 +1,15 @@
-"""Compare recent days with what the Production model was trained on, and its decisions with the labels that came.
+"""Compare recent days with the training data of the Production model, and its decisions with their labels.
 
-**What.** *drift*: each feature's distribution and the model's scores against the training reference, with one statistic
-whatever the sample's size. *concept_drift*: precision, recall, average precision, calibration and money of what was
-decided, per day with mature labels, against what the holdout promised. Each writes an HTML report and figures for
-Prometheus.
+**What.** `drift` compares the distribution of each feature and of the scores with the training reference.
+`concept_drift` compares precision, recall, average precision, calibration and money on days whose labels have arrived
+with the holdout. Each writes an HTML report, and its figures are exported to Prometheus.
 
 **When.** After each night's scores.
 
-**Triage.** *Retraining requested*: more features drifted than params.yaml allows, or decisions are worse than promised.
-Open *Report* and see which: one feature alone often is a source that changed its units; many at once a season or a new
-country. Training follows by itself, and its gates decide. *`request_retraining` skipped*: nothing asked for it, or the
-last request is younger than the cool-down (`FRAUD_RETRAINING_COOL_DOWN_HOURS`); its log says which.
+**Triage.** *Retraining requested*: more features drifted than params.yaml allows, or the decisions are worse than on
+the holdout. Open *Report*. One drifted feature is often a source that changed its unit; many at once are often a season
+or a new market. Training starts by itself, and its gates decide. *`request_retraining` skipped*: no monitor requests
+retraining, or the last request is younger than `FRAUD_RETRAINING_COOL_DOWN_HOURS`; the log says which.
 """
 
 from airflow.sdk import XComArg

@@ -1,14 +1,15 @@
-"""Recompute what serving saw, and compare, bit for bit.
+"""Compare the features that serving used with a recomputation from the lake, bit by bit.
 
-**What.** Brings serving's prediction log into the lake, computes every logged feature vector again from what was known
-at that moment, and counts equal, mismatching, missing and extra values per feature. Expected: no mismatch at all.
+**What.** `ship_predictions` copies serving's prediction log into the lake. `skew` computes every logged feature vector
+again from what was known at that moment, and counts equal, different, missing and extra values per feature. The
+expected number of differences is 0.
 
 **When.** After new features.
 
-**Triage.** *A mismatch*: training and serving no longer mean the same by a feature; the report lists the first ones
-with both values. Compare the `feature_hash` of the served model with the lake's before anything else; retraining is
-requested by itself, at most once per cool-down. *Exit code 65*: a segment of the prediction log is damaged; the log
-names file and line.
+**Triage.** *Differences found*: serving and training compute a feature differently. Open *Report*: it lists the first
+differences with both values. Compare the `feature_hash` of the served model with the lake's first. Retraining is
+requested at most once per cool-down. *Exit code 65*: a segment of the prediction log is damaged; the log names the file
+and the line.
 """
 
 from airflow.sdk import TriggerRule, XComArg

@@ -1,14 +1,15 @@
 """Make a candidate the Production model.
 
-**What.** Moves the alias `production` to a version whose gates passed, after a person's approval where that is asked
-for. The question shows the gates; who answered, when and why is kept in the history and on the version. A no, and no
-answer in two days, take the candidate off `staging`. Serving picks a new version up by itself.
+**What.** Moves the alias `production` to a version, after a person's approval where one is required. The question shows
+every gate. Approving a version that failed gates waives them: the form asks for the reason and for the day on which the
+waiver expires. The answer, the person and the reason are kept in the promotion history. *Reject*, or no answer within
+two days, takes the version off `staging`. Serving loads a new version by itself.
 
-**When.** After a training whose gates all passed. By hand: trigger with `version`, and set `approval` to ask somebody.
+**When.** After a training whose gates all passed. By hand: trigger with `version`, and with `approval` to be asked.
 
-**Triage.** *Refused (exit code 3)*: the message names the gate or the newer version that stands in the way; running it
-again changes nothing. *Waiting*: somebody has to answer under *Required Actions*. *Wrong model live*: trigger
-`rollback_model`.
+**Triage.** *Refused (exit code 3)*: the message names the failed gate or the newer Production; a rerun is refused too.
+To waive gates, trigger again with `version` and `approval`. *Waiting*: answer under *Required Actions*. *The wrong
+model is live*: trigger `rollback_model`.
 """
 
 from datetime import timedelta
@@ -41,14 +42,9 @@ with fraud_dag(
         task_id=GATES, job="gates", arguments=["{{ params.version or 'staging' }}"], needs=("version",)
     )
     approval = OptionalApproval(
-        task_id=APPROVAL,
-        wanted="{{ params.approval }}",
-        subject="Make the candidate the Production model?",
-        body="{{ gates_for_people(ti) }}",
-        response_timeout=timedelta(days=2),
-        execution_timeout=None,
-        retries=0,
-    )
+        task_id=APPROVAL, wanted="{{ params.approval }}", subject="Make the candidate the Production model?",
+        body="{{ gates_for_people(ti) }}", response_timeout=timedelta(days=2), execution_timeout=None, retries=0,
+    )  # fmt: skip
     promote = FraudJobOperator(
         task_id="promote", job="promote", arguments=[VERSION, REASON, *WAIVER], wanted="{{ approved(ti) }}",
         actor="{{ answered_by(ti) or dag_run.triggering_user_name or 'airflow' }}",

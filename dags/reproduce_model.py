@@ -1,14 +1,13 @@
-"""Train Production again from what was recorded of it, and compare the bytes.
+"""Train a version again from its recorded inputs, and compare the model's bytes.
 
-**What.** A clean checkout of the recorded commit, the environment its locks name, its data by content hash, a registry
-that is thrown away: the model that comes out must have the sha256 that was registered. The version says how it went
-(tag `reproduced`).
+**What.** Uses a clean checkout of the recorded commit, the environment of its locks, its data by content hash, and a
+temporary registry. The new model must have the registered sha256. The tag `reproduced` of the version holds the result.
 
-**When.** Every Sunday at 04:00 UTC. By hand: trigger with `version`, a number or an alias.
+**When.** Sundays at 04:00 UTC, for Production. By hand: trigger with `version`, a number or an alias.
 
-**Triage.** *Refused (exit code 3)*: the message lists every input and output, recorded and now, and names those that
-differ. *Uncommitted files*, *outside of Git*: the version cannot be reproduced by anybody; train from a commit. *Cannot
-be checked out*: name a repository that has the commit in `FRAUD_REPOSITORY`. docs/lineage.md shows what it prints.
+**Triage.** *Refused (exit code 3)*: the message lists each input and output, recorded and now, and names those that
+differ. *Uncommitted files*, *outside of Git*: the version cannot be reproduced; train from a commit. *Cannot be checked
+out*: set `FRAUD_REPOSITORY` to a repository that has the commit. docs/lineage.md shows an example.
 """
 
 from airflow.sdk import Param

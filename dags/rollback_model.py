@@ -1,12 +1,12 @@
 """Set Production back to the version before the last change.
 
-**What.** One action: the alias `production` moves back, and the history records who did it and why. Serving swaps
+**What.** Moves the alias `production` back; the promotion history records who did it and why. Serving loads the version
 within seconds, without a failed request.
 
-**When.** By hand, when the live model is wrong. `reason` is kept in the history for ever.
+**When.** By hand, when the live model is wrong. `reason` is kept in the promotion history.
 
-**Triage.** *Refused (exit code 3)*: there is no earlier version to go back to; `fraud history` shows the changes.
-*Exit code 75*: the registry does not answer; it is tried again by itself, and serving keeps its model.
+**Triage.** *Refused (exit code 3)*: there is no earlier version; `fraud history` prints the changes. *Exit code 75*:
+the registry does not answer. The task is retried, and serving keeps its model.
 """
 
 from airflow.sdk import Param

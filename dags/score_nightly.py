@@ -1,16 +1,17 @@
-"""Score the newest days with the Production model, on Spark, and hold served answers against the scores.
+"""Score recent days with the Production model on Spark, and compare served answers with the scores.
 
-**What.** One partition of `scores` per day, published whole: probability, decision and model version of every
-transaction. Rows in = rows scored + rows rejected, or nothing is published. Then a sample of the last week's answers
-of `POST /predict` is compared with the scores of the same model version.
+**What.** `score` writes one partition of `scores` per day: probability, decision and model version of every
+transaction. A day is published only when rows in = rows scored + rows rejected. `consistency` compares a sample of last
+week's answers of `POST /predict` with the scores of the same model version.
 
-**When.** After new features and after each change of the Production model. A backfill is one run, triggered with
-`from` and `to`: its days share one Spark, each is published whole. (Airflow's own backfill needs a clock schedule.)
+**When.** After new features, and after each change of the Production model. By hand: trigger with `date` for one day,
+with `from` and `to` for a range, or with all three empty for the days without current scores. A range is one run: its
+days share one Spark session, and each is published by itself. (Airflow's own backfill needs a schedule by the clock.)
 
-**Triage.** *`production_model` skipped*: there is no Production model yet; train and promote one. *Exit code 65*: the
-day's features are missing or damaged; clear `build_features`. *`consistency` skipped*: no answer could be compared
-yet; its log says why. *`consistency` says mismatch*: see the examples in its log; where the window features differ,
-go to `monitor_skew`. Running it again writes the same bytes.
+**Triage.** *`production_model` skipped*: there is no Production model; train and promote one. *Exit code 65*: the
+features of the day are missing or damaged; clear `build_features`. *`consistency` skipped*: no answer could be
+compared; its log says why. *`consistency` found differences*: its log lists examples; where window features differ,
+see `monitor_skew`. A rerun writes the same bytes.
 """
 
 from airflow.sdk import Param

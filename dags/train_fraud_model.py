@@ -1,14 +1,15 @@
-"""Train the ladder and hold the best level against the gates.
+"""Train the ladder of models, and evaluate the best level against the gates.
 
-**What.** A point-in-time training set, all four levels (rule, logistic, boosted trees, network), the choice among
-them, and the gates. What passes is registered as a candidate. Equal inputs find the version they made before.
+**What.** `training_set` builds a point-in-time training set. `train` trains all four levels (rule, logistic regression,
+boosted trees, network), selects one, evaluates the gates and registers the version. `candidate` announces a version
+that passed. Equal inputs find the version that they produced before.
 
-**When.** When new features and new labels are both there, or when monitoring asks for retraining: then the MLflow run
-says why (tag `cause`).
+**When.** After new features and new labels, or when a monitor requests retraining; the tag `cause` of the MLflow run
+then names the monitor.
 
-**Triage.** *`candidate` skipped*: a gate failed. The log of `candidate` lists each gate with its value; the button
-*Report* of `train` opens the whole report, *MLflow run* the run. Nothing in production changed. *Exit code 3 or 65 in
-training_set*: too few days or frauds for the split in params.yaml; the message says how many there are.
+**Triage.** *`candidate` skipped*: a gate failed, and Production is unchanged. The log of `candidate` lists the gates,
+the failed ones first; the buttons *Report* and *MLflow run* of `train` open the details. *Exit code 3 or 65 in
+`training_set`*: too few days or frauds for the split in params.yaml; the message has the numbers.
 """
 
 from typing import Any

@@ -17,7 +17,7 @@ CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 MISSING = "" if CHROMIUM and DRIVER else "chromium and chromedriver are not installed (Debian: chromium-driver)"
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 """The key under which the protocol gives an element's id."""
-_SECONDS = 30.0
+_SECONDS = 60.0
 ENTER = "\ue007"
 """The key, in a typed text."""
 

@@ -21,7 +21,9 @@ _spec.loader.exec_module(build)
 
 RUNBOOKS = ROOT / "docs/runbooks"
 DASHBOARDS = sorted((ROOT / "infra/grafana/dashboards").glob("*.json"))
-SECTIONS = ["What it means", "Impact", "First look", "Mend", "Escalate"]
+SECTIONS = ["What it means", "Why it fires", "What to check", "What to do"]
+SEVERITIES = {"page": "Page: ", "ticket": "Ticket: ", "none": "No severity: "}
+"""Severity of an alert -> how the first line of its runbook begins."""
 SOURCES = (ROOT / "src/fraud/io/platform_metrics.py", ROOT / "services/serving/src/fraud_serving/metrics.py")
 # Exposed by Prometheus, Alertmanager and the client library themselves.
 THIRD_PARTY = re.compile(r"^(up|ALERTS|scrape_\w+|process_\w+|prometheus_\w+|alertmanager_\w+)$")
@@ -62,7 +64,9 @@ def test_an_alert_has_a_severity_an_area_a_summary_and_links_its_runbook(name: s
     assert rule["annotations"]["runbook_url"] == "{{ $externalLabels.docs }}/runbooks/" + name + ".md"
     page = (RUNBOOKS / f"{name}.md").read_text()
     assert re.findall(r"^## (.*)$", page, re.MULTILINE) == SECTIONS
-    assert page.startswith(f"# {name}\n")
+    assert page.startswith(f"# {name}\n\n{SEVERITIES[rule['labels']['severity']]}")
+    escalation = page.rstrip().splitlines()[-1]
+    assert escalation.startswith("* Escalate: ")
 
 
 def test_every_runbook_belongs_to_an_alert() -> None:
