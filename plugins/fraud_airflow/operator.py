@@ -222,11 +222,13 @@ def _readable(value: Any) -> list[Any]:
         return [figure(value)]
     if isinstance(value, dict):
         return [_pairs(value)]
-    if not isinstance(value, list) or not value:
+    if not isinstance(value, list):
         return [value]
+    if not value:
+        return ["none"]
     if isinstance(value[0], dict):
         return [_pairs(record) for record in value]
-    return [value if len(value) <= 10 else f"{len(value)}, {value[0]} .. {value[-1]}"]
+    return [", ".join(map(str, value)) if len(value) <= 10 else f"{len(value)}, {value[0]} .. {value[-1]}"]
 
 
 def _pairs(record: Mapping[str, Any]) -> str:

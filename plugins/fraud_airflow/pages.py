@@ -60,12 +60,20 @@ code{{padding:.1rem .3rem;overflow-wrap:anywhere}}
 pre{{padding:.8rem 1rem;overflow-x:auto}}
 pre code{{padding:0}}
 img{{max-width:100%}}
+nav a{{margin-right:1.5rem}}
 </style>
+<nav><a href="{base}/" target="_top">Airflow</a><a href="{base}/fraud/docs/runbooks/README.md">Runbooks</a>
+<a href="{base}/fraud/reports/">Reports</a></nav>
 {body}</html>"""
 
 
+def _base() -> str:
+    return str(conf.get("api", "base_url", fallback="")).rstrip("/")
+
+
 def _page(title: str, body: str) -> Response:
-    return Response(_PAGE.format(title=escape(title), body=body), media_type="text/html", headers=_PLAIN)
+    text = _PAGE.format(title=escape(title), base=escape(_base()), body=body)
+    return Response(text, media_type="text/html", headers=_PLAIN)
 
 
 @app.exception_handler(HTTPException)
@@ -73,8 +81,7 @@ async def ask_for_login(request: Request, error: HTTPException) -> Response:
     """Send a browser without a login to Airflow's login page, and a program its 401."""
     if error.status_code != status.HTTP_401_UNAUTHORIZED or "text/html" not in request.headers.get("accept", ""):
         return await http_exception_handler(request, error)
-    base = conf.get("api", "base_url", fallback="").rstrip("/")
-    return RedirectResponse(f"{base}/api/v2/auth/login?{urlencode({'next': request.url.path})}")
+    return RedirectResponse(f"{_base()}/api/v2/auth/login?{urlencode({'next': request.url.path})}")
 
 
 @app.get("/docs/{path:path}")

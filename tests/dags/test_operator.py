@@ -156,7 +156,8 @@ def test_counts_and_links_stand_in_the_log(stand_in: Path, reports: Path, capsys
     program(
         stand_in,
         "print(json.dumps({'accepted': 20828, 'days': [{'day': '2026-01-02', 'rows': 10414}], 'ok': True,"
-        f" 'report_uri': 'file://{reports}/drift/d.html', 'mlflow_run_url': 'http://m/#/runs/1'}}))",
+        f" 'failed': ['skew', 'slices'], 'reopened': [], 'report_uri': 'file://{reports}/drift/d.html',"
+        " 'mlflow_run_url': 'http://m/#/runs/1'}))",
     )
     run()
     logged = capsys.readouterr().out
@@ -164,6 +165,8 @@ def test_counts_and_links_stand_in_the_log(stand_in: Path, reports: Path, capsys
         "accepted: 20,828",
         "days: day=2026-01-02 rows=10,414",
         "ok: True",
+        "failed: skew, slices",
+        "reopened: none",
         "Report: http://airflow.test/fraud/reports/drift/d.html",
         "MLflow run: http://m/#/runs/1",
     ):
