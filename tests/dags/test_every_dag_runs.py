@@ -155,6 +155,8 @@ def test_every_dag_does_its_part(airflow: Any, world: dict[str, str]) -> None:
     # Another seed makes another version, no better than the one before: it waits for a person who takes it upon them.
     write_params(Path(world["FRAUD_PROJECT"]), {**PARAMS, "training": {**PARAMS["training"], "seed": 2}})
     assert airflow("train_fraud_model") == {**trained, "candidate": "skipped"}
+    shown = fraud(world, "gates", "2")
+    assert (shown["champion"], shown["production"], shown["failed_gates"]) == ("1", "1", ["better_than_production"])
     waiver = [
         "--waive=better_than_production",
         "--waiver-reason=a drill of the rollback",

@@ -15,7 +15,10 @@ from .browser import until
 from .live import Airflow, airflow
 from .test_promote_model import VERDICT
 
-pytestmark = pytest.mark.slow  # an Airflow's start, and runs through its scheduler
+pytestmark = [
+    pytest.mark.slow,  # an Airflow's start, and runs through its scheduler
+    pytest.mark.timeout(900),
+]
 SECONDS = 240.0
 
 

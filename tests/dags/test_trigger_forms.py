@@ -41,6 +41,7 @@ FORMS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 pytestmark = [
     pytest.mark.slow,  # an Airflow's start, and some twenty forms
+    pytest.mark.timeout(900),
     pytest.mark.skipif(bool(chromium.MISSING), reason=chromium.MISSING),
 ]
 
