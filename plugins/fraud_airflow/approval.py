@@ -56,6 +56,13 @@ class OptionalApproval(ApprovalOperator):
             _require_waiver(answer)
         return answer
 
+    def validate_params_input(self, params_input: Mapping[str, Any]) -> None:
+        """As Airflow's, but a program that answers may leave fields out: *Reject* needs no waiver."""
+        if unknown := set(params_input) - set(self.params):
+            raise ValueError(f"unknown fields {sorted(unknown)}; the form has {sorted(self.params)}")
+        for name, value in params_input.items():
+            self.params[name] = value
+
     def _set_form(self, context: Context) -> None:
         """A field whose type has no "null" must be filled in before Airflow's form can be submitted."""
         reason = Param(None, type=["null", "string"], title="Reason", description="kept in the promotion history")

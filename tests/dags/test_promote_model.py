@@ -133,8 +133,14 @@ def test_an_approval_without_a_complete_waiver_is_refused_at_the_question(
     else:
         with pytest.raises(AirflowFailException, match="needs a waiver"):
             question().execute_complete(context, given)
-    refused = {**given, "chosen_options": ["Reject"]}
+    refused = {**given, "chosen_options": ["Reject"], "params_input": {"reason": reason}}
     assert question().execute_complete(context, refused)["chosen_options"] == ["Reject"]
+
+
+def test_an_answer_with_a_field_that_the_form_lacks_is_refused() -> None:
+    given = answer("Approve", "ada") | {"params_input": {"until": "2999-01-01"}}
+    with pytest.raises(ValueError, match=r"unknown fields \['until'\]; the form has \['reason'\]"):
+        question().execute_complete({"ti": TaskInstance(gates=PASSED)}, given)
 
 
 def test_nobody_is_asked_about_a_version_that_cannot_be_promoted() -> None:
