@@ -1,6 +1,5 @@
 """The landing zone: what sources deliver, as Parquet files below `transactions/` and `labels/`."""
 
-import io
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -11,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fraud.errors import BadInputError
-from fraud.io.lake import located, put_atomically
+from fraud.io.lake import listed, located
 
 Feed = Literal["transactions", "labels"]
 TIMESTAMP: Final = pa.timestamp("us", "UTC")
@@ -56,25 +55,17 @@ class LandedFile:
     rows: int
 
 
-def deliver(landing_uri: str, feed: Feed, day: str, source: str, table: pa.Table) -> int:
-    """Write `table` (columns of the feed's schema) as `<feed>/dt=<day>/<source>.parquet`. Returns its bytes."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    put_atomically(f"{landing_uri.rstrip('/')}/{feed}/dt={day}/{source}.parquet", buffer.getvalue())
-    return buffer.tell()
-
-
 def landed_files(landing_uri: str, feed: Feed) -> Iterator[LandedFile]:
     """What was delivered, by path. Raises BadInputError for a file that is no Parquet file of this feed."""
     root = f"{landing_uri.rstrip('/')}/{feed}"
     fs, path = located(root)
-    for found in sorted(fs.glob(f"{path}/**/*.parquet")):
-        name = f"{feed}/{found[len(path) :].lstrip('/')}"
-        data: bytes = fs.cat_file(found)
-        uri = fs.unstrip_protocol(found)
-        file = _open(uri, data)
-        _check(uri, feed, file.schema_arrow)
-        yield LandedFile(uri, name, sha256(data).hexdigest(), file.metadata.num_rows)
+    for found in listed(root):
+        if found.endswith(".parquet"):
+            data: bytes = fs.cat_file(f"{path}/{found}")
+            uri = f"{root}/{found}"
+            file = _open(uri, data)
+            _check(uri, feed, file.schema_arrow)
+            yield LandedFile(uri, f"{feed}/{found}", sha256(data).hexdigest(), file.metadata.num_rows)
 
 
 def read_landed(file: LandedFile, feed: Feed) -> pa.Table:
