@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fraud.core.contract import US_PER_DAY
 from fraud.core.geography import great_circle_miles
 from fraud.errors import BadConfigError, BadInputError
+from fraud.io.ids import both, described, ids_of
 from fraud.io.landing import PARSE_ERROR, TIMESTAMP
 from fraud.io.mapping import ISO, MILES, Distance, Label, Mapping, Number, Text, Time
 
@@ -39,6 +40,10 @@ class Errors:
         joined = pc.if_else(pc.is_null(self._texts), text, pc.binary_join_element_wise(self._texts, text, "; "))
         self._texts = pc.if_else(pa.array(where), joined, self._texts)
 
+    def add_texts(self, texts: pa.Array) -> None:
+        """A text for each row, null for the rows without an error."""
+        self._texts = both(self._texts, texts)
+
     @property
     def texts(self) -> pa.Array:
         return self._texts
@@ -55,11 +60,11 @@ def in_landing_form(mapping: Mapping, table: pa.Table) -> pa.Table:
     event = _time("event_timestamp", mapping.event_timestamp, columns, errors)
     created = mapping.created_timestamp
     made = {
-        "transaction_id": _text(mapping.transaction_id, columns, rows),
+        "transaction_id": _id("transaction_id", mapping.transaction_id, columns, rows, errors),
         "event_timestamp": event,
         "created_timestamp": _time("created_timestamp", created, columns, errors) if created else event,
-        "user_id": _text(mapping.user_id, columns, rows),
-        "merchant_id": _text(mapping.merchant_id, columns, rows),
+        "user_id": _id("user_id", mapping.user_id, columns, rows, errors),
+        "merchant_id": _id("merchant_id", mapping.merchant_id, columns, rows, errors),
         "merchant_category": _renamed(_text(mapping.merchant_category, columns, rows), mapping.merchant_category.map),
         "amount": _number("amount", mapping.amount, columns, errors),
         "distance_from_home": _distance(mapping.distance_from_home, columns, rows, errors),
@@ -81,9 +86,23 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _text(text: Text, columns: dict[str, pa.Array], rows: int) -> pa.Array:
+    parts = [columns[name].cast(pa.string()) for name in text.reads]
+    return _joined(text, parts, rows)
+
+
+def _id(name: str, text: Text, columns: dict[str, pa.Array], rows: int, errors: Errors) -> pa.Array:
+    """As `_text`, each column read by the rule of its type (`fraud.io.ids`)."""
+    parts = []
+    for column in text.reads:
+        ids = ids_of(column, columns[column])
+        errors.add_texts(described(name, ids, columns[column]))
+        parts.append(ids.texts)
+    return _joined(text, parts, rows)
+
+
+def _joined(text: Text, parts: list[pa.Array], rows: int) -> pa.Array:
     if text.constant is not None:
         return pa.repeat(pa.scalar(text.prefix + text.constant), rows)
-    parts = [columns[name].cast(pa.string()) for name in text.reads]
     joined = pc.binary_join_element_wise(*parts, text.separator) if len(parts) > 1 else parts[0]
     return pc.binary_join_element_wise(text.prefix, joined, "") if text.prefix else joined
 
