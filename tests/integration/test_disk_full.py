@@ -12,14 +12,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+import mlflow
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from fraud.io.delivery import delivering
 from fraud.io.lake import Dataset
 from fraud.io.landing import SCHEMAS, landed_files
+from fraud.io.model_artifact import MODEL_NAME
 
 ROOT: Final = Path(__file__).parents[2]
 ROWS: Final = 4_000
@@ -31,7 +34,7 @@ MAPPING: Final = {
     "label": {"column": "fraud", "delay_days": 0},
 }  # fmt: skip
 QUICK: Final = {
-    "split": {"train_days": 24, "gap_days": 2, "validation_days": 8, "holdout_days": 8, "min_frauds": 1},
+    "split": {"train_days": 24, "gap_days": 2, "validation_days": 8, "holdout_days": 8},
     "training": {"bootstrap": 20, "boosting": {"max_iter": 5}, "mlp": {"max_epochs": 1}},
 }
 
@@ -167,3 +170,76 @@ def test_build_features_into_a_full_lake(in_lake: Home) -> None:
         disk.grow()
         in_lake.completes("build-features")
         assert Dataset(in_lake.lake, "features").verify("2026-01-01").rows == ROWS
+
+
+def training_set(days: int = 44, per_day: int = 60) -> pa.Table:
+    """Fraud is what costs far more than its user's average."""
+    random, n = np.random.default_rng(3), days * per_day
+    at = pa.array([FIRST + timedelta(days=days * row / n) for row in range(n)], STAMP)
+    fraud = random.random(n) < 0.05
+    amount = np.where(fraud, 500.0, 20.0) * random.uniform(0.5, 1.5, n)
+    return pa.table(
+        {
+            "transaction_id": [f"t{row}" for row in range(n)], "event_timestamp": at, "created_timestamp": at,
+            "user_id": [f"u{row % 97}" for row in range(n)], "merchant_id": ["m"] * n,
+            "merchant_category": ["travel"] * n, "amount": amount.round(4),
+            "distance_from_home": random.exponential(20, n), "transaction_velocity_1h": np.zeros(n),
+            "avg_amount_7d": np.full(n, 20.0), "unique_merchants_30d": np.ones(n, np.int64), "is_fraud": fraud,
+            "label_timestamp": pa.array(at.to_pylist(), STAMP, mask=~fraud),
+        }
+    )  # fmt: skip
+
+
+class Registry:
+    """What `fraud train` needs besides the lake: a project whose ladder trains in seconds, and MLflow in a file."""
+
+    def __init__(self, home: Home, folder: Path) -> None:
+        project, url = folder / "project", f"sqlite:///{folder}/mlflow.db"
+        (project / "requirements").mkdir(parents=True)
+        (project / "requirements/ml.txt").write_text("a lock\n")
+        params = yaml.safe_load((ROOT / "params.yaml").read_text())
+        for section, changes in QUICK.items():
+            for key, value in changes.items():
+                params[section][key] = {**params[section][key], **value} if isinstance(value, dict) else value
+        (project / "params.yaml").write_text(yaml.safe_dump(params))
+        self.env = {"FRAUD_PROJECT": str(project), "FRAUD_MLFLOW_URL": url, "MLFLOW_TRACKING_URI": url}
+        made_from = {"cut_off": "2026-03-01T00:00:00+00:00", "maturity_days": "7"}
+        Dataset(home.lake, "training_sets", "snapshot").publish("s1", training_set(), made_from)
+        Dataset(home.lake, "transactions").publish("2026-01-01", training_set().slice(0, 10))
+        self._client = mlflow.MlflowClient(url, url)
+
+    def versions(self) -> dict[str, str]:
+        """The tag `gates` of every version."""
+        found = self._client.search_model_versions(f"name='{MODEL_NAME}'")
+        return {str(version.version): version.tags["gates"] for version in found}
+
+
+@pytest.fixture
+def registry(home: Home, tmp_path: Path) -> Registry:
+    return Registry(home, tmp_path)
+
+
+def test_train_with_a_full_folder_for_temporary_files(home: Home, registry: Registry, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "temporary", "128k") as disk:
+        home.full("train", **registry.env, TMPDIR=str(disk.at))
+    assert registry.versions() == {}
+
+
+@pytest.mark.timeout(600)
+def test_train_with_a_full_folder_for_reports_and_score_into_a_full_folder(
+    home: Home, registry: Registry, tmp_path: Path
+) -> None:
+    with small_disk(home.home / "reports", "4k") as disk:
+        home.full("train", **registry.env)
+        assert "passed" not in registry.versions().values()
+        disk.grow()
+        home.completes("train", **registry.env)
+    version = max(registry.versions())
+    pq.write_table(training_set(), tmp_path / "in.parquet")
+    with small_disk(tmp_path / "answers", "16k") as disk:
+        arguments = ["score", f"--input={tmp_path}/in.parquet", f"--output={disk.at}/out.csv", f"--model={version}"]
+        home.full(*arguments, **registry.env)
+        assert list(disk.at.iterdir()) == []
+        disk.grow()
+        home.completes(*arguments, **registry.env)
+        assert len((disk.at / "out.csv").read_text().splitlines()) == training_set().num_rows + 1

@@ -90,7 +90,7 @@ def can_be_id(kind: pa.DataType) -> bool:
 
 def described(column: str, ids: Ids, values: pa.Array | pa.ChunkedArray) -> pa.Array:
     """For each row with a fault `column: fault: 'value'`, as `parse_error` has it; null for the others: string[n]."""
-    texts = [None] * len(ids.faults)
+    texts: list[str | None] = [None] * len(ids.faults)
     for row in pc.indices_nonzero(pc.is_valid(ids.faults)).to_pylist():
         texts[row] = f"{column}: {ids.faults[row]}: {str(values[row].as_py())[:_SHOWN]!r}"
     return pa.array(texts, pa.string())
@@ -103,7 +103,7 @@ def both(first: pa.Array, second: pa.Array) -> pa.Array:
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    return any(test(kind) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view))
 
 
 def _faultless(texts: pa.Array) -> Ids:
