@@ -40,10 +40,6 @@ class Errors:
         joined = pc.if_else(pc.is_null(self._texts), text, pc.binary_join_element_wise(self._texts, text, "; "))
         self._texts = pc.if_else(pa.array(where), joined, self._texts)
 
-    def add_texts(self, texts: pa.Array) -> None:
-        """A text for each row, null for the rows without an error."""
-        self._texts = both(self._texts, texts)
-
     @property
     def texts(self) -> pa.Array:
         return self._texts
@@ -58,19 +54,23 @@ def in_landing_form(mapping: Mapping, table: pa.Table) -> pa.Table:
     columns = {name: _plain(table[name]) for name in table.column_names}
     rows, errors, label_errors = table.num_rows, Errors(table.num_rows), Errors(table.num_rows)
     event = _time("event_timestamp", mapping.event_timestamp, columns, errors)
+    transaction_id, transaction_errors = _id("transaction_id", mapping.transaction_id, columns, rows)
+    user_id, user_errors = _id("user_id", mapping.user_id, columns, rows)
+    merchant_id, merchant_errors = _id("merchant_id", mapping.merchant_id, columns, rows)
+    id_errors = both(both(transaction_errors, user_errors), merchant_errors)
     created = mapping.created_timestamp
     made = {
-        "transaction_id": _id("transaction_id", mapping.transaction_id, columns, rows, errors),
+        "transaction_id": transaction_id,
         "event_timestamp": event,
         "created_timestamp": _time("created_timestamp", created, columns, errors) if created else event,
-        "user_id": _id("user_id", mapping.user_id, columns, rows, errors),
-        "merchant_id": _id("merchant_id", mapping.merchant_id, columns, rows, errors),
+        "user_id": user_id,
+        "merchant_id": merchant_id,
         "merchant_category": _renamed(_text(mapping.merchant_category, columns, rows), mapping.merchant_category.map),
         "amount": _number("amount", mapping.amount, columns, errors),
         "distance_from_home": _distance(mapping.distance_from_home, columns, rows, errors),
     }
     labels = _label(mapping.label, columns, event, label_errors)
-    return pa.table({**made, PARSE_ERROR: errors.texts, **labels, LABEL_ERROR: label_errors.texts})
+    return pa.table({**made, PARSE_ERROR: both(errors.texts, id_errors), **labels, LABEL_ERROR: label_errors.texts})
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
@@ -90,14 +90,14 @@ def _text(text: Text, columns: dict[str, pa.Array], rows: int) -> pa.Array:
     return _joined(text, parts, rows)
 
 
-def _id(name: str, text: Text, columns: dict[str, pa.Array], rows: int, errors: Errors) -> pa.Array:
-    """As `_text`, each column read by the rule of its type (`fraud.io.ids`)."""
-    parts = []
+def _id(name: str, text: Text, columns: dict[str, pa.Array], rows: int) -> tuple[pa.Array, pa.Array]:
+    """As `_text`, each column read by the rule of its type (`fraud.io.ids`); and the errors of the rows: string[n]."""
+    parts, errors = [], pa.nulls(rows, pa.string())
     for column in text.reads:
         ids = ids_of(column, columns[column])
-        errors.add_texts(described(name, ids, columns[column]))
         parts.append(ids.texts)
-    return _joined(text, parts, rows)
+        errors = both(errors, described(name, ids, columns[column]))
+    return _joined(text, parts, rows), errors
 
 
 def _joined(text: Text, parts: list[pa.Array], rows: int) -> pa.Array:

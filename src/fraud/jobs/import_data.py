@@ -79,10 +79,8 @@ def run(config: Config, context: Context) -> Result:
     mapping = Mapping.load(config.mapping)
     with (
         tempfile.TemporaryDirectory(prefix="fraud-import-") as folder,
-        duckdb.connect(f"{folder}/rows.duckdb") as rows,
+        duckdb.connect(f"{folder}/rows.duckdb", config={"memory_limit": SORT_MEMORY, "temp_directory": folder}) as rows,
     ):
-        rows.execute(f"SET memory_limit = '{SORT_MEMORY}'")
-        rows.execute(f"SET temp_directory = '{folder}'")
         rows.execute("SET TimeZone = 'UTC'")
         rows_in = _spool(config, mapping, Path(folder), rows, context)
         if not rows_in:
