@@ -150,14 +150,14 @@ def _header(source: Path) -> list[str]:
 def _usable(table: pa.Table) -> tuple[pa.Table, Counter[str]]:
     """The rows that keep the contract, as ingest makes them; and why the others do not."""
     reasons = quarantine_reasons("transactions", table.select(SCHEMAS["transactions"].names), datetime.now(UTC))
-    reasons = pc.fill_null(reasons, "")
-    ids = table["transaction_id"].combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy()
-    repeated = np.ones(len(ids), dtype=np.bool_)
-    repeated[np.unique(ids, return_index=True)[1]] = False
-    good = pc.equal(reasons, "")
-    reasons = pc.if_else(pc.and_(good, pa.array(repeated)), "transaction_id was there before", reasons)
-    rejected = Counter(text for text in reasons.to_pylist() if text)
-    rows = table.filter(pc.equal(reasons, ""))
+    rejected = Counter(reasons.drop_null().to_pylist())
+    rows = table.filter(pc.is_null(reasons))
+    codes = rows["transaction_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    first = np.zeros(len(codes), dtype=np.bool_)
+    first[np.unique(codes, return_index=True)[1]] = True
+    if repeated := int((~first).sum()):
+        rejected["transaction_id was there before"] = repeated
+    rows = rows.filter(pa.array(first))
     usable, _ = in_contract(rows)
     for name in WINDOW_NAMES:
         if name in rows.column_names:

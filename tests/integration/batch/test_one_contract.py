@@ -63,11 +63,11 @@ def context(home: Path, redis_url: str = "redis://127.0.0.1:1") -> Context:
     return Context(settings, Params.load(ROOT / "params.yaml"), structlog.get_logger())
 
 
-def write_csv(path: Path) -> Path:
+def write_csv(path: Path, rows: list[Row]) -> Path:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(CASES["good"]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({k: str(v).lower() if isinstance(v, bool) else v for k, v in row.items()} for row in rows())
+        writer.writerows({k: str(v).lower() if isinstance(v, bool) else v for k, v in row.items()} for row in rows)
     return path
 
 
@@ -110,7 +110,7 @@ def in_lake(*homes: Path) -> dict[str, Row]:
 
 def test_import_and_ingest(tmp_path: Path) -> None:
     (tmp_path / "mapping.yaml").write_text(yaml.safe_dump(MAPPING))
-    source = write_csv(tmp_path / "rows.csv")
+    source = write_csv(tmp_path / "rows.csv", rows())
     config = import_data.Config(source=str(source), mapping=tmp_path / "mapping.yaml")
     imported = import_data.run(config, context(tmp_path))
     taken = ingest.run(ingest.Config(), context(tmp_path))
@@ -136,8 +136,24 @@ def scorer(linear_model: Callable[..., Any]) -> Scorer:
 
 
 def test_file_scoring_of_csv(tmp_path: Path, scorer: Scorer) -> None:
-    score_file(write_csv(tmp_path / "rows.CSV"), tmp_path / "out.parquet", scorer)
-    assert set(pq.read_table(tmp_path / "out.parquet")["transaction_id"].to_pylist()) == set(expected())
+    target = tmp_path / "a folder%20#/out.parquet"
+    score_file(write_csv(tmp_path / "rows.CSV", rows()), target, scorer)
+    assert set(pq.read_table(target)["transaction_id"].to_pylist()) == set(expected())
+    assert [path for path in tmp_path.rglob("*.parquet") if path.is_file()] == [target]
+
+
+def test_a_good_row_counts_behind_a_bad_one_of_the_same_id(tmp_path: Path, scorer: Scorer) -> None:
+    same = [CASES["good"] | {"transaction_id": "t", "amount": amount} for amount in (-1.0, 10.5, 20.5)]
+    source = write_csv(tmp_path / "rows.csv", same)
+    scored = score_file(source, tmp_path / "out.parquet", scorer)
+    assert dict(scored.rejected) == {"amount is not above 0": 1, "transaction_id was there before": 1}
+    (tmp_path / "mapping.yaml").write_text(yaml.safe_dump(MAPPING))
+    import_data.run(
+        import_data.Config(source=str(source), mapping=tmp_path / "mapping.yaml"), context(tmp_path)
+    )  # fmt: skip
+    taken = ingest.run(ingest.Config(), context(tmp_path))
+    assert (taken.quarantined, taken.accepted, taken.duplicates) == (1, 1, 1)
+    assert in_lake(tmp_path)["t"]["amount"] == 10.5
 
 
 def test_file_scoring_of_parquet(tmp_path: Path, scorer: Scorer) -> None:
