@@ -11,6 +11,11 @@ PASSED_NAMES = frozenset({"PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPD
 PASSED_PREFIXES = ("FRAUD_", "MLFLOW_", "AWS_", "LC_", "SPARK_", "WANDB_")
 
 
+def _uri_of(path: Path) -> str:
+    """As `fraud.uris.uri_of`, which this environment does not have: not percent-encoded, fsspec does not decode it."""
+    return f"file://{path}"
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """`command` is the ML environment's `fraud`; URLs are as a browser reaches them, "" where there is none."""
@@ -33,7 +38,7 @@ class Surroundings:
         return cls(
             project=project,
             command=Path(env.get("FRAUD_COMMAND") or project / ".venv/ml/bin/fraud"),
-            reports_uri=env.get("FRAUD_REPORTS_URI") or f"file://{home}/reports",
+            reports_uri=env.get("FRAUD_REPORTS_URI") or _uri_of(home / "reports"),
             mlflow_url=env.get("FRAUD_MLFLOW_PUBLIC_URL") or env.get("FRAUD_MLFLOW_URL", ""),
             grafana_url=env.get("FRAUD_GRAFANA_URL", ""),
             approval=env.get("FRAUD_APPROVAL", "") == "required",

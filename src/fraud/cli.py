@@ -19,7 +19,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from fraud.errors import BadConfigError, FraudError, UnavailableError
+from fraud.errors import BadConfigError, FraudError, UnavailableError, full_disk
 from fraud.jobs import JOBS, WATCHED, Context, JobConfig, JobResult
 from fraud.params import Params
 from fraud.settings import Settings
@@ -106,7 +106,9 @@ def main() -> None:
             raise BadConfigError(f"no job named {name!r}", expected=", ".join(JOBS), do="fraud --help")
         result = run_job(name, rest)
     except _foreseen() as caught:
-        error = caught if isinstance(caught, FraudError) else _unavailable(caught)
+        error = _named(caught)
+        if error is None:
+            raise
         failure = {"error": type(error).__name__, "message": error.message, "expected": error.expected,
                    "came": error.came, "do": error.do}  # fmt: skip
         if as_json:
@@ -117,15 +119,33 @@ def main() -> None:
 
 
 def _foreseen() -> tuple[type[Exception], ...]:
-    """Ours, and, where a job spoke to an S3 endpoint, what botocore raises when that does not answer."""
+    """Ours, and what libraries in use raise when a disk is full or an S3 endpoint does not answer."""
+    duckdb, sqlalchemy = sys.modules.get("duckdb"), sys.modules.get("sqlalchemy.exc")
+    databases = [*([duckdb.Error] if duckdb else []), *([sqlalchemy.DBAPIError] if sqlalchemy else [])]
+    return (FraudError, OSError, *databases, *_store_errors())
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
     botocore = sys.modules.get("botocore.exceptions")
-    return (FraudError, botocore.ConnectionError, botocore.HTTPClientError) if botocore else (FraudError,)
+    return (botocore.ConnectionError, botocore.HTTPClientError) if botocore else ()
 
 
-def _unavailable(error: Exception) -> UnavailableError:
-    return UnavailableError(
-        "the object store does not answer", came=str(error), do="see to AWS_ENDPOINT_URL; run again when it is back"
-    )
+def _named(error: Exception) -> FraudError | None:
+    """The error as ours; None for one that is not foreseen."""
+    if isinstance(error, UnavailableError):
+        return error
+    if full := full_disk(error):
+        return UnavailableError(
+            "a disk is full", expected="room for what the job writes, also in TMPDIR", came=full,
+            do="make room and run the job again: nothing of this run is visible",
+        )  # fmt: skip
+    if isinstance(error, FraudError):
+        return error
+    if isinstance(error, _store_errors()):
+        return UnavailableError(
+            "the object store does not answer", came=str(error), do="see to AWS_ENDPOINT_URL; run again when it is back"
+        )
+    return None
 
 
 def _for_people(result: JobResult) -> str:

@@ -1,6 +1,12 @@
 """Errors that a person can act on: what was expected, what came, what to do. Each knows its exit code."""
 
-from typing import ClassVar
+import errno
+from collections.abc import Iterator
+from typing import ClassVar, Final
+
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_ROOM_TEXTS: Final = ("No space left on device", "database or disk is full", "failed to offload data block")
+"""As operating system, SQLite and DuckDB word it, inside the errors of libraries."""
 
 
 class FraudError(Exception):
@@ -37,3 +43,21 @@ class UnavailableError(FraudError):
     """A service that should be there is not. Running again may help: the only error Airflow retries."""
 
     exit_code = 75
+
+
+def full_disk(error: BaseException) -> str:
+    """What an error, or one that it follows from, says about a disk without room; "" when none does."""
+    for cause in _causes(error):
+        no_room = isinstance(cause, OSError) and cause.errno in _NO_ROOM
+        if no_room or any(text in str(cause) for text in _NO_ROOM_TEXTS):
+            return str(cause)
+    return ""
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in seen:
+        seen.append(following)
+        yield following
+        following = following.__cause__ or following.__context__

@@ -12,10 +12,11 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fraud.errors import BadConfigError
+from fraud.uris import sqlite_url, uri_of
 
 
 class Settings(BaseSettings):
-    """All of it. URIs are `file:///absolute/path` or `s3://bucket/prefix`."""
+    """All of it. URIs are `file://` and the absolute path as it is (`fraud.uris`), or `s3://bucket/prefix`."""
 
     model_config = SettingsConfigDict(env_prefix="FRAUD_", frozen=True, extra="forbid")
 
@@ -65,14 +66,14 @@ class Settings(BaseSettings):
         home = Path(str(values.get("home") or "var")).resolve()
         project = Path(str(values.get("project") or ".")).resolve()
         defaults: dict[str, object] = {
-            "landing_uri": f"file://{home}/landing",
-            "lake_uri": f"file://{home}/lake",
-            "reports_uri": f"file://{home}/reports",
-            "job_runs_uri": f"file://{home}/job_runs",
-            "dvc_remote": f"file://{home}/dvc",
+            "landing_uri": uri_of(home / "landing"),
+            "lake_uri": uri_of(home / "lake"),
+            "reports_uri": uri_of(home / "reports"),
+            "job_runs_uri": uri_of(home / "job_runs"),
+            "dvc_remote": uri_of(home / "dvc"),
             "prediction_log": home / "predictions",
-            "control_db": f"sqlite:///{home}/control.db",
-            "feast_registry": f"sqlite:///{home}/feast.db",
+            "control_db": sqlite_url(home / "control.db"),
+            "feast_registry": sqlite_url(home / "feast.db"),
             "actor": getpass.getuser(),
         }
         given = {key: value for key, value in values.items() if value not in ("", None)}

@@ -27,7 +27,7 @@ from urllib.parse import urlparse
 import pyarrow as pa
 
 from fraud.core.contract import CATEGORIES, TRANSACTION_COLUMNS
-from fraud.io.landing import deliver
+from fraud.io.delivery import delivering
 from fraud.settings import Settings
 
 ROOT: Final = Path(__file__).parents[2]
@@ -90,7 +90,8 @@ def land(settings: Settings, rows: list[dict[str, Any]]) -> None:
     types = {"event_timestamp": at, "created_timestamp": at, "amount": pa.float64(), "distance_from_home": pa.float64()}
     schema = pa.schema([(name, types.get(name, pa.string())) for name in TRANSACTION_COLUMNS])
     table = pa.Table.from_pylist([{**row, **created} for row in rows], schema=schema)
-    deliver(settings.landing_uri, "transactions", f"{dt.datetime.now(dt.UTC):%Y-%m-%d-%H%M%S}", "bench-skew", table)
+    with delivering(settings.landing_uri) as delivery:
+        delivery.add("transactions", f"{dt.datetime.now(dt.UTC):%Y-%m-%d-%H%M%S}", "bench-skew", table)
 
 
 def job(*arguments: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Times are int64 microseconds since 1970-01-01 UTC. Amounts are USD; inside, they
 ("units"), so that sums are exact in any order and equality between engines is equality of bits.
 """
 
+import re
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Final
@@ -20,6 +21,18 @@ MAX_AMOUNT: Final = 1e9
 MAX_DISTANCE: Final = 12_500.0
 """Miles. Half of the Earth's circumference is 12,451 miles: nothing is farther from home."""
 MAX_ID_LENGTH: Final = 128
+MISSING_IDS: Final = frozenset({"nan", "null", "none", "<na>", "(null)", "\\n", "#n/a"})
+"""Texts, in any case, that programs write where there is no id. An empty text is an error of its own."""
+ID_CONTROL: Final = "has a control character or a line break"
+ID_ROUNDED: Final = "is a long number in scientific notation, as a spreadsheet writes it (its last digits are lost)"
+ID_ERROR_CELL: Final = "is an error value of a spreadsheet"
+ID_FAULTS: Final = (ID_CONTROL, ID_ROUNDED, ID_ERROR_CELL)
+_SPACES: Final = " \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_ROUNDED: Final = re.compile(r"[+-]?[0-9](?:[.,][0-9]+)?[eE][+-][0-9]+|[+-]?[0-9][.,][0-9]+[eE][0-9]+", re.ASCII)
+_ERROR_CELL: Final = re.compile(r"#{3,}|#(?:NAME\?|VALUE!|REF!|DIV/0!|NUM!|NULL!)", re.ASCII)
+ZONED_TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:?\d\d)", re.ASCII)
+"""A time as JSON and the command line carry it: RFC 3339 with its zone. Numbers and texts of digits are not times."""
 MAX_FUTURE_SKEW_US: Final = US_PER_DAY
 """A clock may run ahead of ours this far. A later event would hide a user's real history behind it."""
 MIN_EVENT_US: Final = 946_684_800 * US_PER_SECOND
@@ -76,6 +89,21 @@ def amount_units(amount: float) -> int:
 def amounts_units(amounts: NDArray[np.float64]) -> NDArray[np.int64]:
     """The same for an array whose values were checked before: float64[n] USD -> int64[n] units."""
     return np.rint(amounts * UNITS_PER_USD).astype(np.int64)
+
+
+def id_text(text: str) -> str | None:
+    """The id that every entrance makes of a text: without the spaces around it; None for a text of MISSING_IDS.
+
+    A text is never read as a number: leading zeros and a `.0` stay. Raises ValueError, its message one of ID_FAULTS.
+    """
+    found = text.strip(_SPACES)
+    if _CONTROL.search(found):
+        raise ValueError(ID_CONTROL)
+    if _ROUNDED.fullmatch(found):
+        raise ValueError(ID_ROUNDED)
+    if _ERROR_CELL.fullmatch(found):
+        raise ValueError(ID_ERROR_CELL)
+    return None if found.lower() in MISSING_IDS else found
 
 
 def id_hash(text: str) -> int:

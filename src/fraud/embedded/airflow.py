@@ -7,6 +7,7 @@ import httpx
 
 from fraud.embedded.stack import Stack
 from fraud.secret_file import read_env, write_private
+from fraud.uris import sqlite_url
 
 COMPONENTS: Final = ("api-server", "scheduler", "dag-processor", "triggerer")
 ADMIN: Final = "admin"
@@ -35,7 +36,7 @@ def environment(stack: Stack) -> dict[str, str]:
             "SECRET_KEY": stack.secret["AIRFLOW_API_SECRET"],
         },
         "API_AUTH": {"JWT_SECRET": stack.secret["AIRFLOW_JWT_SECRET"]},
-        "DATABASE": {"SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db"},
+        "DATABASE": {"SQL_ALCHEMY_CONN": sqlite_url(home / "airflow.db")},
         "LOGGING": {
             "WORKER_LOG_SERVER_PORT": stack.ports["airflow_task_logs"],
             "TRIGGER_LOG_SERVER_PORT": stack.ports["airflow_trigger_logs"],

@@ -23,6 +23,7 @@ from fraud.embedded.stack import Stack
 from fraud.embedded.undo import Undo
 from fraud.embedded.valkey import free_port
 from fraud.errors import BadConfigError, FraudError, UnavailableError
+from fraud.uris import uri_of
 
 QUIET_S: Final = 150.0
 """Longer than the day of the drill's clock."""
@@ -180,7 +181,7 @@ class Drill:
 
     @contextmanager
     def _exporter(self, folder: Path, port: int) -> Iterator[Process]:
-        copy = (folder / "copy").as_uri()
+        copy = uri_of(folder / "copy")
         env = self._stack.environment("ml") | {
             "FRAUD_LAKE_URI": f"{copy}/lake", "FRAUD_REPORTS_URI": f"{copy}/reports",
             "FRAUD_JOB_RUNS_URI": f"{copy}/job_runs",

@@ -18,12 +18,13 @@ import httpx
 from fraud.embedded import processes
 from fraud.embedded.processes import ServiceFailedError
 from fraud.embedded.valkey import free_port
+from fraud.uris import sqlite_url
 
 ADMIN: Final = "admin"
 _AUTH: Final = """\
 [mlflow]
 default_permission = READ
-database_uri = sqlite:///{folder}/auth.db
+database_uri = {database}
 admin_username = {admin}
 admin_password = {password}
 auth_cache_ttl_seconds = 60
@@ -59,7 +60,7 @@ def command(folder: Path, port: int, host: str = "127.0.0.1", artifacts: str = "
     folder = folder.resolve()
     return [
         sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1",
-        "--app-name", "basic-auth", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
+        "--app-name", "basic-auth", "--backend-store-uri", sqlite_url(folder / "mlflow.db"),
         "--serve-artifacts", "--artifacts-destination", artifacts or f"{folder}/artifacts",
         "--allowed-hosts", f"127.0.0.1:{port},localhost:{port}",
         "--cors-allowed-origins", f"http://127.0.0.1:{port},http://localhost:{port}",
@@ -76,7 +77,13 @@ def environment(folder: Path, admin_password: str, session_secret: str) -> dict[
     config = folder / "auth.ini"
     temporary = folder / f".auth.ini.{secrets.token_hex(4)}"
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(_AUTH.format(folder=folder, admin=ADMIN, password=admin_password.replace("%", "%%")))
+        file.write(
+            _AUTH.format(
+                database=sqlite_url(folder / "auth.db").replace("%", "%%"),
+                admin=ADMIN,
+                password=admin_password.replace("%", "%%"),
+            )
+        )
     temporary.replace(config)
     return {
         "MLFLOW_AUTH_CONFIG_PATH": str(config),

@@ -12,6 +12,7 @@ import redis
 from fraud.embedded import airflow, alertmanager, mlflow_server, processes, prometheus, valkey
 from fraud.embedded.processes import ServiceFailedError
 from fraud.embedded.stack import Stack
+from fraud.uris import browser_url
 
 _POLL_SECONDS: Final = 0.25
 
@@ -89,7 +90,7 @@ def _prometheus(stack: Stack) -> list[Service]:
     program = prometheus.binary()
     if program is None:
         return []
-    env = stack.environment("ml") | {"FRAUD_DOCS_URL": f"file://{stack.project}/docs"}
+    env = stack.environment("ml") | {"FRAUD_DOCS_URL": browser_url(stack.project / "docs")}
     ready = _http_not_ready(f"{stack.url('prometheus')}/-/ready")
     port = stack.ports["platform_metrics"]
     exporter = [stack.program("ml", "fraud"), "export-metrics", f"--port={port}"]

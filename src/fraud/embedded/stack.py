@@ -7,6 +7,7 @@ Secrets are generated once into `.env` (mode 600, ignored by git), ports are cho
 import json
 import os
 import secrets
+import shlex
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -115,5 +116,7 @@ class Stack:
     def write_shell_environment(self) -> Path:
         """`<home>/stack.env`: source it, and `fraud` runs against this stack from a shell."""
         path = self.home / "stack.env"
-        write_private(path, "".join(f"{name}={value}\n" for name, value in self.platform_environment().items()))
+        write_private(
+            path, "".join(f"{name}={shlex.quote(value)}\n" for name, value in self.platform_environment().items())
+        )
         return path

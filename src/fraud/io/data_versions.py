@@ -13,7 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
-import fsspec
 import yaml
 from dvc.fs import LocalFileSystem, get_cloud_fs
 from dvc_data.hashfile import load
@@ -24,7 +23,8 @@ from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.transfer import transfer
 
 from fraud.errors import RefusedError, UnavailableError
-from fraud.io.lake import MANIFEST, Dataset, located
+from fraud.io.lake import MANIFEST, Dataset, located, opened
+from fraud.uris import path_or_uri
 
 _HASH: Final = "md5"
 _DIRECTORY: Final = ".dir"
@@ -56,7 +56,7 @@ def push_partition(remote_uri: str, dataset: Dataset, partition: str) -> Stored:
         folder.mkdir()
         uris = dataset.object_uris(partition)
         for uri in [*uris, f"{dataset.uri}/{folder.name}/{MANIFEST}"]:
-            with fsspec.open(uri, "rb") as file:
+            with opened(uri) as file:
                 (folder / uri.rpartition("/")[2]).write_bytes(file.read())
         return push(remote_uri, folder)
 
@@ -120,7 +120,7 @@ def write_pointers(folder: Path, remote_uri: str, kept: Mapping[str, str]) -> No
     There `dvc pull` brings everything back, and `dvc gc --workspace --cloud` removes all else from the remote.
     """
     (folder / ".dvc").mkdir(parents=True, exist_ok=True)
-    url = remote_uri.removeprefix("file://")
+    url = path_or_uri(remote_uri)
     (folder / ".dvc/config").write_text(
         "[core]\n    no_scm = True\n    analytics = false\n    check_update = false\n    remote = versions\n"
         f"['remote \"versions\"']\n    url = {url}\n"
@@ -136,7 +136,7 @@ def write_pointers(folder: Path, remote_uri: str, kept: Mapping[str, str]) -> No
 
 
 def _store(remote_uri: str, scratch: str) -> HashFileDB:
-    kind, config, path = get_cloud_fs({}, url=remote_uri.removeprefix("file://"))
+    kind, config, path = get_cloud_fs({}, url=path_or_uri(remote_uri))
     filesystem = kind(**config)
     return HashFileDB(filesystem, filesystem.join(path, "files", _HASH), tmp_dir=scratch)
 

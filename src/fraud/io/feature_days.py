@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fraud.engines.arrow_windows import COLUMNS, window_values, with_windows
 from fraud.errors import UnavailableError
-from fraud.io.lake import ROWS_PER_OBJECT, DataObject, Dataset, located
+from fraud.io.lake import ROWS_PER_OBJECT, DataObject, Dataset, opened
 
 
 class Stored(NamedTuple):
@@ -110,9 +110,8 @@ def put_piece(features: Dataset, piece: Piece, values: NDArray[np.float64]) -> D
 def _read(objects: Iterable[Stored], columns: list[str] | None) -> pa.Table:
     tables = []
     for stored in objects:
-        fs, path = located(stored.uri)
         try:
-            with fs.open(path, "rb") as file:
+            with opened(stored.uri) as file:
                 tables.append(pq.read_table(file, columns=columns))
         except FileNotFoundError as error:
             raise UnavailableError(

@@ -14,14 +14,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fraud.core.features import WINDOW_NAMES
-from fraud.io.lake import Dataset
+from fraud.io.lake import Dataset, located, opened
+from fraud.uris import duckdb_file, path_or_uri
 
 COLUMNS: Final = ("user_id", "event_timestamp", "created_timestamp", *WINDOW_NAMES)
 _MADE_FROM: Final = b"made_from"
@@ -29,23 +29,28 @@ _MADE_FROM: Final = b"made_from"
 
 def snapshot_path(lake_uri: str) -> str:
     """Where the snapshot of a lake is: a plain path for a `file://` lake, a URI otherwise."""
-    return f"{lake_uri.rstrip('/')}/feast/user_transaction_features.parquet".removeprefix("file://")
+    return path_or_uri(f"{lake_uri.rstrip('/')}/feast/user_transaction_features.parquet")
 
 
 @contextmanager
 def local_snapshot(lake_uri: str) -> Iterator[Path]:
-    """The published snapshot as a local file: itself on a `file://` lake, a copy for the length of the block otherwise.
+    """The published snapshot as a local file that Feast's DuckDB can read: itself on a `file://` lake, a copy for the
+    length of the block otherwise.
 
-    Feast's DuckDB reads S3 by an extension alone that it would fetch from the internet at run time.
+    DuckDB reads S3 by an extension alone that it would fetch from the internet at run time, and a path with `*`, `?` or
+    `[` as a pattern: such a file is read through a link.
     """
-    fs, path = fsspec.core.url_to_fs(snapshot_path(lake_uri))
-    if "file" in fs.protocol:
+    fs, path = located(snapshot_path(lake_uri))
+    if "file" in fs.protocol and duckdb_file(path) == path:
         yield Path(path)
         return
     with TemporaryDirectory(prefix="fraud-feast-") as folder:
-        copy = Path(folder) / "snapshot.parquet"
-        fs.get_file(path, str(copy))
-        yield copy
+        here = Path(folder) / "snapshot.parquet"
+        if "file" in fs.protocol:
+            here.symlink_to(path)
+        else:
+            fs.get_file(path, str(here))
+        yield here
 
 
 def publish_snapshot(lake_uri: str, days: Iterable[str]) -> str:
@@ -95,7 +100,7 @@ def last_learned(table: pa.Table) -> NDArray[np.int64]:
 
 def _made_from(path: str) -> bytes | None:
     try:
-        with fsspec.open(path, "rb") as file:
+        with opened(path) as file:
             return (pq.read_schema(file).metadata or {}).get(_MADE_FROM)
     except FileNotFoundError:
         return None
@@ -104,7 +109,7 @@ def _made_from(path: str) -> bytes | None:
 @contextmanager
 def _replacing(path: str) -> Iterator[Path]:
     """A local file to write, which then takes the place of the one at `path` in one step."""
-    fs, target = fsspec.core.url_to_fs(path)
+    fs, target = located(path)
     if "file" not in fs.protocol:
         with TemporaryDirectory() as folder:
             local = Path(folder) / "snapshot.parquet"

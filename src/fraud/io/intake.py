@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from fraud.errors import BadInputError
-from fraud.io.lake import ROWS_PER_OBJECT, DataObject, Dataset, located, put_atomically
+from fraud.io.delivery import finish_deliveries
+from fraud.io.lake import ROWS_PER_OBJECT, DataObject, Dataset, listed, located, put_atomically
 from fraud.io.landing import Feed, LandedFile, landed_files, read_landed
 
 ROWS_PER_BATCH: Final = 300_000
@@ -78,8 +79,10 @@ class Ledger:
     def taken_in(self) -> set[str]:
         """Hashes of the files that need not be looked at again."""
         hashes: set[str] = set()
-        for path in self._fs.glob(f"{self._path}/batch-*.json"):
-            hashes.update(file.sha256 for file in _Entry.model_validate_json(self._fs.cat_file(path)).files)
+        for name in listed(self._uri, 1):
+            if name.startswith("batch-"):
+                entry = _Entry.model_validate_json(self._fs.cat_file(f"{self._path}/{name}"))
+                hashes.update(file.sha256 for file in entry.files)
         return hashes
 
     def unfinished(self) -> Batch | None:
@@ -170,6 +173,7 @@ def take_in(
     `decide` writes a batch's objects and says what became of its rows. Raises BadInputError, before anything is
     written, when a landed file is no Parquet file of this feed.
     """
+    finish_deliveries(landing_uri)
     ledger = Ledger(lake_uri, feed)
     done: list[Batch] = []
     if (unfinished := ledger.unfinished()) is not None:

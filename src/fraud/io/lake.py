@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import fsspec
 import pyarrow as pa
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from fraud.errors import BadInputError
+from fraud.uris import path_of
 
 MANIFEST: Final = "_manifest.json"
 _BEGINS: Final = "_begins.json"
@@ -64,8 +65,23 @@ def located(uri: str) -> tuple[Any, str]:
     Listings are asked for anew each time: fsspec would answer them from memory, and a process that lives on would
     never see what others publish on S3.
     """
+    if (local := path_of(uri)) is not None:  # fsspec would read `::` in the path as a chain of file systems
+        return fsspec.filesystem("file"), str(local)
     found: tuple[Any, str] = fsspec.core.url_to_fs(uri, use_listings_cache=False)
     return found
+
+
+def opened(uri: str) -> IO[bytes]:
+    """The object for reading. Raises FileNotFoundError."""
+    fs, path = located(uri)
+    found: IO[bytes] = fs.open(path, "rb")
+    return found
+
+
+def listed(uri: str, depth: int | None = None) -> list[str]:
+    """The files below a URI, at most `depth` levels down: paths relative to it, sorted; [] when it is not there."""
+    fs, path = located(uri)
+    return sorted(found[len(path) :].lstrip("/") for found in fs.find(path, maxdepth=depth))
 
 
 def put_atomically(uri: str, data: bytes) -> None:
@@ -105,8 +121,9 @@ class Dataset:
 
     def partitions(self) -> list[str]:
         """The published partitions, sorted."""
-        found = self._fs.glob(f"{self._path}/{self.key}=*/{MANIFEST}")
-        return sorted(path.split("/")[-2].removeprefix(f"{self.key}=") for path in found)
+        prefix, suffix = f"{self.key}=", f"/{MANIFEST}"
+        found = [name for name in listed(self.uri, 2) if name.startswith(prefix) and name.endswith(suffix)]
+        return [name.removeprefix(prefix).removesuffix(suffix) for name in found]
 
     def manifest(self, partition: str) -> Manifest | None:
         """The partition's manifest, None when it was never published."""
@@ -128,8 +145,7 @@ class Dataset:
             raise BadInputError(f"{self.name} has no partition {partition}", do=f"published: {self.partitions()[-5:]}")
         tables = []
         for uri in uris:
-            fs, path = located(uri)
-            with fs.open(path, "rb") as file:
+            with opened(uri) as file:
                 tables.append(pq.read_table(file, columns=columns))
         return pa.concat_tables(tables)
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fraud.io.lake import Dataset, located
+from fraud.uris import duckdb_file, path_or_uri
 
 
 def rows_with_ids(dataset: Dataset, ids: pa.Array | pa.ChunkedArray, columns: Sequence[str]) -> pa.Table | None:
@@ -25,7 +26,7 @@ def rows_with_ids(dataset: Dataset, ids: pa.Array | pa.ChunkedArray, columns: Se
             connection.register_filesystem(fs)
         connection.register("wanted", pa.table({"transaction_id": ids}))
         chosen = ", ".join(f'"{column}"' for column in columns)
-        paths = [fs._strip_protocol(uri) if local else uri for uri in uris]  # noqa: SLF001 - fsspec's own idiom
+        paths = [duckdb_file(path_or_uri(uri)) for uri in uris]
         query = f"SELECT {chosen} FROM read_parquet($paths) SEMI JOIN wanted USING (transaction_id)"  # noqa: S608
         return connection.sql(query, params={"paths": paths}).to_arrow_table()
 

@@ -1,6 +1,5 @@
 """The landing zone: what sources deliver, as Parquet files below `transactions/` and `labels/`."""
 
-import io
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -11,7 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fraud.errors import BadInputError
-from fraud.io.lake import located, put_atomically
+from fraud.io.ids import ID_COLUMNS, both, can_be_id, described, ids_of
+from fraud.io.lake import listed, located
 
 Feed = Literal["transactions", "labels"]
 TIMESTAMP: Final = pa.timestamp("us", "UTC")
@@ -39,7 +39,7 @@ SCHEMAS: Final[dict[Feed, pa.Schema]] = {
         ]
     ),
 }
-OPTIONAL: Final = frozenset({"created_timestamp", "distance_from_home", PARSE_ERROR})
+OPTIONAL: Final = frozenset({"created_timestamp", "merchant_category", "distance_from_home", PARSE_ERROR})
 """Columns a source may leave out; ingest says what stands in for them."""
 NO_DAY: Final = "unknown"
 HELD_BACK: Final = "held_back"
@@ -56,25 +56,17 @@ class LandedFile:
     rows: int
 
 
-def deliver(landing_uri: str, feed: Feed, day: str, source: str, table: pa.Table) -> int:
-    """Write `table` (columns of the feed's schema) as `<feed>/dt=<day>/<source>.parquet`. Returns its bytes."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    put_atomically(f"{landing_uri.rstrip('/')}/{feed}/dt={day}/{source}.parquet", buffer.getvalue())
-    return buffer.tell()
-
-
 def landed_files(landing_uri: str, feed: Feed) -> Iterator[LandedFile]:
     """What was delivered, by path. Raises BadInputError for a file that is no Parquet file of this feed."""
     root = f"{landing_uri.rstrip('/')}/{feed}"
     fs, path = located(root)
-    for found in sorted(fs.glob(f"{path}/**/*.parquet")):
-        name = f"{feed}/{found[len(path) :].lstrip('/')}"
-        data: bytes = fs.cat_file(found)
-        uri = fs.unstrip_protocol(found)
-        file = _open(uri, data)
-        _check(uri, feed, file.schema_arrow)
-        yield LandedFile(uri, name, sha256(data).hexdigest(), file.metadata.num_rows)
+    for found in listed(root):
+        if found.endswith(".parquet"):
+            data: bytes = fs.cat_file(f"{path}/{found}")
+            uri = f"{root}/{found}"
+            file = _open(uri, data)
+            _check(uri, feed, file.schema_arrow)
+            yield LandedFile(uri, f"{feed}/{found}", sha256(data).hexdigest(), file.metadata.num_rows)
 
 
 def read_landed(file: LandedFile, feed: Feed) -> pa.Table:
@@ -86,18 +78,33 @@ def read_landed(file: LandedFile, feed: Feed) -> pa.Table:
     data: bytes = fs.cat_file(path)
     if sha256(data).hexdigest() != file.sha256:
         raise BadInputError(f"{file.uri} changed while being read", do="deliver files under fresh names; run again")
-    schema = SCHEMAS[feed]
     try:
-        table = _open(file.uri, data).read(columns=schema.names)
-        columns = [
-            table[field.name].cast(field.type, safe=False)
-            if field.name in table.column_names
-            else pa.nulls(table.num_rows, field.type)
-            for field in schema
-        ]
-        return pa.Table.from_arrays(columns, schema=schema)
+        return in_schema(file.uri, feed, _open(file.uri, data).read(columns=SCHEMAS[feed].names))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadInputError(f"{file.uri} cannot be read", came=str(error), do="deliver the file again") from error
+
+
+def in_schema(name: str, feed: Feed, table: pa.Table) -> pa.Table:
+    """The table's rows in the feed's schema. Optional columns that are not there are null; an id that cannot be used is
+    null, and `parse_error` says why.
+
+    Raises BadInputError naming `name` when a column is missing, is there twice, or has a type that does not fit.
+    """
+    _check(name, feed, table.schema)
+    schema, rows = SCHEMAS[feed], table.num_rows
+    columns: dict[str, pa.Array] = {}
+    errors = pa.nulls(rows, pa.string())
+    for field in schema:
+        if field.name not in table.column_names:
+            columns[field.name] = pa.nulls(rows, field.type)
+        elif field.name in ID_COLUMNS:
+            ids = ids_of(field.name, table[field.name])
+            columns[field.name] = ids.texts
+            errors = both(errors, described(field.name, ids, table[field.name]))
+        else:
+            columns[field.name] = table[field.name].cast(field.type, safe=False)
+    columns[PARSE_ERROR] = both(columns[PARSE_ERROR], errors)
+    return pa.Table.from_arrays(list(columns.values()), schema=schema)
 
 
 def delivered(landing_uri: str, transactions: Collection[str]) -> pa.Table:
@@ -125,9 +132,12 @@ def _check(uri: str, feed: Feed, schema: pa.Schema) -> None:
             f"{uri} lacks {', '.join(missing)}", expected=", ".join(SCHEMAS[feed].names),
             came=", ".join(schema.names) or "no columns", do="fraud import maps other files to the contract",
         )  # fmt: skip
+    if twice := sorted({n for n in SCHEMAS[feed].names if schema.names.count(n) > 1}):
+        raise BadInputError(f"{uri} has several columns named {', '.join(twice)}", do="rename them at the source")
     for field in SCHEMAS[feed]:
         came = schema.field(field.name).type if field.name in schema.names else pa.null()
-        if not _fits(came, field.type):
+        fits = can_be_id(came) if field.name in ID_COLUMNS else _fits(came, field.type)
+        if not fits:
             zone = pa.types.is_timestamp(came)
             raise BadInputError(
                 f"{uri}: column {field.name} {'has no time zone' if zone else 'has the wrong type'}",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fraud.core.contract import US_PER_DAY
 from fraud.core.geography import great_circle_miles
 from fraud.errors import BadConfigError, BadInputError
+from fraud.io.ids import both, described, ids_of
 from fraud.io.landing import PARSE_ERROR, TIMESTAMP
 from fraud.io.mapping import ISO, MILES, Distance, Label, Mapping, Number, Text, Time
 
@@ -53,19 +54,23 @@ def in_landing_form(mapping: Mapping, table: pa.Table) -> pa.Table:
     columns = {name: _plain(table[name]) for name in table.column_names}
     rows, errors, label_errors = table.num_rows, Errors(table.num_rows), Errors(table.num_rows)
     event = _time("event_timestamp", mapping.event_timestamp, columns, errors)
+    transaction_id, transaction_errors = _id("transaction_id", mapping.transaction_id, columns, rows)
+    user_id, user_errors = _id("user_id", mapping.user_id, columns, rows)
+    merchant_id, merchant_errors = _id("merchant_id", mapping.merchant_id, columns, rows)
+    id_errors = both(both(transaction_errors, user_errors), merchant_errors)
     created = mapping.created_timestamp
     made = {
-        "transaction_id": _text(mapping.transaction_id, columns, rows),
+        "transaction_id": transaction_id,
         "event_timestamp": event,
         "created_timestamp": _time("created_timestamp", created, columns, errors) if created else event,
-        "user_id": _text(mapping.user_id, columns, rows),
-        "merchant_id": _text(mapping.merchant_id, columns, rows),
+        "user_id": user_id,
+        "merchant_id": merchant_id,
         "merchant_category": _renamed(_text(mapping.merchant_category, columns, rows), mapping.merchant_category.map),
         "amount": _number("amount", mapping.amount, columns, errors),
         "distance_from_home": _distance(mapping.distance_from_home, columns, rows, errors),
     }
     labels = _label(mapping.label, columns, event, label_errors)
-    return pa.table({**made, PARSE_ERROR: errors.texts, **labels, LABEL_ERROR: label_errors.texts})
+    return pa.table({**made, PARSE_ERROR: both(errors.texts, id_errors), **labels, LABEL_ERROR: label_errors.texts})
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
@@ -81,9 +86,23 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _text(text: Text, columns: dict[str, pa.Array], rows: int) -> pa.Array:
+    parts = [columns[name].cast(pa.string()) for name in text.reads]
+    return _joined(text, parts, rows)
+
+
+def _id(name: str, text: Text, columns: dict[str, pa.Array], rows: int) -> tuple[pa.Array, pa.Array]:
+    """As `_text`, each column read by the rule of its type (`fraud.io.ids`); and the errors of the rows: string[n]."""
+    parts, errors = [], pa.nulls(rows, pa.string())
+    for column in text.reads:
+        ids = ids_of(column, columns[column])
+        parts.append(ids.texts)
+        errors = both(errors, described(name, ids, columns[column]))
+    return _joined(text, parts, rows), errors
+
+
+def _joined(text: Text, parts: list[pa.Array], rows: int) -> pa.Array:
     if text.constant is not None:
         return pa.repeat(pa.scalar(text.prefix + text.constant), rows)
-    parts = [columns[name].cast(pa.string()) for name in text.reads]
     joined = pc.binary_join_element_wise(*parts, text.separator) if len(parts) > 1 else parts[0]
     return pc.binary_join_element_wise(text.prefix, joined, "") if text.prefix else joined
 

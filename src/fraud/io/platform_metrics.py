@@ -21,7 +21,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from fraud.errors import FraudError
 from fraud.io import job_runs, mlflow_client, model_artifact
-from fraud.io.lake import MANIFEST, Dataset, located
+from fraud.io.lake import MANIFEST, Dataset, listed, located
 from fraud.settings import Settings
 
 DATASETS: Final = ("transactions", "labels", "features", "scores", "predictions")
@@ -155,9 +155,12 @@ def reports(reports_uri: str) -> Iterator[Metric]:
 
 
 def _newest_report(reports_uri: str, kind: str) -> tuple[str, Mapping[str, Any]] | None:
-    fs, path = located(f"{reports_uri.rstrip('/')}/{kind}")
-    found = sorted(fs.glob(f"{path}/*/{kind}.json"))
-    return (found[-1].split("/")[-2], json.loads(fs.cat_file(found[-1]))) if found else None
+    folder = f"{reports_uri.rstrip('/')}/{kind}"
+    days = [found.split("/")[0] for found in listed(folder, 2) if found.endswith(f"/{kind}.json")]
+    if not days:
+        return None
+    fs, path = located(f"{folder}/{days[-1]}/{kind}.json")
+    return days[-1], json.loads(fs.cat_file(path))
 
 
 def _drift(report: Mapping[str, Any]) -> Iterator[Metric]:

@@ -4,7 +4,7 @@ import datetime as dt
 import json
 from typing import Any
 
-from fraud.io.lake import located, put_atomically
+from fraud.io.lake import listed, located, put_atomically
 
 
 def read(folder: str, name: str) -> dict[str, Any] | None:
@@ -19,9 +19,9 @@ def read(folder: str, name: str) -> dict[str, Any] | None:
 
 def newest(root: str, name: str) -> dict[str, Any] | None:
     """The record of the newest day below `<root>/<name>/<day>`, None when there is none."""
-    fs, path = located(f"{root.rstrip('/')}/{name}")
-    days = sorted(found.split("/")[-2] for found in fs.glob(f"{path}/*/{name}.json"))
-    return read(f"{root.rstrip('/')}/{name}/{days[-1]}", name) if days else None
+    folder = f"{root.rstrip('/')}/{name}"
+    days = [found.split("/")[0] for found in listed(folder, 2) if found.endswith(f"/{name}.json")]
+    return read(f"{folder}/{days[-1]}", name) if days else None
 
 
 def write(folder: str, name: str, page: str, record: dict[str, Any]) -> None:

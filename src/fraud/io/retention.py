@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from fraud.io.intake import Ledger
-from fraud.io.lake import MANIFEST, Dataset, located
+from fraud.io.lake import MANIFEST, Dataset, listed, located
 from fraud.io.landing import Feed, landed_files
 
 FEEDS: Final[tuple[Feed, ...]] = ("transactions", "labels")
@@ -48,8 +48,8 @@ def newest_day(lake_uri: str, today: dt.date) -> dt.date | None:
 
 def what_ifs(lake_uri: str) -> list[str]:
     """Datasets of scores by versions that were asked for."""
-    fs, path = located(f"{lake_uri.rstrip('/')}/what_if")
-    return sorted(f"what_if/{found.rstrip('/').split('/')[-1]}" for found in fs.glob(f"{path}/version=*"))
+    found = listed(f"{lake_uri.rstrip('/')}/what_if", 3)
+    return sorted({f"what_if/{name.split('/')[0]}" for name in found if name.startswith("version=")})
 
 
 def partitions_by_age(

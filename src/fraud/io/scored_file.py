@@ -4,6 +4,7 @@ The file has the contract's columns. Where it carries the three window features 
 computed over the file's own rows, as for users whose first transaction is in it.
 """
 
+import gzip
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -18,16 +19,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from fraud.core.contract import UNITS_PER_USD, amounts_units
+from fraud.core.contract import OTHER
 from fraud.core.features import WINDOW_FEATURES, WINDOW_NAMES
 from fraud.engines.arrow_windows import window_values, with_windows
 from fraud.engines.scoring import INPUT, ROWS_AT_ONCE, SCHEMA, Scorer
 from fraud.errors import BadConfigError, BadInputError, UnavailableError
 from fraud.io.lake import put_atomically
-from fraud.io.landing import OPTIONAL, PARSE_ERROR, SCHEMAS
-from fraud.io.validation import quarantine_reasons
+from fraud.io.landing import OPTIONAL, PARSE_ERROR, SCHEMAS, in_schema
+from fraud.io.mapped import in_landing_form
+from fraud.io.mapping import ISO, CategoryText, Distance, Mapping, Number, Source, Text, Time
+from fraud.io.source_file import pieces
+from fraud.io.validation import in_contract, quarantine_reasons
+from fraud.uris import uri_of
 
 KINDS: Final = (".parquet", ".csv")
+_PARQUET: Final = b"PAR1"
+_GZIP: Final = b"\x1f\x8b"
 _TRANSACTION: Final = pa.schema([field for field in SCHEMAS["transactions"] if field.name != PARSE_ERROR])
 _WINDOWS: Final = pa.schema([(f.name, pa.type_for_alias(f.dtype)) for f in WINDOW_FEATURES])
 _ORDER: Final = [("event_timestamp", "ascending"), ("created_timestamp", "ascending"), ("transaction_id", "ascending")]
@@ -71,58 +78,91 @@ def score_file(source: Path, target: Path, scorer: Scorer) -> FileScored:
 
 
 def _read(source: Path) -> pa.Table:
-    """The file as the contract's types, window features included where it has all three."""
-    wanted = pa.schema([*_TRANSACTION, *_WINDOWS])
+    """The rows in the landing schema, with the window features where the file has all three."""
     try:
-        with pa.input_stream(str(source)) if ".csv" in source.suffixes else source.open("rb") as file:
-            table = _read_csv(file, wanted) if ".csv" in source.suffixes else pq.read_table(file)
-        if missing := [name for name in _TRANSACTION.names if name not in {*table.column_names, *OPTIONAL}]:
-            raise BadInputError(
-                f"{source} lacks {', '.join(missing)}", expected=", ".join(_TRANSACTION.names),
-                came=", ".join(table.column_names), do="fraud import maps other files to the contract",
-            )  # fmt: skip
-        windows = _WINDOWS if set(WINDOW_NAMES) <= set(table.column_names) else ()
-        return pa.table(
-            {
-                field.name: table[field.name].cast(field.type)
-                if field.name in table.column_names
-                else pa.nulls(table.num_rows, field.type)
-                for field in (*_TRANSACTION, *windows)
-            }
-        )
+        with source.open("rb") as file:
+            if file.read(len(_PARQUET)) != _PARQUET:
+                return _read_csv(source)
+            table = pq.ParquetFile(file).read()
+        windows = _WINDOWS if set(WINDOW_NAMES) <= set(table.column_names) else pa.schema([])
+        return _beside(in_schema(str(source), "transactions", table), table, windows)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadInputError(
             f"{source} cannot be read", expected="a CSV (also .gz) or Parquet file of the contract's columns",
-            came=str(error), do="times are ISO 8601 with their zone; see docs/batch.md",
+            came=str(error), do="see docs/batch.md",
         ) from error  # fmt: skip
 
 
-def _read_csv(file: IO[bytes], wanted: pa.Schema) -> pa.Table:
-    return csv.read_csv(
-        file,
-        convert_options=csv.ConvertOptions(
-            column_types={field.name: field.type for field in wanted}, null_values=[""], strings_can_be_null=True
+class _ContractFile(Mapping):
+    """The mapping of a CSV file whose columns are the contract's already, and beside them `beside`."""
+
+    beside: tuple[str, ...]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (*super().reads, *self.beside)
+
+
+def _read_csv(source: Path) -> pa.Table:
+    """As `fraud import` reads one: a value that cannot be read is null, and `parse_error` says why."""
+    names = _header(source)
+    if missing := [name for name in _TRANSACTION.names if name not in {*names, *OPTIONAL}]:
+        raise BadInputError(
+            f"{source} lacks {', '.join(missing)}", expected=", ".join(_TRANSACTION.names), came=", ".join(names),
+            do="fraud import maps other files to the contract",
+        )  # fmt: skip
+    windows = _WINDOWS if set(WINDOW_NAMES) <= set(names) else pa.schema([])
+    category = {"column": "merchant_category"} if "merchant_category" in names else {"constant": OTHER}
+    mapping = _ContractFile(
+        name="contract", source=Source(format="csv"), beside=tuple(windows.names),
+        transaction_id=Text(column="transaction_id"), user_id=Text(column="user_id"),
+        merchant_id=Text(column="merchant_id"), merchant_category=CategoryText.model_validate(category),
+        amount=Number(column="amount"), event_timestamp=Time(column="event_timestamp", format=ISO),
+        created_timestamp=Time(column="created_timestamp", format=ISO) if "created_timestamp" in names else None,
+        distance_from_home=(
+            Distance(column="distance_from_home", unit="miles") if "distance_from_home" in names else None
         ),
-    )
+    )  # fmt: skip
+    schema = pa.schema([*SCHEMAS["transactions"], *windows])
+    read = [schema.empty_table()]
+    for rows, broken in pieces(source, mapping):
+        mapped = _beside(in_landing_form(mapping, rows), rows, windows)
+        read += [mapped.select(schema.names).cast(schema), pa.table({PARSE_ERROR: pa.array(broken, pa.string())})]
+    return pa.concat_tables(read, promote_options="default")
+
+
+def _beside(landed: pa.Table, table: pa.Table, windows: pa.Schema) -> pa.Table:
+    for field in windows:
+        landed = landed.append_column(field, table[field.name].cast(field.type))
+    return landed
+
+
+def _header(source: Path) -> list[str]:
+    with source.open("rb") as raw:
+        zipped = raw.read(len(_GZIP)) == _GZIP
+        raw.seek(0)
+        with gzip.open(raw) if zipped else raw as content:
+            line = content.readline()
+    names: list[str] = csv.read_csv(pa.BufferReader(line)).column_names
+    return names
 
 
 def _usable(table: pa.Table) -> tuple[pa.Table, Counter[str]]:
-    """The rows that keep the contract, as every entrance makes them; and why the others do not."""
-    landed = table.select(_TRANSACTION.names).append_column(PARSE_ERROR, pa.nulls(table.num_rows, pa.string()))
-    reasons = pc.fill_null(quarantine_reasons("transactions", landed, datetime.now(UTC)), "")
-    ids = table["transaction_id"].combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy()
-    repeated = np.ones(len(ids), dtype=np.bool_)
-    repeated[np.unique(ids, return_index=True)[1]] = False
-    good = pc.equal(reasons, "")
-    reasons = pc.if_else(pc.and_(good, pa.array(repeated)), "transaction_id was there before", reasons)
-    rejected = Counter(text for text in reasons.to_pylist() if text)
-    rows = table.filter(pc.equal(reasons, ""))
-    changed = {
-        "created_timestamp": pc.coalesce(rows["created_timestamp"], rows["event_timestamp"]),
-        "amount": pa.array(amounts_units(rows["amount"].to_numpy()) / UNITS_PER_USD),
-        "distance_from_home": pc.if_else(pc.is_nan(rows["distance_from_home"]), None, rows["distance_from_home"]),
-    }
-    return pa.table({name: changed.get(name, rows[name]) for name in rows.column_names}), rejected
+    """The rows that keep the contract, as ingest makes them; and why the others do not."""
+    reasons = quarantine_reasons("transactions", table.select(SCHEMAS["transactions"].names), datetime.now(UTC))
+    rejected = Counter(reasons.drop_null().to_pylist())
+    rows = table.filter(pc.is_null(reasons))
+    codes = rows["transaction_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    first = np.zeros(len(codes), dtype=np.bool_)
+    first[np.unique(codes, return_index=True)[1]] = True
+    if repeated := int((~first).sum()):
+        rejected["transaction_id was there before"] = repeated
+    rows = rows.filter(pa.array(first))
+    usable, _ = in_contract(rows)
+    for name in WINDOW_NAMES:
+        if name in rows.column_names:
+            usable = usable.append_column(name, rows[name])
+    return usable, rejected
 
 
 def _with_own_windows(rows: pa.Table) -> pa.Table:
@@ -153,7 +193,7 @@ def _write(scored: pa.Table, target: Path) -> None:
     else:
         pq.write_table(scored, sink, compression="zstd")
     try:
-        put_atomically(target.resolve().as_uri(), sink.getvalue().to_pybytes())
+        put_atomically(uri_of(target), sink.getvalue().to_pybytes())
     except OSError as error:
         raise UnavailableError(
             f"{target} cannot be written", came=str(error), do="make room, or name another"

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Final, TypeVar
@@ -20,6 +21,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 
 from fraud.errors import BadConfigError, BadInputError, UnavailableError
 from fraud.settings import Settings
+from fraud.uris import uri_of
 
 POLL_SECONDS: Final = 2.0
 _REFUSED: Final = re.compile(rf"{BadInputError.__name__}: ([^\n]+)")
@@ -54,7 +56,7 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
             .set("spark.ui.showConsoleProgress", "false")
             .set("spark.log.level", "ERROR")
             .set("spark.local.dir", scratch)
-            .set("spark.sql.warehouse.dir", f"file://{scratch}/warehouse")
+            .set("spark.sql.warehouse.dir", uri_of(Path(scratch) / "warehouse"))
             .set("spark.sql.session.timeZone", "UTC")
             .set("spark.sql.shuffle.partitions", "8")
         )

@@ -1,7 +1,7 @@
 """Which rows of a delivery break the contract, and why. One reason a check, stated in the contract's own terms."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from functools import cache
 from typing import Final
@@ -11,10 +11,23 @@ import pandas as pd
 import pandera.pandas as pandera
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pandera.errors import SchemaErrors
 
 from fraud.core import contract
-from fraud.core.contract import MAX_AMOUNT, MAX_DISTANCE, MAX_FUTURE_SKEW_US, MAX_ID_LENGTH, MIN_EVENT_US, UNITS_PER_USD
+from fraud.core.contract import (
+    CATEGORIES,
+    MAX_AMOUNT,
+    MAX_DISTANCE,
+    MAX_FUTURE_SKEW_US,
+    MAX_ID_LENGTH,
+    MIN_EVENT_US,
+    OTHER,
+    TRANSACTION_COLUMNS,
+    UNITS_PER_USD,
+    amounts_units,
+)
+from fraud.io.ids import FAULTS, ID_COLUMNS
 from fraud.io.landing import PARSE_ERROR, Feed
 
 _AHEAD: Final = "_ahead_us"
@@ -36,6 +49,20 @@ def quarantine_reasons(feed: Feed, table: pa.Table, now: datetime) -> pa.Array:
     except SchemaErrors as error:
         return _by_row(error.failure_cases, table.num_rows)
     return pa.nulls(table.num_rows, pa.string())
+
+
+def in_contract(table: pa.Table) -> tuple[pa.Table, NDArray[np.bool_]]:
+    """Rows without a reason, in the landing schema, as the contract has them: TRANSACTION_COLUMNS with amounts rounded,
+    the time of creation filled in, unknown categories as `other`. And which rows had such a category: bool[n]."""
+    known = pc.fill_null(pc.is_in(table["merchant_category"], value_set=pa.array(CATEGORIES)), False)
+    columns = {
+        **{name: table[name] for name in TRANSACTION_COLUMNS},
+        "created_timestamp": pc.coalesce(table["created_timestamp"], table["event_timestamp"]),
+        "merchant_category": pc.if_else(known, table["merchant_category"], OTHER),
+        "amount": pa.array(amounts_units(table["amount"].to_numpy()) / UNITS_PER_USD),
+        "distance_from_home": pc.if_else(pc.is_nan(table["distance_from_home"]), None, table["distance_from_home"]),
+    }
+    return pa.table(columns).combine_chunks(), ~known.to_numpy()
 
 
 def reason_counts(reasons: pa.Array) -> dict[str, int]:
@@ -93,7 +120,16 @@ def _optional(*checks: pandera.Check) -> pandera.Column:
     return pandera.Column(checks=list(checks), nullable=True)
 
 
-_READABLE: Final = _optional(pandera.Check(lambda s: s.isna(), ignore_na=False, error=UNREADABLE))
+def _readable(columns: Collection[str]) -> pandera.Column:
+    """No parse_error. An id that cannot be used is named by what is wrong with it, so that reasons can be counted."""
+    named = [(f"{column}: {fault}:", f"{column} {fault}") for column in columns for fault in FAULTS]
+    return _optional(
+        pandera.Check(lambda s: s.isna(), ignore_na=False, error=UNREADABLE),
+        *(
+            pandera.Check(lambda s, text=text: ~s.str.contains(text, regex=False), error=reason)
+            for text, reason in named
+        ),
+    )
 
 
 def _ahead(name: str) -> pandera.Column:
@@ -114,7 +150,7 @@ def _schema(feed: Feed) -> pandera.DataFrameSchema:
                 "transaction_id": _id("transaction_id"),
                 "is_fraud": pandera.Column(),
                 "label_timestamp": _time("label_timestamp"),
-                PARSE_ERROR: _READABLE,
+                PARSE_ERROR: _readable(["transaction_id"]),
                 _AHEAD: _ahead("label_timestamp"),
             }
         )
@@ -134,7 +170,7 @@ def _schema(feed: Feed) -> pandera.DataFrameSchema:
                 pandera.Check.ge(0, error="distance_from_home is negative"),
                 pandera.Check.le(MAX_DISTANCE, error=f"distance_from_home is above {MAX_DISTANCE:.0f} miles"),
             ),
-            PARSE_ERROR: _READABLE,
+            PARSE_ERROR: _readable(ID_COLUMNS),
             _AHEAD: _ahead("event_timestamp"),
         }
     )

@@ -1,13 +1,25 @@
 """One module per job: a frozen typed config in, a typed result out. `fraud <job>` runs any of them."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import structlog
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict
 
 from fraud.params import Params
 from fraud.settings import Settings
+
+
+def _with_zone(value: object) -> object:
+    from fraud.core.contract import ZONED_TIME  # noqa: PLC0415 - `fraud --help` needs no numpy
+
+    if isinstance(value, str) and not ZONED_TIME.fullmatch(value):
+        raise ValueError("give a time with its zone, like 2025-03-10T10:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_with_zone)]
+"""A time on the command line. One without a zone, or a number, could mean several moments."""
 
 
 class JobConfig(BaseModel):

@@ -12,14 +12,13 @@ from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
-import fsspec
 import pyarrow.parquet as pq
 from pydantic import Field
 
 from fraud.core.contract import US_PER_DAY
 from fraud.core.features import WINDOW_FEATURES, definition_hash
 from fraud.errors import BadInputError, UnavailableError
-from fraud.io.lake import DataObject, Dataset
+from fraud.io.lake import DataObject, Dataset, opened
 from fraud.jobs import Context, JobConfig, JobResult
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ def _source(transactions: Dataset, day: str) -> Source:
     learned: list[datetime] = []
     uris = transactions.object_uris(day)
     for uri in uris:
-        with fsspec.open(uri, "rb") as file:
+        with opened(uri) as file:
             footer = pq.read_metadata(file)
         column = footer.schema.to_arrow_schema().get_field_index("created_timestamp")
         for group in range(footer.num_row_groups):

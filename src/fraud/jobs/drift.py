@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,7 +21,7 @@ from fraud.core.features import WINDOW_FEATURES
 from fraud.engines.scoring import INPUT
 from fraud.errors import BadInputError
 from fraud.io import reports
-from fraud.io.lake import Dataset
+from fraud.io.lake import Dataset, opened
 from fraud.jobs import Context, JobConfig, JobResult
 
 if TYPE_CHECKING:
@@ -148,8 +147,7 @@ def _sample(dataset: Dataset, day: str, columns: list[str], share: float) -> Ite
     from pandas.util import hash_array  # noqa: PLC0415 - half a second
 
     for uri in dataset.object_uris(day):
-        fs, path = fsspec.core.url_to_fs(uri)
-        with fs.open(path, "rb") as file:
+        with opened(uri) as file:
             table = pq.read_table(file, columns=columns)
         if share < 1.0:
             hashes = hash_array(table["transaction_id"].to_numpy(), categorize=False)

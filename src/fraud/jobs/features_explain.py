@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 
 from fraud.core import history
@@ -22,7 +22,7 @@ from fraud.core.windows import WindowValues, evaluate
 from fraud.errors import BadInputError
 from fraud.io import online
 from fraud.io.lake import Dataset
-from fraud.jobs import Context, JobConfig, JobResult
+from fraud.jobs import Context, JobConfig, JobResult, Moment
 
 _COLUMNS = ["transaction_id", "user_id", "merchant_id", "event_timestamp", "created_timestamp", "amount"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -33,7 +33,7 @@ class Config(JobConfig):
     """Whose windows, and when."""
 
     user: CliPositionalArg[str] = Field(description="user_id")
-    at: AwareDatetime = Field(description="the moment, with its zone: 2026-02-01T12:00:00Z")
+    at: Moment = Field(description="the moment, with its zone: 2026-02-01T12:00:00Z")
 
 
 class Event(BaseModel):

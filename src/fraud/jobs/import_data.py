@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from fraud.errors import BadInputError
-from fraud.io.landing import HELD_BACK, NO_DAY, PARSE_ERROR, SCHEMAS, Feed, deliver
+from fraud.io.delivery import delivering
+from fraud.io.landing import NO_DAY, PARSE_ERROR, SCHEMAS, Feed
 from fraud.jobs import Context, JobConfig, JobResult
 
 if TYPE_CHECKING:
@@ -44,13 +45,19 @@ class Config(JobConfig):
 
 
 class Result(JobResult):
-    """rows_in = transactions + held_back_transactions: rows that could not be read are among them."""
+    """rows_in = transactions + held_back_transactions + known_transactions: unreadable rows are among them.
+
+    `transactions` and `labels` are what ingest will find new in the landing zone.
+    """
 
     rows_in: int
     transactions: int
     labels: int
     held_back_transactions: int
     held_back_labels: int
+    known_transactions: int
+    """In files that the landing zone had already, byte for byte: one delivery."""
+    known_labels: int
     unreadable: int
     """Rows with a `parse_error`, which ingest will quarantine."""
     without_day: int
@@ -59,6 +66,7 @@ class Result(JobResult):
     last_day: str
     """Of what was landed; held-back days follow."""
     files: int
+    """Written, without the known ones."""
     bytes: int
 
 
@@ -71,10 +79,8 @@ def run(config: Config, context: Context) -> Result:
     mapping = Mapping.load(config.mapping)
     with (
         tempfile.TemporaryDirectory(prefix="fraud-import-") as folder,
-        duckdb.connect(f"{folder}/rows.duckdb") as rows,
+        duckdb.connect(f"{folder}/rows.duckdb", config={"memory_limit": SORT_MEMORY, "temp_directory": folder}) as rows,
     ):
-        rows.execute(f"SET memory_limit = '{SORT_MEMORY}'")
-        rows.execute(f"SET temp_directory = '{folder}'")
         rows.execute("SET TimeZone = 'UTC'")
         rows_in = _spool(config, mapping, Path(folder), rows, context)
         if not rows_in:
@@ -115,37 +121,42 @@ class _Landed:
     labels: int = 0
     held_back_transactions: int = 0
     held_back_labels: int = 0
+    known_transactions: int = 0
+    known_labels: int = 0
     files: int = 0
     bytes: int = 0
 
     def add(self, feed: Feed, rows: int, size: int, *, held_back: bool) -> None:
-        name = f"held_back_{feed}" if held_back else feed
-        setattr(self, name, getattr(self, name) + rows)
-        self.files += 1
+        prefix = "known_" if not size else "held_back_" if held_back else ""
+        setattr(self, prefix + feed, getattr(self, prefix + feed) + rows)
+        self.files += size > 0
         self.bytes += size
 
 
 def _land(
     config: Config, mapping: "Mapping", rows: "DuckDBPyConnection", rows_in: int, context: Context
 ) -> Result:  # fmt: skip
-    landing = (config.out or context.settings.landing_uri).rstrip("/")
     days = [
         day for (day,) in rows.sql("SELECT DISTINCT event_timestamp::DATE AS day FROM mapped ORDER BY 1").fetchall()
     ]
     first_held = _first_held_back(days, config.hold_back_days)
     landed = _Landed()
-    for feed in ("transactions", "labels"):
-        for day, table in _by_day(rows, feed):
-            held = first_held is not None and day is not None and day >= first_held
-            target = f"{landing}/{HELD_BACK}" if held else landing
-            size = deliver(target, feed, day.isoformat() if day else NO_DAY, mapping.name, table)
-            landed.add(feed, table.num_rows, size, held_back=held)
-        context.log.info("landed", feed=feed, files=landed.files)
-    if landed.transactions + landed.held_back_transactions != rows_in:
-        raise BadInputError(
-            f"the rows of {config.source} do not add up", expected=f"{rows_in} rows",
-            came=f"{landed.transactions} landed, {landed.held_back_transactions} held back",
-        )  # fmt: skip
+    feeds: tuple[Feed, ...] = ("transactions", "labels")
+    with delivering(config.out or context.settings.landing_uri) as delivery:
+        for feed in feeds:
+            for day, table in _by_day(rows, feed):
+                held = first_held is not None and day is not None and day >= first_held
+                size = delivery.add(
+                    feed, day.isoformat() if day else NO_DAY, mapping.name, table, held_back=held
+                )  # fmt: skip
+                landed.add(feed, table.num_rows, size, held_back=held)
+            context.log.info("written", feed=feed, files=landed.files)
+        if landed.transactions + landed.held_back_transactions + landed.known_transactions != rows_in:
+            raise BadInputError(
+                f"the rows of {config.source} do not add up", expected=f"{rows_in} rows",
+                came=f"{landed.transactions} landed, {landed.held_back_transactions} held back, "
+                f"{landed.known_transactions} known",
+            )  # fmt: skip
     [(unreadable, without_day)] = rows.sql(
         f"SELECT count({PARSE_ERROR}), count(*) - count(event_timestamp) FROM mapped"  # noqa: S608
     ).fetchall()
@@ -153,8 +164,9 @@ def _land(
     return Result(
         rows_in=rows_in, transactions=landed.transactions, labels=landed.labels,
         held_back_transactions=landed.held_back_transactions, held_back_labels=landed.held_back_labels,
-        unreadable=unreadable, without_day=without_day, first_day=str(min(kept, default="")),
-        last_day=str(max(kept, default="")), files=landed.files, bytes=landed.bytes,
+        known_transactions=landed.known_transactions, known_labels=landed.known_labels, unreadable=unreadable,
+        without_day=without_day, first_day=str(min(kept, default="")), last_day=str(max(kept, default="")),
+        files=landed.files, bytes=landed.bytes,
     )  # fmt: skip
 
 

@@ -13,17 +13,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fraud.core.contract import (
-    CATEGORIES,
-    OTHER,
-    TRANSACTION_COLUMNS,
-    UNITS_PER_USD,
-    US_PER_HOUR,
-    amounts_units,
-)
+from fraud.core.contract import TRANSACTION_COLUMNS, US_PER_HOUR
 from fraud.io.lake import Dataset
 from fraud.io.landing import LandedFile
-from fraud.jobs import Context, JobConfig, JobResult
+from fraud.jobs import Context, JobConfig, JobResult, Moment
 
 if TYPE_CHECKING:
     from fraud.io.intake import Batch
@@ -36,7 +29,7 @@ ORDER: Final = [("event_timestamp", "ascending"), ("created_timestamp", "ascendi
 class Config(JobConfig):
     """Takes in what is new in the landing zone."""
 
-    now: datetime | None = Field(
+    now: Moment | None = Field(
         default=None, description="events more than a day later than this are quarantined; default the clock"
     )
 
@@ -102,13 +95,13 @@ class _Intake:
         """Write the objects of one batch and say what they are."""
         from fraud.io.intake import Batch, file_counts, quarantined, stage  # noqa: PLC0415
         from fraud.io.lake_rows import by_day, rows_with_ids  # noqa: PLC0415
-        from fraud.io.validation import quarantine_reasons, reason_counts  # noqa: PLC0415
+        from fraud.io.validation import in_contract, quarantine_reasons, reason_counts  # noqa: PLC0415
 
         table = pa.concat_tables([rows for _, rows in landed])
         file_of = np.repeat(np.arange(len(landed)), [rows.num_rows for _, rows in landed])
         reasons = quarantine_reasons("transactions", table, self._now)
         good = pc.is_null(reasons)
-        rows, unknown = _in_contract(table.filter(good))
+        rows, unknown = in_contract(table.filter(good))
         known = rows_with_ids(self._transactions, rows["transaction_id"], TRANSACTION_COLUMNS)
         repeats = _repeats(rows.schema.empty_table() if known is None else known, rows)
         accepted = rows.filter(pa.array(~repeats.repeated))
@@ -129,20 +122,6 @@ class _Intake:
                 "days_reopened": reopened,
             },
         )
-
-
-def _in_contract(table: pa.Table) -> tuple[pa.Table, NDArray[np.bool_]]:
-    """Valid rows in the lake's columns: amounts rounded, creation known. And whose category was not."""
-    known = pc.is_in(table["merchant_category"], value_set=pa.array(CATEGORIES))
-    amount = amounts_units(table["amount"].to_numpy()) / UNITS_PER_USD
-    columns = {
-        **{name: table[name] for name in TRANSACTION_COLUMNS},
-        "created_timestamp": pc.coalesce(table["created_timestamp"], table["event_timestamp"]),
-        "merchant_category": pc.if_else(known, table["merchant_category"], OTHER),
-        "amount": pa.array(amount),
-        "distance_from_home": pc.if_else(pc.is_nan(table["distance_from_home"]), None, table["distance_from_home"]),
-    }
-    return pa.table(columns).combine_chunks(), ~known.to_numpy()
 
 
 def _repeats(known: pa.Table, rows: pa.Table) -> _Repeated:

@@ -5,10 +5,21 @@ in between or because it was also a request, is not counted twice. The lake gets
 """
 
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from fraud.core.contract import MAX_AMOUNT, MAX_FUTURE_SKEW_US, MAX_ID_LENGTH, MIN_EVENT_US, US_PER_SECOND, amount_units
+from fraud.core.contract import (
+    MAX_AMOUNT,
+    MAX_DISTANCE,
+    MAX_FUTURE_SKEW_US,
+    MAX_ID_LENGTH,
+    MIN_EVENT_US,
+    US_PER_SECOND,
+    ZONED_TIME,
+    amount_units,
+    id_text,
+)
 from fraud.io import event_stream, online
 from fraud.jobs import Context, JobConfig, JobResult
 
@@ -36,16 +47,36 @@ class Result(JobResult):
     """Broke the contract: set aside in `<stream>:rejected` with the reason."""
 
 
+def _id(text: str) -> str:
+    found = id_text(text)
+    if not found:
+        raise ValueError(f"expected an id, got {text!r}")
+    return found
+
+
+def _time(value: object) -> object:
+    if not isinstance(value, str) or not ZONED_TIME.fullmatch(value):
+        raise ValueError("expected RFC 3339 with a zone")
+    return value
+
+
+_Id = Annotated[str, AfterValidator(_id), Field(max_length=MAX_ID_LENGTH)]
+_Time = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_time)]
+
+
 class TransactionEvent(BaseModel):
-    """What the history needs of an event; other fields of the contract may be there."""
+    """A transaction of the contract. The history needs no category and no distance, but what ingest would quarantine
+    must not enter it either; fields that the contract does not have are ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
-    transaction_id: str = Field(min_length=1, max_length=MAX_ID_LENGTH)
-    user_id: str = Field(min_length=1, max_length=MAX_ID_LENGTH)
-    merchant_id: str = Field(min_length=1, max_length=MAX_ID_LENGTH)
-    event_timestamp: AwareDatetime
+    transaction_id: _Id
+    user_id: _Id
+    merchant_id: _Id
+    event_timestamp: _Time
     amount: float = Field(gt=0, le=MAX_AMOUNT)
+    merchant_category: str | None = None
+    distance_from_home: float | None = Field(default=None, ge=0, le=MAX_DISTANCE)
 
     def event_us(self) -> int:
         return (self.event_timestamp - _EPOCH) // timedelta(microseconds=1)

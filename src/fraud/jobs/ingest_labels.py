@@ -15,7 +15,7 @@ from pydantic import Field
 from fraud.core.contract import LABEL_COLUMNS
 from fraud.io.lake import Dataset
 from fraud.io.landing import LandedFile
-from fraud.jobs import Context, JobConfig, JobResult
+from fraud.jobs import Context, JobConfig, JobResult, Moment
 
 if TYPE_CHECKING:
     from fraud.io.intake import Batch
@@ -26,7 +26,7 @@ ORDER: Final = [("label_timestamp", "ascending"), ("transaction_id", "ascending"
 class Config(JobConfig):
     """Takes in what is new in the landing zone."""
 
-    now: datetime | None = Field(
+    now: Moment | None = Field(
         default=None, description="labels more than a day later than this are quarantined; default the clock"
     )
 

@@ -7,6 +7,7 @@ again, and a store that was lost is filled anew.
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -21,6 +22,7 @@ from fraud.io import online
 from fraud.io.feature_snapshot import local_snapshot, publish_snapshot, snapshot_path
 from fraud.io.lake import Dataset
 from fraud.jobs import Context, JobConfig, JobResult
+from fraud.uris import sqlite_url
 
 RETENTION_DAYS = -(-RETENTION_US // US_PER_DAY)
 _COLUMNS = ["transaction_id", "user_id", "merchant_id", "event_timestamp", "created_timestamp", "amount"]
@@ -114,6 +116,6 @@ def _materialize_view(context: Context, first: str, last: str) -> None:
     first_us, after_last = (datetime.fromisoformat(day).replace(tzinfo=UTC) for day in (first, last))
     with local_snapshot(context.settings.lake_uri) as snapshot, TemporaryDirectory() as folder:
         if str(snapshot) != published:
-            store = feature_store.open_store(project, f"sqlite:///{folder}/registry.db", redis_url)
+            store = feature_store.open_store(project, sqlite_url(Path(folder) / "registry.db"), redis_url)
             feature_store.apply(store, project, str(snapshot))
         feature_store.materialize_view(store, first_us, after_last + timedelta(days=1, microseconds=-1))

@@ -15,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-import fsspec
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,9 +23,10 @@ from pydantic_settings import CliPositionalArg
 import fraud
 from fraud.errors import BadInputError, RefusedError
 from fraud.io import checkout, data_versions, mlflow_client, model_artifact
-from fraud.io.lake import MANIFEST, Dataset
+from fraud.io.lake import MANIFEST, Dataset, opened
 from fraud.io.model_artifact import MODEL_NAME
 from fraud.jobs import Context, JobConfig, JobResult
+from fraud.uris import sqlite_url, uri_of
 
 INPUTS: Final = {
     "data": "data_sha256", "params": "params_sha256", "code": "code_sha256", "lock": "lock_sha256",
@@ -106,9 +106,9 @@ def run(config: Config, context: Context) -> Result:
             context.log.info("checked out", commit=commit, repository=repository)
         came_from = _bring_data(version, folder / "lake", context)
         python = checkout.environment(project, context.log)
-        registry = f"sqlite:///{folder}/mlflow.db"
+        registry = sqlite_url(folder / "mlflow.db")
         settings = {
-            "FRAUD_HOME": str(folder / "var"), "FRAUD_PROJECT": str(project), "FRAUD_LAKE_URI": f"file://{folder}/lake",
+            "FRAUD_HOME": str(folder / "var"), "FRAUD_PROJECT": str(project), "FRAUD_LAKE_URI": uri_of(folder / "lake"),
             "FRAUD_MLFLOW_URL": registry, "MLFLOW_TRACKING_URI": registry,
         }  # fmt: skip
         (folder / "var").mkdir()
@@ -162,14 +162,14 @@ def _bring_data(version: ModelVersion, lake: Path, context: Context) -> str:
     came_from = "lake"
     if manifest is not None and manifest.content_sha256 == wanted:
         for uri in [*ours.object_uris(snapshot), f"{ours.uri}/snapshot={snapshot}/{MANIFEST}"]:
-            with fsspec.open(uri, "rb") as file, (folder / uri.rpartition("/")[2]).open("wb") as copy:
+            with opened(uri) as file, (folder / uri.rpartition("/")[2]).open("wb") as copy:
                 shutil.copyfileobj(file, copy)
     elif md5 := version.tags.get("dvc_data_md5"):
         came_from = "DVC remote"
         context.log.info("the lake has not got this snapshot any more", snapshot=snapshot, dvc_data_md5=md5)
         data_versions.pull(context.settings.dvc_remote, md5, folder)
     try:
-        brought = Dataset(f"file://{lake}", _SNAPSHOTS, "snapshot").verify(snapshot)
+        brought = Dataset(uri_of(lake), _SNAPSHOTS, "snapshot").verify(snapshot)
     except BadInputError as error:
         raise RefusedError(f"the data of version {version.version} is not there any more", came=str(error)) from error
     if brought.content_sha256 != wanted:

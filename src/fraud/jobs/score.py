@@ -14,7 +14,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,7 +25,7 @@ from pydantic import Field, model_validator
 from fraud.engines.scoring import INPUT, Model, Scorer
 from fraud.engines.trees import FastTrees, batch_model
 from fraud.errors import BadInputError, UnavailableError
-from fraud.io.lake import ROWS_PER_GROUP, DataObject, Dataset, Manifest
+from fraud.io.lake import ROWS_PER_GROUP, DataObject, Dataset, Manifest, located
 from fraud.jobs import Context, JobConfig, JobResult
 
 if TYPE_CHECKING:
@@ -329,7 +328,7 @@ def _task(
 
 def _read(piece: Slice) -> pa.Table:
     """The rows of a slice, INPUT's columns. The first slice of an object holds its bytes against the manifest."""
-    fs, path = fsspec.core.url_to_fs(piece.uri)
+    fs, path = located(piece.uri)
     if piece.first == 0:
         data = fs.cat_file(path)
         if (digest := sha256(data).hexdigest()) != piece.object.sha256:

@@ -1,10 +1,13 @@
 """Write days of a simulated transaction world to the landing zone."""
 
+from collections import Counter
 from datetime import date
 
+import pyarrow as pa
 from pydantic import Field, model_validator
 
-from fraud.io.landing import HELD_BACK, deliver
+from fraud.io.delivery import delivering
+from fraud.io.landing import Feed
 from fraud.jobs import Context, JobConfig, JobResult
 from fraud.simulator.deliveries import Plan, deliveries
 
@@ -53,11 +56,12 @@ class Result(JobResult):
     bad_rows: int
     files: int
     bytes: int
+    """Written by this run: files that the landing zone had already, byte for byte, count as 0."""
 
 
 def run(config: Config, context: Context) -> Result:
-    """Simulate day by day; what is there under the same name is replaced."""
-    landing = (config.out or context.settings.landing_uri).rstrip("/")
+    """Simulate day by day. Everything lands at the end, or nothing; the same bytes land once."""
+    landing = config.out or context.settings.landing_uri
     drift_from = config.days * 3 // 4 if config.drift_from is None else config.drift_from
     plan = Plan(
         config.start, config.days, config.users, config.seed, config.fraud_rate, config.bad_rows_per_100k,
@@ -65,25 +69,23 @@ def run(config: Config, context: Context) -> Result:
         concept_drift_from=drift_from if config.concept_drift else None,
     )  # fmt: skip
     landed = config.days - config.hold_back_days
-    rows = {(feed, held): 0 for feed in ("transactions", "labels") for held in (False, True)}
+    rows: Counter[tuple[Feed, bool]] = Counter()
     frauds = bad_rows = files = size = 0
     last_day = config.start
-    for index, delivery in enumerate(deliveries(plan)):
-        held = index >= landed
-        last_day = last_day if held else delivery.day
-        target = f"{landing}/{HELD_BACK}" if held else landing
-        if delivery.transactions.num_rows:
-            size += deliver(target, "transactions", str(delivery.day), SOURCE, delivery.transactions)
-            files += 1
-        if delivery.labels.num_rows:
-            size += deliver(target, "labels", str(delivery.day), SOURCE, delivery.labels)
-            files += 1
-        rows["transactions", held] += delivery.transactions.num_rows
-        rows["labels", held] += delivery.labels.num_rows
-        frauds += delivery.frauds
-        bad_rows += delivery.bad_rows
-        if (index + 1) % _LOG_EVERY_DAYS == 0 or index + 1 == config.days:
-            context.log.info("simulated", day=str(delivery.day), days=index + 1, rows=rows["transactions", False])
+    with delivering(landing) as written:
+        for index, delivery in enumerate(deliveries(plan)):
+            held = index >= landed
+            last_day = last_day if held else delivery.day
+            tables: dict[Feed, pa.Table] = {"transactions": delivery.transactions, "labels": delivery.labels}
+            for feed, table in tables.items():
+                if table.num_rows:
+                    size += written.add(feed, str(delivery.day), SOURCE, table, held_back=held)
+                    files += 1
+                rows[feed, held] += table.num_rows
+            frauds += delivery.frauds
+            bad_rows += delivery.bad_rows
+            if (index + 1) % _LOG_EVERY_DAYS == 0 or index + 1 == config.days:
+                context.log.info("simulated", day=str(delivery.day), days=index + 1, rows=rows["transactions", False])
     return Result(
         first_day=str(config.start), last_day=str(last_day), transactions=rows["transactions", False],
         labels=rows["labels", False], held_back_transactions=rows["transactions", True],

@@ -20,6 +20,7 @@ from fraud.errors import BadInputError
 from fraud.io.labels import labels_as_of
 from fraud.io.lake import Dataset, Manifest
 from fraud.jobs import Context, JobConfig, JobResult
+from fraud.uris import sqlite_url
 
 
 class Config(JobConfig):
@@ -125,7 +126,7 @@ def _compare_with_feast(context: Context, table: pa.Table) -> int:
         snapshot = Path(folder) / "features.parquet"
         feature_snapshot.write_snapshot(snapshot, [table], "")
         store = feature_store.open_store(
-            settings.project, f"sqlite:///{folder}/registry.db", settings.redis_url.get_secret_value()
+            settings.project, sqlite_url(Path(folder) / "registry.db"), settings.redis_url.get_secret_value()
         )
         feature_store.apply(store, settings.project, str(snapshot))
         events = table.select(["user_id", "event_timestamp"]).append_column("row", pa.array(range(table.num_rows)))

@@ -186,9 +186,10 @@ def small_disk(at: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", "-l", at], check=True)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("spark")
-@pytest.mark.parametrize(("stage", "size"), [("scoring", "96k"), ("publishing", "4m")])
+@pytest.mark.parametrize(
+    ("stage", "size"), [("scoring", "96k"), pytest.param("publishing", "4m", marks=pytest.mark.slow)]
+)
 def test_a_full_disk_publishes_nothing_and_with_room_again_the_bytes_are_the_same(
     context: Context, expected: list[list[str]], scores: Dataset, matrix: list[tuple[str, ...]],
     monkeypatch: pytest.MonkeyPatch, stage: str, size: str,

@@ -18,8 +18,9 @@ from fraud.core.vector import fill_row
 from fraud.core.windows import evaluate
 from fraud.engines.onnx_session import OnnxModel
 from fraud.io import online, prediction_log
+from fraud.io.delivery import delivering
 from fraud.io.lake import Dataset
-from fraud.io.landing import SCHEMAS, deliver
+from fraud.io.landing import SCHEMAS
 from fraud.jobs import Context, skew
 
 TODAY = dt.date(2026, 3, 9)
@@ -269,7 +270,8 @@ def test_an_id_that_the_source_delivered_twice_with_other_contents_is_told_apart
 ) -> None:
     rows = today(shop, 4)
     again = [{**rows[0], "amount": 99.00004}, {**rows[1], "distance_from_home": 7.0}]
-    deliver(context.settings.landing_uri, "transactions", str(TODAY), "source", landed([*rows, *again]))
+    with delivering(context.settings.landing_uri) as delivery:
+        delivery.add("transactions", str(TODAY), "source", landed([*rows, *again]))
     shop.ingest(rows)  # the first one known stays
     for row in [*rows, {**again[0], "amount": 99.0}, again[1]]:
         shop.serve(row)

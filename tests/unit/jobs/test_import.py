@@ -55,7 +55,7 @@ def mapping_file(folder: Path, **changes: object) -> Path:
 def bring(home: Path, source: Path | str, mapping: Path, hold_back: int = 0) -> import_data.Result:
     config = import_data.Config(source=str(source), mapping=mapping, hold_back_days=hold_back)
     result = import_data.run(config, context(home))
-    assert result.rows_in == result.transactions + result.held_back_transactions
+    assert result.rows_in == result.transactions + result.held_back_transactions + result.known_transactions
     return result
 
 

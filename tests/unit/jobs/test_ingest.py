@@ -14,8 +14,9 @@ import pytest
 import structlog
 
 from fraud.errors import BadInputError
+from fraud.io.delivery import delivering
 from fraud.io.lake import Dataset
-from fraud.io.landing import SCHEMAS, deliver
+from fraud.io.landing import SCHEMAS
 from fraud.jobs import Context, ingest
 from fraud.params import Params
 from fraud.settings import Settings
@@ -44,7 +45,8 @@ def row(number: int, **changes: object) -> dict[str, object]:
 
 def land(home: Path, name: str, rows: list[dict[str, object]]) -> None:
     table = pa.Table.from_pylist(rows, SCHEMAS["transactions"])
-    deliver(f"file://{home}/landing", "transactions", name, "test", table)
+    with delivering(f"file://{home}/landing") as delivery:
+        delivery.add("transactions", name, "test", table)
 
 
 def run(home: Path) -> ingest.Result:
@@ -229,7 +231,8 @@ def test_a_file_of_the_wrong_shape_stops_the_run_before_anything_is_written(
 ) -> None:
     land(tmp_path, "2025-03-01", [row(1)])
     table = pa.Table.from_pylist([row(0)], SCHEMAS["transactions"])
-    deliver(f"file://{tmp_path}/landing", "transactions", "2025-03-02", "test", spoil(table))
+    with delivering(f"file://{tmp_path}/landing") as delivery:
+        delivery.add("transactions", "2025-03-02", "test", spoil(table))
     with pytest.raises(BadInputError, match=said):
         run(tmp_path)
     assert not (tmp_path / "lake").exists()
@@ -241,7 +244,7 @@ def test_an_empty_or_truncated_file_is_named(tmp_path: Path, keep: float) -> Non
     [file] = (tmp_path / "landing").rglob("*.parquet")
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * keep) if keep < 1 else int(keep)])
-    with pytest.raises(BadInputError, match=r"dt=2025-03-01/test.parquet is not a Parquet file"):
+    with pytest.raises(BadInputError, match=r"dt=2025-03-01/test-[0-9a-f]{16}.parquet is not a Parquet file"):
         run(tmp_path)
 
 
@@ -354,7 +357,8 @@ def labels_of_several_days(home: Path) -> None:
             for n in range(day * 4, day * 4 + 7)
         ]
         table = pa.Table.from_pylist([*rows, {"transaction_id": "bad"}], SCHEMAS["labels"])
-        deliver(f"file://{home}/landing", "labels", f"2025-03-0{day + 1}", "test", table)
+        with delivering(f"file://{home}/landing") as delivery:
+            delivery.add("labels", f"2025-03-0{day + 1}", "test", table)
 
 
 @pytest.mark.parametrize("feed", ["transactions", "labels"])

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 import structlog
 
+from fraud.io.delivery import delivering
 from fraud.io.labels import labels_as_of
 from fraud.io.lake import Dataset
-from fraud.io.landing import SCHEMAS, deliver
+from fraud.io.landing import SCHEMAS
 from fraud.jobs import Context, ingest, ingest_labels
 from fraud.params import Params
 from fraud.settings import Settings
@@ -27,7 +28,8 @@ def context(home: Path) -> Context:
 
 def land(home: Path, name: str, reports: list[Report]) -> None:
     rows = [dict(zip(("transaction_id", "is_fraud", "label_timestamp"), report, strict=True)) for report in reports]
-    deliver(f"file://{home}/landing", "labels", name, "test", pa.Table.from_pylist(rows, SCHEMAS["labels"]))
+    with delivering(f"file://{home}/landing") as delivery:
+        delivery.add("labels", name, "test", pa.Table.from_pylist(rows, SCHEMAS["labels"]))
 
 
 def run(home: Path) -> ingest_labels.Result:
@@ -83,7 +85,8 @@ def test_a_report_about_an_unknown_transaction_is_kept_and_counted(tmp_path: Pat
         "merchant_category": "travel",
     }  # fmt: skip
     table = pa.Table.from_pylist([transaction], SCHEMAS["transactions"])
-    deliver(f"file://{tmp_path}/landing", "transactions", "2025-03-10", "test", table)
+    with delivering(f"file://{tmp_path}/landing") as delivery:
+        delivery.add("transactions", "2025-03-10", "test", table)
     ingest.run(ingest.Config(now=NOW), context(tmp_path))
     land(tmp_path, "a", [("t1", True, NOON), ("t9", True, NOON)])
     result = run(tmp_path)

@@ -35,14 +35,18 @@ class Transaction(Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fi
             examples=[4999.99],
         ),
     ]
-    merchant_category: Annotated[
-        str,
-        Meta(
-            max_length=contract.MAX_ID_LENGTH,
-            description=f"one of {', '.join(contract.CATEGORIES)}; any other is taken as {contract.OTHER}",
-            examples=["electronics"],
-        ),
-    ]
+    merchant_category: (
+        Annotated[
+            str,
+            Meta(
+                max_length=contract.MAX_ID_LENGTH,
+                description=f"one of {', '.join(contract.CATEGORIES)}; any other, null or none is taken as "
+                f"{contract.OTHER}",
+                examples=["electronics"],
+            ),
+        ]
+        | None
+    ) = None
     distance_from_home: (
         Annotated[float, Meta(ge=0, le=contract.MAX_DISTANCE, description="miles; leave out when unknown")] | None
     ) = None
@@ -198,11 +202,19 @@ def _explained(error: msgspec.DecodeError | UnicodeDecodeError) -> ContractError
 
 
 def facts(given: Transaction, latest_us: int) -> Facts:
-    """Check what the types cannot say. `latest_us`: a later event time is from a wrong clock. Raises ContractError."""
+    """Check what the types cannot say. `latest_us`: a later event time is from a wrong clock. Raises ContractError.
+
+    `given` of the result has its ids without the spaces around them.
+    """
+    given = _with_ids(given)
     try:
         units = contract.amount_units(given.amount)
     except ValueError as error:
         raise ContractError("amount", str(error)) from None
+    if given.user_id is not None:
+        for name in ("transaction_id", "merchant_id", "event_timestamp"):
+            if getattr(given, name) is None:
+                raise ContractError(name, "is needed where user_id is given")
     if given.event_timestamp is not None:
         event_us, hour, weekday = _moment(given.event_timestamp, given, latest_us)
     elif given.hour_of_day is None or given.day_of_week is None:
@@ -210,12 +222,25 @@ def facts(given: Transaction, latest_us: int) -> Facts:
         raise ContractError(missing, "is needed, and so is its companion, where event_timestamp is not given")
     else:
         event_us, hour, weekday = None, given.hour_of_day, given.day_of_week
-    if given.user_id is not None:
-        for name in ("transaction_id", "merchant_id", "event_timestamp"):
-            if getattr(given, name) is None:
-                raise ContractError(name, "is needed where user_id is given")
-    category = contract.CATEGORY_INDEX.get(given.merchant_category, contract.OTHER_INDEX)
+    category = contract.CATEGORY_INDEX.get(given.merchant_category or "", contract.OTHER_INDEX)
     return Facts(given, units, units / contract.UNITS_PER_USD, event_us, hour, weekday, category)
+
+
+def _with_ids(given: Transaction) -> Transaction:
+    changed = {}
+    for name in ("transaction_id", "user_id", "merchant_id"):
+        text = getattr(given, name)
+        if text is None:
+            continue
+        try:
+            found = contract.id_text(text)
+        except ValueError as error:
+            raise ContractError(name, f"{error}, got {text!r}") from None
+        if not found:
+            raise ContractError(name, f"expected an id, got {text!r}: leave the field out where there is none")
+        if found != text:
+            changed[name] = found
+    return msgspec.structs.replace(given, **changed) if changed else given
 
 
 def _moment(timestamp: datetime, given: Transaction, latest_us: int) -> tuple[int, int, int]:

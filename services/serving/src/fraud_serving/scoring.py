@@ -110,6 +110,7 @@ class Scorer:
     async def decide(self, given: Transaction, began_ns: int, *, explain: bool = False) -> bytes:
         """The answer to one transaction, as JSON, on request with its reasons. Raises ContractError."""
         fact = facts(given, _latest_us())
+        given = fact.given
         if given.user_id is None:
             evidence = _without_user(given)
         else:
