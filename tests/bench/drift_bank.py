@@ -31,7 +31,7 @@ import alert_false_alarms
 
 from fraud.core.concept import HOLD_DAYS, evidence, promised, shares
 from fraud.core.contract import US_PER_DAY, US_PER_HOUR
-from fraud.core.drift import MIN_ROWS, psi_column, psi_share
+from fraud.core.drift import MIN_ROWS, column_drift
 from fraud.engines.arrow_vector import vectors
 from fraud.engines.arrow_windows import window_values, with_windows
 from fraud.jobs.drift import FEATURES, PREDICTION, _frame
@@ -237,8 +237,8 @@ def compared(reference: pd.DataFrame, current: pd.DataFrame, newest_psi: float) 
 
 def apart(reference: pd.Series, current: pd.Series) -> float:
     """PSI of values or of their absence, whichever is larger."""
-    missing = psi_share(*((int(column.isna().sum()), len(column)) for column in (reference, current)))
-    return max(psi_column(reference.to_numpy(), current.to_numpy()), missing)
+    return column_drift(*(column.to_numpy() if column.dtype == object else column.to_numpy(np.float64)
+                          for column in (reference, current))).worst  # fmt: skip
 
 
 DETECTORS: Final = {
