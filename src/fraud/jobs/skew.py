@@ -45,7 +45,7 @@ class Result(JobResult):
 
     days: list[str]
     verdict: str
-    """ok | skew | nothing (no answer to check)"""
+    """ok | skew | nothing (no answer, or none of which anything can be compared)"""
     retrain: bool
     """Whether there is skew: a model is learned anew from what is served now."""
     records: int

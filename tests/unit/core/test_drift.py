@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fraud.core.drift import MIN_ROWS, ColumnDrift, column_drift, psi, psi_categorical, psi_numerical, psi_share
@@ -138,6 +140,36 @@ def test_every_degenerate_column_has_a_verdict_and_a_note(kinds: dict[str, NDArr
 )
 def test_a_note_states_what_is_unusual(reference: str, current: str, notes: tuple[str, ...]) -> None:
     assert column_drift(CATEGORIES[reference], CATEGORIES[current]).notes == notes
+
+
+@st.composite
+def columns(draw: st.DrawFn) -> NDArray[Any]:
+    """Up to 1,500 values, with ties and holes: a few distinct ones, or as many as there are rows."""
+    rows = draw(st.sampled_from([0, 1, 999, 1_000, 1_001, 1_500]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    scale = draw(st.sampled_from([0.0, 1e-300, 1.0, 1e9]))
+    values = rng.normal(draw(st.sampled_from([0.0, 5.0])), scale, rows)
+    if distinct := draw(st.integers(0, 4)):
+        values = rng.choice([0.0, 1.0, 7.5, -2.0][:distinct], rows)
+    missing: NDArray[Any] = np.where(rng.random(rows) < draw(st.sampled_from([0.0, 0.001, 0.5, 1.0])), np.nan, values)
+    return missing
+
+
+@settings(max_examples=150, deadline=None)
+@given(columns(), columns(), st.integers(0, 2**32 - 1))
+def test_any_two_columns_are_compared_without_an_error(
+    reference: NDArray[Any], current: NDArray[Any], seed: int
+) -> None:
+    found = column_drift(reference, current)
+    measured = [value for value in (found.psi, found.missing_psi) if value is not None]
+    assert all(math.isfinite(value) and value >= 0 for value in measured)
+    enough = min(np.count_nonzero(~np.isnan(side)) for side in (reference, current)) >= MIN_ROWS
+    assert (found.psi is not None) == enough
+    assert (found.missing_psi is not None) == (min(len(reference), len(current)) >= MIN_ROWS)
+    assert found.notes or enough
+    shuffled = np.random.default_rng(seed).permutation(current)
+    assert column_drift(reference, shuffled)[:2] == found[:2]
+    assert column_drift(reference, reference).worst == 0.0
 
 
 def test_what_was_not_measured_is_no_drift() -> None:
