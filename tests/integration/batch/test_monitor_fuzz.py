@@ -6,7 +6,6 @@ Every count of a report is compared with one that is taken from the generated ro
 import datetime as dt
 import itertools
 import json
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import mlflow
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from fraud.core.contract import US_PER_DAY
@@ -42,20 +41,20 @@ Make = Callable[..., Any]
 @st.composite
 def rows_of(draw: st.DrawFn, day: dt.date) -> list[Row]:
     """Up to twelve transactions of few people, at few times, with few amounts: ties everywhere."""
-    optional = st.none() | st.sampled_from([0.0, 2.5, 1e6])
+    far, mean = (st.none() | st.sampled_from([least, 2.5, 1e6]) for least in (0.0, 0.0001))
     made = [
         {
             "transaction_id": f"{day}-{i}", "user_id": draw(st.sampled_from(["u0", "u1"])), "merchant_id": "m0",
             "merchant_category": draw(st.sampled_from(["travel", "other", "grocery"])),
             "amount": draw(st.sampled_from([0.0001, 100.0, 400.0, 1e9])),
             "event_us": _day_us(day) + draw(st.sampled_from([0, 1, US_PER_DAY - 1])),
-            "distance_from_home": draw(optional), "avg_amount_7d": draw(optional),
+            "distance_from_home": draw(far), "avg_amount_7d": draw(mean),
             "transaction_velocity_1h": draw(st.sampled_from([0.0, 9.0])),
             "unique_merchants_30d": draw(st.integers(0, 2)),
             "scored": draw(st.booleans()),
             "answered": draw(st.sampled_from([None, None, "store", "request", "none"])),
             # Days after the event's until each report, and what it says.
-            "labels": draw(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=2, unique_by=lambda l: l[0])),
+            "labels": draw(st.dictionaries(st.integers(0, 9), st.booleans(), max_size=2)),
         }
         for i in range(draw(st.integers(0, 12)))
     ]  # fmt: skip
@@ -124,7 +123,7 @@ class Lake:
     def _labels(self, lake: str, rows: list[Row]) -> None:
         reports: dict[dt.date, list[Row]] = {AS_OF: [_report("nobody", AS_OF, fraud=True)]}
         for row in rows:
-            for days_after, fraud in row["labels"]:
+            for days_after, fraud in row["labels"].items():
                 day = dt.date.fromisoformat(row["transaction_id"][:10]) + dt.timedelta(days=days_after)
                 reports.setdefault(day, []).append(_report(row["transaction_id"], day, fraud=fraud))
         for day, made in reports.items():
@@ -160,8 +159,8 @@ def _lake(context: Context, register: Make, linear_model: Make, features_of: Mak
 
 
 @settings(
-    max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture,
-                                                                             HealthCheck.too_slow],
+    max_examples=10, deadline=None, derandomize=True, phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(days=lakes())
 def test_every_count_of_every_monitor_is_that_of_the_rows(lake: Lake, days: dict[dt.date, list[Row]]) -> None:
@@ -185,7 +184,7 @@ def test_every_count_of_every_monitor_is_that_of_the_rows(lake: Lake, days: dict
         assert (drifted.verdict, drifted.rows) == ("unknown", len(week))
         assert _record(drifted.report_uri)["rows_scored"] == sum(row["scored"] for row in week)
 
-    concept = concept_drift.run(concept_drift.Config(), context)
+    concept = concept_drift.run(concept_drift.Config(date=AS_OF), context)
     mature = {day: [row for row in rows if _decided(row)] for day, rows in days.items() if day >= FIRST}
     assert (concept.rows, concept.days) == (sum(map(len, mature.values())), sum(map(bool, mature.values())))
     for day in _record(concept.report_uri)["days"]:
@@ -195,11 +194,9 @@ def test_every_count_of_every_monitor_is_that_of_the_rows(lake: Lake, days: dict
             "stops": sum(row["stopped"] for row in rows),
             "served": sum(row["answered"] in ("store", "none") for row in rows),
             "late_frauds": sum(_fraud(row, _until_now(row)) and not _fraud(row, 7) for row in rows),
-            "unlabelled": sum(not [after for after, _ in row["labels"] if after <= _until_now(row)] for row in rows),
+            "unlabelled": sum(all(after > _until_now(row) for after in row["labels"]) for row in rows),
         }  # fmt: skip
     assert (concept.reason == "") == (concept.verdict != "unknown")
-    kinds = Counter(result.verdict for result in (checked, compared, concept))
-    assert set(kinds) <= {"ok", "nothing", "unknown", "drift"}
 
 
 def _decided(row: Row) -> bool:
@@ -214,8 +211,8 @@ def _until_now(row: Row) -> int:
 
 def _fraud(row: Row, days: int) -> bool:
     """What the last report within so many days says."""
-    known = sorted(label for label in row["labels"] if label[0] <= days)
-    return bool(known) and known[-1][1]
+    known = [after for after in row["labels"] if after <= days]
+    return bool(known) and row["labels"][max(known)]
 
 
 def _record(report_uri: str) -> dict[str, Any]:
