@@ -182,7 +182,7 @@ def _measure(
 
     bounds = context.params.drift
     reason = _too_few(reference.num_rows, current.num_rows)
-    then, now = ({name: _column(t, name) for name in (*FEATURES, PREDICTION)} for t in (reference, current))
+    then, now = columns(reference), columns(current)
     found = {name: column_drift(then[name], now[name]) for name in now}
     newest = _newest_day(reference, current, window.day)
     features = {
@@ -256,11 +256,16 @@ def _newest_day(reference: pa.Table, current: pa.Table, day: str) -> dict[str, f
     rows = current.filter(pc.greater_equal(current["event_timestamp"].cast(pa.int64()), first_us))
     if rows.num_rows < MIN_ROWS:
         return dict.fromkeys(FEATURES)
-    return {name: _rounded(column_drift(_column(reference, name), _column(rows, name)).worst) for name in FEATURES}
+    then, now = columns(reference), columns(rows)
+    return {name: _rounded(column_drift(then[name], now[name]).worst) for name in FEATURES}
+
+
+def columns(table: pa.Table) -> dict[str, NDArray[Any]]:
+    """FEATURES and PREDICTION of n rows, [n] each: float64 with NaN where missing, or objects with None."""
+    return {name: _column(table, name) for name in (*FEATURES, PREDICTION)}
 
 
 def _column(table: pa.Table, name: str) -> NDArray[Any]:
-    """A column's values, [n]: float64 with NaN where missing, or objects with None."""
     if name == "hour_of_day":
         hours: NDArray[np.float64] = (table["event_timestamp"].cast(pa.int64()).to_numpy() // US_PER_HOUR % 24) * 1.0
         return hours
