@@ -59,15 +59,14 @@ def sampled(home: Path) -> dict[str, float]:
 
 def plain_scan(home: Path) -> dict[str, float]:
     features = Dataset(f"file://{home}/lake", "features")
-    reference = drift._frame(reference_of(home), list(drift.FEATURES))
-    current = drift._frame(pa.concat_tables([features.read(day, INPUT.names) for day in WEEK]), list(drift.FEATURES))
+    every = pa.concat_tables([features.read(day, INPUT.names) for day in WEEK])
+    every = every.append_column(drift.PREDICTION, pa.nulls(every.num_rows, pa.float32()))
+    reference, current = drift.columns(reference_of(home)), drift.columns(every)
     found = {}
     for name in drift.FEATURES:
-        r, c = reference[name].dropna(), current[name].dropna()
-        if name in drift.CATEGORICAL:
-            found[name] = psi_categorical(r.tolist(), c.tolist())
-        else:
-            found[name] = psi_numerical(r.to_numpy(np.float64), c.to_numpy(np.float64))
+        r, c = (column[name][~drift._missing(column[name])] for column in (reference, current))
+        categorical = name in drift.CATEGORICAL
+        found[name] = psi_categorical(r.tolist(), c.tolist()) if categorical else psi_numerical(r, c)
     return found
 
 

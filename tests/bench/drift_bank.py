@@ -15,14 +15,14 @@ import datetime as dt
 import json
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -31,10 +31,10 @@ import alert_false_alarms
 
 from fraud.core.concept import HOLD_DAYS, evidence, promised, shares
 from fraud.core.contract import US_PER_DAY, US_PER_HOUR
-from fraud.core.drift import MIN_ROWS, psi_column, psi_share
+from fraud.core.drift import MIN_ROWS, column_drift
 from fraud.engines.arrow_vector import vectors
 from fraud.engines.arrow_windows import window_values, with_windows
-from fraud.jobs.drift import FEATURES, PREDICTION, _frame
+from fraud.jobs.drift import FEATURES, PREDICTION, columns
 from fraud.params import Params
 from fraud.simulator.deliveries import LABEL_MEDIAN_DAYS, LABEL_SIGMA, Plan, deliveries
 
@@ -189,14 +189,12 @@ def nightly(world: World, model: Model, last: int) -> tuple[dict[str, np.ndarray
     stopped = probability >= model.threshold
     table = table.append_column(PREDICTION, pa.array(probability, pa.float32()))
     found = {name: np.zeros(DAYS, bool) for name in ("feature", "drift", "retrain", "concept", "amount", "flagged")}
-    names = [*FEATURES, PREDICTION]
-    reference, newest_psi = _frame(model.reference, names), np.zeros(DAYS)
+    reference, newest_psi = columns(model.reference), np.zeros(DAYS)
     for day in range(SCORED + 6, last):
         first, end = np.searchsorted(world.day, [day - PARAMS.drift.current_days + 1, day + 1])
-        current = _frame(table.slice(first, end - first), names)
+        current = columns(table.slice(first, end - first))
         today = slice(*np.searchsorted(world.day, [day, day + 1]))
-        newest = current.iloc[today.start - first :]
-        newest_psi[day] = max(apart(reference[n], newest[n]) for n in FEATURES) if len(newest) >= MIN_ROWS else 0.0
+        newest_psi[day] = max(column_drift(reference[n], current[n][today.start - first :]).worst for n in FEATURES)
         named, drift, retrain = compared(reference, current, newest_psi[day])
         found["feature"][day], found["drift"][day], found["retrain"][day] = named, drift, retrain
         paid = table["amount"].to_numpy()[today]
@@ -226,19 +224,15 @@ def nightly(world: World, model: Model, last: int) -> tuple[dict[str, np.ndarray
     return found, newest_psi
 
 
-def compared(reference: pd.DataFrame, current: pd.DataFrame, newest_psi: float) -> tuple[bool, bool, bool]:
-    """As `fraud drift`: is a feature named, is the verdict drift, is retraining asked for?"""
+def compared(
+    reference: Mapping[str, NDArray[Any]], current: Mapping[str, NDArray[Any]], newest_psi: float
+) -> tuple[bool, bool, bool]:
+    """As `fraud drift`: is a feature named, is the verdict drift, is retraining requested?"""
     bounds = PARAMS.drift
-    drifted = [apart(reference[n], current[n]) >= bounds.psi_threshold for n in (*FEATURES, PREDICTION)]
+    drifted = [column_drift(reference[n], current[n]).worst >= bounds.psi_threshold for n in (*FEATURES, PREDICTION)]
     jumped = newest_psi >= bounds.newest_day_psi
     retrain = sum(drifted[:-1]) / len(FEATURES) > bounds.max_drifted_share
     return any(drifted[:-1]) or jumped, retrain or drifted[-1] or jumped, retrain
-
-
-def apart(reference: pd.Series, current: pd.Series) -> float:
-    """PSI of values or of their absence, whichever is larger."""
-    missing = psi_share(*((int(column.isna().sum()), len(column)) for column in (reference, current)))
-    return max(psi_column(reference.to_numpy(), current.to_numpy()), missing)
 
 
 DETECTORS: Final = {

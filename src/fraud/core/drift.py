@@ -1,21 +1,54 @@
-"""How far two samples of one feature lie apart: the population stability index over the reference's own bins.
+"""How far apart two samples of one column are: the population stability index over the reference's own bins.
 
 PSI = sum over bins of (c - r) * ln(c / r), with r and c the shares of reference and current. It measures the size of a
 difference, not how sure we are of it, so a verdict does not change with the sample's size once noise is small: without
 any drift its mean is about (bins - 1) * (1 / n_reference + 1 / n_current), 0.002 for ten bins and a week of 8,000.
-(B. Yurdakul, Statistical Properties of Population Stability Index, 2018.) docs/monitoring.md says how the threshold in
-params.yaml was chosen.
+(B. Yurdakul, Statistical Properties of Population Stability Index, 2018.) docs/monitoring.md describes how the
+threshold in params.yaml was chosen, and the verdict for a column without values.
 """
 
 from collections.abc import Hashable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 BINS: Final = 10
 MIN_ROWS: Final = 1_000
-"""Fewer rows say nothing: noise alone then reaches 0.04 once in a thousand times (chi-square, 16 categories)."""
+"""With fewer values nothing can be concluded: noise alone reaches 0.04 once in a thousand times (chi-square, 16
+categories)."""
+
+
+class ColumnDrift(NamedTuple):
+    """The difference between a column's reference and current sample."""
+
+    psi: float | None
+    """Of the values. None when either sample has fewer than MIN_ROWS of them."""
+    missing_psi: float | None
+    """Of the share of missing values. None when either sample has fewer than MIN_ROWS rows."""
+    notes: tuple[str, ...]
+    """Why the values were not compared, and what is unusual about them."""
+
+    @property
+    def worst(self) -> float:
+        """The larger of both; what was not measured counts as 0."""
+        return max(self.psi or 0.0, self.missing_psi or 0.0)
+
+
+def column_drift(reference: NDArray[Any], current: NDArray[Any]) -> ColumnDrift:
+    """Compare a column's samples, [n] and [m] with n, m >= 0: numbers with NaN, or objects with None, where missing."""
+    r, c = _present(reference), _present(current)
+    missing = (len(reference) - len(r), len(reference)), (len(current) - len(c), len(current))
+    missing_psi = psi_share(*missing) if min(len(reference), len(current)) >= MIN_ROWS else None
+    short = [
+        f"no values in {where}" if not n else f"{n:,} value{'s' * (n > 1)} in {where}, fewer than {MIN_ROWS:,}"
+        for where, n in (("the reference", len(r)), ("the current window", len(c)))
+        if n < MIN_ROWS
+    ]
+    if short:
+        return ColumnDrift(None, missing_psi, tuple(short))
+    apart = psi_categorical(r.tolist(), c.tolist()) if reference.dtype == object else psi_numerical(r, c)
+    return ColumnDrift(apart, missing_psi, tuple(_unusual(r, c)))
 
 
 def psi(reference: NDArray[np.int64], current: NDArray[np.int64]) -> float:
@@ -26,8 +59,12 @@ def psi(reference: NDArray[np.int64], current: NDArray[np.int64]) -> float:
 
 
 def psi_numerical(reference: NDArray[np.float64], current: NDArray[np.float64]) -> float:
-    """PSI over the reference's deciles, float64[n] and float64[m] without NaN. Equal deciles merge into one bin."""
-    edges = np.unique(np.quantile(reference, np.arange(1, BINS) / BINS))
+    """PSI over the reference's deciles, float64[n] and float64[m] without NaN, n > 0.
+
+    A value that several deciles share has a bin of its own: a column that was constant has moved when it is lower too.
+    """
+    edges, times = np.unique(np.quantile(reference, np.arange(1, BINS) / BINS), return_counts=True)
+    edges = np.union1d(edges, np.nextafter(edges[times > 1], -np.inf))
     return psi(_histogram(reference, edges), _histogram(current, edges))
 
 
@@ -37,17 +74,27 @@ def psi_categorical(reference: Sequence[Hashable], current: Sequence[Hashable]) 
     return psi(_counts(reference, names), _counts(current, names))
 
 
-def psi_column(reference: NDArray[Any], current: NDArray[Any]) -> float:
-    """PSI of a column as a data frame holds it: numbers without their NaN, or objects as categories."""
-    if reference.dtype == object:
-        return psi_categorical(reference.tolist(), current.tolist())
-    r, c = (values[~np.isnan(values)].astype(np.float64) for values in (reference, current))
-    return psi_numerical(r, c) if len(r) else 0.0
-
-
 def psi_share(reference: tuple[int, int], current: tuple[int, int]) -> float:
     """PSI of a yes/no property, each given as (number of yes, number of rows): missing values, unknown categories."""
     return psi(*(np.array([yes, rows - yes], dtype=np.int64) for yes, rows in (reference, current)))
+
+
+def _present(values: NDArray[Any]) -> NDArray[Any]:
+    if values.dtype == object:
+        return np.array([value for value in values if value is not None], dtype=object)
+    present: NDArray[Any] = values[~np.isnan(values)]
+    return present
+
+
+def _unusual(reference: NDArray[Any], current: NDArray[Any]) -> list[str]:
+    notes = [
+        f"constant in {where}: {values[0]}"
+        for where, values in (("the reference", reference), ("the current window", current))
+        if bool(np.all(values == values[0]))
+    ]
+    if reference.dtype == object and (new := sorted({*current} - {*reference})):
+        notes.append(f"not in the reference: {', '.join(new)}")
+    return notes
 
 
 def _histogram(values: NDArray[np.float64], edges: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -127,6 +127,8 @@ def slice_losses(
 ) -> tuple[SliceLoss, ...]:  # fmt: skip
     """Recall at the common capacity, per slice that holds a fraud, and what the candidate loses there."""
     named = [(name, mask & rows.is_fraud) for name, mask in slices(rows).items() if np.any(mask & rows.is_fraud)]
+    if not named:
+        return ()
     masks = np.array([mask for _, mask in named], dtype=np.float64)[:, rows.is_fraud]
     ranked = [Ranked(p, rows.is_fraud) for p in (candidate, opponent)]
 

@@ -125,8 +125,11 @@ def calibration(
     """Expected calibration error and its bins, from likely to unlikely.
 
     Bins hold equal numbers of *expected frauds*, not of rows: where fraud is rare nine of ten equal bins would all say
-    0.0. The error is the rows' mean of |predicted - observed|. (Naeini et al., AAAI 2015, with these bins.)
+    0.0. The error is the rows' mean of |predicted - observed|. (Naeini et al., AAAI 2015, with these bins.) NaN and no
+    bins without rows.
     """
+    if not len(probability):
+        return float("nan"), []
     order = np.argsort(-probability, kind="stable")
     expected = np.cumsum(probability[order], dtype=np.float64)
     total = float(expected[-1])

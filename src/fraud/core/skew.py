@@ -86,7 +86,8 @@ class Tally:
     def report(self) -> dict[str, Any]:
         """As JSON keeps it."""
         wrong = sum(feature.wrong for feature in self.features.values())
-        whole = not (wrong or self.probabilities_wrong or self.events_lost)
+        found = wrong or self.probabilities_wrong or self.events_lost
+        compared = self.compared or self.probabilities or any(feature.equal for feature in self.features.values())
         return {
             "records": self.records,
             "compared": self.compared,
@@ -102,7 +103,7 @@ class Tally:
                 "unchecked": self.probabilities_unchecked,
                 "worst": self.probabilities_worst,
             },
-            "verdict": "skew" if not whole else ("ok" if self.records else "nothing"),
+            "verdict": "skew" if found else "ok" if compared else "nothing",
         }
 
 

@@ -1,5 +1,6 @@
 """The report of one evaluation, for people: one HTML file that needs nothing beside it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -93,12 +94,12 @@ def _learnt(parts: Mapping[str, Any]) -> Mapping[str, Any]:
 def _headline(record: Mapping[str, Any], training: Mapping[str, Any]) -> list[tuple[str, str]]:
     chosen = training["levels"][training["selected"]]["holdout"]
     gates = {gate["name"]: gate["value"] for gate in record["gates"]}
-    latency = gates["latency"]
+    latency, recall = gates["latency"], chosen["recall"][0]
     found = [
         ("average precision", figure(chosen["average_precision"][0])),
         ("AUC", figure(chosen["auc"][0])),
         ("USD saved per 1,000 payments", figure(chosen["saved_per_1000"][0])),
-        ("frauds found at capacity", f"{chosen['recall'][0]:.0%}"),
+        ("frauds found at capacity", f"{recall:.0%}" if math.isfinite(recall) else figure(recall)),
         ("frauds in the holdout", f"{training['parts']['holdout']['frauds']:,}"),
     ]
     return found if latency is None else [*found, ("us for one row, p99", f"{latency:.0f}")]

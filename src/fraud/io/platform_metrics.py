@@ -240,14 +240,15 @@ def registry(settings: Settings) -> Iterator[Metric]:
 
 
 @lru_cache(maxsize=2)
-def _training_means(settings: Settings, run_id: str, threshold: float) -> tuple[float, float]:
-    """Mean amount and flagged share of the run's reference. A run's artifacts never change, so reading once will do."""
+def _training_means(settings: Settings, run_id: str, threshold: float) -> tuple[float | None, float | None]:
+    """Mean amount and flagged share of the run's reference, None without rows. A run's artifacts never change, so
+    reading once will do."""
     table = model_artifact.reference(settings, run_id)
     flagged = pc.mean(pc.greater_equal(table["fraud_probability"], threshold).cast("float64")).as_py()
-    return float(pc.mean(table["amount"]).as_py()), float(flagged)
+    return pc.mean(table["amount"]).as_py(), flagged
 
 
-def _flagged_baseline(lake_uri: str, version: str, trained: float) -> tuple[float, float]:
+def _flagged_baseline(lake_uri: str, version: str, trained: float | None) -> tuple[float | None, float | None]:
     """Mean and standard deviation between days of the flagged share over the newest days this version scored.
 
     Scored days were not trained on, so they come before the training part's own share; but a deviation of fewer than
@@ -260,7 +261,7 @@ def _flagged_baseline(lake_uri: str, version: str, trained: float) -> tuple[floa
         if manifest is not None and manifest.rows and manifest.made_from.get("model_version") == version:
             days.append((int(manifest.made_from["flagged"]), manifest.rows))
     if len(days) < MIN_BASELINE_DAYS:
-        return trained, trained * ASSUMED_SPREAD
+        return trained, None if trained is None else trained * ASSUMED_SPREAD
     ratio = sum(flagged for flagged, _ in days) / sum(rows for _, rows in days)
     return ratio, statistics.stdev(flagged / rows for flagged, rows in days)
 

@@ -26,7 +26,9 @@ _STYLE: Final = {
 
 
 def precision_recall(named: Named, is_fraud: NDArray[np.bool_]) -> Figure:
-    """Precision over recall."""
+    """Precision over recall. An empty plot that says so without both classes."""
+    if _one_class(is_fraud):
+        return _nothing_to_draw("Precision over recall", is_fraud)
 
     def draw(axes: Axes) -> None:
         for line, probability in _lines(named):
@@ -40,7 +42,9 @@ def precision_recall(named: Named, is_fraud: NDArray[np.bool_]) -> Figure:
 
 
 def roc(named: Named, is_fraud: NDArray[np.bool_]) -> Figure:
-    """True over false positives."""
+    """True over false positives. An empty plot that says so without both classes."""
+    if _one_class(is_fraud):
+        return _nothing_to_draw("ROC", is_fraud)
 
     def draw(axes: Axes) -> None:
         for line, probability in _lines(named):
@@ -54,7 +58,12 @@ def roc(named: Named, is_fraud: NDArray[np.bool_]) -> Figure:
 
 
 def calibrated(named: Named, is_fraud: NDArray[np.bool_]) -> Figure:
-    """Seen over predicted rates, both on logarithmic axes: rates span orders of magnitude."""
+    """Seen over predicted rates, both on logarithmic axes: rates span orders of magnitude.
+
+    An empty plot that says so without both classes.
+    """
+    if _one_class(is_fraud):
+        return _nothing_to_draw("Calibration", is_fraud)
 
     def draw(axes: Axes) -> None:
         for line, probability in _lines(named):
@@ -70,7 +79,9 @@ def calibrated(named: Named, is_fraud: NDArray[np.bool_]) -> Figure:
 
 
 def money(named: Named, is_fraud: NDArray[np.bool_], gains: NDArray[np.float64], costs: Costs) -> Figure:
-    """USD saved per 1,000 transactions over the number of alerts analysts can look at."""
+    """USD saved per 1,000 transactions over the number of alerts analysts can look at. An empty plot without rows."""
+    if not len(is_fraud):
+        return _nothing_to_draw("Money saved", is_fraud)
 
     def draw(axes: Axes) -> None:
         shares = np.linspace(0, 4 * costs.capacity, 41)
@@ -90,6 +101,19 @@ def svg(figure: Figure) -> str:
     with mpl.rc_context(_STYLE):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _one_class(is_fraud: NDArray[np.bool_]) -> bool:
+    return int(is_fraud.sum()) in (0, len(is_fraud))
+
+
+def _nothing_to_draw(title: str, is_fraud: NDArray[np.bool_]) -> Figure:
+    def draw(axes: Axes) -> None:
+        axes.set(title=title, xticks=[], yticks=[])
+        text = f"not measured: {int(is_fraud.sum()):,} frauds in {len(is_fraud):,} rows"
+        axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="#5f6b7a")
+
+    return _figure(draw)
 
 
 def _lines(named: Named) -> list[tuple[dict[str, Any], NDArray[np.floating]]]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
@@ -331,6 +332,7 @@ def _engine(url: str) -> sa.Engine:
     if not url.startswith("sqlite"):
         return sa.create_engine(url, pool_pre_ping=True)
     engine = sa.create_engine(url, connect_args={"timeout": _LOCK_WAIT_S})
+    Path(engine.url.database or "").parent.mkdir(parents=True, exist_ok=True)  # nothing else may have written yet
 
     @sa.event.listens_for(engine, "connect")
     def _manual(connection: sqlite3.Connection, _record: object) -> None:

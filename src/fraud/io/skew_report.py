@@ -12,20 +12,25 @@ _PAGE: Final = """<!doctype html>
  td { text-align: right; font-variant-numeric: tabular-nums } td:first-child, th:first-child { text-align: left }
  .ok { color: #17692b } .skew { color: #b00020 } code { font-size: 13px }
 </style>
+{% macro count(number) %}{{ "{:,}".format(number) }}{% endmacro %}
+{% macro difference(number, of) %}{{ "%.3g"|format(number) if of else "-" }}{% endmacro %}
 <h1>Skew of the answers of {{ day }}: <span class="{{ verdict }}">{{ verdict }}</span></h1>
-<p>{{ records }} answers; the window features of {{ compared }} were recomputed as known when they were given.
-   {{ not_landed }} transactions have not landed in the lake yet; {{ contradicted }} answers were to one of several
-   deliveries of an id that contradict each other, and the lake keeps another. {{ events_lost }} events are missing
-   in the online store.</p>
+<p>{% if records %}{{ count(records) }} answers. Window features were recomputed for {{ count(compared) }} of them.
+   {{ count(not_landed) }} transactions have not landed in the lake yet. {{ count(contradicted) }} answers belong to an
+   id that was delivered several times with different contents, of which the lake keeps another one.
+   {{ count(events_lost) }} events are missing in the online store.{% else %}There are no answers to check.{% endif %}
+   {% if records and verdict == "nothing" %}Nothing could be compared.{% endif %}</p>
 <table><tr><th>feature<th>equal<th>mismatch<th>missing<th>extra<th>worst difference</tr>
-{% for name, f in features.items() %}<tr><td>{{ name }}<td>{{ f.equal }}<td>{{ f.mismatch }}<td>{{ f.missing }}
-<td>{{ f.extra }}<td>{{ f.worst }}</tr>
+{% for name, f in features.items() %}<tr><td>{{ name }}<td>{{ count(f.equal) }}<td>{{ count(f.mismatch) }}
+<td>{{ count(f.missing) }}<td>{{ count(f.extra) }}<td>{{ difference(f.worst, f.equal + f.mismatch) }}</tr>
 {% endfor %}</table>
-<p>Probabilities: {{ probabilities.checked }} computed again, {{ probabilities.wrong }} farther apart than 1e-6, the
-   worst difference {{ probabilities.worst }}; {{ probabilities.unchecked }} given by the rule or by a version that
-   cannot be had any more.</p>
-{% if skipped %}<h2>Window features not recomputed</h2><table><tr><th>why<th>answers</tr>
-{% for why, count in skipped.items() %}<tr><td>{{ why }}<td>{{ count }}</tr>
+<p>{{ count(probabilities.checked) }} probabilities were computed again. {% if probabilities.checked %}
+   {{ count(probabilities.wrong) }} of them differ by more than 1e-6; the largest difference is
+   {{ difference(probabilities.worst, probabilities.checked) }}.{% endif %}
+   {{ count(probabilities.unchecked) }} answers were given by the rule, or by a version that is not available any
+   more.</p>
+{% if skipped %}<h2>Window features not recomputed</h2><table><tr><th>reason<th>answers</tr>
+{% for reason, answers in skipped.items() %}<tr><td>{{ reason }}<td>{{ count(answers) }}</tr>
 {% endfor %}</table>{% endif %}
 {% for name, f in features.items() if f.examples %}<h2>{{ name }}</h2><ul>
 {% for line in f.examples %}<li><code>{{ line }}</code></li>{% endfor %}</ul>

@@ -8,7 +8,7 @@ with intervals. Over the days: evidence against the promise of the holdout, vali
 import datetime as dt
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 RESAMPLINGS: Final = 200
 WATCHED: Final = ("recall", "precision")
+_FORMAT: Final = "2"
+"""Of the record. A report in another format is made anew."""
 _COUNTS: Final = ("served", "nightly", "undecided", "late_frauds", "unlabelled", "unlabelled_stops")
 
 
@@ -47,7 +49,9 @@ class Result(JobResult):
     day: str
     """As known at its end."""
     verdict: str
-    """ok | drift | unknown (no mature day with a fraud or a stop, or no promise to hold it against)"""
+    """ok | drift | unknown"""
+    reason: str
+    """Why the verdict is unknown; "" for the others."""
     retrain: bool
     evidence: float
     limit: float
@@ -111,6 +115,7 @@ def _span(config: Config, context: Context, artifact: "ModelArtifact", holdout: 
         "model_sha256": artifact.model_sha256,
         "threshold": repr(artifact.threshold),
         "params": context.params.fingerprint("concept", "costs", "labels"),
+        "format": _FORMAT,
     }
     wanted = {
         "transactions": days, "scores": [d for d in days if d in published["scores"]], "features": held,
@@ -137,13 +142,12 @@ def _judge(span: Span, artifact: "ModelArtifact", context: Context) -> dict[str,
     # Two detectors that are looked at together: their mean is one again.
     together = [sum(values) / len(WATCHED) for values in zip(*by_day.values(), strict=True)]
     found = together[-1] if together else 0.0
-    informed = any(low is not None and low > 0 for low in lows.values()) and any(
-        len(_caught(d.outcomes)) or len(_right(d.outcomes)) for d in days
-    )
+    reason = _unknown(promise, lows, days)
     return {
         "day": str(span.as_of),
         "model_version": artifact.version,
-        "verdict": ("drift" if rings(together, bounds.false_alarm_days) else "ok") if informed else "unknown",
+        "verdict": "unknown" if reason else "drift" if rings(together, bounds.false_alarm_days) else "ok",
+        "reason": reason,
         "retrain": found >= bounds.false_alarm_days,
         "evidence": round(found, 6),
         "limit": bounds.false_alarm_days,
@@ -166,6 +170,19 @@ def _judge(span: Span, artifact: "ModelArtifact", context: Context) -> dict[str,
         "figures": _figures(_joined([d.outcomes for d in days]), costs, context),
         "made_from": span.made_from,
     }  # fmt: skip
+
+
+def _unknown(promise: Outcomes, lows: Mapping[str, float | None], days: Sequence[Day]) -> str:
+    """Why there is no verdict; "" when there is one."""
+    if not len(promise.users):
+        return "the features of the holdout are not in the lake"
+    if not any(lows.values()):
+        return "in the holdout no fraud was stopped, so no recall or precision above 0 is promised"
+    if not days:
+        return "this version decided nothing on days with mature labels"
+    if not any(len(_caught(d.outcomes)) or len(_right(d.outcomes)) for d in days):
+        return "the days with mature labels have neither a fraud nor a stopped transaction"
+    return ""
 
 
 def _promise(span: Span, artifact: "ModelArtifact", context: Context) -> Outcomes:
@@ -238,8 +255,9 @@ def _result(report: dict[str, Any], report_uri: str, *, changed: bool) -> Result
         return sum(day[name] for day in report["days"])
 
     return Result(
-        day=report["day"], verdict=report["verdict"], retrain=report["retrain"], evidence=report["evidence"],
-        limit=report["limit"], days=len(report["days"]), rows=total("rows"), frauds=total("frauds"),
+        day=report["day"], verdict=report["verdict"], reason=report["reason"], retrain=report["retrain"],
+        evidence=report["evidence"], limit=report["limit"], days=len(report["days"]), rows=total("rows"),
+        frauds=total("frauds"),
         figures={name: report["figures"][name][0] for name in FIGURES},
         promise={name: report["promise"]["figures"][name][0] for name in FIGURES},
         late_frauds=total("late_frauds"), unlabelled_stops=total("unlabelled_stops"),

@@ -2,6 +2,7 @@
 
 Writes `<reports>/drift/<day>/drift.html` for people (Evidently) and `drift.json` for machines: the same bytes for the
 same inputs. Evidently's page holds random ids, so a run whose inputs did not change leaves both files alone.
+A column without enough values is not an error: docs/monitoring.md has the verdict for each case.
 """
 
 import datetime as dt
@@ -13,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import Field
 
 from fraud.core.contract import OTHER, US_PER_DAY, US_PER_HOUR
-from fraud.core.drift import MIN_ROWS, psi_column, psi_share
+from fraud.core.drift import MIN_ROWS, column_drift
 from fraud.core.features import WINDOW_FEATURES
 from fraud.engines.scoring import INPUT
 from fraud.errors import BadInputError
@@ -25,8 +27,6 @@ from fraud.io.lake import Dataset, opened
 from fraud.jobs import Context, JobConfig, JobResult
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from fraud.io.model_artifact import ModelArtifact
 
 FEATURES: Final = (
@@ -40,8 +40,10 @@ FEATURES: Final = (
 )
 """What can drift. The day of the week cannot: it is the calendar, and differs when a window is not of whole weeks."""
 PREDICTION: Final = "fraud_probability"
-CATEGORICAL: Final = ["merchant_category"]
+CATEGORICAL: Final = ("merchant_category",)
 WARM_UP_US: Final = max(feature.window_us for feature in WINDOW_FEATURES)
+_FORMAT: Final = "2"
+"""Of the record. A report in another format is made anew."""
 
 
 class Config(JobConfig):
@@ -56,6 +58,8 @@ class Result(JobResult):
     day: str
     verdict: str
     """ok | drift | unknown (fewer rows than a verdict needs)"""
+    reason: str
+    """Why the verdict is unknown; "" for the others."""
     retrain: bool
     drifted_share: float
     drifted_features: list[str]
@@ -115,6 +119,7 @@ def _window(config: Config, context: Context, artifact: "ModelArtifact") -> Wind
         "run_id": artifact.run_id,
         "params": context.params.fingerprint("drift"),
         "history_begins": published[0],
+        "format": _FORMAT,
     }
     for name, dataset in (("features", features), ("scores", scores)):
         for d in days:
@@ -130,7 +135,7 @@ def _current(window: Window, context: Context, version: str) -> pa.Table:
     rows = sum(manifest.rows for d in window.days if (manifest := features.manifest(d)) is not None)
     share = min(1.0, context.params.drift.reference_rows / max(rows, 1))
     sampled = pa.concat_tables(
-        [INPUT.empty_table(), *(part for d in window.days for part in _sample(features, d, INPUT.names, share))]
+        [INPUT.empty_table(), *(p.cast(INPUT) for d in window.days for p in _sample(features, d, INPUT.names, share))]
     )
     wanted = ["transaction_id", PREDICTION, "model_version"]
     scored = [part for d in window.days for part in _sample(scores, d, wanted, share)]
@@ -170,41 +175,47 @@ def _reference(table: pa.Table, context: Context) -> pa.Table:
 def _measure(
     reference: pa.Table, current: pa.Table, window: Window, context: Context, version: str
 ) -> tuple[dict[str, Any], str]:
-    from fraud.io.drift_report import drift  # noqa: PLC0415 - Evidently takes ten seconds to import
+    """The record and its page."""
+    from fraud.io import drift_report  # noqa: PLC0415 - Evidently takes ten seconds to import
 
     bounds = context.params.drift
-    enough = min(reference.num_rows, current.num_rows) >= MIN_ROWS
-    scored = current.num_rows - current[PREDICTION].null_count
-    columns = [*FEATURES, *([PREDICTION] if scored >= MIN_ROWS else [])]
-    values, page = drift(
-        _frame(reference, columns), _frame(current, columns), list(FEATURES), CATEGORICAL,
-        bounds.psi_threshold, bounds.max_drifted_share,
-    )  # fmt: skip
+    reason = _too_few(reference.num_rows, current.num_rows)
+    then, now = columns(reference), columns(current)
+    found = {name: column_drift(then[name], now[name]) for name in now}
     newest = _newest_day(reference, current, window.day)
-    features = {}
-    for name in FEATURES:
-        missing = _share(reference, current, name, None)
-        drifted = max(values[name], missing["psi"]) >= bounds.psi_threshold
-        features[name] = {
-            "psi": round(values[name], 6), "missing": missing, "drifted": enough and drifted,
-            "newest_day_psi": newest[name],
-        }  # fmt: skip
+    features = {
+        name: {
+            "psi": _rounded(found[name].psi),
+            "missing": {
+                "reference": _share(_missing(then[name])), "current": _share(_missing(now[name])),
+                "psi": _rounded(found[name].missing_psi),
+            },
+            "drifted": not reason and found[name].worst >= bounds.psi_threshold,
+            "newest_day_psi": newest[name], "notes": list(found[name].notes),
+        }
+        for name in FEATURES
+    }  # fmt: skip
     drifted_features = [name for name in FEATURES if features[name]["drifted"]]
-    jumped = [name for name in FEATURES if enough and (newest[name] or 0.0) >= bounds.newest_day_psi]
+    jumped = [name for name in FEATURES if not reason and (newest[name] or 0.0) >= bounds.newest_day_psi]
     share = len(drifted_features) / len(FEATURES)
-    prediction = round(values[PREDICTION], 6) if PREDICTION in values else None
-    prediction_drifted = enough and prediction is not None and prediction >= bounds.psi_threshold
+    prediction = found[PREDICTION]
+    prediction_drifted = not reason and (prediction.psi or 0.0) >= bounds.psi_threshold
     retrain = share > bounds.max_drifted_share
     measured = {
         "day": window.day,
         "days": window.days,
         "model_version": version,
         "rows": current.num_rows,
-        "rows_scored": scored,
+        "rows_scored": current.num_rows - current[PREDICTION].null_count,
         "reference_rows": reference.num_rows,
         "features": features,
-        "unknown_category": _share(reference, current, "merchant_category", OTHER),
-        "prediction": {"psi": prediction, "drifted": prediction_drifted},
+        "unknown_category": {
+            "reference": _share(then["merchant_category"] == OTHER),
+            "current": _share(now["merchant_category"] == OTHER),
+        },
+        "prediction": {
+            "psi": _rounded(prediction.psi), "drifted": prediction_drifted, "notes": list(prediction.notes),
+        },
         "drifted_features": drifted_features,
         "jumped_features": jumped,
         "drifted_share": round(share, 6),
@@ -214,11 +225,24 @@ def _measure(
             "drifted_share": bounds.max_drifted_share,
             "rows": MIN_ROWS,
         },
-        "verdict": ("drift" if retrain or prediction_drifted or jumped else "ok") if enough else "unknown",
+        "verdict": "unknown" if reason else "drift" if retrain or prediction_drifted or jumped else "ok",
+        "reason": reason,
         "retrain": retrain,
         "made_from": window.made_from,
-    }
-    return measured, page
+    }  # fmt: skip
+    compared = [name for name in now if found[name].psi is not None]
+    shown, beside = ({name: columns[name] for name in compared} for columns in (now, then))
+    return measured, drift_report.page(measured, beside, shown, CATEGORICAL)
+
+
+def _too_few(reference_rows: int, current_rows: int) -> str:
+    """Why there is no verdict; "" when there are rows enough."""
+    short = [
+        f"{rows:,} rows in {where}"
+        for where, rows in (("the reference", reference_rows), ("the current window", current_rows))
+        if rows < MIN_ROWS
+    ]
+    return f"{' and '.join(short)}, fewer than {MIN_ROWS:,}" if short else ""
 
 
 def _newest_day(reference: pa.Table, current: pa.Table, day: str) -> dict[str, float | None]:
@@ -230,40 +254,41 @@ def _newest_day(reference: pa.Table, current: pa.Table, day: str) -> dict[str, f
     rows = current.filter(pc.greater_equal(current["event_timestamp"].cast(pa.int64()), first_us))
     if rows.num_rows < MIN_ROWS:
         return dict.fromkeys(FEATURES)
-    then, now = (_frame(table, list(FEATURES)) for table in (reference, rows))
-    return {
-        name: round(max(psi_column(then[name].to_numpy(), now[name].to_numpy()),
-                        _share(reference, rows, name, None)["psi"]), 6)
-        for name in FEATURES
-    }  # fmt: skip
+    then, now = columns(reference), columns(rows)
+    return {name: _rounded(column_drift(then[name], now[name]).worst) for name in FEATURES}
 
 
-def _share(reference: pa.Table, current: pa.Table, column: str, value: str | None) -> dict[str, float]:
-    """How much of a column is `value` (null, if None) in both, and how far apart that is."""
-
-    def count(table: pa.Table) -> tuple[int, int]:
-        if column == "hour_of_day":
-            return 0, table.num_rows  # computed, never missing
-        wanted = pc.is_null(table[column]) if value is None else pc.equal(table[column], value)
-        return pc.sum(wanted).as_py() or 0, table.num_rows
-
-    ours, theirs = count(current), count(reference)
-    return {
-        "reference": round(theirs[0] / max(theirs[1], 1), 6),
-        "current": round(ours[0] / max(ours[1], 1), 6),
-        "psi": round(psi_share(theirs, ours), 6),
-    }
+def columns(table: pa.Table) -> dict[str, NDArray[Any]]:
+    """FEATURES and PREDICTION of n rows, [n] each: float64 with NaN where missing, or objects with None."""
+    return {name: _column(table, name) for name in (*FEATURES, PREDICTION)}
 
 
-def _frame(table: pa.Table, columns: list[str]) -> "pd.DataFrame":
-    event_us = table["event_timestamp"].cast(pa.int64()).to_numpy()
-    whole = table.append_column("hour_of_day", pa.array(event_us // US_PER_HOUR % 24))
-    return whole.select(columns).to_pandas()
+def _column(table: pa.Table, name: str) -> NDArray[Any]:
+    if name == "hour_of_day":
+        hours: NDArray[np.float64] = (table["event_timestamp"].cast(pa.int64()).to_numpy() // US_PER_HOUR % 24) * 1.0
+        return hours
+    if name in CATEGORICAL:
+        return np.array(table[name].to_pylist(), dtype=object)
+    numbers: NDArray[np.float64] = pc.fill_null(table[name].cast(pa.float64()), np.nan).to_numpy()
+    return numbers
+
+
+def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
+    return np.equal(values, None) if values.dtype == object else np.isnan(values)  # type: ignore[call-overload, no-any-return]
+
+
+def _share(which: NDArray[np.bool_]) -> float | None:
+    """Of rows; None when there are none."""
+    return round(float(which.mean()), 6) if len(which) else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
 
 
 def _result(measured: dict[str, Any], report_uri: str, *, changed: bool) -> Result:
     return Result(
-        day=measured["day"], verdict=measured["verdict"], retrain=measured["retrain"],
+        day=measured["day"], verdict=measured["verdict"], reason=measured["reason"], retrain=measured["retrain"],
         drifted_share=measured["drifted_share"], drifted_features=measured["drifted_features"],
         jumped_features=measured["jumped_features"],
         prediction_psi=measured["prediction"]["psi"], rows=measured["rows"],

@@ -22,7 +22,7 @@ from fraud.core.features import VECTOR_NAMES, WINDOW_NAMES
 from fraud.core.skew import same
 from fraud.core.vector import fill_row
 from fraud.core.windows import WindowValues
-from fraud.errors import BadConfigError, RefusedError
+from fraud.errors import BadInputError, RefusedError
 from fraud.io.answers import RULE, Answer, find, newest, recorded_windows
 from fraud.io.lake_history import LakeHistory
 from fraud.io.model_artifact import fetch
@@ -92,7 +92,7 @@ def run(config: Config, context: Context) -> Result:
     settings = context.settings
     ids = list(dict.fromkeys(config.ids)) or newest(settings, config.newest)
     if not ids:
-        raise BadConfigError("there is no recorded answer yet", do="send a request, or fraud score")
+        raise BadInputError("there is no recorded answer yet", do="send a request, or run fraud score")
     answers = find(settings, ids)
     context.log.info("replaying", **_count(answer.kind for answer in answers))
     found = [*_served([a for a in answers if a.kind == "served"], context),

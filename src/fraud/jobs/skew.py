@@ -6,6 +6,7 @@ transaction that landed, its probability against its model version. `core.skew` 
 
 import datetime as dt
 from hashlib import sha256
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -44,7 +45,7 @@ class Result(JobResult):
 
     days: list[str]
     verdict: str
-    """ok | skew | nothing (no answer to check)"""
+    """ok | skew | nothing (no answer, or none of which anything can be compared)"""
     retrain: bool
     """Whether there is skew: a model is learned anew from what is served now."""
     records: int
@@ -173,7 +174,7 @@ def _check_completeness(known: ServedHistory, context: Context, tally: skew.Tall
     delivered = known.landed.filter(pc.is_in(known.landed["dt"], pa.array(whole, pa.string()))).sort_by("user_id")
     ids, at_us = id_hashes(delivered["transaction_id"].to_pylist()), event_us(delivered)
     users, starts = np.unique(np.array(delivered["user_id"].to_pylist(), dtype=object), return_index=True)
-    for user, start, stop in zip(users, starts, [*starts[1:], len(ids)], strict=True):
+    for user, (start, stop) in zip(users, pairwise([*starts, len(ids)]), strict=True):
         tally.events_lost += skew.lost(known.orders[user], ids[start:stop], at_us[start:stop])
 
 

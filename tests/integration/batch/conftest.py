@@ -103,7 +103,10 @@ class Registry:
         if reference is not None:
             pq.write_table(reference, folder / "reference.parquet")
             client.log_artifact(run_id, str(folder / "reference.parquet"))
-        tags = {"model_sha256": sha256(model).hexdigest(), "serving_sha256": sha256(serving).hexdigest()}
+        tags = {
+            "model_sha256": sha256(model).hexdigest(), "serving_sha256": sha256(serving).hexdigest(),
+            "threshold": repr(threshold),
+        }  # fmt: skip
         made = client.create_model_version(MODEL_NAME, f"runs:/{run_id}/model", run_id, tags=tags)
         client.set_registered_model_alias(MODEL_NAME, PRODUCTION, made.version)
         return str(made.version)

@@ -313,6 +313,19 @@ def test_a_store_that_was_lost_makes_answers_uncheckable_not_wrong(shop: Shop, c
     assert sum(result.skipped.values()) > 0
 
 
+@pytest.mark.parametrize("landed_rows", [0, 4, 10])
+def test_traffic_before_any_day_was_materialized_is_checked_from_the_log(shop: Shop, landed_rows: int) -> None:
+    """A platform that has just started: answers with users, and nothing that `materialize` loaded."""
+    rows = today(shop, 10)
+    for row in rows:
+        shop.serve(row)
+    if landed_rows:
+        shop.ingest(rows[:landed_rows])
+    result = shop.check()
+    assert (result.verdict, result.records, result.compared, result.events_lost) == ("ok", 10, 10, 0)
+    assert result.features["amount"]["equal"] == landed_rows
+
+
 def test_without_answers_there_is_nothing_to_check(context: Context) -> None:
     result = skew.run(skew.Config(), context)
     assert (result.verdict, result.days, result.report_uri, result.changed) == ("nothing", [], "", False)

@@ -110,7 +110,10 @@ def test_each_kind_of_difference_is_counted_by_its_name() -> None:
 
 def test_the_verdict_is_skew_for_any_wrong_value_probability_or_lost_event() -> None:
     assert Tally({}).report()["verdict"] == "nothing"
-    assert Tally({}, records=3).report()["verdict"] == "ok"
+    assert Tally({}, records=3).report()["verdict"] == "nothing"  # nothing of them could be compared
+    assert Tally({}, records=3, compared=1).report()["verdict"] == "ok"
+    assert Tally({}, records=3, probabilities=1).report()["verdict"] == "ok"
+    assert Tally({"amount": FeatureSkew(equal=1)}, records=3).report()["verdict"] == "ok"
     assert Tally({}, records=3, events_lost=1).report()["verdict"] == "skew"
     wrong = Tally({"f": FeatureSkew(mismatch=1)}, records=3)
     assert wrong.report()["verdict"] == "skew"
