@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import msgspec
 import pytest
 from servers import Serving
 
-from fraud_serving import schema
+from fraud_serving import page, schema
 from fraud_serving.openapi import FULL_EXAMPLE, SHORT_EXAMPLE
 from fraud_serving.settings import BadSettingError, Settings
 
@@ -96,11 +98,26 @@ def test_the_documentation_page_loads_only_files_that_this_service_serves(servin
     assert serving.client.get("/docs/nothing").status_code == 404
 
 
-def test_the_document_carries_the_guide_and_says_whether_a_key_is_required(document: dict[str, Any]) -> None:
-    guide = document["info"]["description"]
-    assert "### Integrate" in guide
-    assert "This service runs open and requires no key." in guide
-    assert 'client.post("/predict", json=payment)' in guide
+def test_the_guide_says_whether_a_key_is_required(document: dict[str, Any]) -> None:
+    open_guide, guide = page.guide(keys_required=False), page.guide(keys_required=True)
+    assert document["info"]["description"] == open_guide
+    assert "This service runs open and requires no key." in open_guide
+    assert "runs open" not in guide
+    assert "-H 'X-API-Key: checkout.<secret>' \\\n" in guide
+    assert "-H 'X-API-Key" not in open_guide
+
+
+def test_the_guides_examples_are_answered(serving: Serving, document: dict[str, Any]) -> None:
+    blocks = dict(re.findall(r"```(sh|python)\n(.*?)```", document["info"]["description"], re.DOTALL))
+    shell, client = (blocks[of].replace("127.0.0.1:8000", f"127.0.0.1:{serving.port}") for of in ("sh", "python"))
+    decision = json.loads(run("bash", "-c", shell))
+    call = f"print(*looks_like_fraud({FULL_EXAMPLE!r}))"
+    printed = run(sys.executable, "-c", client.replace("timeout=0.2", "timeout=30") + call)
+    assert printed.split() == [str(decision["is_fraud"]), decision["prediction_id"]]
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 def test_settings_are_read_from_the_environment() -> None:

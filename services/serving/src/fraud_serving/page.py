@@ -4,12 +4,15 @@ The scripts come from a Python package, not from a content delivery network, so 
 Content-Security-Policy allows scripts and connections to this service alone.
 """
 
+import json
 from importlib.resources import files
 from typing import Final
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
+
+from fraud_serving.openapi import FULL_EXAMPLE
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -57,6 +60,13 @@ is down the service still answers, with `"degraded": true`, and never with a 5xx
    the prediction log.
 5. **Without an answer**, use a fallback of your own, for example by amount.
 
+### From a shell
+
+```sh
+curl -s http://127.0.0.1:8000/predict -H 'content-type: application/json'{key_header} \\
+  -d '{payment}'
+```
+
 ### From Python
 
 ```python
@@ -68,7 +78,7 @@ client = httpx.Client(
     timeout=0.2,
 )
 
-def is_fraud(payment: dict) -> tuple[bool, str]:
+def looks_like_fraud(payment: dict) -> tuple[bool, str]:
     \"\"\"The decision and the prediction id. Raises httpx.HTTPError when there is no answer.\"\"\"
     for attempt in range(2):
         try:
@@ -86,7 +96,11 @@ def is_fraud(payment: dict) -> tuple[bool, str]:
 
 def guide(*, keys_required: bool) -> str:
     """How to integrate, as Markdown: the description in the OpenAPI document."""
-    return _GUIDE.format(keys="" if keys_required else "**This service runs open and requires no key.**")
+    return _GUIDE.format(
+        keys="" if keys_required else "**This service runs open and requires no key.**",
+        key_header=" -H 'X-API-Key: checkout.<secret>'" if keys_required else "",
+        payment=json.dumps(FULL_EXAMPLE, indent=1),
+    )
 
 
 def add(app: FastAPI) -> None:
