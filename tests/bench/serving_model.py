@@ -5,14 +5,11 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
-from skl2onnx import to_onnx
-from skl2onnx.common.data_types import FloatTensorType
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from fraud.core.features import CATEGORY_OFFSET, VECTOR_NAMES, definition_hash
+from fraud.models.boosting import FittedBoosting
 
 TREES, LEAVES, ROWS = 300, 15, 60_000
 
@@ -32,14 +29,9 @@ def fitted() -> tuple[HistGradientBoostingClassifier, np.ndarray]:
 
 
 def write(cache: Path) -> Path:
-    """Train, convert and write it. Returns the path of model.onnx."""
+    """Train it and write it as training does. Returns the path of model.onnx."""
     model, vectors = fitted()
-    data = _one_output(
-        to_onnx(
-            model, initial_types=[("features", FloatTensorType([None, len(VECTOR_NAMES)]))], options={"zipmap": False},
-            target_opset={"": 18, "ai.onnx.ml": 3},
-        )
-    )  # fmt: skip
+    data = FittedBoosting(model, ()).to_onnx()
     golden = vectors[:8]
     answers = onnxruntime.InferenceSession(data).run(["fraud_probability"], {"features": golden})[0]
     digest = sha256(data).hexdigest()
@@ -58,16 +50,3 @@ def write(cache: Path) -> Path:
     said = {"version": "1", "run_id": "bench", "source": "local", "tags": tags}
     (cache / "served.json").write_text(json.dumps(said))
     return folder / "model.onnx"
-
-
-def _one_output(model: onnx.ModelProto) -> bytes:
-    """The second column of `probabilities` as `fraud_probability`, float32[n]."""
-    graph = model.graph
-    graph.initializer.append(numpy_helper.from_array(np.array([1], dtype=np.int64), "fraud_column"))
-    graph.initializer.append(numpy_helper.from_array(np.array([-1], dtype=np.int64), "flat"))
-    graph.node.append(helper.make_node("Gather", ["probabilities", "fraud_column"], ["column"], axis=1))
-    graph.node.append(helper.make_node("Reshape", ["column", "flat"], ["fraud_probability"]))
-    del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info("fraud_probability", TensorProto.FLOAT, [None]))
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data

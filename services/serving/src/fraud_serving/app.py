@@ -4,8 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi import Depends, FastAPI, Header, HTTPException, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
@@ -55,9 +54,7 @@ def public(service: Service) -> Front:
         title="Fraud detector",
         version="1",
         summary="Decides on card payments while the customer waits.",
-        description="Send a payment to `POST /predict`; the answer says whether it looks like fraud, with which "
-        "probability, and which model version decided. An answer comes within milliseconds or not at all worth "
-        "waiting for: where something behind the service is down it still answers, with `degraded: true`.",
+        description=page.guide(keys_required=service.keys is not None),
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -66,7 +63,7 @@ def public(service: Service) -> Front:
     _add_lineage(app, service)
     if not service.settings.internal_port:
         _add_metrics(app, service)
-    _add_page(app, service)
+    page.add(app)
     # Replacing the method is FastAPI's documented way.
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     settings = service.settings
@@ -83,14 +80,6 @@ def internal(service: Service) -> FastAPI:
     _add_health(app, service)
     _add_metrics(app, service)
     return app
-
-
-def _add_page(app: FastAPI, service: Service) -> None:
-    @app.get("/docs", include_in_schema=False)
-    async def docs(request: Request) -> HTMLResponse:
-        base = str(request.base_url).rstrip("/")
-        text = page.render(app.openapi(), base, keys_on=service.keys is not None)
-        return HTMLResponse(text, headers={"content-security-policy": page.POLICY})
 
 
 def _add_health(app: FastAPI, service: Service) -> None:

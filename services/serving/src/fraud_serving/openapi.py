@@ -44,20 +44,27 @@ def _schemas() -> dict[str, Any]:
 
 
 def _operation(
-    name: str, summary: str, text: str, request: str, answer: str, examples: dict[str, Any]
+    name: str,
+    summary: str,
+    text: str,
+    request: str,
+    answer: str,
+    examples: dict[str, Any],
+    answer_example: dict[str, Any],
 ) -> dict[str, Any]:
-    def content(schema: str) -> dict[str, Any]:
-        return {"application/json": {"schema": {"$ref": _REFERENCE.format(name=schema)}}}
+    def content(schema: str, **more: dict[str, Any]) -> dict[str, Any]:
+        return {"application/json": {"schema": {"$ref": _REFERENCE.format(name=schema)}, **more}}
 
-    body = content(request)
-    body["application/json"]["examples"] = examples
+    body = content(request, examples=examples)
     refusals = {code: {"description": why, "content": content("Problem")} for code, why in _REFUSALS.items()}
+    refusals["422"]["content"] = content("Problem", example=PROBLEM_EXAMPLE)
     refusals["429"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
+    decided = {"description": "The decision.", "content": content(answer, example=answer_example)}
     return {
         "post": {
             "operationId": name, "summary": summary, "description": text, "tags": ["decisions"],
             "requestBody": {"required": True, "content": body},
-            "responses": {"200": {"description": "The decision.", "content": content(answer)}, **refusals},
+            "responses": {"200": decided, **refusals},
             "security": [{"key": []}, {}],
         }
     }  # fmt: skip
@@ -73,7 +80,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     one = _operation(
         "predict", "Decide on one payment",
         "Safe to retry with the same `transaction_id`: the retry sees the same history and gets the same answer.",
-        "Transaction", "Answer", examples,
+        "Transaction", "Answer", examples, ANSWER_EXAMPLE,
     )  # fmt: skip
     one["post"]["parameters"] = [
         {
@@ -85,6 +92,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     many = _operation(
         "predict_batch", "Decide on up to 10,000 payments", "In the order given, by one model version.",
         "Batch", "Answers", {"two": {"value": {"transactions": [SHORT_EXAMPLE, FULL_EXAMPLE]}}},
+        {"model_version": ANSWER_EXAMPLE["model_version"], "predictions": [ANSWER_EXAMPLE]},
     )  # fmt: skip
     whole["paths"] = {"/predict": one, "/predict/batch": many, **whole["paths"]}
     components = whole.setdefault("components", {})

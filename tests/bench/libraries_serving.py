@@ -1,0 +1,192 @@
+"""Serving's parts beside the libraries that could replace them. Runs in the serving environment.
+
+    .venv/serving/bin/python tests/bench/libraries_serving.py PART [ARGUMENT ...]
+
+`libraries.py` installs the libraries, starts what a part needs and calls this. Each part prints one line of JSON and
+loads only what it measures.
+"""
+# ruff: noqa: PLC0415
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+CONNECTIONS: Final = 16
+USERS: Final = 400
+NOON: Final = 1_767_268_800_000_000
+
+
+def settings(library: str) -> dict[str, Any]:
+    """CPU ms and memory of reading the environment, in a process that has loaded all that serving loads."""
+    import fraud_serving.app
+    from fraud_serving.settings import Settings
+
+    cpu, peak = time.process_time(), _resident_mb()
+    reader: Callable[[], Settings] = lambda: Settings.load(os.environ)  # noqa: E731
+    if library == "pydantic-settings":
+        from pydantic_settings import BaseSettings, SettingsConfigDict
+
+        class FromEnvironment(BaseSettings, Settings):  # type: ignore[misc]
+            model_config = SettingsConfigDict(
+                env_prefix="SERVING_", env_ignore_empty=True, extra="forbid", frozen=True, title=fraud_serving.__name__
+            )
+
+        reader = FromEnvironment
+    reader()
+    found = {"cpu_ms": 1e3 * (time.process_time() - cpu), "mb": _resident_mb() - peak}
+    os.environ["SERVING_PORTS"] = "1"
+    try:
+        reader()
+    except Exception as error:  # noqa: BLE001 - whatever it raises is the refusal
+        return found | {"misspelt": str(error)}
+    return found | {"misspelt": "accepted"}
+
+
+def _resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def logs(lines: int = 100_000) -> dict[str, float]:
+    """CPU us per line of the access log, written to /dev/null: ours, and structlog with two JSON encoders."""
+    import msgspec
+    import structlog
+
+    from fraud_serving.access_log import AccessLog
+
+    found = {}
+    with Path(os.devnull).open("wb") as nowhere:
+        log = AccessLog("all")
+        cpu = time.process_time()
+        for n in range(lines):
+            log.add("checkout", "/predict", 200, n, 227)
+            if n % 1000 == 999:
+                nowhere.write(log._encode([log._lines.popleft() for _ in range(len(log._lines))]))
+        found["ours"] = 1e6 * (time.process_time() - cpu) / lines
+        for name, renderer in (
+            ("structlog_json", structlog.processors.JSONRenderer(lambda *a, **k: json.dumps(*a, **k).encode())),
+            ("structlog_msgspec", structlog.processors.JSONRenderer(lambda event, **_: msgspec.json.encode(event))),
+        ):
+            logger = structlog.wrap_logger(
+                structlog.BytesLogger(nowhere), [structlog.processors.TimeStamper(), renderer],
+                wrapper_class=structlog.BoundLogger, cache_logger_on_first_use=True,
+            )  # fmt: skip
+            cpu = time.process_time()
+            for n in range(lines):
+                logger.info("request", client="checkout", endpoint="/predict", status=200, duration_us=n, bytes=227)
+            found[name] = 1e6 * (time.process_time() - cpu) / lines
+    return found
+
+
+def store(url: str, requests: int = 20_000) -> dict[str, float]:
+    """CPU us of reading a user's history and appending to it, less the event loop's own, 16 requests at a time."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_store(url, requests))
+
+
+async def _store(url: str, requests: int) -> dict[str, float]:
+    import redis.asyncio
+
+    from fraud.core.features import MAX_EVENTS
+    from fraud.core.history import APPEND_SCRIPT, append_arguments, history_key, ids_key
+    from fraud_serving.metrics import Metrics
+    from fraud_serving.store import Store
+
+    ours = Store(url, deadline_s=5.0, answer_ttl_s=60, metrics=Metrics())
+    await ours.start()
+    theirs = redis.asyncio.Redis.from_url(url, max_connections=CONNECTIONS)
+    script = await theirs.script_load(APPEND_SCRIPT)
+
+    async def nothing(_: int) -> None:
+        await asyncio.sleep(0)
+
+    async def own_client(i: int) -> None:
+        future = ours.begin_append(f"u{i % USERS}", f"o{i}", NOON + i, 10_000, f"m{i % 40}")
+        assert future is not None
+        assert await future is not None
+
+    async def library(i: int) -> None:
+        record, id_, at = append_arguments(f"r{i}", NOON + i, 10_000, f"m{i % 40}")
+        user = f"u{i % USERS}"
+        assert await theirs.evalsha(script, 2, history_key(user), ids_key(user), record, id_, at, MAX_EVENTS)
+
+    async def cpu_us(begin: Callable[[int], Awaitable[None]], first: int) -> float:
+        async def client(offset: int) -> None:
+            for i in range(first + offset, first + requests, CONNECTIONS):
+                await begin(i)
+
+        cpu = time.process_time()
+        await asyncio.gather(*(client(n) for n in range(CONNECTIONS)))
+        return 1e6 * (time.process_time() - cpu) / requests
+
+    await cpu_us(own_client, 0)
+    empty = await cpu_us(nothing, 0)
+    found = {
+        "ours": await cpu_us(own_client, requests) - empty,
+        "redis_asyncio": await cpu_us(library, requests) - empty,
+    }
+    await ours.close()
+    await theirs.aclose()
+    return found
+
+
+def application() -> Any:  # noqa: ANN401 - an ASGI application, for a server that wants a factory
+    """Serving's ASGI application, as `python -m fraud_serving` makes it."""
+    from fraud_serving import app
+    from fraud_serving.service import Service
+    from fraud_serving.settings import Settings
+
+    return app.public(Service.of(Settings.load(os.environ)))
+
+
+class Rsgi:
+    """`POST /predict` for granian's own interface, without ASGI; `/ready` so that the bench can wait for it."""
+
+    def __init__(self) -> None:
+        from fraud_serving import app
+        from fraud_serving.service import Service
+        from fraud_serving.settings import Settings
+
+        self._service = Service.of(Settings.load(os.environ))
+        self._front = app.public(self._service)
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.run_until_complete(self._service.start())
+
+    async def __rsgi__(self, scope: Any, protocol: Any) -> None:  # noqa: ANN401 - granian's own
+        if scope.path == "/ready":
+            protocol.response_empty(200 if self._service.scorer.model else 503, [])
+            return
+        headers = [(name.encode(), value.encode()) for name, value in scope.headers.items()]
+        body = await protocol()
+        reply = await self._front.exchange(scope.method, scope.path, scope.query_string.encode(), headers, body)
+        protocol.response_bytes(reply.status, [("content-type", "application/json")], reply.body)
+
+
+def rsgi() -> Rsgi:
+    """For granian, which wants a factory."""
+    return Rsgi()
+
+
+def uvicorn_asgi() -> None:
+    """Serve the application by uvicorn's own protocol, without the direct path of `protocol.py`."""
+    import uvicorn
+
+    uvicorn.run(
+        application(), host="127.0.0.1", port=int(os.environ["SERVING_PORT"]), loop="uvloop", http="httptools",
+        access_log=False, log_level="error", server_header=False, date_header=False,
+    )  # fmt: skip
+
+
+PARTS: Final[dict[str, Callable[..., Any]]] = {
+    "settings": settings, "logs": logs, "store": store, "uvicorn-asgi": uvicorn_asgi
+}  # fmt: skip
+
+if __name__ == "__main__":
+    print(json.dumps(PARTS[sys.argv[1]](*sys.argv[2:])))
