@@ -71,7 +71,9 @@ def test_keys_are_asked_for_rotated_and_revoked_without_a_restart(
 
     assert status(old) == 200
     assert [status(key) for key in (None, "", "checkout.", "checkout." + "x" * 43, "nobody.x", old + "x")] == [401] * 6
-    assert serving.client.get("/model").status_code == 401
+    for without in (serving.client.post("/predict", json=PAYMENT), serving.client.get("/model")):
+        assert (without.status_code, without.json()["error"]) == (401, "key")
+        assert without.headers["www-authenticate"] == "ApiKey"
     assert serving.client.get("/model", headers={"X-API-Key": old}).status_code == 200
     assert serving.client.get("/health").status_code == 200
     assert old not in file.read_text()

@@ -24,8 +24,8 @@ table{border-collapse:collapse;width:100%}th,td{border:1px solid #d5dce4;padding
 vertical-align:top}th{background:#f3f6f9}textarea{width:100%;height:13rem;box-sizing:border-box;
 border:1px solid #9aa7b5;padding:.6rem}
 button{font:inherit;padding:.4rem 1.2rem;cursor:pointer}input{font:inherit;width:22rem}
-.post,.get{font-weight:600;color:#fff;border-radius:4px;padding:.1em .5em}
-.post{background:#1b6e3c}.get{background:#1f5fa8}
+.post,.get,.head{font-weight:600;color:#fff;border-radius:4px;padding:.1em .5em}
+.post{background:#1b6e3c}.get,.head{background:#1f5fa8}
 """
 _TRY: Final = """
 document.getElementById("send").addEventListener("click", async () => {
@@ -51,7 +51,8 @@ service is down it still comes, with <code>"degraded": true</code>. Nothing behi
 yours; it is shown once. {keys}</li>
 <li><b>Send.</b> With <code>user_id</code> (then also <code>transaction_id</code>, <code>merchant_id</code>,
 <code>event_timestamp</code>) the user's stored history decides, and this payment joins it. Without it, only what you
-send counts. Keep connections open (HTTP/1.1 keep-alive) and reuse them.</li>
+send counts. Keep connections open (HTTP/1.1 keep-alive) and reuse them. An offer to upgrade to HTTP/2, which Java's
+<code>HttpClient</code> makes by default, is ignored; nothing needs to be set.</li>
 <li><b>Wait</b> at most what your checkout allows: 100 ms is ample. <b>Retry</b> a timeout or a lost connection with the
 same <code>transaction_id</code>: it is counted once, and within an hour the first answer comes back with
 <code>"repeated": true</code>. Retry a 429 after <code>Retry-After</code> seconds. Never retry another 4xx
@@ -130,7 +131,8 @@ def _operation(path: str, method: str, of: dict[str, Any]) -> str:
         for p in of.get("parameters", ())
         if p["in"] == "query"
     )
-    body = f"<p>Body: {_content(of['requestBody'])}</p>" if "requestBody" in of else ""
+    sent = of.get("requestBody")
+    body = f"<p>Body: {_content(sent)}. {_text(sent['description'])}</p>" if sent else ""
     return (
         f"<h3><span class={method}>{method.upper()}</span> <code>{escape(path)}</code> {escape(of['summary'])}</h3>"
         f"<p>{_text(of.get('description', ''))}</p>{body}{asked}"
