@@ -214,6 +214,20 @@ def send_until_closed(line: socket.socket) -> None:
         line.sendall(b"v" * 65_536)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+def test_a_connection_that_completes_no_head_is_closed_like_an_idle_one(serving: Serving) -> None:
+    address = ("127.0.0.1", serving.port)
+    beginnings = [b"", b"POST /predict HTTP/1.1\r\nHo", request("/health", method="GET") + b"\r\n\r\n"]
+    lines = [socket.create_connection(address, timeout=100) for _ in beginnings]
+    for line, beginning in zip(lines, beginnings, strict=True):
+        line.sendall(beginning)
+    for line in lines:
+        while line.recv(65536):  # until it is closed; fails after 100 s
+            pass
+        line.close()
+
+
 def test_a_large_batch_does_not_count_towards_the_head_of_the_next_request(serving: Serving) -> None:
     large = json.dumps({"transactions": [PAYMENT] * 3_000}).encode()
     following = request("/predict", ONE)

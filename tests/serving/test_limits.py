@@ -98,7 +98,10 @@ def test_with_an_internal_port_the_public_one_has_no_metrics(
     internal = f"http://127.0.0.1:{port}"
     assert httpx.get(f"{internal}/metrics", trust_env=False).status_code == 200
     assert httpx.get(f"{internal}/ready", trust_env=False).status_code == 200
-    assert httpx.post(f"{internal}/predict", json=PAYMENT, trust_env=False).status_code == 404
+    head = httpx.head(f"{internal}/ready", trust_env=False)
+    assert (head.status_code, head.content) == (200, b"")
+    absent = httpx.post(f"{internal}/predict", json=PAYMENT, trust_env=False)
+    assert (absent.status_code, absent.json()["error"]) == (404, "path")
     process = serving.process
     assert process is not None
     serving.stop()
