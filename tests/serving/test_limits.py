@@ -71,7 +71,9 @@ def test_keys_are_asked_for_rotated_and_revoked_without_a_restart(
 
     assert status(old) == 200
     assert [status(key) for key in (None, "", "checkout.", "checkout." + "x" * 43, "nobody.x", old + "x")] == [401] * 6
-    assert serving.client.get("/model").status_code == 401
+    for without in (serving.client.post("/predict", json=PAYMENT), serving.client.get("/model")):
+        assert (without.status_code, without.json()["error"]) == (401, "key")
+        assert without.headers["www-authenticate"] == "ApiKey"
     assert serving.client.get("/model", headers={"X-API-Key": old}).status_code == 200
     assert serving.client.get("/health").status_code == 200
     assert old not in file.read_text()
@@ -96,7 +98,10 @@ def test_with_an_internal_port_the_public_one_has_no_metrics(
     internal = f"http://127.0.0.1:{port}"
     assert httpx.get(f"{internal}/metrics", trust_env=False).status_code == 200
     assert httpx.get(f"{internal}/ready", trust_env=False).status_code == 200
-    assert httpx.post(f"{internal}/predict", json=PAYMENT, trust_env=False).status_code == 404
+    head = httpx.head(f"{internal}/ready", trust_env=False)
+    assert (head.status_code, head.content) == (200, b"")
+    absent = httpx.post(f"{internal}/predict", json=PAYMENT, trust_env=False)
+    assert (absent.status_code, absent.json()["error"]) == (404, "path")
     process = serving.process
     assert process is not None
     serving.stop()

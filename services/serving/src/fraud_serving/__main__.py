@@ -19,6 +19,8 @@ from fraud_serving.protocol import FrontProtocol
 from fraud_serving.service import Service
 from fraud_serving.settings import BadSettingError, Settings
 
+_BAD_SETTING = 2
+"""Exit code, as of the `fraud` command."""
 _GRACE_S = 30
 _KEEP_ALIVE_S = 75
 """Longer than a caller or a load balancer keeps an idle connection (60 s is usual): who closes first must not be us,
@@ -79,8 +81,9 @@ def main() -> None:
     try:
         settings = Settings.load(os.environ)
         service = Service.of(settings)
-    except (BadSettingError, OSError, ValueError) as error:
-        sys.exit(f"fraud_serving: {error}")
+    except BadSettingError as error:
+        print(f"fraud_serving: {error}", file=sys.stderr)  # noqa: T201 - for the person who starts it
+        sys.exit(_BAD_SETTING)
     # What start-up made lives as long as the process: no collection need walk it again.
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)

@@ -2,15 +2,19 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, FastAPI, Header, HTTPException, Response
+import msgspec
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fraud_serving import openapi, page
 from fraud_serving.http import Front
 from fraud_serving.limits import RateLimit
+from fraud_serving.schema import Problem
 from fraud_serving.scoring import RULE_VERSION
 from fraud_serving.service import Service
 
@@ -64,22 +68,50 @@ def public(service: Service) -> Front:
     if not service.settings.internal_port:
         _add_metrics(app, service)
     page.add(app)
+    _add_problems(app)
     # Replacing the method is FastAPI's documented way.
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     settings = service.settings
     return Front(
-        service.scorer, app, service.metrics, service.keys,
+        service.scorer, _head_as_get(app), service.metrics, service.keys,
         RateLimit(settings.client_rate, settings.client_burst_seconds), service.access, settings.max_in_flight,
         settings.max_body_bytes, settings.max_batch_bytes, settings.body_deadline_seconds,
     )  # fmt: skip
 
 
-def internal(service: Service) -> FastAPI:
+def internal(service: Service) -> ASGIApp:
     """What only the platform reaches, on a port of its own."""
-    app = FastAPI(title="Fraud detector, internal", openapi_url=None)
+    app = FastAPI(title="Fraud detector, internal", openapi_url=None, docs_url=None, redoc_url=None)
     _add_health(app, service)
     _add_metrics(app, service)
-    return app
+    _add_problems(app)
+    return _head_as_get(app)
+
+
+def _head_as_get(app: ASGIApp) -> ASGIApp:
+    """Answer HEAD as GET; the server sends no body. Every route of the two applications is a GET."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await app(scope, receive, send)
+
+    return answer
+
+
+def _add_problems(app: FastAPI) -> None:
+    """Errors of the other endpoints have the body that those of POST /predict have."""
+    kinds = {401: "key", 404: "path", 405: "method"}
+
+    @app.exception_handler(StarletteHTTPException)
+    async def refuse(_: Request, error: StarletteHTTPException) -> Response:
+        reason, headers = str(error.detail), dict(error.headers or {})
+        if error.status_code == 404:
+            reason = "nothing is at this path"
+        if error.status_code == 405:
+            reason, headers = "expected GET or HEAD", {"allow": "GET, HEAD"}
+        problem = Problem(kinds[error.status_code], reason)
+        return Response(msgspec.json.encode(problem), error.status_code, headers, "application/json")
 
 
 def _add_health(app: FastAPI, service: Service) -> None:
@@ -101,11 +133,19 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
 
 def _add_lineage(app: FastAPI, service: Service) -> None:
-    def need_key(x_api_key: Annotated[str, Header()] = "") -> None:
-        if service.keys is not None and service.keys.client_of(x_api_key.encode()) is None:
-            raise HTTPException(401, "the X-API-Key header is missing or unknown")
+    def need_key(request: Request) -> None:
+        key = request.headers.get("x-api-key", "")
+        if service.keys is not None and service.keys.client_of(key.encode("latin-1")) is None:
+            raise HTTPException(401, "the X-API-Key header is missing or unknown", {"www-authenticate": "ApiKey"})
 
-    @app.get("/model", tags=["operation"], summary="Lineage of what is served", dependencies=[Depends(need_key)])
+    @app.get(
+        "/model",
+        tags=["operation"],
+        summary="Lineage of what is served",
+        dependencies=[Depends(need_key)],
+        responses={401: {"description": "The X-API-Key header is missing or unknown.", "content": openapi.PROBLEM}},
+        openapi_extra={"security": openapi.OPTIONAL_KEY},
+    )
     async def model() -> Lineage:
         served = service.scorer.model
         if served is None:

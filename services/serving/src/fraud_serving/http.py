@@ -1,12 +1,13 @@
-"""The door. The two hot paths are answered here, by hand; everything else is FastAPI's.
+"""The ASGI application. POST /predict and POST /predict/batch are answered here, everything else by FastAPI.
 
-A FastAPI route costs 180 us before its first line runs, ten times the model (docs/serving.md), so POST /predict and
-POST /predict/batch never enter it. What they accept and answer stands in the same OpenAPI document (`openapi.py`).
-`Front.exchange` is a request from head to answer; ASGI (`__call__`) and the short way (`protocol.py`) both end there.
+A FastAPI route costs 180 us before its first line runs, ten times the model (docs/serving.md), so these two do not use
+one. `openapi.py` adds them to the same OpenAPI document. `Front.exchange` answers a request from its head and body;
+ASGI (`__call__`) and the short path (`protocol.py`) both call it.
 """
 
 import asyncio
 import time
+import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple
 
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fraud_serving.access_log import AccessLog
 from fraud_serving.api_keys import ApiKeys
 from fraud_serving.limits import RateLimit
-from fraud_serving.metrics import Metrics
+from fraud_serving.metrics import MALFORMED, Metrics
 from fraud_serving.schema import ContractError, Problem, explain_asked, parse, parse_batch
 from fraud_serving.scoring import Scorer
 
@@ -45,7 +46,7 @@ class RefusedError(Exception):
         self.status, self.problem, self.headers = status, problem, headers
 
 
-def _reply(refused: RefusedError) -> Reply:
+def reply_to(refused: RefusedError) -> Reply:
     return Reply(refused.status, _problem(refused.problem), refused.headers)
 
 
@@ -60,10 +61,15 @@ _NOT_POST: Final = RefusedError(405, Problem("method", "only POST is answered he
 _NO_KEY: Final = RefusedError(
     401, Problem("key", "the X-API-Key header is missing or unknown"), ((b"www-authenticate", b"ApiKey"),)
 )
+_UNKNOWN_CODING: Final = RefusedError(
+    415,
+    Problem("content_encoding", "Content-Encoding: expected gzip, or none"),
+    ((b"accept-encoding", b"gzip"),),
+)
 _TOO_SLOW: Final = RefusedError(408, Problem("timeout", "the body did not come in time"), ((b"connection", b"close"),))
 
 
-TOO_MANY: Final = _reply(_TOO_MANY)
+TOO_MANY: Final = reply_to(_TOO_MANY)
 
 
 class _GoneError(Exception):
@@ -112,11 +118,13 @@ class Front:
             return
 
         async def body() -> bytes:
+            compressed = _is_gzip(scope["headers"])
             try:
                 async with asyncio.timeout(self.body_deadline_s):
-                    return await _whole(scope, receive, route[1])
+                    whole = await _whole(scope, receive, route[1])
             except TimeoutError:
                 raise _TOO_SLOW from None
+            return await asyncio.to_thread(_gunzipped, whole, route[1]) if compressed else whole
 
         try:
             reply = await self.exchange(scope["method"], scope["path"], scope["query_string"], scope["headers"], body)
@@ -139,7 +147,7 @@ class Front:
                 body = await body()
             reply = Reply(200, await self._routes[path][0](body, query, client, time.perf_counter_ns()))
         except RefusedError as error:
-            reply = _reply(error)
+            reply = reply_to(error)
         except ContractError as error:
             reply = Reply(422, _problem(Problem("invalid", error.reason, error.field or None)))
         except _GoneError:
@@ -169,10 +177,15 @@ class Front:
 
     def too_slow(self, path: str) -> Reply:
         """The answer to a request whose body did not come in time, counted and logged."""
-        reply = _reply(_TOO_SLOW)
+        reply = reply_to(_TOO_SLOW)
         self._metrics.requests[path, reply.status] += 1
         self._access.add("", path, reply.status, 0, len(reply.body))
         return reply
+
+    def count_malformed(self, reply: Reply) -> None:
+        """Count and log an answer to bytes that are not a request."""
+        self._metrics.requests[MALFORMED, reply.status] += 1
+        self._access.add("", MALFORMED, reply.status, 0, len(reply.body))
 
     def count_shed(self, path: str) -> None:
         """Account for one request too many, answered with TOO_MANY before any work was done for it."""
@@ -191,13 +204,41 @@ def _client(keys: ApiKeys, headers: Headers) -> str:
     raise _NO_KEY
 
 
+def _too_large(limit: int) -> RefusedError:
+    return RefusedError(413, Problem("too_large", f"the body may have {limit} bytes"))
+
+
+def _is_gzip(headers: Headers) -> bool:
+    """Whether the body is compressed. Raises RefusedError (415) for an encoding other than gzip."""
+    codings = b",".join(value for name, value in headers if name == b"content-encoding").strip().lower()
+    if codings in (b"gzip", b"x-gzip"):
+        return True
+    if codings in (b"", b"identity"):
+        return False
+    raise _UNKNOWN_CODING
+
+
+def _gunzipped(body: bytes, limit: int) -> bytes:
+    """The content of one gzip member. Raises RefusedError (413) above `limit` bytes, ContractError if it is not one."""
+    decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # 16: a gzip header and trailer
+    try:
+        content = decoder.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise ContractError("", f"the body is not gzip, as Content-Encoding states: {error}") from None
+    if len(content) > limit:
+        raise _too_large(limit)
+    if not decoder.eof or decoder.unused_data:
+        raise ContractError("", "the body is not exactly one gzip member, as Content-Encoding states")
+    return content
+
+
 async def _whole(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The body. Raises RefusedError (413) as soon as it is known to be too large, _GoneError when it never comes."""
     declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     body, more = bytearray(), True
     while True:
         if len(body) > limit or (declared.isdigit() and int(declared[:20]) > limit):
-            raise RefusedError(413, Problem("too_large", f"the body may have {limit} bytes"))
+            raise _too_large(limit)
         if not more:
             return bytes(body)
         message = await receive()

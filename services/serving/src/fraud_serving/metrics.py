@@ -27,8 +27,11 @@ CONFIDENCE_BUCKETS: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.995, 0.999, 
 DIFFERENCE_BUCKETS: Final = (0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.5)
 
 PREDICT_ENDPOINTS: Final = ("/predict", "/predict/batch")
-ANSWERS: Final = (200, 401, 405, 408, 413, 422, 429, 499, 500, 503)
+ANSWERS: Final = (200, 401, 405, 408, 413, 415, 422, 429, 499, 500, 503)
 """Every status there is, so that the series are bounded; 499 is a caller that hung up, and none is ever 503."""
+MALFORMED: Final = "malformed"
+"""The `endpoint` of bytes that are not a request."""
+MALFORMED_ANSWERS: Final = (400, 405, 414, 431)
 
 
 class Histogram:
@@ -74,6 +77,7 @@ class Metrics:
         # Known labels start at zero: a rate over a series that begins with its first event misses that event.
         self.requests: Counter[tuple[str, int]] = Counter(
             {(endpoint, status): 0 for endpoint in PREDICT_ENDPOINTS for status in ANSWERS}
+            | {(MALFORMED, status): 0 for status in MALFORMED_ANSWERS}
         )
         self.history: Counter[str] = Counter(store=0, request=0, none=0)
         self.degraded: Counter[str] = Counter(store=0, model=0)

@@ -24,12 +24,26 @@ ANSWER_EXAMPLE: Final = {
 }  # fmt: skip
 PROBLEM_EXAMPLE: Final = {"error": "invalid", "reason": "Expected `float` <= 1000000000.0", "field": "amount"}
 _REFUSALS: Final = {
+    "400": "The bytes are not one well-formed HTTP/1.1 request. The connection is closed.",
     "401": "The X-API-Key header is missing or unknown (not where the service runs open).",
     "408": "The body did not come in time.",
-    "413": "The body is too large.",
+    "413": "The body is too large, as sent or decompressed.",
+    "414": "The path and query are too long. The connection is closed.",
+    "415": "`Content-Encoding` is neither `gzip` nor left out.",
     "422": "The body breaks the contract: `field` says where, `reason` why. Sending it again changes nothing.",
     "429": "Too many requests are at work, or this client's rate is used up. Try again after `Retry-After` seconds.",
+    "431": "The headers are too long. The connection is closed.",
 }
+_HEAD: Final = ("/health", "/ready")
+"""Paths that load balancers and monitors ask by HEAD."""
+PROBLEM: Final = {"application/json": {"schema": {"$ref": _REFERENCE.format(name="Problem")}}}
+OPTIONAL_KEY: Final[list[dict[str, list[str]]]] = [{"key": []}, {}]
+
+
+_BODY: Final = (
+    "JSON in UTF-8, with a length or chunked. With `Content-Encoding: gzip` it is decompressed; the limit of its size "
+    "holds before and after."
+)
 
 
 def _schemas() -> dict[str, Any]:
@@ -56,16 +70,19 @@ def _operation(
         return {"application/json": {"schema": {"$ref": _REFERENCE.format(name=schema)}, **more}}
 
     body = content(request, examples=examples)
-    refusals = {code: {"description": why, "content": content("Problem")} for code, why in _REFUSALS.items()}
+    refusals: dict[str, dict[str, Any]] = {
+        code: {"description": why, "content": PROBLEM} for code, why in _REFUSALS.items()
+    }
+    refusals["415"]["headers"] = {"Accept-Encoding": {"schema": {"type": "string"}, "description": "`gzip`"}}
     refusals["422"]["content"] = content("Problem", example=PROBLEM_EXAMPLE)
     refusals["429"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
     decided = {"description": "The decision.", "content": content(answer, example=answer_example)}
     return {
         "post": {
             "operationId": name, "summary": summary, "description": text, "tags": ["decisions"],
-            "requestBody": {"required": True, "content": body},
+            "requestBody": {"required": True, "description": _BODY, "content": body},
             "responses": {"200": decided, **refusals},
-            "security": [{"key": []}, {}],
+            "security": OPTIONAL_KEY,
         }
     }  # fmt: skip
 
@@ -95,6 +112,12 @@ def document(app: FastAPI) -> dict[str, Any]:
         {"model_version": ANSWER_EXAMPLE["model_version"], "predictions": [ANSWER_EXAMPLE]},
     )  # fmt: skip
     whole["paths"] = {"/predict": one, "/predict/batch": many, **whole["paths"]}
+    for path in _HEAD:
+        get = whole["paths"][path]["get"]
+        whole["paths"][path]["head"] = get | {
+            "operationId": f"head_{path.strip('/')}", "summary": f"{get['summary']}; as GET, without a body",
+            "responses": {code: {"description": of["description"]} for code, of in get["responses"].items()},
+        }  # fmt: skip
     components = whole.setdefault("components", {})
     components.setdefault("schemas", {}).update(_schemas())
     components["securitySchemes"] = {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}

@@ -45,13 +45,17 @@ Send a payment to `POST /predict` while the customer waits. The answer says whet
 which probability, and which model version decided. The answer takes milliseconds. When the registry or the online store
 is down the service still answers, with `"degraded": true`, and never with a 5xx status.
 
+Every error has the body `Problem`, also 404 for an unknown path and 405 for another method. `HEAD` is answered like
+`GET`, without a body.
+
 ### Integrate
 
 1. **Key.** Every request carries the header `X-API-Key: <client>.<secret>`. Ask the platform team for a key; it is
    shown once. {keys}
 2. **Send.** With `user_id` (then `transaction_id`, `merchant_id` and `event_timestamp` are required too) the decision
    uses the user's stored history, and this payment is added to it. Without `user_id` the decision uses only the fields
-   of the request. Keep connections open (HTTP/1.1 keep-alive) and reuse them.
+   of the request. Keep connections open (HTTP/1.1 keep-alive) and reuse them. An offer to upgrade to HTTP/2, which
+   Java's `HttpClient` makes by default, is ignored; nothing needs to be set.
 3. **Time out and retry.** 100 ms is a sufficient timeout. After a timeout or a lost connection send the same
    `transaction_id` again: the payment is counted once, and within an hour the first answer comes back with
    `"repeated": true`. Retry a 429 after `Retry-After` seconds. Do not retry another 4xx unchanged.

@@ -15,7 +15,7 @@ from fraud_serving.model import Model
 from fraud_serving.prediction_log import PredictionLog
 from fraud_serving.registry import Registry
 from fraud_serving.scoring import Scorer
-from fraud_serving.settings import Settings
+from fraud_serving.settings import BadSettingError, Settings
 from fraud_serving.store import Store
 from fraud_serving.watcher import Watcher
 
@@ -47,8 +47,16 @@ class Service:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Raises OSError or ValueError naming the keys' file when it cannot be used."""
-        keys = None if settings.api_keys is None else ApiKeys(settings.api_keys)
+        """Raises BadSettingError when the file of keys or a folder cannot be used."""
+        for name, folder in (("MODEL_CACHE", settings.model_cache), ("PREDICTION_LOG", settings.prediction_log)):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise BadSettingError(f"SERVING_{name}: expected a folder that can be made: {error}") from None
+        try:
+            keys = None if settings.api_keys is None else ApiKeys(settings.api_keys)
+        except (OSError, ValueError) as error:
+            raise BadSettingError(f"SERVING_API_KEYS: {error}") from None
         if keys is None:
             _log.warning("SERVING_OPEN=1: callers are asked for no key")
         return cls(settings, Metrics(), keys)

@@ -1,13 +1,18 @@
 """What differs between deployments: `SERVING_*` environment variables, read once into a frozen model.
 
-MLflow's credentials keep MLflow's own names (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD).
+A value that is out of range, has no effect or contradicts another ends the start. MLflow's credentials keep MLflow's
+own names (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD).
 """
 
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal, Self
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+
+from fraud_serving.store import HUNG_S
 
 PREFIX: Final = "SERVING_"
 _CREDENTIALS: Final = {
@@ -23,7 +28,7 @@ class BadSettingError(Exception):
 class Settings(BaseModel):
     """Every setting. The variable of `port` is SERVING_PORT."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     host: str = Field(default="127.0.0.1", description="address the public port listens on")
     port: int = Field(default=8000, ge=0, le=65535, description="public port")
@@ -38,42 +43,75 @@ class Settings(BaseModel):
     model_alias: str = Field(default="production", description="alias that is followed")
     model_cache: Path = Field(description="folder of the verified local copy")
     prediction_log: Path = Field(description="folder of the prediction log's segments")
-    poll_seconds: float = Field(default=5.0, gt=0, le=3600, description="how often the registry is asked")
-    store_deadline_ms: float = Field(default=20.0, gt=0, le=10_000, description="longest wait for the online store")
+    poll_seconds: float = Field(default=5.0, ge=0.01, le=3600, description="how often the registry is polled")
+    store_deadline_ms: float = Field(
+        default=20.0, ge=1, le=1e3 * HUNG_S, description="longest wait for the online store"
+    )
     answer_ttl_seconds: int = Field(default=3600, ge=1, le=604_800, description="how long a retry gets its answer back")
-    max_body_bytes: int = Field(default=16_384, ge=1024, description="largest body of POST /predict")
-    max_batch_bytes: int = Field(default=8_388_608, ge=1024, description="largest body of POST /predict/batch")
-    body_deadline_seconds: float = Field(default=5.0, gt=0, le=300, description="a body slower than this gets 408")
-    client_rate: float = Field(default=0.0, ge=0, description="transactions a second that one client may send; 0: any")
-    client_burst_seconds: float = Field(default=2.0, gt=0, le=3600, description="seconds of its rate it may save up")
-    max_in_flight: int = Field(default=96, ge=1, description="requests at work at once; one more gets 429")
+    max_body_bytes: int = Field(default=16_384, ge=1024, le=1_048_576, description="largest body of POST /predict")
+    max_batch_bytes: int = Field(
+        default=8_388_608, ge=1024, le=134_217_728, description="largest body of POST /predict/batch"
+    )
+    body_deadline_seconds: float = Field(default=5.0, ge=0.1, le=300, description="a body slower than this gets 408")
+    client_rate: float = Field(
+        default=0.0, ge=0, le=1e6, description="transactions a second that one client may send; 0: any"
+    )
+    client_burst_seconds: float = Field(default=2.0, ge=0.1, le=3600, description="seconds of its rate it may save up")
+    max_in_flight: int = Field(default=96, ge=1, le=10_000, description="requests at work at once; one more gets 429")
     challenger_alias: str = Field(default="", description="alias scored in shadow, as staging; empty: none")
     access_log: Literal["none", "refused", "all"] = Field(
         default="refused", description="which requests get a line on standard error"
     )
-    log_queue_records: int = Field(default=100_000, ge=1000, description="answers that wait for the disk at most")
-    log_segment_bytes: int = Field(default=67_108_864, ge=4096, description="a segment larger than this is closed")
+    log_queue_records: int = Field(
+        default=100_000, ge=1000, le=10_000_000, description="answers that wait for the disk at most"
+    )
+    log_segment_bytes: int = Field(
+        default=67_108_864, ge=4096, le=1_099_511_627_776, description="a segment larger than this is closed"
+    )
     api_keys: Path | None = Field(default=None, description="file of hashed API keys; see docs/serving.md")
     open: bool = Field(default=False, description="1: answer callers without a key. For one machine's own use")
+
+    @field_validator("host")
+    @classmethod
+    def _resolves(cls, value: str) -> str:
+        try:
+            socket.getaddrinfo(value, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except (OSError, UnicodeError) as error:
+            raise ValueError(f"expected an address to listen on: {error}") from None
+        return value
 
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(("redis://", "rediss://")):
-            raise ValueError("must start with redis:// or rediss://")
+        expected = "redis://[[user]:password@]host[:port][/number], special characters percent-encoded"
+        url = _url(value.get_secret_value(), ("redis", "rediss"), expected)
+        database = url.path.removeprefix("/")
+        if database and not (database.isascii() and database.isdigit()):
+            raise ValueError(f"expected {expected}; the path is not a number")
         return value
 
     @field_validator("mlflow_url")
     @classmethod
     def _http(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")):
-            raise ValueError("must start with http:// or https://")
+        url = _url(value, ("http", "https"), "http(s)://host[:port]")
+        if url.username is not None:
+            raise ValueError("expected no credentials here but MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD")
         return value.rstrip("/")
 
     @model_validator(mode="after")
-    def _keys_or_open(self) -> Self:
+    def _no_contradiction(self) -> Self:
         if self.open == (self.api_keys is not None):
             raise ValueError("give either SERVING_API_KEYS (a file) or SERVING_OPEN=1 (no keys asked), not both")
+        if self.client_rate and self.open:
+            raise ValueError("SERVING_CLIENT_RATE has no effect with SERVING_OPEN=1: without keys there are no clients")
+        if "client_burst_seconds" in self.model_fields_set and not self.client_rate:
+            raise ValueError("SERVING_CLIENT_BURST_SECONDS has no effect without SERVING_CLIENT_RATE")
+        if self.internal_port and self.internal_port == self.port:
+            raise ValueError("SERVING_INTERNAL_PORT: expected another port than SERVING_PORT")
+        if self.challenger_alias == self.model_alias:
+            raise ValueError("SERVING_CHALLENGER_ALIAS: expected another alias than SERVING_MODEL_ALIAS")
+        if self.mlflow_password.get_secret_value() and not self.mlflow_username:
+            raise ValueError("MLFLOW_TRACKING_PASSWORD has no effect without MLFLOW_TRACKING_USERNAME")
         return self
 
     @classmethod
@@ -87,6 +125,20 @@ class Settings(BaseModel):
             return cls.model_validate({name: value for name, value in given.items() if value != ""})
         except ValidationError as error:
             raise BadSettingError("; ".join(_explain(e["loc"], e["msg"]) for e in error.errors())) from None
+
+
+def _url(text: str, schemes: tuple[str, ...], expected: str) -> SplitResult:
+    """Raises ValueError, without the text: it may hold a password."""
+    try:
+        url = urlsplit(text)
+        whole = url.scheme in schemes and bool(url.hostname) and url.port != 0
+    except ValueError:  # the port is no number, or a bracket is missing
+        whole = False
+    if not whole:
+        raise ValueError(f"expected {expected}")
+    if url.query or url.fragment:
+        raise ValueError(f"expected {expected}; what follows a ? or # is not read")
+    return url
 
 
 def _explain(location: tuple[int | str, ...], message: str) -> str:

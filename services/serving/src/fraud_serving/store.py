@@ -29,8 +29,8 @@ _BOUND_PART: Final = b"\r\n$%d\r\n%b\r\n" % (len(_BOUND), _BOUND)
 _FIRST_RETRY_S: Final = 0.05
 _LONGEST_RETRY_S: Final = 1.0
 _CONNECT_S: Final = 2.0
-_HUNG_S: Final = 1.0
-"""A connection whose oldest reply is this late is given up."""
+HUNG_S: Final = 1.0
+"""A connection whose oldest reply is this late is given up. So no deadline of a request may be longer."""
 _MAX_WAITING: Final = 50_000
 
 Reply = Any
@@ -122,7 +122,7 @@ class _Connection(asyncio.Protocol):
             if waiting.future is not None and not waiting.future.done():
                 self._on_error("timeout")
                 waiting.future.set_result(None)
-        if self.waiting and self.waiting[0].since < self._loop.time() - _HUNG_S:
+        if self.waiting and self.waiting[0].since < self._loop.time() - HUNG_S:
             self._on_error("hung")
             self.abort()
 
