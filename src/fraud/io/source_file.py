@@ -1,7 +1,9 @@
 """Find and read the files of a source, CSV or Parquet, a piece at a time."""
 
 import bz2
+import glob
 import gzip
+import re
 import shutil
 import sys
 import zipfile
@@ -9,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 import fsspec
 import pyarrow as pa
@@ -21,6 +23,7 @@ from fraud.io.mapping import Mapping
 
 ROWS_PER_PIECE: Final = 65_536
 _KINDS: Final = "CSV (also .gz, .bz2, .zst, .zip) or Parquet"
+_WILDCARD: Final = re.compile(r"[*?\[]")
 _GZIP: Final = b"\x1f\x8b"
 _BZIP2: Final = b"BZh"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
@@ -33,42 +36,28 @@ class SourceFiles:
 
     def __init__(self, uri: str) -> None:
         """Find them. Raises BadInputError when there are none, UnavailableError when the store does not answer."""
-        self._uri = uri
         with _named_failures(uri):
-            self._fs, path = _located(uri)
-            self.names: list[str] = self._found(path)
+            # A path without scheme is no URI: `a::b#1.csv` is a file name. fsspec would also put the current folder
+            # before it, and read a `[` in its name as a pattern.
+            self._fs: Any
+            self._fs, path = (None, uri) if "://" not in uri else _located(uri)
+            self.names: list[str] = _listed(_local_files(path) if self._fs is None else _remote_files(self._fs, path))
         if not self.names:
             raise BadInputError(
                 f"{uri} names no file", expected=f"{_KINDS} files whose names do not begin with . or _",
                 do="check the path",
             )  # fmt: skip
 
-    def _found(self, path: str) -> list[str]:
-        """A path that exists is taken literally, also with characters of a pattern in its name."""
-        try:
-            if self._fs.info(path)["type"] == "file":
-                return [path]
-            found: list[str] = self._fs.find(path)
-            root = path.rstrip("/") + "/"
-        except FileNotFoundError:
-            if not any(character in path for character in "*?["):
-                raise
-            found = [name for name in self._fs.glob(path) if self._fs.info(name)["type"] == "file"]
-            root = ""
-        hidden = (".", "_")
-        below = {name: name.removeprefix(root).split("/") if root else [name.rpartition("/")[2]] for name in found}
-        return sorted(name for name, parts in below.items() if not any(part.startswith(hidden) for part in parts))
-
     def local_copies(self, folder: Path) -> Iterator[Path]:
         """Each file where it is, else a copy in `folder` that is deleted before the next. Raises as the constructor."""
         for name in self.names:
             with _named_failures(name):
-                if not self._fs.size(name):
+                if not (Path(name).stat().st_size if self._fs is None else self._fs.size(name)):
                     raise BadInputError(f"{name} is empty", expected="at least a header and a row", came="0 bytes")
-                local = Path(name) if "file" in self._fs.protocol else self._copied(name, folder)
-            yield local
-            if local.parent == folder:
-                local.unlink()
+                copy = self._copied(name, folder) if self._fs else None
+            yield copy or Path(name)
+            if copy is not None:
+                copy.unlink()
 
     def _copied(self, name: str, folder: Path) -> Path:
         target = folder / "source"
@@ -78,11 +67,49 @@ class SourceFiles:
 
 
 def _located(uri: str) -> tuple[Any, str]:
-    """A path without scheme is never read as a URI: `a::b#1.csv` is a file name."""
-    if "://" not in uri:
-        return fsspec.filesystem("file"), str(Path(uri).absolute())
-    found: tuple[Any, str] = fsspec.core.url_to_fs(uri, use_listings_cache=False)
-    return found
+    """The file system and the path in it; no file system for local files."""
+    fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+    return (None, path) if "file" in fs.protocol else (fs, path)
+
+
+class _Found(NamedTuple):
+    """Files below a folder that was named itself."""
+
+    folder: str
+    names: list[str]
+
+
+def _listed(found: _Found) -> list[str]:
+    """In order, without what Spark and Hadoop write beside the data: names that begin with . or _."""
+    below = {name: name[len(found.folder) :].split("/") for name in found.names}
+    return sorted(name for name, parts in below.items() if not any(part.startswith((".", "_")) for part in parts))
+
+
+def _local_files(path: str) -> _Found:
+    """A path that exists is taken literally, also with the characters of a pattern in its name."""
+    given = Path(path)
+    if given.is_dir():
+        return _Found(str(given), [str(file) for file in given.rglob("*") if file.is_file()])
+    if not given.exists() and _WILDCARD.search(path):
+        matches = glob.glob(path, recursive=True)  # noqa: PTH207 - pathlib takes no absolute patterns
+        return _Found(_before_wildcard(path), [name for name in matches if Path(name).is_file()])
+    given.stat()  # raises FileNotFoundError
+    return _Found(path, [path])
+
+
+def _remote_files(fs: fsspec.AbstractFileSystem, path: str) -> _Found:
+    try:
+        if fs.info(path)["type"] == "file":
+            return _Found(path, [path])
+        return _Found(path.rstrip("/"), fs.find(path))
+    except FileNotFoundError:
+        if not _WILDCARD.search(path):
+            raise
+    return _Found(_before_wildcard(path), [name for name in fs.glob(path) if fs.info(name)["type"] == "file"])
+
+
+def _before_wildcard(path: str) -> str:
+    return _WILDCARD.split(path)[0].rpartition("/")[0]
 
 
 @contextmanager
@@ -92,6 +119,8 @@ def _named_failures(uri: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
+        if _http_failed(error.__cause__):
+            raise _unavailable(uri, error.__cause__) from error
         raise BadInputError(f"{uri} is not there", came=str(error), do="check the path") from error
     except ImportError as error:
         raise BadInputError(
@@ -103,10 +132,22 @@ def _named_failures(uri: str) -> Iterator[None]:
             f"{uri} cannot be read", expected="a path, or a URI of file, s3 or http(s)", came=str(error)
         ) from error
     except _store_failures() as error:
-        raise UnavailableError(
-            f"{uri} cannot be read: the store refused or did not answer", came=f"{type(error).__name__}: {error}",
-            do="see to the credentials and the endpoint (AWS_ENDPOINT_URL for s3), then run again",
-        ) from error  # fmt: skip
+        raise _unavailable(uri, error) from error
+
+
+def _unavailable(uri: str, error: BaseException | None) -> UnavailableError:
+    return UnavailableError(
+        f"{uri} cannot be read: the store refused or did not answer", came=f"{type(error).__name__}: {error}",
+        do="check the credentials and the endpoint (AWS_ENDPOINT_URL for s3), then run again",
+    )  # fmt: skip
+
+
+def _http_failed(cause: BaseException | None) -> bool:
+    """fsspec reports every failure of an HTTP server as a file that is not there; only 404 and 410 say so."""
+    aiohttp = sys.modules.get("aiohttp")
+    if aiohttp is None or not isinstance(cause, aiohttp.ClientError):
+        return False
+    return not isinstance(cause, aiohttp.ClientResponseError) or cause.status not in (404, 410)
 
 
 def _store_failures() -> tuple[type[Exception], ...]:
