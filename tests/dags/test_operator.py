@@ -17,6 +17,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from fraud_airflow import session
 from fraud_airflow.operator import FraudJobOperator, MlflowRunLink, ReportLink
 
+ROOT = Path(__file__).resolve().parents[2]
 FIRST_TRY: Any = {"ti": SimpleNamespace(try_number=1)}
 SECOND_TRY: Any = {"ti": SimpleNamespace(try_number=2)}
 
@@ -84,6 +85,24 @@ def test_only_a_service_that_is_down_or_a_killed_process_is_tried_again(stand_in
     assert str(raised.value) == (
         f"fraud ingest: no day\n  expected: one\n  came: none\n  do: wait\n  exit code: {code}"
     )
+
+
+def test_an_import_of_which_nothing_can_be_read_fails_the_task_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real job, not a stand-in."""
+    monkeypatch.setenv("FRAUD_PROJECT", str(ROOT))
+    monkeypatch.setenv("FRAUD_HOME", str(tmp_path))
+    monkeypatch.setenv("FRAUD_COMMAND", str(ROOT / ".venv/ml/bin/fraud"))
+    (tmp_path / "source.csv").write_text("step,type,amount,nameOrig,nameDest,isFraud\n1,PAYMENT,abc,C1,M1,0\n")
+    operator = FraudJobOperator(
+        task_id="job", job="import",
+        arguments=[f"--source={tmp_path / 'source.csv'}", f"--mapping={ROOT / 'mappings/paysim.yaml'}"],
+    )  # fmt: skip
+    with pytest.raises(AirflowFailException, match="no row of") as raised:
+        operator.execute(FIRST_TRY)
+    assert "amount: not a number: 'abc'" in str(raised.value)
+    assert "exit code: 65" in str(raised.value)
 
 
 def test_nothing_new_skips_on_the_first_try_only(stand_in: Path) -> None:

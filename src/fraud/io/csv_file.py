@@ -21,6 +21,7 @@ from fraud.errors import BadInputError
 from fraud.io.mapping import Source
 
 CHARACTERS_PER_BLOCK: Final = 8 << 20
+LINES_IN_FIRST_PIECE: Final = 1_000
 LINES_PER_RECORD: Final = 100
 """A quoted value that continues over more lines is taken for one that is never closed."""
 _QUOTING: Final = "the quoting is not well-formed"
@@ -63,7 +64,7 @@ def rows_of(text: IO[str], names: list[str], reads: tuple[str, ...], source: Sou
     """The lines after the header as pieces: the columns `reads`, all of them text, and the broken lines."""
     records = _Records(source, len(names))
     rest = ""
-    while block := text.read(CHARACTERS_PER_BLOCK):
+    for block in _blocks(text):
         whole, _, rest = (rest + block).rpartition("\n")
         if len(rest) > CHARACTERS_PER_BLOCK:
             raise BadInputError(
@@ -74,6 +75,18 @@ def rows_of(text: IO[str], names: list[str], reads: tuple[str, ...], source: Sou
         yield _parsed(kept, broken, names, reads, source)
     kept, broken, _ = records.split(rest, last=True)
     yield _parsed(kept, broken, names, reads, source)
+
+
+def _blocks(text: IO[str]) -> Iterator[str]:
+    """First a few lines, so that whoever wants only these gets them together with the broken ones; then the rest."""
+    lines: list[str] = []
+    while len(lines) < LINES_IN_FIRST_PIECE and (line := text.readline(CHARACTERS_PER_BLOCK)):
+        lines.append(line)
+        if len(line) == CHARACTERS_PER_BLOCK:
+            break
+    yield "".join(lines)
+    while block := text.read(CHARACTERS_PER_BLOCK):
+        yield block
 
 
 def _parsed(records: "_Text", broken: list[str], names: list[str], reads: tuple[str, ...], source: Source) -> Piece:

@@ -101,18 +101,16 @@ def test_a_quote_that_is_never_closed_costs_one_line_also_with_multiline() -> No
     assert (rows, broken) == (good, ['the quoting is not well-formed: a,"Joe,x'])
 
 
-@pytest.mark.parametrize("characters", [1, 7, 40])
-def test_blocks_of_any_size_give_the_same_rows(characters: int) -> None:
+@pytest.mark.parametrize("characters", [20, 27, 64])
+def test_blocks_of_any_size_give_the_same_rows(monkeypatch: pytest.MonkeyPatch, characters: int) -> None:
     text = 'a,m,"x\ny"\nb,"Joe,z\nc,m,n\nd,m,"p\n\nq"\ne,m,n'
     whole = read(text, multiline=True)
     assert [row[0] for row in whole[0]] == ["a", "c", "d", "e"]
     source = Source(format="csv", multiline=True)
 
-    class Small(io.StringIO):
-        def read(self, _size: int | None = -1, /) -> str:
-            return super().read(characters)
-
-    found = list(rows_of(Small(text), NAMES, tuple(NAMES), source))
+    monkeypatch.setattr(csv_file, "LINES_IN_FIRST_PIECE", 1)
+    monkeypatch.setattr(csv_file, "CHARACTERS_PER_BLOCK", characters)
+    found = list(rows_of(io.StringIO(text), NAMES, tuple(NAMES), source))
     assert [tuple(row.values()) for piece in found for row in piece.rows.to_pylist()] == whole[0]
     assert [line for piece in found for line in piece.broken] == whole[1]
 
