@@ -46,7 +46,7 @@ class Source:
             raise BadConfigError("a source needs a mapping", do="MAPPING=mappings/<dataset>.yaml; see docs/data.md")
         for path in (str(given.mapping), *([] if "://" in given.source else [given.source])):
             # A source may be a folder or a glob pattern.
-            if not (Path(path).exists() or glob(path, recursive=True)):
+            if not (Path(path).exists() or glob(path, recursive=True)):  # noqa: PTH207 - pathlib takes no absolute ones
                 raise BadConfigError(f"{path} is not there", do="check the path: it counts from the project's folder")
         return cls(("import", f"--source={given.source}", f"--mapping={given.mapping}", "--hold-back-days=1"))
 

@@ -53,7 +53,7 @@ class Times:
         if time.unit is not None:
             return self._counted(name, time)
         if time.columns:
-            parts = [self._columns[column].cast(pa.string()) for column in time.columns]
+            parts = [self._part(column) for column in time.columns]
             return self._parsed(name, time, pc.binary_join_element_wise(*parts, time.separator))
         values = self._columns[time.reads[0]]
         kind = values.type
@@ -70,6 +70,14 @@ class Times:
                 came=f"column {time.column} is text",
             )  # fmt: skip
         return self._parsed(name, time, values)
+
+    def _part(self, column: str) -> pa.Array:
+        kind = self._columns[column].type
+        if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_date(kind)):
+            raise BadInputError(
+                f"column {column} has the wrong type", expected="text, integers or dates to join", came=str(kind)
+            )
+        return self._columns[column].cast(pa.string())
 
     def _counted(self, name: str, time: Time) -> pa.Array:
         """Numbers that count units from `since`, or from 1970-01-01 UTC."""

@@ -1,6 +1,7 @@
 """Find and read the files of a source, CSV or Parquet, a piece at a time."""
 
 import bz2
+import errno
 import glob
 import gzip
 import re
@@ -132,6 +133,10 @@ def _named_failures(uri: str) -> Iterator[None]:
             f"{uri} cannot be read", expected="a path, or a URI of file, s3 or http(s)", came=str(error)
         ) from error
     except _store_failures() as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise  # the disk of the local copy, not the store
+        if "://" not in uri:
+            raise BadInputError(f"{uri} cannot be read", came=str(error), do="check the permissions") from error
         raise _unavailable(uri, error) from error
 
 

@@ -145,3 +145,5 @@ def test_the_type_of_a_column_decides_what_the_mapping_must_give() -> None:
     with pytest.raises(BadInputError, match="wrong type") as caught:
         moments({"format": "ISO8601"}, pa.array([1_709_287_200]))
     assert "at.unit" in caught.value.do
+    with pytest.raises(BadInputError, match="column c1 has the wrong type"):
+        moments({"format": "%Y-%m-%d", "zone": "UTC"}, pa.array(["2024"]), pa.array([3.0]))

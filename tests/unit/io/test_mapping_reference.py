@@ -23,7 +23,7 @@ def default(model: type[BaseModel], key: str) -> str:
 
 def documented(model: type[BaseModel]) -> dict[str, str]:
     """Key -> default, from the table below the heading of the model's name."""
-    section = re.search(rf"^#### {model.__name__}\n(.*?)(?=^#)", PAGE, re.MULTILINE | re.DOTALL)
+    section = re.search(rf"^### {model.__name__}\n(.*?)(?=^#)", PAGE, re.MULTILINE | re.DOTALL)
     assert section, f"docs/data.md has no heading {model.__name__}"
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \|$", section[1], re.MULTILINE)
     assert all(meaning.strip() for _, _, meaning in rows)
@@ -42,4 +42,4 @@ def test_every_section_that_a_mapping_can_have_is_documented() -> None:
 
 @pytest.mark.parametrize("heading", ["CSV dialects", "Times", "Public formats"])
 def test_the_page_has_its_sections(heading: str) -> None:
-    assert re.search(rf"^### {heading}$", PAGE, re.MULTILINE)
+    assert re.search(rf"^## {heading}$", PAGE, re.MULTILINE)
