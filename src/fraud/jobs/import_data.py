@@ -120,9 +120,8 @@ def run(config: Config, context: Context) -> Result | MappingCheck:
     with tempfile.TemporaryDirectory(prefix="fraud-import-") as folder:
         if config.check:
             return _check(config, mapping, Path(folder))
-        with duckdb.connect(f"{folder}/rows.duckdb") as rows:
-            rows.execute(f"SET memory_limit = '{SORT_MEMORY}'")
-            rows.execute(f"SET temp_directory = '{folder}'")
+        limits = {"memory_limit": SORT_MEMORY, "temp_directory": folder}
+        with duckdb.connect(f"{folder}/rows.duckdb", config=limits) as rows:
             rows.execute("SET TimeZone = 'UTC'")
             rows_in = _spool(config, mapping, Path(folder), rows, context)
             return _land(config, mapping, rows, rows_in, context)
