@@ -1,6 +1,7 @@
 """How a source file becomes the transaction contract: a mapping, written as YAML, typed and checked here."""
 
 import codecs
+from collections.abc import Hashable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -17,6 +18,16 @@ MILES: Final = {"miles": 1.0, "kilometres": 1 / 1.609344, "metres": 1 / 1_609.34
 """The international mile is 1,609.344 m exactly."""
 _EXAMPLE: Final = datetime(2024, 3, 17, 13, 45, 30, 250_000, UTC)
 _CSV_ONLY: Final = ("delimiter", "quote", "escape", "encoding", "nulls", "multiline")
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML requires that keys are unique; PyYAML takes the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+        keys = [key.value for key, _ in node.value]
+        if twice := sorted({str(key) for key in keys if keys.count(key) > 1}):
+            raise yaml.constructor.ConstructorError(problem=f"{', '.join(twice)} twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _zone(name: str) -> str:
@@ -310,7 +321,7 @@ class Mapping(_Section):
                 f"{path} is not there", expected="a mapping file", do="docs/data.md has the reference of mapping keys"
             )
         try:
-            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+            return cls.model_validate(yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys))  # noqa: S506 - a SafeLoader
         except UnicodeDecodeError as error:
             raise BadConfigError(
                 f"{path} is not UTF-8", expected="a mapping saved as UTF-8", came=f"byte {error.start}: {error.reason}",

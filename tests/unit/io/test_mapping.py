@@ -94,6 +94,17 @@ def test_a_text_that_yaml_reads_as_something_else_says_so(tmp_path: Path) -> Non
         load(tmp_path, label={"column": "bad", "fraud": [1]})
 
 
+@pytest.mark.parametrize(
+    "repeated", ["amount: {column: eur}\n", "label: {column: bad, delay_days: 1, delay_days: 2}\n"]
+)
+def test_a_key_that_is_given_twice_is_named(tmp_path: Path, repeated: str) -> None:
+    path = tmp_path / "mapping.yaml"
+    path.write_text(yaml.safe_dump(GOOD) + repeated)
+    with pytest.raises(BadConfigError, match="is not YAML") as caught:
+        Mapping.load(path)
+    assert ("amount twice" in caught.value.came) or ("delay_days twice" in caught.value.came)
+
+
 @pytest.mark.parametrize("text", ["", "- a", "just text", "42"])
 def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mapping.yaml"
