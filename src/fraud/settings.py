@@ -53,7 +53,9 @@ class Settings(BaseSettings):
     control_db: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of the promotion history")
     feast_registry: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of Feast's registry")
     airflow_url: str = Field(default="", description="whose health is watched; empty: nobody asks")
-    docs_url: str = Field(default="", description="where docs/ is read in a browser, AIRFLOW/fraud/docs; alerts link to its runbooks")
+    docs_url: str = Field(
+        default="", description="where docs/ is read in a browser, AIRFLOW/fraud/docs; alerts link to its runbooks"
+    )
     spark_master: str = Field(default="local[*]", description="cluster or local threads for Spark jobs")
     feature_engine: Literal["one-machine", "spark"] = Field(
         default="one-machine", description="what build-features runs on: this machine, or spark (FRAUD_SPARK_MASTER)"

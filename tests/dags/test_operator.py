@@ -16,6 +16,8 @@ from fraud_airflow import session
 from fraud_airflow.figures import figure
 from fraud_airflow.operator import FraudJobOperator, MlflowRunLink, ReportLink
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 class StateStore(dict[str, Any]):
     """Airflow's task state store for tries in this process; tests/dags/test_in_airflow.py has the real one."""
@@ -86,6 +88,24 @@ def test_only_a_service_that_is_down_is_tried_again(stand_in: Path, code: int, a
     assert str(raised.value) == (
         f"fraud ingest: no day\n  expected: one\n  came: none\n  do: wait\n  exit code: {code}"
     )
+
+
+def test_an_import_of_which_nothing_can_be_read_fails_the_task_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real job, not a stand-in."""
+    monkeypatch.setenv("FRAUD_PROJECT", str(ROOT))
+    monkeypatch.setenv("FRAUD_HOME", str(tmp_path))
+    monkeypatch.setenv("FRAUD_COMMAND", str(ROOT / ".venv/ml/bin/fraud"))
+    (tmp_path / "source.csv").write_text("step,type,amount,nameOrig,nameDest,isFraud\n1,PAYMENT,abc,C1,M1,0\n")
+    operator = FraudJobOperator(
+        task_id="job", job="import",
+        arguments=[f"--source={tmp_path / 'source.csv'}", f"--mapping={ROOT / 'mappings/paysim.yaml'}"],
+    )  # fmt: skip
+    with pytest.raises(AirflowFailException, match="no row of") as raised:
+        operator.execute({"task_state_store": StateStore()})
+    assert "amount: not a number: 'abc'" in str(raised.value)
+    assert "exit code: 65" in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from glob import glob
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -43,9 +44,10 @@ class Source:
             return cls(("simulate", *(f"--{name}={value}" for name, value in flags.items())))
         if given.mapping is None:
             raise BadConfigError("a source needs a mapping", do="MAPPING=mappings/<dataset>.yaml; see docs/data.md")
-        for file in (given.mapping, *([] if "://" in given.source else [Path(given.source)])):
-            if not file.is_file():
-                raise BadConfigError(f"{file} is not there", do="check the path: it counts from the project's folder")
+        for path in (str(given.mapping), *([] if "://" in given.source else [given.source])):
+            # A source may be a folder or a glob pattern.
+            if not (Path(path).exists() or glob(path, recursive=True)):  # noqa: PTH207 - pathlib takes no absolute ones
+                raise BadConfigError(f"{path} is not there", do="check the path: it counts from the project's folder")
         return cls(("import", f"--source={given.source}", f"--mapping={given.mapping}", "--hold-back-days=1"))
 
 

@@ -1,7 +1,7 @@
-"""Bring anybody's CSV or Parquet into the landing zone, by a mapping.
+"""Bring CSV or Parquet files of any source into the landing zone, by a mapping.
 
-Three steps, none of which holds the file in memory: read and map a piece at a time into a table on disk, sort that by
-day there, and write a landing file a day. Nothing lands unless the whole source could be read.
+Three steps, none of which holds the source in memory: read and map a piece at a time into a table on disk, sort that
+by day there, and write a landing file a day. Nothing lands unless the whole source could be read.
 """
 
 import tempfile
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 SORT_MEMORY: Final = "512MB"
 _LABEL_ERROR: Final = "label_error"
-_BROKEN_LINE: Final = "row: "
 _LOG_EVERY_ROWS: Final = 1_000_000
 _ROWS_PER_READ: Final = 100_000
 _DAY_OF: Final[dict[Feed, str]] = {"transactions": "event_timestamp", "labels": "label_timestamp"}
@@ -36,11 +35,16 @@ _DAY_OF: Final[dict[Feed, str]] = {"transactions": "event_timestamp", "labels": 
 class Config(JobConfig):
     """What to read, and how."""
 
-    source: str = Field(description="path or URI of one CSV (also .gz) or Parquet file")
+    source: str = Field(
+        description="path or URI of CSV (also .gz, .bz2, .zst, .zip) or Parquet: a file, a folder or a glob pattern"
+    )
     mapping: Path = Field(description="YAML file that says how its columns become the contract; see docs/data.md")
     out: str = Field(default="", description="URI of the landing zone; default FRAUD_LANDING_URI")
     hold_back_days: int = Field(
         default=0, ge=0, description="put the last days, and labels from then on, into held_back/"
+    )
+    check: bool = Field(
+        default=False, description="read the first 1,000 rows, print what the mapping makes of them, and land nothing"
     )
 
 
@@ -59,7 +63,9 @@ class Result(JobResult):
     """In files that the landing zone had already, byte for byte: one delivery."""
     known_labels: int
     unreadable: int
-    """Rows with a `parse_error`, which ingest will quarantine."""
+    """Transactions with a `parse_error`, which ingest will quarantine."""
+    unreadable_labels: int
+    """The same of labels."""
     without_day: int
     """Rows whose event time is missing or could not be read; they land under dt=unknown."""
     first_day: str
@@ -70,47 +76,98 @@ class Result(JobResult):
     bytes: int
 
 
-def run(config: Config, context: Context) -> Result:
-    """Import one file. Raises BadConfigError for the mapping, BadInputError for a file that cannot be used."""
+class MappingCheck(JobResult):
+    """What `check` found in the first rows."""
+
+    source: str
+    mapping: str
+    rows: int
+    unreadable: int
+    labels: int
+    unreadable_labels: int
+    columns: list[dict[str, str | int]]
+    """For each column of the contract: `column`, `reads`, `read`, `null`, `unreadable`, `example`."""
+    reasons: list[str]
+    """Of the first rows and labels that cannot be read."""
+
+    def for_people(self) -> str:
+        """The counts, a table of the columns, the reasons."""
+        headings = ("column", "reads", "read", "null", "unreadable", "example")
+        cells = [headings, *(tuple(_shown(column[name]) for name in headings) for column in self.columns)]
+        widths = [max(len(row[place]) for row in cells) for place in range(len(headings))]
+        numeric = (2, 3, 4)
+        table = [
+            "  ".join(
+                text.rjust(width) if place in numeric else text.ljust(width)
+                for place, (text, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in cells
+        ]
+        head = (
+            f"The first {self.rows:,} rows of {self.source}, read by mapping {self.mapping}: {self.unreadable:,} rows "
+            f"and {self.unreadable_labels:,} of {self.labels:,} labels are unreadable. Nothing was landed."
+        )
+        return "\n".join([head, "", *table, *(["", "Unreadable:"] if self.reasons else []), *self.reasons])
+
+
+def _shown(cell: str | int) -> str:
+    return cell if isinstance(cell, str) else f"{cell:,}"
+
+
+def run(config: Config, context: Context) -> Result | MappingCheck:
+    """Import one source, or with `check` read its first rows.
+
+    Raises BadConfigError for the mapping, BadInputError for a source that cannot be used or of which no row or no label
+    can be read, UnavailableError when its store does not answer.
+    """
     import duckdb  # noqa: PLC0415 - a fifth of a second that other jobs need not pay
 
     from fraud.io.mapping import Mapping  # noqa: PLC0415
 
     mapping = Mapping.load(config.mapping)
-    with (
-        tempfile.TemporaryDirectory(prefix="fraud-import-") as folder,
-        duckdb.connect(f"{folder}/rows.duckdb", config={"memory_limit": SORT_MEMORY, "temp_directory": folder}) as rows,
-    ):
-        rows.execute("SET TimeZone = 'UTC'")
-        rows_in = _spool(config, mapping, Path(folder), rows, context)
-        if not rows_in:
-            raise BadInputError(f"{config.source} has no rows", expected="at least one after the header")
-        return _land(config, mapping, rows, rows_in, context)
+    with tempfile.TemporaryDirectory(prefix="fraud-import-") as folder:
+        if config.check:
+            return _check(config, mapping, Path(folder))
+        limits = {"memory_limit": SORT_MEMORY, "temp_directory": folder}
+        with duckdb.connect(f"{folder}/rows.duckdb", config=limits) as rows:
+            rows.execute("SET TimeZone = 'UTC'")
+            rows_in = _spool(config, mapping, Path(folder), rows, context)
+            return _land(config, mapping, rows, rows_in, context)
+
+
+def _check(config: Config, mapping: "Mapping", folder: Path) -> MappingCheck:
+    from fraud.io.mapping_check import check_mapping  # noqa: PLC0415 - pandas
+
+    readable, columns = check_mapping(config.source, mapping, folder)
+    return MappingCheck(
+        source=config.source, mapping=mapping.name, rows=readable.rows, unreadable=readable.unreadable,
+        labels=readable.labels, unreadable_labels=readable.unreadable_labels,
+        columns=[column._asdict() for column in columns], reasons=readable.reasons,
+    )  # fmt: skip
 
 
 def _spool(
     config: Config, mapping: "Mapping", folder: Path, rows: "DuckDBPyConnection", context: Context
 ) -> int:  # fmt: skip
-    """Map everything into the table `mapped`, numbered in the source's order. Returns the number of rows."""
-    from fraud.io.mapped import in_landing_form  # noqa: PLC0415 - pandas
-    from fraud.io.source_file import local_copy, pieces  # noqa: PLC0415
+    """Map everything into the table `mapped`, numbered in the source's order. Returns the number of rows.
 
-    count = 0
-    for piece in pieces(local_copy(config.source, folder), mapping):
-        mapped = in_landing_form(mapping, piece.rows)
-        if piece.broken:
-            why = pa.array([f"{_BROKEN_LINE}{text}"[:500] for text in piece.broken])
-            nothing = {f.name: pa.nulls(len(why), f.type) for f in mapped.schema}
-            mapped = pa.concat_tables([mapped, pa.table({**nothing, PARSE_ERROR: why}).cast(mapped.schema)])
-        numbered = mapped.append_column("position", pa.array(range(count, count + mapped.num_rows)))
+    Raises BadInputError when no row, or no label, can be read.
+    """
+    from fraud.io.mapped_source import Readable, mapped_pieces  # noqa: PLC0415 - pandas
+
+    readable = Readable(config.source)
+    for piece in mapped_pieces(config.source, mapping, folder):
+        first = readable.rows
+        readable.add(piece.mapped)
+        numbered = piece.mapped.append_column("position", pa.array(range(first, readable.rows)))
         rows.register("piece", numbered)
         rows.execute("CREATE TABLE IF NOT EXISTS mapped AS FROM piece LIMIT 0")
         rows.execute("INSERT INTO mapped FROM piece")
         rows.unregister("piece")
-        if (count + mapped.num_rows) // _LOG_EVERY_ROWS > count // _LOG_EVERY_ROWS:
-            context.log.info("read", rows=count + mapped.num_rows)
-        count += mapped.num_rows
-    return count
+        if readable.rows // _LOG_EVERY_ROWS > first // _LOG_EVERY_ROWS:
+            context.log.info("read", rows=readable.rows)
+    readable.refuse_nothing()
+    return readable.rows
 
 
 @dataclass
@@ -157,15 +214,16 @@ def _land(
                 came=f"{landed.transactions} landed, {landed.held_back_transactions} held back, "
                 f"{landed.known_transactions} known",
             )  # fmt: skip
-    [(unreadable, without_day)] = rows.sql(
-        f"SELECT count({PARSE_ERROR}), count(*) - count(event_timestamp) FROM mapped"  # noqa: S608
+    [(unreadable, unreadable_labels, without_day)] = rows.sql(
+        f"SELECT count({PARSE_ERROR}), count({_LABEL_ERROR}), count(*) - count(event_timestamp) FROM mapped"  # noqa: S608
     ).fetchall()
     kept = [day for day in days if day is not None and (first_held is None or day < first_held)]
     return Result(
         rows_in=rows_in, transactions=landed.transactions, labels=landed.labels,
         held_back_transactions=landed.held_back_transactions, held_back_labels=landed.held_back_labels,
         known_transactions=landed.known_transactions, known_labels=landed.known_labels, unreadable=unreadable,
-        without_day=without_day, first_day=str(min(kept, default="")), last_day=str(max(kept, default="")),
+        unreadable_labels=unreadable_labels, without_day=without_day, first_day=str(min(kept, default="")),
+        last_day=str(max(kept, default="")),
         files=landed.files, bytes=landed.bytes,
     )  # fmt: skip
 

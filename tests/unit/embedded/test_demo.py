@@ -40,3 +40,12 @@ def test_a_file_that_is_not_there_is_refused_before_anything_starts(tmp_path: Pa
     with pytest.raises(BadConfigError, match=r"missing\.csv is not there"):
         Source.of(given(str(tmp_path / "missing.csv"), mapping))
     assert Source.of(given("s3://bucket/a.csv", mapping)).command[0] == "import"
+
+
+def test_a_source_may_be_a_folder_or_a_pattern(tmp_path: Path) -> None:
+    mapping = tmp_path / "a.yaml"
+    mapping.touch()
+    for source in (str(tmp_path), str(tmp_path / "*.yaml")):
+        assert Source.of(given(source, mapping)).command[1] == f"--source={source}"
+    with pytest.raises(BadConfigError, match="is not there"):
+        Source.of(given(str(tmp_path / "*.csv"), mapping))
