@@ -31,7 +31,10 @@ RESOLVE_S: Final = 420.0
 _POLL_S: Final = 0.25
 _READY_S: Final = 120.0
 _EXPORTER: Final = "drill-exporter"
-_NEEDED: Final = ("serving", "valkey", "mlflow", "prometheus", "alertmanager")
+_NEEDED: Final = (
+    "serving", "valkey", "mlflow", "prometheus", "alertmanager",
+    "airflow-api-server", "airflow-scheduler", "airflow-dag-processor",
+)  # fmt: skip
 _RUN: Final = {"job": "drill", "finished_s": 1.0, "exit_code": 0, "error": "", "result": None}
 
 
@@ -57,6 +60,9 @@ FAULTS: Final[tuple[tuple[str, faults.Fault, tuple[str, ...]], ...]] = (
         faults.store_frozen,
         ("ServiceDown", "OnlineStoreDown", "DegradedAnswers"),
     ),
+    ("Airflow's scheduler stands still", faults.frozen("airflow-scheduler"), ("AirflowDown",)),
+    ("Airflow's DAG processor stands still", faults.frozen("airflow-dag-processor"), ("AirflowDown",)),
+    ("Airflow's API server stands still", faults.frozen("airflow-api-server"), ("AirflowDown",)),
     ("the registry stands still", faults.frozen("mlflow"), ("RegistryUnreachable",)),
     ("a tampered model is Production", faults.tampered_model, ("ArtefactRefused", "ServingBehindRegistry")),
     ("serving finds no model", faults.no_model, ("NoProductionModel",)),
