@@ -237,6 +237,7 @@ def start_all(stack: Stack, say: Callable[[str], None], only: Sequence[str] = ()
         if service not in airflows:
             _start(stack, service)
     if airflows and not any(name.startswith("airflow-") for name in ran):
+        say("preparing Airflow's database")
         migrate(stack, airflow.environment(stack))
     for service in airflows:
         _start(stack, service)
