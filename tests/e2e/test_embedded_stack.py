@@ -56,7 +56,7 @@ def command(project: Path) -> Iterator[Callable[..., subprocess.CompletedProcess
 
 
 @pytest.fixture(scope="module")
-def stack(command: Callable[..., subprocess.CompletedProcess[str]], project: Path) -> Stack:  # noqa: ARG001 - it runs
+def stack(command: Callable[..., subprocess.CompletedProcess[str]], project: Path) -> Stack:
     return Stack.open(Settings(home=project / "var", project=project))
 
 
@@ -179,7 +179,7 @@ def test_a_service_that_stands_still_is_told_and_started_anew(stack: Stack) -> N
     os.kill(stopped.pid, signal.SIGSTOP)
     assert trouble(stack)[name].startswith("not ready")
     lines = start(stack)
-    assert any(line.startswith(f"{name} runs but is not ready") for line in lines)
+    assert any(line.startswith(f"{name} ran but is not ready") for line in lines)
     assert running(stack, name) != stopped
     assert trouble(stack) == {}
 

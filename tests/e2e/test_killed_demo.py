@@ -43,7 +43,7 @@ user_id: {column: user_id}
 merchant_id: {column: merchant_id}
 merchant_category: {column: merchant_category}
 amount: {column: amount}
-distance_from_home: {column: distance_from_home}
+distance_from_home: {column: distance_from_home, unit: kilometres}
 label: {column: is_fraud, fraud: ["1"], legitimate: ["0"], delay_days: 7}
 """
 

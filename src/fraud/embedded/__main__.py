@@ -117,6 +117,9 @@ def main() -> None:
     except FraudError as error:
         print(f"\nfailed: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("interrupted; what was started stays up: make down stops it")
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

@@ -277,35 +277,39 @@ def not_ready(stack: Stack, service: Service) -> str:
 
 
 def _wait(stack: Stack, services: Sequence[Service], ran: AbstractSet[str], say: Callable[[str], None]) -> None:
-    """Until each is ready. One that ran before (`ran`) and does not answer is started anew, once."""
+    """Until each is ready. One that ran before (`ran`), and ends or does not answer, is started anew once."""
     began = time.monotonic()
     since: dict[str, float] = {}
-    hung = set(ran)
+    earlier = set(ran)
     waiting = list(services)
     while waiting:
         for service in list(waiting):
+            name = service.name
             if service.told_by in {other.name for other in waiting}:
                 continue
-            began_it = since.setdefault(service.name, time.monotonic())
-            if processes.remembered(service.name, stack.run) is None:
-                raise ServiceFailedError(service.name, _why_it_ended(service), stack.log(service.name))
-            reason = not_ready(stack, service)
-            patience = _HUNG_SECONDS if service.name in hung and processes.was_ready(service.name, stack.run) else None
-            waited = time.monotonic() - began_it
+            waited = time.monotonic() - since.setdefault(name, time.monotonic())
+            runs = processes.remembered(name, stack.run) is not None
+            reason = not_ready(stack, service) if runs else "it ended"
+            hung = waited > _HUNG_SECONDS and processes.was_ready(name, stack.run)
             if not reason:
-                known = "runs already" if service.name in hung else f"is ready after {time.monotonic() - began:.0f} s"
-                say(f"{service.name} {known}")
-                processes.note_ready(service.name, stack.run)
+                say(
+                    f"{name} runs already"
+                    if name in earlier
+                    else f"{name} is ready after {time.monotonic() - began:.0f} s"
+                )
+                processes.note_ready(name, stack.run)
                 waiting.remove(service)
-            elif patience is not None and waited > patience:
-                say(f"{service.name} runs but is not ready ({reason}): starting it anew")
-                processes.stop(service.name, stack.run)
+            elif name in earlier and (hung or not runs):
+                say(f"{name} ran but is not ready ({reason}): starting it anew")
+                processes.stop(name, stack.run, grace=5.0)
                 _start(stack, service)
-                hung.remove(service.name)
-                del since[service.name]
+                earlier.remove(name)
+                del since[name]
+            elif not runs:
+                raise ServiceFailedError(name, _why_it_ended(service), stack.log(name))
             elif waited > service.deadline_s:
                 why = f"not ready after {service.deadline_s:.0f} s ({reason})"
-                raise ServiceFailedError(service.name, why, stack.log(service.name))
+                raise ServiceFailedError(name, why, stack.log(name))
         time.sleep(_POLL_SECONDS)
 
 
