@@ -149,6 +149,25 @@ def test_an_alerts_links_open(stack: Stack) -> None:
     assert "Watchdog</h1>" in page.text
 
 
+@pytest.mark.skipif(not PACKAGED, reason="needs the package prometheus")
+def test_prometheus_raises_an_alert_for_a_component_of_airflow_that_stands_still(stack: Stack) -> None:
+    def alerting() -> set[str]:
+        alerts = httpx.get(f"{stack.url('prometheus')}/api/v1/alerts").raise_for_status().json()["data"]["alerts"]
+        return {alert["labels"]["service"] for alert in alerts if alert["labels"]["alertname"] == "AirflowDown"}
+
+    until(lambda: not alerting(), 60, "an alert about a healthy Airflow")
+    scheduler = processes.members("airflow-scheduler", stack.run)
+    for process in scheduler:
+        os.kill(process.pid, signal.SIGSTOP)
+    try:
+        # Airflow calls a scheduler unhealthy 30 s after its last heartbeat. The alert fires after five minutes of this.
+        until(lambda: alerting() == {"airflow-scheduler"}, 120, "no alert about the scheduler")
+    finally:
+        for process in scheduler:
+            os.kill(process.pid, signal.SIGCONT)
+    until(lambda: not alerting(), 120, "the alert stays")
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_that_was_killed_is_told_and_started_again(stack: Stack, service: str) -> None:
     killed = running(stack, service)

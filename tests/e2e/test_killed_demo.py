@@ -27,7 +27,7 @@ from fraud.settings import Settings
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]  # Airflow starts, a training, the demo many times over
 # What the demo prints when a step begins. It is killed at the first of these that it prints and was not killed at yet.
 STEPS: Final = (
-    "preparing Airflow's database", "valkey is ready", "fraud import", "ingest_transactions, all feeds",
+    "preparing Airflow's database", "is ready after", "fraud import", "ingest_transactions, all feeds",
     "ingest_transactions.ingest", "build_features.build_features", "train_fraud_model.training_set",
     "train_fraud_model.train", "promote_model.promote", "sending the held-back day", "the held-back day lands",
     "ingest_transactions, transactions feeds",
