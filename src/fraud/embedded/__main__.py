@@ -91,8 +91,8 @@ def _stay() -> None:
 def main() -> None:
     """Entry point. A failure ends with its message and exit code; what was started stays up to be looked at."""
     given = arguments()
-    stack = Stack.open(Settings.load(), usual_ports=not getattr(given, "free_ports", False))
     try:
+        stack = Stack.open(Settings.load(), usual_ports=not getattr(given, "free_ports", False))
         if given.command == "status":
             sys.exit(_status(stack))
         elif given.command == "drill":

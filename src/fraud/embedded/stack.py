@@ -53,7 +53,8 @@ class Stack:
             name: state["ports"].get(name, preferred if usual_ports else sockets.any_free_port())
             for name, preferred in PREFERRED_PORTS.items()
         }
-        _write_state(home, ports, state["mark"])
+        if ports != state["ports"]:
+            _write_state(home, ports, state["mark"])
         return cls(home, settings.project, ports, state["mark"], ensure_secrets(settings.project / ".env", SECRETS))
 
     def moved(self, names: Iterable[str]) -> Self:
