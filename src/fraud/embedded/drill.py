@@ -19,9 +19,9 @@ from fraud.embedded.drill_traffic import Traffic, sort_candidates
 from fraud.embedded.drill_watch import Watch
 from fraud.embedded.faults import NotPossibleError, Site
 from fraud.embedded.processes import Process
+from fraud.embedded.sockets import free_port
 from fraud.embedded.stack import Stack
 from fraud.embedded.undo import Undo
-from fraud.embedded.valkey import free_port
 from fraud.errors import BadConfigError, FraudError, UnavailableError
 
 QUIET_S: Final = 150.0

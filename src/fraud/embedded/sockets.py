@@ -29,7 +29,7 @@ def is_free(port: int) -> bool:
         return True
 
 
-def any_free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

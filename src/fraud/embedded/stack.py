@@ -50,7 +50,7 @@ class Stack:
         fresh: dict[str, Any] = {"ports": {}, "mark": secrets.token_hex(8)}
         state = json.loads(path.read_text()) if path.is_file() else fresh
         ports = {
-            name: state["ports"].get(name, preferred if usual_ports else sockets.any_free_port())
+            name: state["ports"].get(name, preferred if usual_ports else sockets.free_port())
             for name, preferred in PREFERRED_PORTS.items()
         }
         if ports != state["ports"]:
@@ -59,7 +59,7 @@ class Stack:
 
     def moved(self, names: Iterable[str]) -> Self:
         """The same stack with other, free ports for these services."""
-        ports = {**self.ports, **{name: sockets.any_free_port() for name in names}}
+        ports = {**self.ports, **{name: sockets.free_port() for name in names}}
         _write_state(self.home, ports, self.mark)
         return replace(self, ports=ports)
 

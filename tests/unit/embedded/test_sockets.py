@@ -61,7 +61,7 @@ def test_the_holder_of_a_port_is_named_with_the_stack_it_belongs_to(other: tuple
 
 
 def test_a_port_that_nobody_holds_is_free() -> None:
-    port = sockets.any_free_port()
+    port = sockets.free_port()
     assert sockets.is_free(port) is True
     assert sockets.holder(port) is None
 

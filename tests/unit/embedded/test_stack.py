@@ -44,7 +44,7 @@ def test_ports_and_mark_survive_a_restart(tmp_path: Path) -> None:
     assert mode(tmp_path / "var/stack.json") == 0o600
 
 
-def test_a_stack_beside_another_takes_any_free_ports_and_keeps_them(tmp_path: Path) -> None:
+def test_a_stack_beside_another_takes_free_ports_and_keeps_them(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "var", project=tmp_path)
     stack = Stack.open(settings, usual_ports=False)
     assert not set(stack.ports.values()) & set(PREFERRED_PORTS.values())
