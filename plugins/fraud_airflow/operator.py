@@ -2,7 +2,6 @@
 
 import json
 import logging
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, ClassVar
@@ -143,17 +142,9 @@ def failure(job: str, code: int, answer: Mapping[str, Any]) -> AirflowException:
     Tried again: 75 (a service is down) and death by a signal (out of memory, a node that goes away: jobs are safe to
     run again). All else would fail the same way.
     """
-    message = answer.get("message", "")
-    if code < 0:
-        parts = [
-            f"fraud {job}: killed by signal {-code} ({signal.strsignal(-code)})",
-            f"  last line of its log: {message}",
-        ]
-        if code == -signal.SIGKILL:
-            parts.append("  do: see the kernel's log (dmesg): it kills the largest process when memory is short")
-    else:
-        parts = [f"fraud {job}: {message or 'it ended without a message'}"]
-        parts += [f"  {key}: {answer[key]}" for key in ("expected", "came", "do") if answer.get(key)]
+    said = answer.get("message") or "it ended without a word"
+    parts = [f"fraud {job}: {said}"]
+    parts += [f"  {key}: {answer[key]}" for key in ("expected", "came", "do") if answer.get(key)]
     parts.append(f"  exit code: {code}")
     again = code == UNAVAILABLE or code < 0
     return (AirflowException if again else AirflowFailException)("\n".join(parts))
