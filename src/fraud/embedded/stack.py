@@ -28,6 +28,10 @@ SECRETS: Final = (
 _INHERITED: Final = ("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "JAVA_HOME", "SSL_CERT_FILE")
 
 
+def _write_state(home: Path, ports: Mapping[str, int], mark: str) -> None:
+    write_private(home / "stack.json", json.dumps({"ports": dict(ports), "mark": mark}, indent=1) + "\n")
+
+
 @dataclass(frozen=True, slots=True)
 class Stack:
     """Where everything of one embedded stack is. `mark` names it in its processes' environments."""
@@ -105,7 +109,3 @@ class Stack:
         path = self.home / "stack.env"
         write_private(path, "".join(f"{name}={value}\n" for name, value in self.platform_environment().items()))
         return path
-
-
-def _write_state(home: Path, ports: Mapping[str, int], mark: str) -> None:
-    write_private(home / "stack.json", json.dumps({"ports": dict(ports), "mark": mark}, indent=1) + "\n")

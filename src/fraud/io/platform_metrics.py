@@ -26,12 +26,12 @@ from fraud.settings import Settings
 
 DATASETS: Final = ("transactions", "labels", "features", "scores", "predictions")
 REPORTS: Final = ("drift", "concept", "skew")
+_AIRFLOW_OPTIONAL: Final = ("triggerer",)
 BASELINE_DAYS: Final = 28
 MIN_BASELINE_DAYS: Final = 7
 ASSUMED_SPREAD: Final = 0.25
 """Relative standard deviation of a day's share of flagged transactions, where too few days were scored to say."""
 _PROBE_SECONDS: Final = 2.0
-_AIRFLOW_OPTIONAL: Final = ("triggerer",)
 _UNREADABLE: Final = (FraudError, OSError, MlflowException, redis.RedisError, httpx.HTTPError, KeyError, ValueError)
 """What a source that is down or holds something unexpected raises."""
 
