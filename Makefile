@@ -6,8 +6,21 @@ PYTHON ?= python3.11
 VENV := .venv
 UV := $(VENV)/tools/bin/uv
 INSTALL = $(UV) pip install --quiet --no-deps --require-hashes --python
-# Where the CPU build of torch is: a folder (PIP_FIND_LINKS, as pip names it) or an index (TORCH_INDEX).
-TORCH_FROM = $(if $(PIP_FIND_LINKS),--no-index,$(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)))
+
+# torch on Linux x86-64 is the CPU build, since the public wheel carries CUDA (3 GB): from a folder (PIP_FIND_LINKS, as pip names
+# it), else from an index (TORCH_INDEX), else from the index that uv has for it. pip accepts any build whose hash is in the lock;
+# uv takes the hashes of the exact version, local part included. services/airflow/Dockerfile has the same order.
+PIP_TORCH = $(VENV)/tools/bin/pip --python $(@D)/bin/python install --quiet --no-deps --require-hashes -r requirements/torch.txt
+ifneq ($(PIP_FIND_LINKS),)
+INSTALL_TORCH = $(PIP_TORCH) --no-index
+else ifneq ($(TORCH_INDEX),)
+INSTALL_TORCH = $(PIP_TORCH) --index-url $(TORCH_INDEX)
+else ifeq ($(shell uname -sm),Linux x86_64)
+INSTALL_TORCH = sed 's/^torch==[0-9.]*/&+cpu/' requirements/torch.txt | $(INSTALL) $(@D)/bin/python --torch-backend=cpu -r - || \
+  { echo "torch: the CPU build could not be installed. PIP_FIND_LINKS=FOLDER or TORCH_INDEX=URL names another place for it." >&2; exit 1; }
+else
+INSTALL_TORCH = $(PIP_TORCH)
+endif
 
 help: ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -39,12 +52,9 @@ $(VENV)/serving/.ready: services/serving/requirements.txt requirements/test.txt 
 	@touch $@
 
 $(VENV)/ml/.ready: requirements/ml.txt requirements/torch.txt requirements/test.txt pyproject.toml | $(UV)
-	@if [ -z "$(TORCH_FROM)" ] && [ "$$(uname -sm)" = "Linux x86_64" ]; then \
-	  echo "torch: the public Linux wheel carries CUDA (3 GB). Set TORCH_INDEX to the index of CPU wheels, or" >&2; \
-	  echo "PIP_FIND_LINKS to a folder that has torch-2.13.0+cpu, and run make setup again." >&2; exit 1; fi
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(@D)
 	$(INSTALL) $(@D)/bin/python -r requirements/ml.txt -r requirements/test.txt
-	$(VENV)/tools/bin/pip --python $(@D)/bin/python install --quiet --no-deps --require-hashes $(TORCH_FROM) -r requirements/torch.txt
+	$(INSTALL_TORCH)
 	$(UV) pip install --quiet --no-deps --python $(@D)/bin/python --editable .
 	@touch $@
 
@@ -52,9 +62,14 @@ system: ## Java and Prometheus from the system's packages, where they are missin
 	@infra/system-packages.sh java=openjdk-17-jre-headless! prometheus=prometheus amtool=prometheus-alertmanager
 
 EMBEDDED = $(VENV)/ml/bin/python -m fraud.embedded
+# Values that may hold any character reach a command through the environment, unread by make and by the shell.
+export DEMO_SOURCE = $(value SOURCE)
+export DEMO_MAPPING = $(value MAPPING)
+export BACKUP_TO = $(value TO)
+export BACKUP_FROM = $(value FROM)
 
 demo: setup system ## the main job end to end: SOURCE= MAPPING= or DAYS= USERS= SEED=; DETACH=1 returns
-	@$(EMBEDDED) demo $(if $(SOURCE),--source '$(SOURCE)') $(if $(MAPPING),--mapping '$(MAPPING)') \
+	@$(EMBEDDED) demo $(if $(value SOURCE),--source "$$DEMO_SOURCE") $(if $(value MAPPING),--mapping "$$DEMO_MAPPING") \
 	  $(if $(DAYS),--days $(DAYS)) $(if $(USERS),--users $(USERS)) $(if $(SEED),--seed $(SEED)) $(if $(DETACH),--detach)
 
 start: setup system ## the embedded stack alone: Airflow, MLflow, Valkey, serving, Prometheus
@@ -66,11 +81,11 @@ down: ## stop the embedded stack, all of it
 drill: ## inject a fault for each alert into the running embedded stack: ALERT="NAME NAME", default all
 	@$(EMBEDDED) drill $(if $(ALERT),--alert $(ALERT))
 
-status: ## what of the embedded stack runs
+status: ## what of the embedded stack runs, and where; fails when something of it does not
 	@$(EMBEDDED) status
 
 follow: ## follow the embedded stack's logs
-	@tail -n 5 -F $${FRAUD_HOME:-var}/logs/*.log
+	@tail -n 5 -F "$${FRAUD_HOME:-var}"/logs/*.log
 
 # The deployed stack, in containers: docs/deployment.md. PROFILE is serving, monitoring or full; WITHOUT names services to leave out.
 PROFILE ?= full
@@ -84,7 +99,7 @@ secrets: ## what docker-compose.yml asks for and .env does not have yet
 build/wheels: # the CPU build of torch, where it lies in a folder
 	@mkdir -p $@ && for wheel in $(wildcard $(PIP_FIND_LINKS)/torch-*cpu*.whl); do ln -f $$wheel $@/ 2>/dev/null || cp $$wheel $@/; done
 
-images: secrets build/wheels ## build the three images of our own: TORCH_INDEX= or PIP_FIND_LINKS= has torch's CPU build
+images: secrets build/wheels ## build the three images of our own
 	@$(COMPOSE) build
 
 standins: ## stand-in base images from Debian packages, where no image registry is reached (root, debootstrap)
@@ -106,10 +121,10 @@ rolling-restart: secrets ## replace the replicas of serving one by one, by the i
 	@infra/compose/rolling-restart.sh
 
 backup: secrets ## copy the stateful stores: TO=FOLDER
-	@infra/compose/backup.sh "$(TO)"
+	@infra/compose/backup.sh "$$BACKUP_TO"
 
 restore: ## a new stack from a backup: FROM=FOLDER
-	@infra/compose/restore.sh "$(FROM)"
+	@infra/compose/restore.sh "$$BACKUP_FROM"
 
 smoke: secrets ## the main job's path against the running deployed stack
 	@set -a; . ./.env; set +a; docker exec -i -e AIRFLOW_ADMIN_PASSWORD -e SERVING_CHECKOUT_KEY -e SMOKE_WORLD \
@@ -148,4 +163,4 @@ audit: $(VENV)/tools/.audit ## known holes in what the locks name, from PyPI's v
 	@requirements/audit.sh
 
 clean: down ## stop the stack and remove what it wrote, secrets included; environments stay
-	rm -rf $${FRAUD_HOME:-var} build .env .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf "$${FRAUD_HOME:-var}" build .env .pytest_cache .mypy_cache .ruff_cache .hypothesis

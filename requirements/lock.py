@@ -2,8 +2,8 @@
 
 torch has a lock of its own. Its public wheels for Linux x86-64 carry CUDA, the CPU build of the same version is
 published apart as 2.13.0+cpu, and either must install from the same pin: torch.txt holds the hashes of both. pip
-accepts any file with a listed hash (uv matches hashes by exact version, local part included), so pip installs it,
-with --no-deps: ml.in names what the CPU build needs, and nothing of CUDA.
+accepts any file with a listed hash. uv matches hashes by exact version, local part included, so it is given the pin
+with +cpu (Makefile). Both install with --no-deps: ml.in names what the CPU build needs, and nothing of CUDA.
 """
 
 import os

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fraud.embedded.valkey import free_port
+from fraud.embedded.sockets import free_port
 
 
 def programs() -> Path | None:

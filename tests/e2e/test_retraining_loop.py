@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-import yaml
+from tests.e2e.project import small_project
 
 from fraud.embedded.airflow_api import AirflowApi, Run
 from fraud.embedded.follow import MAIN_JOB, Follower
@@ -30,28 +30,12 @@ from fraud.embedded.stack import Stack
 from fraud.settings import Settings
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]  # Airflow starts, two trainings
-ROOT = Path(__file__).resolve().parents[2]
-# A split that a short world of much fraud fills, and gates that its holdout can pass.
-PARAMS = {
-    "split": {"train_days": 16, "gap_days": 7, "validation_days": 5, "holdout_days": 5},
-    "costs": {"alerts_per_1000": 20},
-    "training": {"bootstrap": 50, "mlp": {"max_epochs": 1}, "boosting": {"max_iter": 40}},
-    "gates": {"min_holdout_rows": 200, "max_calibration_error": 0.1, "max_latency_us": 50_000,
-              "max_calibration_ratio": 5.0},
-    "drift": {"psi_threshold": 0.022},  # some 3,000 rows a week: without drift up to 0.01
-}  # fmt: skip
 WORLD = ("--users=400", "--seed=3", "--fraud-rate=0.04", "--data-drift", "--drift-from=50")
 CHANGES = "2025-02-20"  # day 50 of the world
 PAYMENT = {
     "amount": 40.0, "merchant_category": "grocery", "hour_of_day": 12, "day_of_week": 2, "transaction_velocity": 0.0,
     "distance_from_home": 2.0,
 }  # fmt: skip
-
-
-def lay(over: dict[str, Any], under: dict[str, Any]) -> dict[str, Any]:
-    for key, value in over.items():
-        under[key] = lay(value, under[key]) if isinstance(value, dict) else value
-    return under
 
 
 class Platform:
@@ -86,12 +70,8 @@ class Platform:
 
 @pytest.fixture
 def platform(tmp_path: Path) -> Iterator[Platform]:
-    project, home = tmp_path / "project", tmp_path / "project/var"
-    project.mkdir()
-    for name in ("dags", "plugins", "feature_repo", "services", "infra", "src", ".venv", "requirements", "mappings"):
-        (project / name).symlink_to(ROOT / name)
-    params = lay(PARAMS, yaml.safe_load((ROOT / "params.yaml").read_text()))
-    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    project = small_project(tmp_path / "project")
+    home = project / "var"
     env = {**os.environ, "FRAUD_HOME": str(home), "FRAUD_PROJECT": str(project)}
     command = [sys.executable, "-m", "fraud.embedded"]
     try:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from fraud.embedded import services
+from fraud.embedded import lock, services
 from fraud.embedded.demo import Demo, Source
 from fraud.embedded.drill import Drill
 from fraud.embedded.stack import Stack
@@ -43,11 +43,28 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _start(stack: Stack, only: Sequence[str] = ()) -> None:
+def _start(stack: Stack, only: Sequence[str] = ()) -> Stack:
+    """Start what does not run, and return the stack with the ports it has then."""
+    services.end_leftovers(stack, say)
+    stack = services.settle_ports(stack, say)
     stack.write_shell_environment()
     _put_right(stack)  # what stands still would never get ready
     services.start_all(stack, say, only)
     _put_right(stack)
+    return stack
+
+
+def _status(stack: Stack) -> int:
+    """Print every service with its address. 0: all are ready; 1: one is not, or none was started."""
+    states = services.states(stack)
+    for state in states:
+        print(f"{state.name:<24}{state.trouble or 'ready':<12}  {state.page}".rstrip())
+    bad = [state.name for state in states if state.trouble]
+    if not states:
+        print("nothing runs: make start, or make demo")
+    elif bad:
+        print(f"\nmake start starts what is not ready; why: {', '.join(str(stack.log(name)) for name in bad)}")
+    return 1 if bad or not states else 0
 
 
 def _put_right(stack: Stack) -> None:
@@ -74,21 +91,25 @@ def _stay() -> None:
 def main() -> None:
     """Entry point. A failure ends with its message and exit code; what was started stays up to be looked at."""
     given = arguments()
-    stack = Stack.open(Settings.load(), usual_ports=not getattr(given, "free_ports", False))
     try:
+        stack = Stack.open(Settings.load(), usual_ports=not getattr(given, "free_ports", False))
         if given.command == "status":
-            print("\n".join(f"{name:<24}{state}" for name, state in services.states(stack).items()) or "nothing runs")
+            sys.exit(_status(stack))
         elif given.command == "drill":
-            _drill(stack, given.alert)
+            with lock.alone(stack.run):
+                _drill(stack, given.alert)
         elif given.command == "down":
-            _put_right(stack)
-            services.stop_all(stack, say)
+            with lock.alone(stack.run, end_other=True):
+                _put_right(stack)
+                services.stop_all(stack, say)
         elif given.command == "up":
-            _start(stack, given.only)
+            with lock.alone(stack.run):
+                _start(stack, given.only)
         else:
             source = Source.of(given)  # what is wrong with it shows before anything starts
-            _start(stack)
-            Demo(stack, source, say).run()
+            with lock.alone(stack.run):
+                stack = _start(stack)
+                Demo(stack, source, say).run()
             if not given.detach:
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
                 _stay()
@@ -96,6 +117,9 @@ def main() -> None:
     except FraudError as error:
         print(f"\nfailed: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("interrupted; what was started stays up: make down stops it")
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,13 @@
-"""Airflow's part of the embedded stack: four components on SQLite with the LocalExecutor, login and secrets ours."""
+"""Airflow's part of the embedded stack: its components on SQLite with the LocalExecutor, login and secrets ours.
+
+Its scheduler and triggerer would each serve the logs of running tasks on every interface of the machine, with no
+setting for the address. Here one server on the loopback interface does that for both.
+"""
 
 import json
-from typing import Final
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
 
 import httpx
 
@@ -9,7 +15,8 @@ from fraud.embedded.stack import Stack
 from fraud.secret_file import read_env, write_private
 from fraud.uris import sqlite_url
 
-COMPONENTS: Final = ("api-server", "scheduler", "dag-processor", "triggerer")
+REPORTED: Final = ("scheduler", "dag-processor", "triggerer")
+"""Components without a port, whose heartbeat the API server reports."""
 ADMIN: Final = "admin"
 
 
@@ -23,6 +30,7 @@ def environment(stack: Stack) -> dict[str, str]:
         "CORE": {
             "DAGS_FOLDER": stack.project / "dags",
             "PARALLELISM": 4,
+            "HOSTNAME_CALLABLE": "fraud_airflow.loopback.hostname",
             "FERNET_KEY": stack.secret["AIRFLOW_FERNET_KEY"],
             "SIMPLE_AUTH_MANAGER_USERS": f"{ADMIN}:admin",
             "SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": passwords,
@@ -39,7 +47,7 @@ def environment(stack: Stack) -> dict[str, str]:
         "DATABASE": {"SQL_ALCHEMY_CONN": sqlite_url(home / "airflow.db")},
         "LOGGING": {
             "WORKER_LOG_SERVER_PORT": stack.ports["airflow_task_logs"],
-            "TRIGGER_LOG_SERVER_PORT": stack.ports["airflow_trigger_logs"],
+            "TRIGGER_LOG_SERVER_PORT": stack.ports["airflow_task_logs"],
         },
     }
     settings = {f"AIRFLOW__{s}__{key}": str(value) for s, keys in sections.items() for key, value in keys.items()}
@@ -47,11 +55,29 @@ def environment(stack: Stack) -> dict[str, str]:
     return stack.environment("airflow") | always | settings | {"AIRFLOW_HOME": str(home)}
 
 
-def not_ready(stack: Stack) -> str:
-    """Why Airflow cannot run a DAG yet; "" when every component reports itself healthy."""
+def command(stack: Stack, part: str) -> Sequence[str]:
+    """What to run for a component."""
+    if part == "task-logs":
+        return [
+            stack.program("airflow", "python"), "-m", "uvicorn", "--factory", "--host", "127.0.0.1",
+            "--port", str(stack.ports["airflow_task_logs"]), "--no-access-log",
+            "airflow.utils.serve_logs.log_server:get_app",
+        ]  # fmt: skip
+    own_logs = ["--skip-serve-logs"] if part in ("scheduler", "triggerer") else []
+    return [stack.program("airflow", "airflow"), part, *own_logs]
+
+
+def not_ready(stack: Stack, part: str, since: datetime) -> str:
+    """Why a component cannot be used yet, "" when it can. A heartbeat of before `since` is an earlier process's."""
+    if part == "task-logs":
+        return ""  # it listens: nothing else is asked of it
     try:
         health = httpx.get(f"{stack.url('airflow')}/api/v2/monitor/health", timeout=5).raise_for_status().json()
     except httpx.HTTPError as error:
-        return f"api-server: {type(error).__name__}"
-    waiting = [part for part, state in health.items() if (state or {}).get("status") != "healthy"]
-    return f"not healthy: {', '.join(waiting)}" if waiting else ""
+        return f"the API server does not answer ({type(error).__name__})"
+    name = "metadatabase" if part == "api-server" else part.replace("-", "_")
+    state: dict[str, Any] = health.get(name) or {}
+    if state.get("status") != "healthy":
+        return f"{name} is not healthy"
+    beat = state.get(f"latest_{name}_heartbeat")
+    return "no heartbeat since its start" if beat and datetime.fromisoformat(beat) < since else ""

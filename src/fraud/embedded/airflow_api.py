@@ -43,7 +43,12 @@ class AirflowApi:
         self._renew()
 
     def _renew(self) -> None:
-        answer = self._http.post("/auth/token", json=self._login)
+        try:
+            answer = self._http.post("/auth/token", json=self._login)
+        except httpx.HTTPError as error:
+            raise UnavailableError(
+                "Airflow does not answer", came=type(error).__name__, do="make status shows what runs"
+            ) from error
         if answer.status_code != _TOKEN_STATUS:
             raise UnavailableError("Airflow refused our login", came=f"{answer.status_code} {answer.text[:200]}")
         self._http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"

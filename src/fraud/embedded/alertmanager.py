@@ -6,12 +6,14 @@
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from fraud.embedded.stack import Stack
 from fraud.errors import BadConfigError
+
+_NO_PAGES: Final = Path("/usr/share/prometheus/alertmanager/no-ui")
 
 
 def binary() -> str | None:
@@ -46,8 +48,14 @@ def command(stack: Stack, program: str) -> list[str]:
         f"--config.file={folder / 'alertmanager.yml'}",
         f"--storage.path={folder / 'data'}",
         f"--web.listen-address=127.0.0.1:{stack.ports['alertmanager']}",
+        f"--web.external-url={stack.url('alertmanager')}",
         "--cluster.listen-address=",
     ]
+
+
+def page(stack: Stack) -> str:
+    """The page of the alerts. Debian's package has none; there it is the list as the API gives it."""
+    return f"{stack.url('alertmanager')}/{'api/v2/alerts' if _NO_PAGES.is_dir() else '#/alerts'}"
 
 
 if __name__ == "__main__":

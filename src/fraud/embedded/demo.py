@@ -1,7 +1,7 @@
 """The main job once, end to end, on a running stack: data in, a model out, a day of checkout traffic against it.
 
-Airflow does the work; this triggers it, follows it and sums it up. Everything is safe to run again: data that is
-there is kept, files taken in before are skipped, and then nothing downstream starts.
+Airflow does the work; this triggers it, follows it and sums it up. It may be killed at any step and run again: data
+that is there is kept, files that were ingested are skipped, and Airflow's unfinished runs are followed to their end.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 import httpx
 
 from fraud.embedded import processes
-from fraud.embedded.airflow_api import AirflowApi, Run
+from fraud.embedded.airflow_api import FINISHED, AirflowApi, Run
 from fraud.embedded.follow import MAIN_JOB, Follower
 from fraud.embedded.stack import Stack
 from fraud.embedded.summary import summary
@@ -64,10 +64,12 @@ class Demo:
         began = time.monotonic()
         landed = self._land()
         api = self._airflow()
-        first = self._through_airflow(api, {"feed": "all"})
-        if first:
-            self._follow_first(api, first)
-        version = self._serving_version()
+        # The held-back day lands only after a model was served, and no training follows from it.
+        if not any(target.exists() for _, target in self._held_back()):
+            first = self._through_airflow(api, {"feed": "all"})
+            if first:
+                self._follow_first(api, first)
+        version = self._serving_version(api)
         self._say(f"serving answers with version {version}; sending the held-back day through /predict")
         traffic = self._job("traffic", f"--source={self._landing / 'held_back'}", f"--url={self._stack.url('serving')}")
         self._land_held_back()
@@ -119,9 +121,12 @@ class Demo:
             time.sleep(_POLL_SECONDS)
         return api
 
+    def _follower(self, api: AirflowApi) -> Follower:
+        return Follower(api, self._stack.home / "airflow/logs", datetime.now(UTC), self._say)
+
     def _through_airflow(self, api: AirflowApi, conf: dict[str, str]) -> tuple[Follower, Run] | None:
         """Trigger ingest; None when there was nothing new and what was under way is done."""
-        follower = Follower(api, self._stack.home / "airflow/logs", datetime.now(UTC), self._say)
+        follower = self._follower(api)
         self._say(f"ingest_transactions, {conf['feed']} feeds")
         run = follower.until_finished(api.trigger("ingest_transactions", conf))
         if any(task.state == "success" for task in api.tasks(run)):
@@ -145,27 +150,39 @@ class Demo:
         follower.chain(trained, ["promote_model", "score_nightly", "monitor_drift"])
         follower.until_quiet()
 
-    def _serving_version(self) -> str:
-        """Wait until serving is ready with a model. Raises UnavailableError."""
-        url = self._stack.url("serving")
+    def _serving_version(self, api: AirflowApi) -> str:
+        """Wait until serving has a model, as long as Airflow is at work. Raises UnavailableError."""
+        url, follower = self._stack.url("serving"), self._follower(api)
         deadline = time.monotonic() + _SERVING_SECONDS
         while True:
-            answer = httpx.get(f"{url}/ready", timeout=5)
-            if answer.status_code == httpx.codes.OK:
-                return str(httpx.get(f"{url}/model", timeout=5).json()["model_version"])
-            if time.monotonic() > deadline:
+            try:
+                answer = httpx.get(f"{url}/ready", timeout=5)
+                if answer.status_code == httpx.codes.OK:
+                    return str(httpx.get(f"{url}/model", timeout=5).raise_for_status().json()["model_version"])
+                reason = answer.text[:300]
+            except httpx.HTTPError as error:
+                reason = type(error).__name__
+            if any(run.state not in FINISHED for run in follower.look()):
+                deadline = time.monotonic() + _SERVING_SECONDS
+            elif time.monotonic() > deadline:
                 raise UnavailableError(
-                    "serving is not ready", came=answer.text[:300], do=f"read {self._stack.log('serving')}"
+                    "serving is not ready",
+                    came=reason,
+                    do=f"look at the newest run of {self._stack.url('airflow')}/dags/train_fraud_model, and read "
+                    f"{self._stack.log('serving')}",
                 )
             time.sleep(_POLL_SECONDS)
 
+    def _held_back(self) -> list[tuple[Path, Path]]:
+        """The files of the held-back day, and where each lands."""
+        held_back = self._landing / "held_back"
+        return [(file, self._landing / file.relative_to(held_back)) for file in sorted(held_back.rglob("*.parquet"))]
+
     def _land_held_back(self) -> None:
         """Deliver the held-back files. They stay where they were too: a second demo sends them again."""
-        held_back = self._landing / "held_back"
-        for file in sorted(held_back.rglob("*.parquet")):
-            target = self._landing / file.relative_to(held_back)
+        for file, target in self._held_back():
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 temporary = target.with_suffix(".new")
                 shutil.copyfile(file, temporary)
-                Path(temporary).replace(target)
+                temporary.replace(target)

@@ -19,9 +19,9 @@ from fraud.embedded.drill_traffic import Traffic, sort_candidates
 from fraud.embedded.drill_watch import Watch
 from fraud.embedded.faults import NotPossibleError, Site
 from fraud.embedded.processes import Process
+from fraud.embedded.sockets import free_port
 from fraud.embedded.stack import Stack
 from fraud.embedded.undo import Undo
-from fraud.embedded.valkey import free_port
 from fraud.errors import BadConfigError, FraudError, UnavailableError
 from fraud.uris import uri_of
 
@@ -32,7 +32,10 @@ RESOLVE_S: Final = 420.0
 _POLL_S: Final = 0.25
 _READY_S: Final = 120.0
 _EXPORTER: Final = "drill-exporter"
-_NEEDED: Final = ("serving", "valkey", "mlflow", "prometheus", "alertmanager")
+_NEEDED: Final = (
+    "serving", "valkey", "mlflow", "prometheus", "alertmanager",
+    "airflow-api-server", "airflow-scheduler", "airflow-dag-processor",
+)  # fmt: skip
 _RUN: Final = {"job": "drill", "finished_s": 1.0, "exit_code": 0, "error": "", "result": None}
 
 
@@ -58,6 +61,9 @@ FAULTS: Final[tuple[tuple[str, faults.Fault, tuple[str, ...]], ...]] = (
         faults.store_frozen,
         ("ServiceDown", "OnlineStoreDown", "DegradedAnswers"),
     ),
+    ("Airflow's scheduler stands still", faults.frozen("airflow-scheduler"), ("AirflowDown",)),
+    ("Airflow's DAG processor stands still", faults.frozen("airflow-dag-processor"), ("AirflowDown",)),
+    ("Airflow's API server stands still", faults.frozen("airflow-api-server"), ("AirflowDown",)),
     ("the registry stands still", faults.frozen("mlflow"), ("RegistryUnreachable",)),
     ("a tampered model is Production", faults.tampered_model, ("ArtefactRefused", "ServingBehindRegistry")),
     ("serving finds no model", faults.no_model, ("NoProductionModel",)),

@@ -64,6 +64,7 @@ class Watch:
             f"--config.file={folder / 'prometheus.yml'}",
             f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address=127.0.0.1:{port}",
+            f"--web.external-url={self._url}",
         ]
         processes.start(NAME, command, stack.environment("ml"), self._run, folder / "prometheus.log")
 

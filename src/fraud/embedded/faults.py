@@ -235,10 +235,9 @@ def tampered_model(site: Site) -> Iterator[None]:
 @contextmanager
 def no_model(site: Site) -> Iterator[None]:
     """Serving starts anew, without its local copy, and follows a model that does not exist."""
-    usual = services.serving(site.stack)
     empty = {"SERVING_MODEL_CACHE": str(site.copy / "no-model"), "SERVING_MODEL_NAME": "drill-none"}
     with site.undo.after(undo.modelless()):
-        undo.restart(site.stack, usual, {**usual.env, **empty})
+        services.restart(site.stack, services.serving(site.stack), empty)
         yield
 
 

@@ -17,7 +17,7 @@ import httpx
 
 from fraud.embedded import processes
 from fraud.embedded.processes import ServiceFailedError
-from fraud.embedded.valkey import free_port
+from fraud.embedded.sockets import free_port
 from fraud.uris import sqlite_url
 
 ADMIN: Final = "admin"

@@ -1,8 +1,9 @@
 """Local processes that outlive the command that started them, and can be ended by a later one.
 
-A service is remembered by process id *and* start time: an id that the system gave to somebody else since is never
-signalled. Each runs in a session of its own, and ending it ends the whole session. What a service started in yet
-another session (Airflow's jobs) carries the stack's mark in its environment and is found by it.
+A service is recorded by process id *and* start time: an id that the system gave to another process since is never
+signalled. Each runs in a session of its own. The session outlives its first process, so children of a process that was
+killed are found by it; the kernel does not give the session's number to a new process while one member lives. What a
+service started in yet another session (Airflow's jobs) carries the stack's mark in its environment and is found by it.
 """
 
 import json
@@ -10,17 +11,22 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from fraud.errors import FraudError
+from fraud.secret_file import write_private
 
 MARK: Final = "FRAUD_EMBEDDED"
 _POLL_SECONDS: Final = 0.05
-_HERTZ_FIELD: Final = 19
+_LEFTOVER_SECONDS: Final = 3.0
+_STARTED_FIELD: Final = 19
+_PARENT_FIELD: Final = 1
 _SESSION_FIELD: Final = 3
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class ServiceFailedError(FraudError):
@@ -48,11 +54,17 @@ def _stat(pid: int) -> list[str] | None:
 
 def identify(pid: int) -> Process | None:
     fields = _stat(pid)
-    return Process(pid, int(fields[_HERTZ_FIELD])) if fields else None
+    return Process(pid, int(fields[_STARTED_FIELD])) if fields else None
 
 
 def is_running(process: Process) -> bool:
     return identify(process.pid) == process
+
+
+def started_at(process: Process) -> datetime:
+    """When a process began, by this machine's clock."""
+    since_boot = process.started / os.sysconf("SC_CLK_TCK")
+    return datetime.fromtimestamp(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot, UTC)
 
 
 def _pids() -> Iterator[int]:
@@ -63,7 +75,7 @@ def in_session(session: int) -> list[Process]:
     """Every process of a session."""
     found = ((pid, _stat(pid)) for pid in _pids())
     return [
-        Process(pid, int(fields[_HERTZ_FIELD]))
+        Process(pid, int(fields[_STARTED_FIELD]))
         for pid, fields in found
         if fields and int(fields[_SESSION_FIELD]) == session
     ]
@@ -83,6 +95,19 @@ def marked(mark: str) -> list[Process]:
     return found
 
 
+def apart(processes: Iterable[Process], sessions: Container[int]) -> list[Process]:
+    """Of `processes`, those that are neither in one of the sessions nor descend from a process that is."""
+    return [process for process in processes if not _descends(process.pid, sessions)]
+
+
+def _descends(pid: int, sessions: Container[int]) -> bool:
+    while pid > 1 and (fields := _stat(pid)):
+        if int(fields[_SESSION_FIELD]) in sessions:
+            return True
+        pid = int(fields[_PARENT_FIELD])
+    return False
+
+
 def end_all(find: Callable[[], list[Process]], grace: float) -> None:
     """SIGTERM to what `find` finds, SIGKILL to what it still finds after `grace` seconds, until it finds nothing."""
     asked: set[Process] = set()
@@ -100,8 +125,12 @@ def end_all(find: Callable[[], list[Process]], grace: float) -> None:
 
 
 def start(name: str, command: Sequence[str], env: Mapping[str, str], folder: Path, log: Path) -> Process:
-    """Start a service in its own session, output appended to `log`, and remember it as `folder/name.json`."""
+    """Start a service in its own session, output appended to `log`, and record it as `folder/name.json`.
+
+    What an earlier start of it left running is ended first.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    end_all(lambda: members(name, folder), _LEFTOVER_SECONDS)
     log.parent.mkdir(parents=True, exist_ok=True)
     streams = (
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -116,28 +145,58 @@ def start(name: str, command: Sequence[str], env: Mapping[str, str], folder: Pat
     process = identify(pid)
     if process is None:
         raise ServiceFailedError(name, "it ended at once", log)
-    (folder / f"{name}.json").write_text(json.dumps(process._asdict()))
+    _record(name, folder, process, was_ready=False)
     return process
 
 
-def remembered(name: str, folder: Path) -> Process | None:
-    """The running process that `start` remembered under this name."""
+def note_ready(name: str, folder: Path) -> None:
+    """Record that the running service was ready."""
+    process = remembered(name, folder)
+    if process is not None:
+        _record(name, folder, process, was_ready=True)
+
+
+def was_ready(name: str, folder: Path) -> bool:
+    """Whether the running service was ready once."""
+    return remembered(name, folder) is not None and bool(json.loads((folder / f"{name}.json").read_text())["was_ready"])
+
+
+def _record(name: str, folder: Path, process: Process, *, was_ready: bool) -> None:
+    record = {**process._asdict(), "boot": _BOOT.read_text(), "was_ready": was_ready}
+    write_private(folder / f"{name}.json", json.dumps(record))
+
+
+def _recorded(name: str, folder: Path) -> Process | None:
+    """The first process of the last start, whether it runs or not; None when it was of an earlier boot."""
     path = folder / f"{name}.json"
-    if not path.is_file():
-        return None
-    process = Process(**json.loads(path.read_text()))
-    return process if is_running(process) else None
+    record = json.loads(path.read_text()) if path.is_file() else {}
+    return Process(record["pid"], record["started"]) if record.get("boot") == _BOOT.read_text() else None
+
+
+def remembered(name: str, folder: Path) -> Process | None:
+    """The running first process of a service that `start` recorded under this name."""
+    process = _recorded(name, folder)
+    return process if process is not None and is_running(process) else None
+
+
+def members(name: str, folder: Path) -> list[Process]:
+    """Every running process of the recorded service's session, whether its first process still runs or not."""
+    process = _recorded(name, folder)
+    if process is None or identify(process.pid) not in (process, None):  # the id is another process's by now
+        return []
+    return in_session(process.pid)
 
 
 def stop(name: str, folder: Path, grace: float = 20.0) -> bool:
-    """End a remembered service: its first process is asked, then its whole session. False when it did not run."""
+    """End a recorded service: its first process is asked, then its whole session. False when nothing of it ran."""
     process = remembered(name, folder)
     if process is not None:
         # The first process alone first, so that it can end its own children in order.
         end_all(lambda: [process] if is_running(process) else [], grace)
-        end_all(lambda: in_session(process.pid), 3.0)
+    left = members(name, folder)
+    end_all(lambda: members(name, folder), _LEFTOVER_SECONDS)
     (folder / f"{name}.json").unlink(missing_ok=True)
-    return process is not None
+    return process is not None or bool(left)
 
 
 def run_step(name: str, command: Sequence[str], env: Mapping[str, str], log: Path, cwd: Path) -> str:

@@ -3,8 +3,12 @@
 import json
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
 
 from fraud.embedded.stack import Stack
+
+_OLDER_PAGES: Final = Path("/usr/share/prometheus/web/static")
 
 
 def binary() -> str | None:
@@ -33,4 +37,10 @@ def command(stack: Stack, program: str) -> list[str]:
         f"--storage.tsdb.path={folder / 'data'}",
         "--storage.tsdb.retention.time=15d",
         f"--web.listen-address=127.0.0.1:{stack.ports['prometheus']}",
+        f"--web.external-url={stack.url('prometheus')}",
     ]
+
+
+def page(stack: Stack) -> str:
+    """The page of the alerts. Debian builds Prometheus without its newer pages; its older ones are below /classic."""
+    return f"{stack.url('prometheus')}{'/classic' if _OLDER_PAGES.is_dir() else ''}/alerts"

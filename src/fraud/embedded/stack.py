@@ -8,19 +8,18 @@ import json
 import os
 import secrets
 import shlex
-import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-from fraud.embedded import processes
+from fraud.embedded import processes, sockets
 from fraud.secret_file import ensure_secrets, write_private
 from fraud.settings import Settings
 
 PREFERRED_PORTS: Final[Mapping[str, int]] = {
     "airflow": 8080, "mlflow": 5000, "serving": 8000, "prometheus": 9090, "valkey": 6379,
-    "platform_metrics": 9108, "alertmanager": 9093, "airflow_task_logs": 8793, "airflow_trigger_logs": 8794,
+    "platform_metrics": 9108, "alertmanager": 9093, "airflow_task_logs": 8793,
 }  # fmt: skip
 SECRETS: Final = (
     "AIRFLOW_ADMIN_PASSWORD", "AIRFLOW_JWT_SECRET", "AIRFLOW_API_SECRET", "AIRFLOW_FERNET_KEY",
@@ -30,21 +29,8 @@ SECRETS: Final = (
 _INHERITED: Final = ("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "JAVA_HOME", "SSL_CERT_FILE")
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
-
-
-def _any_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _write_state(home: Path, ports: Mapping[str, int], mark: str) -> None:
+    write_private(home / "stack.json", json.dumps({"ports": dict(ports), "mark": mark}, indent=1) + "\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +45,28 @@ class Stack:
 
     @classmethod
     def open(cls, settings: Settings, *, usual_ports: bool = True) -> Self:
-        """Load the stack below `settings.home`, or lay it down. Ports others hold by now are chosen anew.
+        """Load the stack below `settings.home`, or create it.
 
         Without `usual_ports` a new stack takes any free ones: two that start at once would both find the usual free.
         """
-        home, run = settings.home, settings.home / "run"
+        home = settings.home
         home.mkdir(parents=True, exist_ok=True)
         path = home / "stack.json"
         fresh: dict[str, Any] = {"ports": {}, "mark": secrets.token_hex(8)}
         state = json.loads(path.read_text()) if path.is_file() else fresh
-        ours = any(processes.remembered(p.stem, run) for p in run.glob("*.json"))
-        ports: dict[str, int] = {}
-        for name, preferred in PREFERRED_PORTS.items():
-            port = state["ports"].get(name, preferred if usual_ports else _any_free_port())
-            ports[name] = port if (ours and name in state["ports"]) or _is_free(port) else _any_free_port()
-        state["ports"] = ports
-        write_private(path, json.dumps(state, indent=1) + "\n")
+        ports = {
+            name: state["ports"].get(name, preferred if usual_ports else sockets.free_port())
+            for name, preferred in PREFERRED_PORTS.items()
+        }
+        if ports != state["ports"]:
+            _write_state(home, ports, state["mark"])
         return cls(home, settings.project, ports, state["mark"], ensure_secrets(settings.project / ".env", SECRETS))
+
+    def moved(self, names: Iterable[str]) -> Self:
+        """The same stack with other, free ports for these services."""
+        ports = {**self.ports, **{name: sockets.free_port() for name in names}}
+        _write_state(self.home, ports, self.mark)
+        return replace(self, ports=ports)
 
     @property
     def run(self) -> Path:
@@ -105,6 +96,7 @@ class Stack:
             "FRAUD_COMMAND": self.program("ml", "fraud"),
             "FRAUD_MLFLOW_URL": self.url("mlflow"),
             "FRAUD_AIRFLOW_URL": self.url("airflow"),
+            "FRAUD_DOCS_URL": f"{self.url('airflow')}/fraud/docs",
             "FRAUD_REDIS_URL": f"redis://:{self.secret['VALKEY_PASSWORD']}@127.0.0.1:{self.ports['valkey']}/0",
             "MLFLOW_TRACKING_URI": self.url("mlflow"),
             "MLFLOW_TRACKING_USERNAME": "admin",

@@ -93,6 +93,6 @@ def _places(stack: Stack) -> list[Row]:
         ("serving", f"{stack.url('serving')}/docs", "open: this stack asks callers for no key"),
         ("reports", f"{stack.url('airflow')}/fraud/reports/", "Airflow's login"),
     ]
-    watchers = (("Prometheus", prometheus.binary()), ("Alertmanager", alertmanager.binary()))
-    rows += [(name, stack.url(name.lower()), "open, this machine only") for name, binary in watchers if binary]
-    return rows
+    rows.append(("runbooks", f"{stack.url('airflow')}/fraud/docs/runbooks/README.md", "Airflow's login"))
+    watchers = (("Prometheus", prometheus), ("Alertmanager", alertmanager))
+    return rows + [(name, tool.page(stack), "open, this machine only") for name, tool in watchers if tool.binary()]

@@ -8,7 +8,6 @@ import json
 import os
 import resource
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -16,12 +15,11 @@ from typing import Any, Final
 import httpx
 
 from fraud.embedded import processes, services
-from fraud.embedded.processes import Process, ServiceFailedError
+from fraud.embedded.processes import Process
 from fraud.embedded.stack import Stack
 from fraud.secret_file import write_private
 
 MODEL: Final = "fraud-detector"
-_POLL_S: Final = 0.05
 Entry = dict[str, Any]
 
 
@@ -29,17 +27,6 @@ def registry(stack: Stack) -> httpx.Client:
     """MLflow's REST API, as its administrator."""
     url = f"{stack.url('mlflow')}/api/2.0/mlflow/"
     return httpx.Client(base_url=url, auth=("admin", stack.secret["MLFLOW_ADMIN_PASSWORD"]), timeout=30)
-
-
-def restart(stack: Stack, service: services.Service, env: Mapping[str, str]) -> None:
-    """Stop a service and start it with another environment. Raises ServiceFailedError when it does not get ready."""
-    processes.stop(service.name, stack.run)
-    processes.start(service.name, service.command, env, stack.run, stack.log(service.name))
-    deadline = time.monotonic() + service.deadline_s
-    while reason := service.not_ready():
-        if time.monotonic() > deadline:
-            raise ServiceFailedError(service.name, reason, stack.log(service.name))
-        time.sleep(_POLL_S)
 
 
 def stopped(found: Sequence[Process]) -> Entry:
@@ -129,7 +116,7 @@ class Undo:
     def _usual_serving(self, _entry: Entry) -> bool:
         usual = services.serving(self._stack)
         if processes.remembered(usual.name, self._stack.run) is not None:
-            restart(self._stack, usual, usual.env)
+            services.restart(self._stack, usual)
         return True
 
 

@@ -7,7 +7,6 @@ server's.
 import os
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import redis
 
+from fraud.embedded.sockets import free_port
 from fraud.errors import UnavailableError
 
 _CONFIG = """\
@@ -53,14 +53,6 @@ def binary() -> Path:
 
 def url(port: int, password: str) -> str:
     return f"redis://:{password}@127.0.0.1:{port}/0"
-
-
-def free_port() -> int:
-    """A port on the loopback interface that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def write_config(folder: Path, port: int, password: str, append_only: bool) -> Path:

@@ -26,6 +26,7 @@ from fraud.settings import Settings
 
 DATASETS: Final = ("transactions", "labels", "features", "scores", "predictions")
 REPORTS: Final = ("drift", "concept", "skew")
+_AIRFLOW_OPTIONAL: Final = ("triggerer",)
 BASELINE_DAYS: Final = 28
 MIN_BASELINE_DAYS: Final = 7
 ASSUMED_SPREAD: Final = 0.25
@@ -290,14 +291,16 @@ def _answers(url: str) -> float:
 
 
 def _airflow(url: str) -> dict[str, float | None]:
+    """Each component by its heartbeat, as the API server reports it; of the others nothing is known without that."""
     try:
         parts = httpx.get(f"{url}/api/v2/monitor/health", timeout=_PROBE_SECONDS).raise_for_status().json()
     except httpx.HTTPError:
-        return {"airflow": 0.0}
-    healthy = {
-        f"airflow-{part}": float(state["status"] == "healthy") for part, state in parts.items() if state["status"]
-    }
-    return {"airflow": 1.0, **healthy}
+        return {"airflow-api-server": 0.0}
+    statuses = {part: (state or {}).get("status") for part, state in parts.items()}
+    # A component that never ran has no status: not well, unless a stack can do without it.
+    known = {part: status for part, status in statuses.items() if status or part not in _AIRFLOW_OPTIONAL}
+    healthy = {f"airflow-{part.replace('_', '-')}": float(status == "healthy") for part, status in known.items()}
+    return {"airflow-api-server": 1.0, **healthy}
 
 
 def _online_store(settings: Settings) -> dict[str, Any] | None:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -60,7 +62,10 @@ def test_a_stranger_with_the_same_process_id_is_left_alone(tmp_path: Path) -> No
     try:
         known = identify(stranger.pid)
         assert known is not None
-        (tmp_path / "it.json").write_text(json.dumps({"pid": known.pid, "started": known.started - 1}))
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        record = {"pid": known.pid, "started": known.started - 1, "boot": boot, "was_ready": True}
+        (tmp_path / "it.json").write_text(json.dumps(record))
+        assert processes.members("it", tmp_path) == []
         assert processes.stop("it", tmp_path) is False
         assert stranger.poll() is None
     finally:
@@ -75,6 +80,72 @@ def test_stopping_ends_children_that_ignore_being_asked(tmp_path: Path) -> None:
     until(lambda: len(processes.in_session(started.pid)) == 2)
     processes.stop("it", tmp_path / "run", grace=1.0)
     assert processes.in_session(started.pid) == []
+
+
+CHILD_WITHOUT_MARK = (
+    f"import subprocess, time; subprocess.Popen({SLEEP!r}, env={{}}); open('ready', 'w').close(); time.sleep(600)"
+)
+"""A service whose child has nothing of the stack in its environment, as Airflow's, which rewrite their titles."""
+
+
+@pytest.fixture
+def orphan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Process]:
+    """The child of a service whose first process was killed."""
+    monkeypatch.chdir(tmp_path)
+    parent = start(tmp_path, [sys.executable, "-c", CHILD_WITHOUT_MARK])
+    until((tmp_path / "ready").exists)
+    (child,) = (process for process in processes.in_session(parent.pid) if process != parent)
+    os.kill(parent.pid, signal.SIGKILL)
+    until(lambda: not is_running(parent))
+    yield child
+    if is_running(child):
+        os.kill(child.pid, signal.SIGKILL)
+
+
+def test_children_of_a_killed_service_are_found_and_stopped(tmp_path: Path, orphan: Process) -> None:
+    run = tmp_path / "run"
+    assert processes.remembered("it", run) is None
+    assert processes.members("it", run) == [orphan]
+    assert processes.stop("it", run) is True
+    assert not is_running(orphan)
+    assert processes.stop("it", run) is False
+
+
+def test_a_start_ends_what_an_earlier_one_left(tmp_path: Path, orphan: Process) -> None:
+    started = start(tmp_path, SLEEP)
+    try:
+        assert not is_running(orphan)
+        assert processes.members("it", tmp_path / "run") == [started]
+    finally:
+        processes.stop("it", tmp_path / "run")
+
+
+def test_a_session_of_an_earlier_boot_is_not_ours(tmp_path: Path, orphan: Process) -> None:
+    path = tmp_path / "run/it.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "boot": "another"}))
+    assert processes.members("it", tmp_path / "run") == []
+    assert is_running(orphan)
+
+
+def test_a_service_was_ready_only_while_the_process_that_was_runs(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    start(tmp_path, SLEEP)
+    assert processes.was_ready("it", run) is False
+    processes.note_ready("it", run)
+    assert processes.was_ready("it", run) is True
+    processes.stop("it", run)
+    start(tmp_path, SLEEP)
+    assert processes.was_ready("it", run) is False
+    processes.stop("it", run)
+
+
+def test_a_process_is_told_when_it_began(tmp_path: Path) -> None:
+    before = datetime.now(UTC)
+    started = start(tmp_path, SLEEP)
+    after = datetime.now(UTC)
+    processes.stop("it", tmp_path / "run")
+    tick = timedelta(seconds=1 / os.sysconf("SC_CLK_TCK"))
+    assert before - tick <= processes.started_at(started) <= after
 
 
 def test_what_a_service_started_elsewhere_is_found_by_the_stacks_mark(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Secrets and ports: generated once, kept, private."""
 
-import json
-import socket
 import stat
 from pathlib import Path
 
@@ -46,21 +44,19 @@ def test_ports_and_mark_survive_a_restart(tmp_path: Path) -> None:
     assert mode(tmp_path / "var/stack.json") == 0o600
 
 
-def test_a_stack_beside_another_takes_any_free_ports_and_keeps_them(tmp_path: Path) -> None:
+def test_a_stack_beside_another_takes_free_ports_and_keeps_them(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "var", project=tmp_path)
     stack = Stack.open(settings, usual_ports=False)
     assert not set(stack.ports.values()) & set(PREFERRED_PORTS.values())
     assert Stack.open(settings, usual_ports=False).ports == stack.ports
 
 
-def test_a_port_that_somebody_else_took_is_chosen_anew(tmp_path: Path) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        taken = other.getsockname()[1]
-        (tmp_path / "var").mkdir()
-        (tmp_path / "var/stack.json").write_text(json.dumps({"ports": {"airflow": taken}, "mark": "m"}))
-        assert opened(tmp_path).ports["airflow"] != taken
+def test_a_stack_that_moved_a_port_keeps_the_new_one(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    moved = first.moved(["airflow"])
+    assert moved.ports["airflow"] != first.ports["airflow"]
+    assert {**moved.ports, "airflow": 0} == {**first.ports, "airflow": 0}
+    assert opened(tmp_path) == moved
 
 
 def test_jobs_are_given_no_secret_of_airflows(tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
 """Figures of a lake and job records made by hand; no service runs, and that is a figure too."""
 
 import json
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from fraud.errors import BadInputError
 from fraud.io.job_runs import recorded
 from fraud.io.lake import Dataset
-from fraud.io.platform_metrics import PlatformMetrics
+from fraud.io.platform_metrics import PlatformMetrics, services
 from fraud.settings import Settings
 
 NOBODY = "127.0.0.1:1"
@@ -33,11 +37,56 @@ def test_an_empty_platform_has_no_figures_and_says_what_is_down(tmp_path: Path) 
     value = registry.get_sample_value
     assert value("fraud_source_up", {"source": "lake"}) == 1
     assert value("fraud_source_up", {"source": "registry"}) == 0
-    assert {s: value("fraud_service_up", {"service": s}) for s in ("mlflow", "airflow", "online-store")} == {
-        "mlflow": 0, "airflow": 0, "online-store": 0,
+    assert {s: value("fraud_service_up", {"service": s}) for s in ("mlflow", "airflow-api-server", "online-store")} == {
+        "mlflow": 0, "airflow-api-server": 0, "online-store": 0,
     }  # fmt: skip
     names = {metric.name for metric in registry.collect()}
     assert names == {"fraud_source_up", "fraud_service_up", "fraud_docs_info"}
+
+
+HEALTH = {
+    "metadatabase": {"status": "healthy"},
+    "scheduler": {"status": "unhealthy", "latest_scheduler_heartbeat": "2026-03-01T00:00:00+00:00"},
+    "triggerer": {"status": None, "latest_triggerer_heartbeat": None},
+    "dag_processor": None,
+}
+
+
+@contextmanager
+def answering(body: bytes) -> Iterator[str]:
+    """A server that gives every GET this JSON; its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_component_of_airflow_without_a_heartbeat_is_down_and_one_that_may_be_missing_is_not(tmp_path: Path) -> None:
+    with answering(json.dumps(HEALTH).encode()) as url:
+        settings = Settings(
+            home=tmp_path, mlflow_url=f"http://{NOBODY}", airflow_url=url, redis_url=f"redis://{NOBODY}/0"
+        )
+        up = {
+            sample.labels["service"]: sample.value
+            for family in services(settings)
+            for sample in family.samples
+            if family.name == "fraud_service_up" and sample.labels["service"].startswith("airflow-")
+        }
+    assert up == {
+        "airflow-api-server": 1, "airflow-metadatabase": 1, "airflow-scheduler": 0, "airflow-dag-processor": 0,
+    }  # fmt: skip
 
 
 def test_the_newest_day_of_each_dataset_is_known(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""One command at a time works on a stack. The kernel frees the lock when its holder ends, however it ends."""
+
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Final
+
+from fraud.embedded import sockets
+from fraud.errors import UnavailableError
+
+_POLL_SECONDS: Final = 0.05
+_ENDS_SECONDS: Final = 60.0
+"""A drill puts right what it broke before it ends."""
+
+
+@contextmanager
+def alone(folder: Path, *, end_other: bool = False) -> Iterator[None]:
+    """Hold the lock of the stack whose processes are recorded in `folder`.
+
+    Raises UnavailableError naming the process that holds it; with `end_other` that process is asked to end first.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "command.lock").open("a+") as file:
+        if not _taken(file):
+            other = _holder(file)
+            if not end_other:
+                raise UnavailableError(
+                    "another command works on this stack", came=_described(other), do="wait for it, or make down"
+                )
+            _end(file, other)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(file: IO[str]) -> int | None:
+    """The process id in the file; None in the moment before its holder has written it."""
+    file.seek(0)
+    text = file.read()
+    return int(text) if text.isdigit() else None
+
+
+def _described(pid: int | None) -> str:
+    return sockets.describe(pid) if pid else ""
+
+
+def _end(file: IO[str], other: int | None) -> None:
+    """SIGTERM to the holder, until the lock is ours. Raises UnavailableError when it does not end."""
+    if other is not None:
+        with suppress(ProcessLookupError):
+            os.kill(other, signal.SIGTERM)
+    deadline = time.monotonic() + _ENDS_SECONDS
+    while not _taken(file):
+        if time.monotonic() > deadline:
+            raise UnavailableError(
+                "another command works on this stack and does not end", came=_described(other), do="kill it"
+            )
+        time.sleep(_POLL_SECONDS)

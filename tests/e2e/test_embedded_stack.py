@@ -1,0 +1,220 @@
+"""The embedded stack under kill -9, with its real services: what runs, where it listens, and what is left of it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from tests.e2e.project import small_project
+
+from fraud.embedded import alertmanager, processes, prometheus, services
+from fraud.embedded.airflow import ADMIN
+from fraud.embedded.stack import Stack
+from fraud.settings import Settings
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # Airflow starts several times
+AIRFLOW = ("airflow-api-server", "airflow-task-logs", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer")
+PACKAGED = [
+    *(["prometheus", "platform-metrics"] if prometheus.binary() else []),
+    *(["alertmanager"] if alertmanager.binary() else []),
+]
+SERVICES = ["valkey", "mlflow", "serving", *PACKAGED, *AIRFLOW]
+# Of the services with lasting children, those that end or stop listening without one. The scheduler starts another.
+NEEDS_CHILD = {"mlflow": True, "airflow-triggerer": True, "airflow-scheduler": False}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_project(tmp_path_factory.mktemp("stack") / "project")
+
+
+@pytest.fixture(scope="module")
+def command(project: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """`python -m fraud.embedded` on a running stack of the test's own."""
+    env = {**os.environ, "FRAUD_HOME": str(project / "var"), "FRAUD_PROJECT": str(project)}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "fraud.embedded", *arguments], env=env, capture_output=True, text=True, check=False
+        )
+
+    try:
+        done = run("up", "--free-ports")
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield run
+    finally:
+        run("down")
+        shutil.rmtree(project, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def stack(command: Callable[..., subprocess.CompletedProcess[str]], project: Path) -> Stack:
+    return Stack.open(Settings(home=project / "var", project=project))
+
+
+def until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def trouble(stack: Stack) -> dict[str, str]:
+    """Service -> why it is not ready, of those that are not."""
+    return {state.name: state.trouble for state in services.states(stack) if state.trouble}
+
+
+def kill(process: processes.Process) -> None:
+    os.kill(process.pid, signal.SIGKILL)
+    until(lambda: not processes.is_running(process), 10, "a killed process goes on")
+
+
+def running(stack: Stack, service: str) -> processes.Process:
+    process = processes.remembered(service, stack.run)
+    assert process is not None, f"{service} does not run"
+    return process
+
+
+def start(stack: Stack) -> list[str]:
+    """As `make start`, in this process; what it printed."""
+    lines: list[str] = []
+    services.end_leftovers(stack, lines.append)
+    assert services.settle_ports(stack, lines.append) is stack
+    services.start_all(stack, lines.append)
+    return lines
+
+
+def writing_below(home: Path) -> list[psutil.Process]:
+    """Every process of this machine that has a file of the stack open: they all write into its logs."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            links = [entry.readlink() for entry in Path(f"/proc/{process.pid}/fd").iterdir()]
+        except OSError:
+            continue
+        if process.pid != os.getpid() and any(link.is_relative_to(home) for link in links):
+            found.append(process)
+    return found
+
+
+def test_every_service_runs_and_status_prints_a_page_that_opens(
+    stack: Stack, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    status = command("status")
+    assert status.returncode == 0, status.stdout
+    rows = [line.split() for line in status.stdout.splitlines()]
+    assert [row[0] for row in rows] == SERVICES
+    assert {row[1] for row in rows} == {"ready"}
+    pages = [row[2] for row in rows if len(row) > 2 and row[2].startswith("http")]
+    assert len(pages) == len(SERVICES) - 5  # the store speaks no HTTP; four parts of Airflow have no page
+    login = httpx.BasicAuth("admin", stack.secret["MLFLOW_ADMIN_PASSWORD"])
+    answers = {page: httpx.get(page, auth=login, follow_redirects=True).status_code for page in pages}
+    assert set(answers.values()) == {200}, answers
+
+
+def test_every_socket_of_the_stack_listens_on_loopback(stack: Stack) -> None:
+    sockets = {
+        (connection.laddr.ip, connection.laddr.port)
+        for process in writing_below(stack.home)
+        for connection in process.net_connections("inet")
+        if connection.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)  # TCP that listens, and UDP
+    }
+    assert {port for _, port in sockets} >= set(stack.ports.values()) - (
+        set() if PACKAGED else {stack.ports[name] for name in ("prometheus", "platform_metrics", "alertmanager")}
+    )
+    assert [address for address, _ in sockets if not ip_address(address).is_loopback] == []
+
+
+@pytest.mark.skipif(len(PACKAGED) < 3, reason="needs the packages prometheus and prometheus-alertmanager")
+def test_an_alerts_links_open(stack: Stack) -> None:
+    url = f"{stack.url('alertmanager')}/api/v2/alerts"
+    until(lambda: httpx.get(url).json(), 120, "Watchdog, which always fires, did not reach Alertmanager")
+    (alert,) = (alert for alert in httpx.get(url).json() if alert["labels"]["alertname"] == "Watchdog")
+    assert alert["generatorURL"].startswith(stack.url("prometheus"))
+    assert httpx.get(alert["generatorURL"], follow_redirects=True).status_code == 200
+    runbook = alert["annotations"]["runbook_url"]
+    assert runbook == f"{stack.url('airflow')}/fraud/docs/runbooks/Watchdog.md"
+    password = stack.secret["AIRFLOW_ADMIN_PASSWORD"]
+    login = httpx.post(f"{stack.url('airflow')}/auth/token", json={"username": ADMIN, "password": password})
+    page = httpx.get(runbook, headers={"Authorization": f"Bearer {login.json()['access_token']}"})
+    assert page.status_code == 200
+    assert "Watchdog</h1>" in page.text
+
+
+@pytest.mark.skipif(not PACKAGED, reason="needs the package prometheus")
+def test_prometheus_raises_an_alert_for_a_component_of_airflow_that_stands_still(stack: Stack) -> None:
+    def alerting() -> set[str]:
+        alerts = httpx.get(f"{stack.url('prometheus')}/api/v1/alerts").raise_for_status().json()["data"]["alerts"]
+        return {alert["labels"]["service"] for alert in alerts if alert["labels"]["alertname"] == "AirflowDown"}
+
+    until(lambda: not alerting(), 60, "an alert about a healthy Airflow")
+    scheduler = processes.members("airflow-scheduler", stack.run)
+    for process in scheduler:
+        os.kill(process.pid, signal.SIGSTOP)
+    try:
+        # Airflow calls a scheduler unhealthy 30 s after its last heartbeat. The alert fires after five minutes of this.
+        until(lambda: alerting() == {"airflow-scheduler"}, 120, "no alert about the scheduler")
+    finally:
+        for process in scheduler:
+            os.kill(process.pid, signal.SIGCONT)
+    until(lambda: not alerting(), 120, "the alert stays")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_that_was_killed_is_told_and_started_again(stack: Stack, service: str) -> None:
+    killed = running(stack, service)
+    kill(killed)
+    assert trouble(stack)[service].startswith("died")
+    lines = start(stack)
+    assert any(line.startswith(f"{service} is ready after") for line in lines)
+    assert f"{service} runs already" not in lines
+    assert running(stack, service) != killed
+    assert trouble(stack) == {}
+
+
+@pytest.mark.parametrize("service", sorted(NEEDS_CHILD))
+def test_a_service_whose_child_was_killed_is_mended(stack: Stack, service: str) -> None:
+    parent = running(stack, service)
+    until(lambda: len(processes.members(service, stack.run)) > 1, 60, f"{service} has no child")
+    child = next(process for process in processes.members(service, stack.run) if process != parent)
+    kill(child)
+    if NEEDS_CHILD[service]:
+        until(lambda: trouble(stack).get(service), 60, "status does not tell")
+    start(stack)
+    assert trouble(stack) == {}
+
+
+def test_a_service_that_stands_still_is_told_and_started_anew(stack: Stack) -> None:
+    stopped = running(stack, "platform-metrics") if PACKAGED else running(stack, "mlflow")
+    name = "platform-metrics" if PACKAGED else "mlflow"
+    os.kill(stopped.pid, signal.SIGSTOP)
+    assert trouble(stack)[name].startswith("not ready")
+    lines = start(stack)
+    assert any(line.startswith(f"{name} ran but is not ready") for line in lines)
+    assert running(stack, name) != stopped
+    assert trouble(stack) == {}
+
+
+def test_down_leaves_no_process_even_of_services_that_were_killed(
+    stack: Stack, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    for service in ("mlflow", "airflow-scheduler", "airflow-triggerer"):
+        kill(running(stack, service))
+    status = command("status")
+    assert status.returncode == 1
+    assert "make start" in status.stdout
+    assert str(stack.log("mlflow")) in status.stdout
+    assert len(writing_below(stack.home)) > len(SERVICES) - 3  # children of the killed ones among them
+    done = command("down")
+    assert done.returncode == 0, done.stderr
+    assert writing_below(stack.home) == []
+    assert processes.marked(stack.mark) == []
+    assert command("status").returncode == 1
