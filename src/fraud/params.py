@@ -151,10 +151,14 @@ class Params(_Section):
         if not path.is_file():
             raise BadConfigError(f"{path} is not there", do="run from the project's folder or set FRAUD_PROJECT")
         try:
-            return cls.model_validate(yaml.safe_load(path.read_text()))
+            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise BadConfigError(f"{path} is not YAML in UTF-8", came=str(error)) from error
+        except OSError as error:
+            raise BadConfigError(f"{path} cannot be read", came=str(error)) from error
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
+            key = ".".join(map(str, first["loc"])) or "the file as a whole"
             raise BadConfigError(f"{path}: {key}", expected=first["msg"], came=repr(first.get("input"))) from error
 
     def fingerprint(self, *sections: str) -> str:

@@ -5,6 +5,7 @@ stack and a deployment. MLflow's and boto3's own variables (MLFLOW_TRACKING_USER
 """
 
 import getpass
+import os
 from pathlib import Path
 from typing import Literal, Self
 
@@ -73,7 +74,7 @@ class Settings(BaseSettings):
             "prediction_log": home / "predictions",
             "control_db": f"sqlite:///{home}/control.db",
             "feast_registry": f"sqlite:///{home}/feast.db",
-            "actor": getpass.getuser(),
+            "actor": _login_name(),
         }
         given = {key: value for key, value in values.items() if value not in ("", None)}
         return {**defaults, **given, "home": home, "project": project}
@@ -97,3 +98,11 @@ class Settings(BaseSettings):
             first = error.errors()[0]
             name = "FRAUD_" + "_".join(str(part) for part in first["loc"]).upper()
             raise BadConfigError(f"{name} is wrong", expected=first["msg"], came=repr(first.get("input"))) from error
+
+
+def _login_name() -> str:
+    """The login name; the user id where it has none, as in a container that runs under an arbitrary one."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"

@@ -2,16 +2,17 @@
 
 import io
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fraud.core.costs import Costs, saved_per_1000
 from fraud.core.metrics import Ranked, calibration
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Named = Mapping[str, NDArray[np.floating]]
 """Probabilities by the name in the legend; the first is the candidate."""
@@ -25,10 +26,10 @@ _STYLE: Final = {
 }  # fmt: skip
 
 
-def precision_recall(named: Named, is_fraud: NDArray[np.bool_]) -> Figure:
+def precision_recall(named: Named, is_fraud: NDArray[np.bool_]) -> "Figure":
     """Precision over recall."""
 
-    def draw(axes: Axes) -> None:
+    def draw(axes: "Axes") -> None:
         for line, probability in _lines(named):
             recall, precision, _ = Ranked(probability, is_fraud).tally().curve()
             axes.plot(recall, precision, **line)
@@ -39,10 +40,10 @@ def precision_recall(named: Named, is_fraud: NDArray[np.bool_]) -> Figure:
     return _figure(draw)
 
 
-def roc(named: Named, is_fraud: NDArray[np.bool_]) -> Figure:
+def roc(named: Named, is_fraud: NDArray[np.bool_]) -> "Figure":
     """True over false positives."""
 
-    def draw(axes: Axes) -> None:
+    def draw(axes: "Axes") -> None:
         for line, probability in _lines(named):
             recall, _, false = Ranked(probability, is_fraud).tally().curve()
             axes.plot(np.append(0, false), np.append(0, recall), **line)
@@ -53,10 +54,10 @@ def roc(named: Named, is_fraud: NDArray[np.bool_]) -> Figure:
     return _figure(draw)
 
 
-def calibrated(named: Named, is_fraud: NDArray[np.bool_]) -> Figure:
+def calibrated(named: Named, is_fraud: NDArray[np.bool_]) -> "Figure":
     """Seen over predicted rates, both on logarithmic axes: rates span orders of magnitude."""
 
-    def draw(axes: Axes) -> None:
+    def draw(axes: "Axes") -> None:
         for line, probability in _lines(named):
             _, bins = calibration(probability, is_fraud)
             shown = [(b.predicted, b.observed) for b in bins if b.predicted > 0 and b.observed > 0]
@@ -69,10 +70,10 @@ def calibrated(named: Named, is_fraud: NDArray[np.bool_]) -> Figure:
     return _figure(draw)
 
 
-def money(named: Named, is_fraud: NDArray[np.bool_], gains: NDArray[np.float64], costs: Costs) -> Figure:
+def money(named: Named, is_fraud: NDArray[np.bool_], gains: NDArray[np.float64], costs: Costs) -> "Figure":
     """USD saved per 1,000 transactions over the number of alerts analysts can look at."""
 
-    def draw(axes: Axes) -> None:
+    def draw(axes: "Axes") -> None:
         shares = np.linspace(0, 4 * costs.capacity, 41)
         for line, probability in _lines(named):
             ranked = Ranked(probability, is_fraud)
@@ -84,8 +85,10 @@ def money(named: Named, is_fraud: NDArray[np.bool_], gains: NDArray[np.float64],
     return _figure(draw)
 
 
-def svg(figure: Figure) -> str:
+def svg(figure: "Figure") -> str:
     """The figure as an <svg> element; the same figure, the same text."""
+    import matplotlib as mpl  # noqa: PLC0415 - a second to import
+
     text = io.StringIO()
     with mpl.rc_context(_STYLE):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
@@ -103,7 +106,10 @@ def _lines(named: Named) -> list[tuple[dict[str, Any], NDArray[np.floating]]]:
     ]
 
 
-def _figure(draw: Callable[[Axes], None]) -> Figure:
+def _figure(draw: Callable[["Axes"], None]) -> "Figure":
+    import matplotlib as mpl  # noqa: PLC0415 - a second to import
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(4.8, 3.4), layout="constrained")
         axes = figure.subplots()

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 from pydantic import Field
 from threadpoolctl import threadpool_limits
@@ -29,8 +28,10 @@ from fraud.engines.onnx_session import OnnxModel
 from fraud.io import data_versions, lineage, pipeline_files, plots, training_data
 from fraud.io.lake import Dataset, Manifest
 from fraud.io.mirror import Mirror, mirrored
+from fraud.io.mlflow_client import ModelVersion, answering
+from fraud.io.model_folder import write_model_folder
 from fraud.io.training_data import TrainingData
-from fraud.io.training_run import TrainingRuns, answering, as_json, write_model_folder
+from fraud.io.training_run import TrainingRuns, as_json
 from fraud.jobs import Context, JobConfig, evaluate
 from fraud.models import proof, search
 from fraud.models.ladder import LEVELS, Level, Sample
@@ -98,7 +99,7 @@ def _train(
     data: TrainingData, manifest: Manifest, made_from: dict[str, str], context: Context, runs: TrainingRuns, cause: str
 ) -> ModelVersion:
     settings, params = context.settings, context.params
-    for run_id in runs.bury_unfinished(made_from["fingerprint"]):
+    for run_id in runs.mark_killed(made_from["fingerprint"]):
         context.log.warning("an earlier training of the same inputs was killed", run_id=run_id)
     snapshots = Dataset(settings.lake_uri, "training_sets", "snapshot")
     stored = data_versions.push_partition(settings.dvc_remote, snapshots, manifest.partition)
