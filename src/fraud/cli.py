@@ -98,7 +98,8 @@ def _parse(config: "type[JobConfig]", arguments: list[str], name: str) -> "JobCo
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             return (CliSettingsSource(settings_cls, cli_parse_args=arguments),)
 
-    Flags.__doc__ = config.__doc__
+    line = JOBS[name]
+    Flags.__doc__ = f"{line[:1].upper()}{line[1:]}. {config.__doc__}"
     return config.model_validate(Flags().model_dump(exclude_unset=True, by_alias=True))
 
 
@@ -107,7 +108,8 @@ def main() -> None:
     _print_anything()
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE + "\n".join(f"  {name:<18}{line}" for name, line in JOBS.items()))
+        width = max(map(len, JOBS))
+        print(USAGE + "\n".join(f"  {name:<{width}}  {line}" for name, line in JOBS.items()))
         sys.exit(0)
     configure_log()
     name, rest = arguments[0], [a for a in arguments[1:] if a != "--json"]

@@ -173,7 +173,7 @@ def judge(version: ModelVersion, data: TrainingData, context: Context, runs: Tra
     runs.put_text(run_id, f"{REPORT}/gates.html", page)
     runs.put_text(run_id, f"{REPORT}/gates.json", as_json(record))
     runs.put_text(run_id, f"{REPORT}/model_card.md", model_card.card(record, training, params))
-    reports.write(_folder(context, run_id), "gates", page, record)
+    reports.write(report_folder(context, run_id), "gates", page, record)
     runs.record(run_id, metrics={f"gate_{g.name}": g.value for g in verdicts if g.value is not None})
     verdict = {
         "champion": champion, "failed_gates": ",".join(failed), "gates_sha256": _bounds_sha256(params),
@@ -249,7 +249,8 @@ def _measure(
         holdout_frauds=int(rows.is_fraud.sum()),
         immature_rows=data.immature_rows(),
         quarantine_rate=training_data.quarantine_rate(context.settings.lake_uri),
-        average_precision_lift=compared.interval(0, "average_precision").value / rate,
+        average_precision_lift=compared.interval(0, "average_precision").low / rate,
+        auc=compared.interval(0, "auc"),
         gain=compared.gain(0, 1, "saved_per_1000"),
         opponent=opponent.name,
         simpler_gain=compared.gain(0, 2, "saved_per_1000"),
@@ -281,7 +282,8 @@ def _bounds_sha256(params: Params) -> str:
     return sha256(params.fingerprint("gates").encode()).hexdigest()
 
 
-def _folder(context: Context, run_id: str) -> str:
+def report_folder(context: Context, run_id: str) -> str:
+    """Where the report of a run's version is kept, beside the copy in the run."""
     return f"{context.settings.reports_uri.rstrip('/')}/training/{run_id}"
 
 
@@ -305,5 +307,5 @@ def _result(
         version=record["version"], run_id=record["run_id"], reused=reused, selected=record["selected_level"],
         gates_passed=record["gates_passed"], failed_gates=tuple(record["failed_gates"]), champion=record["champion"],
         levels=tuple(levels), gates=tuple(record["gates"]),
-        report_uri=f"{_folder(context, record['run_id'])}/gates.html", mlflow_run_url=runs.url(record["run_id"]),
+        report_uri=f"{report_folder(context, record['run_id'])}/gates.html", mlflow_run_url=runs.url(record["run_id"]),
     )  # fmt: skip
