@@ -6,7 +6,7 @@ them, and the gates. What passes is registered as a candidate. Equal inputs find
 **When.** When new features and new labels are both there, or when monitoring asks for retraining: then the MLflow run
 says why (tag `cause`).
 
-**Triage.** *`candidate` skipped*: a gate failed. The log of `candidate` lists each gate with its value; the button
+**Triage.** *`candidate` skipped*: a gate failed. The log of `candidate` lists the gates with their values, failed ones first; the button
 *Report* of `train` opens the whole report, *MLflow run* the run. Nothing in production changed. *Exit code 3 or 65 in
 training_set*: too few days or frauds for the split in params.yaml; the message says how many there are.
 """
@@ -17,6 +17,7 @@ from airflow.sdk import XComArg, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from fraud_airflow.defaults import CANDIDATE, FEATURES, LABELS, fraud_dag
+from fraud_airflow.gates import gate_lines
 from fraud_airflow.operator import FraudJobOperator
 from fraud_airflow.retraining import RETRAINING_REQUESTED
 
@@ -24,8 +25,8 @@ from fraud_airflow.retraining import RETRAINING_REQUESTED
 @task(outlets=[CANDIDATE])
 def candidate(trained: dict[str, Any]) -> str:
     """Announce the version when every gate passed."""
-    for gate in trained["gates"]:
-        print(*(f"{key}={value}" for key, value in gate.items()))
+    for line in gate_lines(trained["gates"]):
+        print(line)
     if not trained["gates_passed"]:
         raise AirflowSkipException("a gate failed: production stays as it is")
     return str(trained["version"])

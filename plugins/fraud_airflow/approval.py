@@ -7,6 +7,8 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 
+from fraud_airflow.gates import figure
+
 APPROVAL = "approval"
 """Task id of the question."""
 GATES = "gates"
@@ -69,8 +71,8 @@ def gates_for_people(ti: Any) -> str:
     against = f"version {result['champion']}" if result["champion"] else "the rule of thumb: there is no Production yet"
     verdict = "Every gate passed." if result["gates_passed"] else f"**Failed: {', '.join(result['failed_gates'])}.**"
     rows = [
-        f"| {'passed' if gate['passed'] else '**failed**'} | {gate['name']} | {_figure(gate['value'])} "
-        f"| {gate['asked']} {_figure(gate['threshold'])} | {gate['detail'] or gate['why']} |"
+        f"| {'passed' if gate['passed'] else '**failed**'} | {gate['name']} | {figure(gate['value'])} "
+        f"| {gate['asked']} {figure(gate['threshold'])} | {gate['detail'] or gate['why']} |"
         for gate in result["gates"]
     ]
     return "\n".join(
@@ -94,7 +96,3 @@ def _answer(ti: Any) -> dict[str, Any] | None:
 def _person(answer: Mapping[str, Any]) -> str:
     user = answer["responded_by_user"]
     return str(user["name"]) if user else NOBODY
-
-
-def _figure(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:,.4g}"

@@ -49,7 +49,9 @@ class Settings(BaseSettings):
     wandb_project: str = Field(default="", description="Weights & Biases project that mirrors trainings; empty: none")
     repository: str = Field(default="", description="Git repository that holds every commit; default the project")
     git_tags: bool = Field(default=False, description="tag a promoted version's commit model-v<N> in the project")
-    mlflow_url: str = Field(default="http://127.0.0.1:5000", description="tracking server and registry")
+    mlflow_url: str = Field(
+        default="http://127.0.0.1:5000", description="tracking server and registry; sqlite:///FILE: none"
+    )
     control_db: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of the promotion history")
     feast_registry: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of Feast's registry")
     airflow_url: str = Field(default="", description="whose health is watched; empty: nobody asks")
