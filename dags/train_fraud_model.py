@@ -6,9 +6,10 @@ them, and the gates. What passes is registered as a candidate. Equal inputs find
 **When.** When new features and new labels are both there, or when monitoring asks for retraining: then the MLflow run
 says why (tag `cause`).
 
-**Triage.** *`candidate` skipped*: a gate failed. The log of `candidate` lists the gates with their values, failed ones first; the button
-*Report* of `train` opens the whole report, *MLflow run* the run. Nothing in production changed. *Exit code 3 or 65 in
-training_set*: too few days or frauds for the split in params.yaml; the message says how many there are.
+**Triage.** *`candidate` skipped*: a gate failed. The log of `candidate` lists the gates with their values, failed ones
+first; the button *Report* of `train` opens the whole report, *MLflow run* the run. Nothing in production changed.
+*Exit code 3 or 65 in training_set*: too few days or frauds for the split in params.yaml; the message says how many
+there are.
 """
 
 from typing import Any

@@ -15,7 +15,6 @@ def gate_lines(gates: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """One line per gate, those that failed first."""
     for gate in sorted(gates, key=lambda gate: bool(gate["passed"])):
         verdict = "passed" if gate["passed"] else "FAILED"
-        line = (
-            f"{verdict}  {gate['name']}: {figure(gate['value'])}, required {gate['asked']} {figure(gate['threshold'])}"
-        )
-        yield f"{line}. {gate['detail'] or gate['why']}"
+        required = f"{gate['asked']} {figure(gate['threshold'])}"
+        why = gate["detail"] or gate["why"]
+        yield f"{verdict}  {gate['name']}: {figure(gate['value'])}, required {required}. {why}"

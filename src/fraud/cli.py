@@ -8,13 +8,19 @@ import importlib
 import io
 import json
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from fraud import printing
 from fraud.errors import BadConfigError, FraudError, UnavailableError
-from fraud.job_list import JOBS, WATCHED
+from fraud.job_list import ENDLESS, JOBS, WATCHED
 
 if TYPE_CHECKING:
+    from structlog.stdlib import BoundLogger
+
     from fraud.jobs import JobConfig, JobResult
 
 USAGE = "usage: fraud JOB [--flags] [--json]    (fraud JOB --help for a job's flags)\n\njobs:\n"
@@ -61,15 +67,34 @@ def run_job(name: str, arguments: list[str]) -> "JobResult":
         raise BadConfigError(f"fraud {name}: " + "; ".join(lines), do=f"fraud {name} --help") from error
     settings = Settings.load()
     context = Context(settings, Params.load(settings.project / "params.yaml"), structlog.get_logger(job=name))
-    if name not in WATCHED or not config.watched:
-        result: JobResult = module.run(config, context)
-        return result
-    from fraud.io.job_runs import recorded  # noqa: PLC0415
+    with nullcontext() if name in ENDLESS else still_running(context.log):
+        if name not in WATCHED or not config.watched:
+            result: JobResult = module.run(config, context)
+            return result
+        from fraud.io.job_runs import recorded  # noqa: PLC0415
 
-    with recorded(settings.job_runs_uri, name, context.log) as record:
-        result = module.run(config, context)
-        record(result.model_dump(mode="json"))
-    return result
+        with recorded(settings.job_runs_uri, name, context.log) as record:
+            result = module.run(config, context)
+            record(result.model_dump(mode="json"))
+        return result
+
+
+@contextmanager
+def still_running(log: "BoundLogger", every_s: float = 5.0) -> Iterator[None]:
+    """Log a line every few seconds for the length of a `with` block, so that no job is silent for longer."""
+    ended, began = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not ended.wait(every_s):
+            log.info("still running", seconds=round(time.monotonic() - began))
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
 
 
 def _parse(config: "type[JobConfig]", arguments: list[str], name: str) -> "JobConfig":

@@ -39,6 +39,9 @@ JOBS: Final[dict[str, str]] = {
 }
 """Name -> one line of help. The module of job `a-b` is `fraud.jobs.a_b` (`import` lives in `import_data`)."""
 
+ENDLESS: Final = frozenset({"export-metrics", "ingest-events", "traffic"})
+"""Jobs that may run until they are stopped: a line every few seconds would say nothing."""
+
 WATCHED: Final = frozenset(
     {
         "ingest", "ingest-labels", "build-features", "materialize", "training-set", "train", "promote", "rollback",

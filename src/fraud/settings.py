@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     repository: str = Field(default="", description="Git repository that holds every commit; default the project")
     git_tags: bool = Field(default=False, description="tag a promoted version's commit model-v<N> in the project")
     mlflow_url: str = Field(
-        default="http://127.0.0.1:5000", description="tracking server and registry; sqlite:///FILE: none"
+        default="http://127.0.0.1:5000", description="tracking server and registry; sqlite:///FILE needs no server"
     )
     control_db: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of the promotion history")
     feast_registry: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of Feast's registry")

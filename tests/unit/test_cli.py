@@ -1,13 +1,16 @@
 """The command line: what it imports, what it prints, and how failures that are no bug of ours end."""
 
 import os
+import queue
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from fraud.cli import still_running
 from fraud.job_list import JOBS
 
 FRAUD = str(Path(sys.executable).with_name("fraud"))
@@ -15,6 +18,7 @@ SLOW = "mlflow pandas onnx matplotlib numba dvc sklearn feast evidently pyspark 
 """What takes a second and more to import."""
 HELP = f"""
 import sys
+import threading
 from fraud import cli
 sys.argv = ["fraud", "--help"]
 try:
@@ -24,6 +28,7 @@ finally:
 """
 JOB_MODULES = f"""
 import importlib, sys
+from fraud.cli import still_running
 from fraud.job_list import JOBS
 for name in JOBS:
     importlib.import_module("fraud.jobs." + ("import_data" if name == "import" else name.replace("-", "_")))
@@ -76,6 +81,19 @@ def test_a_user_id_without_a_login_name_is_recorded_by_its_number() -> None:
     unnamed = {name: value for name, value in os.environ.items() if name not in names}
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=unnamed, check=True)
     assert ended.stdout.strip() == "uid 54321"
+
+
+def test_a_job_that_takes_long_is_not_silent() -> None:
+    lines: queue.Queue[dict[str, object]] = queue.Queue()
+
+    class Log:
+        def info(self, event: str, **facts: object) -> None:
+            lines.put({"event": event, **facts})
+
+    with still_running(Log(), every_s=0.01):  # type: ignore[arg-type]
+        told = [lines.get(timeout=30) for _ in range(2)]
+    assert [line["event"] for line in told] == ["still running", "still running"]
+    assert not [thread for thread in threading.enumerate() if "tell" in thread.name]
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

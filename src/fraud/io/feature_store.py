@@ -68,7 +68,7 @@ def open_store(project: Path, registry_url: str, redis_url: str) -> FeatureStore
     try:
         return FeatureStore(config=RepoConfig(repo_path=str(path.parent), **config))
     except ValidationError as error:
-        raise BadConfigError(f"{path} is not what Feast wants", came=str(error.errors()[0])) from error
+        raise BadConfigError(f"{path} is not what Feast expects", came=str(error.errors()[0])) from error
 
 
 def apply(store: FeatureStore, project: Path, snapshot: str) -> None:
