@@ -80,7 +80,7 @@ def test_a_terminal_shows_the_history_as_a_table(platform: Platform) -> None:
     version = platform.register(gates="failed", failed="slices", staging=False)
     platform.fraud("promote", "--version", version, "--waive", "slices", *WAIVER)
     title, heading, row = Result.model_validate(platform.fraud("history")[1]).for_people().splitlines()
-    assert title == f"Production: version {version}; 1 changes, the hash chain is intact"
+    assert title == f"Production: version {version}; changes: 1; the hash chain is intact"
     assert heading.split() == ["sequence", "at", "action", "version", "replaced", "actor", "waived", "reason"]
     assert row.endswith("ada    slices until 2999-01-01  agreed with risk until January")
     assert "{" not in row

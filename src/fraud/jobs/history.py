@@ -21,7 +21,7 @@ class Result(JobResult):
 
     def for_people(self) -> str:
         production = f"version {self.production}" if self.production else "none"
-        title = f"Production: {production}; {len(self.changes):,} changes, the hash chain is intact"
+        title = f"Production: {production}; changes: {len(self.changes):,}; the hash chain is intact"
         return "\n".join([title, *printing.table(map(_row, self.changes))])
 
 

@@ -30,9 +30,9 @@ def test_a_configuration_that_is_none(repository: Path, content: bytes) -> None:
         opened(repository.parent)
 
 
-def test_a_key_that_feast_does_not_have(repository: Path) -> None:
-    text = "project: fraud\nprovider: local\nregistry: {registry_type: sql}\nonline_store: {type: redis}\nwrong: 1\n"
-    (repository / "feature_store.yaml").write_text(text)
+def test_a_value_that_feast_does_not_accept(repository: Path) -> None:
+    text = "project: fraud\nprovider: local\nregistry: {registry_type: sql}\nonline_store: {type: redis}\n"
+    (repository / "feature_store.yaml").write_text(text + "entity_key_serialization_version: many\n")
     with pytest.raises(BadConfigError, match=r"feature_store\.yaml is not what Feast expects"):
         opened(repository.parent)
 
