@@ -5,31 +5,33 @@ what kind of failure it was (fraud.errors): only 75 is worth trying again.
 """
 
 import importlib
+import io
 import json
-import logging
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
-import structlog
-from pydantic import ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    CliSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
-
+from fraud import printing
 from fraud.errors import BadConfigError, FraudError, UnavailableError, full_disk
-from fraud.jobs import JOBS, WATCHED, Context, JobConfig, JobResult
-from fraud.params import Params
-from fraud.settings import Settings
+from fraud.job_list import ENDLESS, JOBS, WATCHED
 
-LONG = 6
+if TYPE_CHECKING:
+    from structlog.stdlib import BoundLogger
+
+    from fraud.jobs import JobConfig, JobResult
+
 USAGE = "usage: fraud JOB [--flags] [--json]    (fraud JOB --help for a job's flags)\n\njobs:\n"
 
 
 def configure_log() -> None:
     """Logs go to standard error: for a person at a terminal coloured, else one JSON object a line."""
+    import logging  # noqa: PLC0415 - `fraud --help` imports nothing that takes time
+
+    import structlog  # noqa: PLC0415
+
     to_person = sys.stderr.isatty()
     structlog.configure(
         processors=[
@@ -43,8 +45,16 @@ def configure_log() -> None:
     )
 
 
-def run_job(name: str, arguments: list[str]) -> JobResult:
+def run_job(name: str, arguments: list[str]) -> "JobResult":
     """Parse the flags into the job's config and run it. Raises FraudError for anything a person can mend."""
+    import structlog  # noqa: PLC0415 - `fraud --help` imports nothing that takes time
+    from pydantic import ValidationError  # noqa: PLC0415
+    from pydantic_settings import SettingsError  # noqa: PLC0415
+
+    from fraud.jobs import Context  # noqa: PLC0415
+    from fraud.params import Params  # noqa: PLC0415
+    from fraud.settings import Settings  # noqa: PLC0415
+
     module = importlib.import_module("fraud.jobs." + ("import_data" if name == "import" else name.replace("-", "_")))
     try:
         config = _parse(module.Config, arguments, name)
@@ -57,19 +67,44 @@ def run_job(name: str, arguments: list[str]) -> JobResult:
         raise BadConfigError(f"fraud {name}: " + "; ".join(lines), do=f"fraud {name} --help") from error
     settings = Settings.load()
     context = Context(settings, Params.load(settings.project / "params.yaml"), structlog.get_logger(job=name))
-    if name not in WATCHED or not config.watched:
-        result: JobResult = module.run(config, context)
+    with nullcontext() if name in ENDLESS else still_running(context.log):
+        if name not in WATCHED or not config.watched:
+            result: JobResult = module.run(config, context)
+            return result
+        from fraud.io.job_runs import recorded  # noqa: PLC0415
+
+        with recorded(settings.job_runs_uri, name, context.log) as record:
+            result = module.run(config, context)
+            record(result.model_dump(mode="json"))
         return result
-    from fraud.io.job_runs import recorded  # noqa: PLC0415 - `fraud --help` needs no storage
-
-    with recorded(settings.job_runs_uri, name, context.log) as record:
-        result = module.run(config, context)
-        record(result.model_dump(mode="json"))
-    return result
 
 
-def _parse(config: type[JobConfig], arguments: list[str], name: str) -> JobConfig:
+@contextmanager
+def still_running(log: "BoundLogger", every_s: float = 5.0) -> Iterator[None]:
+    """Log a line every few seconds for the length of a `with` block, so that no job is silent for longer."""
+    ended, began = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not ended.wait(every_s):
+            log.info("still running", seconds=round(time.monotonic() - began))
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
+
+
+def _parse(config: "type[JobConfig]", arguments: list[str], name: str) -> "JobConfig":
     """Flags to config. Only flags: an environment variable that happens to be named like a field is none of ours."""
+    from pydantic_settings import (  # noqa: PLC0415 - `fraud --help` imports nothing that takes time
+        BaseSettings,
+        CliSettingsSource,
+        PydanticBaseSettingsSource,
+        SettingsConfigDict,
+    )
 
     class Flags(BaseSettings, config):  # type: ignore[misc, valid-type]
         model_config = SettingsConfigDict(
@@ -88,17 +123,20 @@ def _parse(config: type[JobConfig], arguments: list[str], name: str) -> JobConfi
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             return (CliSettingsSource(settings_cls, cli_parse_args=arguments),)
 
-    Flags.__doc__ = config.__doc__
+    line = JOBS[name]
+    Flags.__doc__ = f"{line[:1].upper()}{line[1:]}. {config.__doc__}"
     return config.model_validate(Flags().model_dump(exclude_unset=True, by_alias=True))
 
 
 def main() -> None:
     """Entry point of the `fraud` command."""
-    configure_log()
+    _print_anything()
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE + "\n".join(f"  {name:<18}{line}" for name, line in JOBS.items()))
+        width = max(map(len, JOBS))
+        print(USAGE + "\n".join(f"  {name:<{width}}  {line}" for name, line in JOBS.items()))
         sys.exit(0)
+    configure_log()
     name, rest = arguments[0], [a for a in arguments[1:] if a != "--json"]
     as_json = len(rest) < len(arguments) - 1
     try:
@@ -115,7 +153,10 @@ def main() -> None:
             print(json.dumps(failure))
         print(f"fraud {name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    print(result.model_dump_json() if as_json else result.for_people() or _for_people(result))
+    if as_json:
+        print(result.model_dump_json())
+    else:
+        print(result.for_people() or printing.values(result.model_dump(mode="json")))
 
 
 def _foreseen() -> tuple[type[Exception], ...]:
@@ -148,14 +189,8 @@ def _named(error: Exception) -> FraudError | None:
     return None
 
 
-def _for_people(result: JobResult) -> str:
-    values = result.model_dump(mode="json")
-    width = max((len(key) for key in values), default=0)
-    return "\n".join(f"{key:<{width}}  {_short(value)}" for key, value in values.items())
-
-
-def _short(value: object) -> object:
-    """A long list of plain values as its ends and its length; --json has all of it."""
-    if isinstance(value, list) and len(value) > LONG and not isinstance(value[0], list | dict):
-        return f"{value[0]} .. {value[-1]} ({len(value)})"
-    return value
+def _print_anything() -> None:
+    """A character that the terminal's encoding lacks is printed as an escape instead of ending the job."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -1,5 +1,6 @@
 """What the model should be: params.yaml as a frozen typed model. A wrong key fails at start, naming file and key."""
 
+from datetime import date
 from hashlib import sha256
 from pathlib import Path
 from typing import Self
@@ -27,6 +28,9 @@ class Split(_Section):
     gap_days: int = Field(ge=0, description="label delay between the parts, so that no label leaks across")
     validation_days: int = Field(gt=0)
     holdout_days: int = Field(gt=0)
+    holdout_from: date | None = Field(
+        default=None, description="first day of the holdout, UTC; null: the last holdout_days of the data"
+    )
 
 
 class Rule(_Section):
@@ -88,6 +92,7 @@ class Training(_Section):
     threads: int = Field(gt=0, description="levels fitted at once, each on one thread")
     margin: float = Field(ge=0, description="average precision a higher level must add, beyond the noise")
     bootstrap: int = Field(gt=0, description="resamples of every paired interval")
+    refit: bool = Field(default=True, description="fit once more on everything before the holdout's gap")
     rule: Rule
     logistic: Logistic
     boosting: Boosting
@@ -105,11 +110,14 @@ class Costs(_Section):
 
 
 class Gates(_Section):
-    """Bounds a candidate is held against. docs/gates.md says why each exists."""
+    """Bounds a candidate is evaluated against. docs/gates.md gives the reason for each."""
 
     min_holdout_rows: int
     min_holdout_frauds: int
-    min_average_precision_lift: float = Field(description="average precision over the holdout's fraud rate, times")
+    min_average_precision_lift: float = Field(
+        description="lower end of the interval of average precision, as a multiple of the holdout's fraud rate"
+    )
+    min_auc: float = Field(ge=0.5, lt=1, description="lower end of the interval of the AUC")
     max_calibration_error: float
     max_calibration_ratio: float = Field(ge=1, description="expected over seen frauds, or its inverse")
     max_slice_loss: float = Field(description="recall at capacity a slice may lose against Production")
@@ -151,10 +159,14 @@ class Params(_Section):
         if not path.is_file():
             raise BadConfigError(f"{path} is not there", do="run from the project's folder or set FRAUD_PROJECT")
         try:
-            return cls.model_validate(yaml.safe_load(path.read_text()))
+            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise BadConfigError(f"{path} is not YAML in UTF-8", came=str(error)) from error
+        except OSError as error:
+            raise BadConfigError(f"{path} cannot be read", came=str(error)) from error
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
+            key = ".".join(map(str, first["loc"])) or "the file as a whole"
             raise BadConfigError(f"{path}: {key}", expected=first["msg"], came=repr(first.get("input"))) from error
 
     def fingerprint(self, *sections: str) -> str:

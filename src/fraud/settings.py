@@ -5,6 +5,7 @@ stack and a deployment. MLflow's and boto3's own variables (MLFLOW_TRACKING_USER
 """
 
 import getpass
+import os
 from pathlib import Path
 from typing import Literal, Self
 
@@ -49,7 +50,9 @@ class Settings(BaseSettings):
     wandb_project: str = Field(default="", description="Weights & Biases project that mirrors trainings; empty: none")
     repository: str = Field(default="", description="Git repository that holds every commit; default the project")
     git_tags: bool = Field(default=False, description="tag a promoted version's commit model-v<N> in the project")
-    mlflow_url: str = Field(default="http://127.0.0.1:5000", description="tracking server and registry")
+    mlflow_url: str = Field(
+        default="http://127.0.0.1:5000", description="tracking server and registry; sqlite:///FILE needs no server"
+    )
     control_db: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of the promotion history")
     feast_registry: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of Feast's registry")
     airflow_url: str = Field(default="", description="whose health is watched; empty: nobody asks")
@@ -76,7 +79,7 @@ class Settings(BaseSettings):
             "prediction_log": home / "predictions",
             "control_db": sqlite_url(home / "control.db"),
             "feast_registry": sqlite_url(home / "feast.db"),
-            "actor": getpass.getuser(),
+            "actor": _login_name(),
         }
         given = {key: value for key, value in values.items() if value not in ("", None)}
         return {**defaults, **given, "home": home, "project": project}
@@ -100,3 +103,11 @@ class Settings(BaseSettings):
             first = error.errors()[0]
             name = "FRAUD_" + "_".join(str(part) for part in first["loc"]).upper()
             raise BadConfigError(f"{name} is wrong", expected=first["msg"], came=repr(first.get("input"))) from error
+
+
+def _login_name() -> str:
+    """The login name; the user id where it has none, as in a container that runs under an arbitrary one."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"

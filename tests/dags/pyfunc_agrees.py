@@ -5,8 +5,10 @@ import warnings
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
+from fraud.core.features import VECTOR_NAMES
 from fraud.engines.arrow_vector import vectors
 from fraud.io.lake import Dataset
 from fraud.io.model_artifact import MODEL_NAME
@@ -23,7 +25,8 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow remarks on versions; what counts here is the answer
         model = mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}@production")
-    again = model.predict(vectors(served.append_column("event_timestamp", when)))["fraud_probability"]
+    rows = pd.DataFrame(vectors(served.append_column("event_timestamp", when)), columns=list(VECTOR_NAMES))
+    again = model.predict(rows[sorted(VECTOR_NAMES)])["fraud_probability"]
     differences = np.abs(served["fraud_probability"].to_numpy() - again)
     print(json.dumps({"compared": len(differences), "largest": float(differences.max())}))
 

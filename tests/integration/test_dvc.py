@@ -17,7 +17,7 @@ import yaml
 from dvc.repo import Repo
 
 from fraud.embedded import mlflow_server
-from fraud.jobs import JOBS
+from fraud.job_list import JOBS
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

@@ -9,24 +9,18 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
-import mlflow
 import pytest
 from pydantic import SecretStr
 from tests import postgres
+from tests.integration.registry_platform import PROJECT, Platform, environment
 
-from fraud.cli import run_job
-from fraud.core.features import definition_hash
 from fraud.embedded import mlflow_server
-from fraud.errors import FraudError, RefusedError
+from fraud.errors import RefusedError
 from fraud.io.model_artifact import MODEL_NAME, PRODUCTION
 from fraud.io.promotion import PREVIOUS, STAGING, opened
 from fraud.settings import Settings
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -35,58 +29,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mlflow_server.S
         yield running
 
 
-class Platform:
-    """A registry of its own per test: the model name is fixed, so versions are deleted afterwards."""
-
-    def __init__(self, server: mlflow_server.Server, home: Path) -> None:
-        self.home = home
-        self.settings = Settings(home=home, project=PROJECT, mlflow_url=server.url, actor="ada")
-        self.client = mlflow.MlflowClient(server.url)
-
-    def register(self, gates: str = "passed", champion: str = "", failed: str = "", staging: bool = True) -> str:
-        """A version with its two files; the model's bytes need not parse here."""
-        experiment = self.client.get_experiment_by_name("e")
-        experiment_id = experiment.experiment_id if experiment else self.client.create_experiment("e")
-        run = self.client.create_run(experiment_id)
-        model = f"model of {run.info.run_id}".encode()
-        serving = json.dumps({"feature_hash": definition_hash(), "threshold": 0.5}).encode()
-        folder = self.home / run.info.run_id
-        folder.mkdir(parents=True)
-        (folder / "model.onnx").write_bytes(model)
-        (folder / "serving.json").write_bytes(serving)
-        self.client.log_artifacts(run.info.run_id, str(folder), "model")
-        tags = {
-            "model_sha256": sha256(model).hexdigest(), "serving_sha256": sha256(serving).hexdigest(),
-            "gates": gates, "failed_gates": failed, "champion": champion, "feature_hash": definition_hash(),
-        }  # fmt: skip
-        source = f"runs:/{run.info.run_id}/model"
-        version = self.client.create_model_version(MODEL_NAME, source, run.info.run_id, tags=tags)
-        if staging:
-            self.client.set_registered_model_alias(MODEL_NAME, STAGING, version.version)
-        return str(version.version)
-
-    def fraud(self, *arguments: str) -> tuple[int, dict[str, Any]]:
-        """Exit code and printed object of `fraud`, without the seconds that a process of its own takes to start."""
-        try:
-            return 0, run_job(arguments[0], list(arguments[1:])).model_dump(mode="json")
-        except FraudError as error:
-            told = {"error": type(error).__name__, "message": error.message, "expected": error.expected}
-            return error.exit_code, told | {"came": error.came}
-
-    def alias(self, name: str) -> str | None:
-        with opened(self.settings) as promotion:
-            found = promotion.version(name)
-            return str(found.version) if found else None
-
-    def stages(self) -> dict[str, str]:
-        versions = self.client.search_model_versions(f"name='{MODEL_NAME}'")
-        return {str(v.version): v.current_stage for v in versions}
-
-
 @pytest.fixture
 def platform(server: mlflow_server.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
-    here = {"FRAUD_HOME": str(tmp_path), "FRAUD_PROJECT": str(PROJECT), "FRAUD_MLFLOW_URL": server.url}
-    for name, value in {**server.client_environment(), **here, "FRAUD_ACTOR": "ada"}.items():
+    for name, value in environment(server, tmp_path).items():
         monkeypatch.setenv(name, value)
     platform = Platform(server, tmp_path)
     platform.client.create_registered_model(MODEL_NAME)

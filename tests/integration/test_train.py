@@ -1,121 +1,33 @@
 """Training against a real MLflow server: first model, found again, worse, equal and better challengers, kills."""
 
-import datetime as dt
 import hashlib
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import mlflow
-import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
-import structlog
-import yaml
+from tests.integration.training_platform import FRAUD, OTHER_SEED, POOR, Platform, world
 
-from fraud.core.contract import US_PER_DAY
 from fraud.core.features import VECTOR_NAMES
 from fraud.embedded import mlflow_server
 from fraud.errors import BadInputError, RefusedError, UnavailableError
 from fraud.io import data_versions, training_run
 from fraud.io.lake import Dataset
 from fraud.io.model_artifact import MODEL_NAME, PRODUCTION, reference
-from fraud.io.promotion import STAGING, opened
+from fraud.io.promotion import STAGING
 from fraud.jobs import Context, dvc_files, evaluate, promote, train
-from fraud.params import Params
-from fraud.settings import Settings
-
-ROOT = Path(__file__).resolve().parents[2]
-QUICK = {
-    "split": {"train_days": 30, "gap_days": 3, "validation_days": 10, "holdout_days": 10},
-    "training": {"bootstrap": 100, "boosting": {"max_iter": 60}, "mlp": {"max_epochs": 2}},
-    "gates": {"max_latency_us": 20000.0},
-}
-POOR = {"training": {"margin": 1.0}}
-"""No level adds that much average precision: the rule stays."""
-OTHER_SEED = {"training": {"seed": 7, "mlp": {"max_epochs": 2, "learning_rate": 0.00001}}}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mlflow_server.Server]:
     with mlflow_server.running(tmp_path_factory.mktemp("mlflow")) as running:
         yield running
-
-
-def merged(base: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any]:
-    found = dict(base)
-    for change in changes:
-        for key, value in change.items():
-            found[key] = merged(found[key], value) if isinstance(value, Mapping) else value
-    return found
-
-
-def world(days: int = 60, per_day: int = 500, frauds: bool = True) -> pa.Table:
-    """A training set in which fraud is what costs more than its user's average, most of all far from home."""
-    random, n = np.random.default_rng(3), days * per_day
-    first = int(dt.datetime(2026, 1, 1, tzinfo=dt.UTC).timestamp()) * 1_000_000
-    at = np.sort(first + random.integers(0, days * US_PER_DAY, n))
-    average, amount = np.exp(random.normal(3.5, 0.5, n)), np.exp(random.normal(3.5, 1.0, n))
-    distance = random.exponential(20, n)
-    logit = -8.5 + 2.2 * np.log(amount / average) + 0.06 * distance
-    fraud = (random.random(n) < 1 / (1 + np.exp(-logit))) & frauds
-    amount = np.where(fraud, amount * 3, amount)
-    stamp = pa.timestamp("us", "UTC")
-    return pa.table(
-        {
-            "transaction_id": [f"t{i:07}" for i in range(n)],
-            "event_timestamp": pa.array(at, stamp), "created_timestamp": pa.array(at, stamp),
-            "user_id": [f"u{i}" for i in random.integers(0, 300, n)], "merchant_id": ["m"] * n,
-            "merchant_category": np.array(["grocery", "travel", "electronics"])[random.integers(0, 3, n)],
-            "amount": np.round(amount, 4), "distance_from_home": pa.array(distance, mask=random.random(n) < 0.1),
-            "transaction_velocity_1h": random.poisson(0.2, n).astype(float),
-            "avg_amount_7d": pa.array(np.round(average, 4), mask=random.random(n) < 0.05),
-            "unique_merchants_30d": random.poisson(8, n), "is_fraud": fraud,
-            "label_timestamp": pa.array(at + US_PER_DAY, stamp, mask=~fraud),
-        }
-    )  # fmt: skip
-
-
-class Platform:
-    """A lake, a registry and a project folder whose params.yaml the test writes."""
-
-    def __init__(self, server: mlflow_server.Server, home: Path) -> None:
-        self.home, self.project = home, home / "project"
-        (self.project / "requirements").mkdir(parents=True)
-        (self.project / "requirements/ml.txt").write_text("a lock\n")
-        self.settings = Settings(home=home, project=self.project, mlflow_url=server.url, actor="ada")
-        self.client = mlflow.MlflowClient(server.url)
-        self.lake(world(), "s1")
-
-    def lake(self, table: pa.Table, snapshot: str, cut_off: str = "2026-03-09T00:00:00+00:00") -> None:
-        made_from = {"cut_off": cut_off, "maturity_days": "7"}
-        Dataset(self.settings.lake_uri, "training_sets", "snapshot").publish(snapshot, table, made_from)
-        Dataset(self.settings.lake_uri, "transactions").publish("2026-01-01", table.slice(0, 1000))
-
-    def context(self, *changes: Mapping[str, Any]) -> Context:
-        path = self.project / "params.yaml"
-        path.write_text(yaml.safe_dump(merged(yaml.safe_load((ROOT / "params.yaml").read_text()), QUICK, *changes)))
-        return Context(self.settings, Params.load(path), structlog.get_logger(job="train"))
-
-    def train(self, *changes: Mapping[str, Any], force: bool = False) -> train.Result:
-        return train.run(train.Config(force=force), self.context(*changes))
-
-    def promote(self) -> promote.Result:
-        return promote.run(promote.Config(), self.context())
-
-    def alias(self, name: str) -> str | None:
-        with opened(self.settings) as promotion:
-            found = promotion.version(name)
-            return str(found.version) if found else None
-
-    def versions(self) -> int:
-        return len(self.client.search_model_versions(f"name='{MODEL_NAME}'"))
 
 
 @pytest.fixture
@@ -189,12 +101,11 @@ def test_what_was_registered_is_what_the_contract_says(platform: Platform) -> No
     platform.promote()
 
     mlflow.set_tracking_uri(platform.settings.mlflow_url)
-    model = mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}@production")
+    model = mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}/Production")
     serving = json.loads(mlflow.artifacts.load_text(f"runs:/{made.run_id}/model/serving.json"))
-    vectors = np.array(serving["golden"]["vectors"], dtype=np.float32)
-    answers = model.predict(vectors)["fraud_probability"]
-    assert answers == pytest.approx(serving["golden"]["probabilities"], abs=1e-6)
-    assert vectors.shape[1] == len(VECTOR_NAMES)
+    frame = pd.DataFrame(serving["golden"]["vectors"], columns=list(VECTOR_NAMES))
+    answers = model.predict(frame[sorted(VECTOR_NAMES)])["fraud_probability"]
+    assert answers.to_numpy() == pytest.approx(serving["golden"]["probabilities"], abs=1e-6)
 
     back = platform.home / "back"
     for name, folder in (("dvc_data_md5", "training_sets/snapshot=s1"), ("dvc_model_md5", "model")):
@@ -237,12 +148,9 @@ def test_what_was_production_and_what_is_young_is_kept(platform: Platform) -> No
 
 def test_killed_while_training_a_rerun_ends_as_a_clean_run(platform: Platform, server: mlflow_server.Server) -> None:
     platform.context()
-    environment = {
-        **os.environ, **server.client_environment(), "FRAUD_HOME": str(platform.home),
-        "FRAUD_PROJECT": str(platform.project), "FRAUD_MLFLOW_URL": server.url,
-    }  # fmt: skip
-    fraud = str(Path(sys.executable).with_name("fraud"))
-    with subprocess.Popen([fraud, "train"], env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [FRAUD, "train"], env=platform.environment(server), stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stderr is not None
         next(line for line in process.stderr if '"epoch"' in line)
         process.send_signal(signal.SIGKILL)
@@ -262,12 +170,15 @@ def _die(*_measured: object) -> None:
 
 
 def test_killed_before_the_verdict_a_rerun_judges_the_version_that_is_there(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch
+    platform: Platform, server: mlflow_server.Server
 ) -> None:
-    with monkeypatch.context() as broken:
-        broken.setattr(evaluate, "_measure", _die)
-        with pytest.raises(KeyboardInterrupt):
-            platform.train()
+    platform.context()
+    with subprocess.Popen(
+        [FRAUD, "train"], env=platform.environment(server), stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if '"evaluating"' in line)
+        process.send_signal(signal.SIGKILL)
     assert platform.client.get_model_version(MODEL_NAME, "1").tags["gates"] == "pending"
     made = platform.train()
     assert (made.version, made.reused, platform.versions()) == ("1", True, 1)

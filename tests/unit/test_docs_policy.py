@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fraud.jobs import JOBS
+from fraud.job_list import JOBS
 from fraud.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -29,6 +29,10 @@ class Bounds(Protocol):
         """See params.yaml."""
 
     @property
+    def min_auc(self) -> float:
+        """See params.yaml."""
+
+    @property
     def max_calibration_error(self) -> float:
         """See params.yaml."""
 
@@ -95,6 +99,8 @@ class Measured:
     """Holdout rows whose label delay had not passed at the training set's cut-off."""
     quarantine_rate: float | None
     average_precision_lift: float | None
+    """Lower end of the interval of average precision, over the fraud rate."""
+    auc: Interval | None
     gain: Interval | None
     """USD saved per 1,000 transactions more than the opponent."""
     opponent: str
@@ -127,8 +133,12 @@ def judge(measured: Measured, bounds: Bounds) -> tuple[Gate, ...]:
         _gate(m, "label_maturity", m.immature_rows, "at most", 0,
               "a transaction whose label may still come would count as legitimate"),
         _gate(m, "average_precision", m.average_precision_lift, "at least", bounds.min_average_precision_lift,
-              "the ranking must be much better than chance: average precision over the fraud rate",
-              needs_holdout=True),
+              "the ranking must be much better than chance, beyond the noise",
+              "lower end of the 95% interval of average precision, over the fraud rate", needs_holdout=True),
+        _gate(m, "auc", None if m.auc is None else m.auc.low, "at least", bounds.min_auc,
+              "the first model has no Production to beat: its ranking must be useful by itself",
+              "" if m.auc is None else f"AUC {m.auc.value:.3f}, 95% interval {m.auc.low:.3f} to {m.auc.high:.3f}; the "
+              "gate looks at its lower end", needs_holdout=True),
         _gate(m, "better_than_production", gain, "above", 0.0,
               "a new version must earn more money than the present one, beyond the noise",
               _gain(m.gain, m.opponent), needs_holdout=True),

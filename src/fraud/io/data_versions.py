@@ -11,20 +11,16 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import yaml
-from dvc.fs import LocalFileSystem, get_cloud_fs
-from dvc_data.hashfile import load
-from dvc_data.hashfile.build import build
-from dvc_data.hashfile.checkout import CheckoutError, checkout
-from dvc_data.hashfile.db import HashFileDB
-from dvc_data.hashfile.hash_info import HashInfo
-from dvc_data.hashfile.transfer import transfer
 
 from fraud.errors import RefusedError, UnavailableError
 from fraud.io.lake import MANIFEST, Dataset, located, opened
 from fraud.uris import path_or_uri
+
+if TYPE_CHECKING:
+    from dvc_data.hashfile.db import HashFileDB
 
 _HASH: Final = "md5"
 _DIRECTORY: Final = ".dir"
@@ -40,6 +36,10 @@ class Stored(NamedTuple):
 
 def push(remote_uri: str, folder: Path) -> Stored:
     """Store every file of a local folder. What is there already is not sent again. Raises UnavailableError."""
+    from dvc.fs import LocalFileSystem  # noqa: PLC0415 - DVC takes a second to import
+    from dvc_data.hashfile.build import build  # noqa: PLC0415
+    from dvc_data.hashfile.transfer import transfer  # noqa: PLC0415
+
     with _answering(remote_uri), TemporaryDirectory(prefix="fraud-dvc-") as scratch:
         store = _store(remote_uri, scratch)
         staged, meta, tree = build(store, str(folder.resolve()), LocalFileSystem(), _HASH)
@@ -63,6 +63,12 @@ def push_partition(remote_uri: str, dataset: Dataset, partition: str) -> Stored:
 
 def pull(remote_uri: str, md5: str, folder: Path) -> None:
     """Bring a folder back. Raises RefusedError when the remote's bytes are not those of the md5, UnavailableError."""
+    from dvc.fs import LocalFileSystem  # noqa: PLC0415 - DVC takes a second to import
+    from dvc_data.hashfile import load  # noqa: PLC0415
+    from dvc_data.hashfile.build import build  # noqa: PLC0415
+    from dvc_data.hashfile.checkout import CheckoutError, checkout  # noqa: PLC0415
+    from dvc_data.hashfile.hash_info import HashInfo  # noqa: PLC0415
+
     local, where = LocalFileSystem(), str(folder.resolve())
     with _answering(remote_uri), TemporaryDirectory(prefix="fraud-dvc-") as scratch:
         store = _store(remote_uri, scratch)
@@ -135,7 +141,10 @@ def write_pointers(folder: Path, remote_uri: str, kept: Mapping[str, str]) -> No
         pointer.write_text(yaml.safe_dump({"outs": [out]}, sort_keys=False))
 
 
-def _store(remote_uri: str, scratch: str) -> HashFileDB:
+def _store(remote_uri: str, scratch: str) -> "HashFileDB":
+    from dvc.fs import get_cloud_fs  # noqa: PLC0415 - DVC takes a second to import
+    from dvc_data.hashfile.db import HashFileDB  # noqa: PLC0415
+
     kind, config, path = get_cloud_fs({}, url=path_or_uri(remote_uri))
     filesystem = kind(**config)
     return HashFileDB(filesystem, filesystem.join(path, "files", _HASH), tmp_dir=scratch)

@@ -6,10 +6,11 @@ from typing import Any, Final, NamedTuple, Protocol, cast
 
 import redis
 
-from fraud.errors import UnavailableError
+from fraud.io.online import store_errors
 
 FIELD: Final = b"event"
 """The field of a stream entry that holds the event as JSON."""
+_STREAM: Final = "the event stream"
 
 
 class Delivery(NamedTuple):
@@ -38,7 +39,7 @@ class RedisStream:
     def __init__(self, client: redis.Redis, stream: str, group: str, consumer: str) -> None:
         self._client, self._stream, self._group, self._consumer = client, stream, group, consumer
         self._after = "0"  # first what this consumer was given before and never settled
-        with _stream_errors():
+        with store_errors(_STREAM):
             try:
                 client.xgroup_create(stream, group, id="0", mkstream=True)
             except redis.ResponseError as error:
@@ -46,7 +47,7 @@ class RedisStream:
                     raise
 
     def read(self, count: int, wait_seconds: float) -> list[Delivery]:
-        with _stream_errors():
+        with store_errors(_STREAM):
             while True:
                 reply = self._client.xreadgroup(
                     self._group, self._consumer, {self._stream: self._after}, count=count,
@@ -63,11 +64,11 @@ class RedisStream:
 
     def settle(self, deliveries: Sequence[Delivery]) -> None:
         if deliveries:
-            with _stream_errors():
+            with store_errors(_STREAM):
                 self._client.xack(self._stream, self._group, *(delivery.token for delivery in deliveries))
 
     def reject(self, delivery: Delivery, reason: str) -> None:
-        with _stream_errors():
+        with store_errors(_STREAM):
             pipeline = self._client.pipeline(transaction=True)
             pipeline.xadd(f"{self._stream}:rejected", {FIELD: delivery.payload, b"reason": reason.encode()})
             pipeline.xack(self._stream, self._group, delivery.token)
@@ -79,13 +80,3 @@ def connect(url: str, stream: str, group: str, consumer: str) -> Iterator[RedisS
     """The group's next events, from a `redis://` URL."""
     with redis.Redis.from_url(url, socket_connect_timeout=5) as client:
         yield RedisStream(client, stream, group, consumer)
-
-
-@contextmanager
-def _stream_errors() -> Iterator[None]:
-    try:
-        yield
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise UnavailableError(
-            "the event stream does not answer", came=str(error), do="check FRAUD_REDIS_URL"
-        ) from error

@@ -38,13 +38,16 @@ def redis_address(redis_url: str) -> str:
 
 
 def load_definitions(project: Path) -> ModuleType:
-    """The module `feature_repo/definitions.py`. Raises BadConfigError when it is not there."""
+    """The module `feature_repo/definitions.py`. Raises BadConfigError when it is not there or not Python."""
     path = project / "feature_repo" / "definitions.py"
     spec = importlib.util.spec_from_file_location("feature_definitions", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise BadConfigError(f"{path} is not there", do="set FRAUD_PROJECT to the checkout")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError, NameError, OSError, UnicodeDecodeError) as error:
+        raise BadConfigError(f"{path} cannot be loaded", came=f"{type(error).__name__}: {error}") from error
     return module
 
 
@@ -53,13 +56,19 @@ def open_store(project: Path, registry_url: str, redis_url: str) -> FeatureStore
     path = project / "feature_repo" / "feature_store.yaml"
     if not path.is_file():
         raise BadConfigError(f"{path} is not there", do="set FRAUD_PROJECT to the checkout")
-    config = yaml.safe_load(path.read_text())
-    config["registry"]["path"] = registry_url
-    config["online_store"]["connection_string"] = redis_address(redis_url)
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config["registry"]["path"] = registry_url
+        config["online_store"]["connection_string"] = redis_address(redis_url)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, KeyError, TypeError) as error:
+        raise BadConfigError(
+            f"{path} cannot be read", expected="YAML with the sections registry and online_store",
+            came=f"{type(error).__name__}: {error}",
+        ) from error  # fmt: skip
     try:
         return FeatureStore(config=RepoConfig(repo_path=str(path.parent), **config))
     except ValidationError as error:
-        raise BadConfigError(f"{path} is not what Feast wants", came=str(error.errors()[0])) from error
+        raise BadConfigError(f"{path} is not what Feast expects", came=str(error.errors()[0])) from error
 
 
 def apply(store: FeatureStore, project: Path, snapshot: str) -> None:

@@ -10,6 +10,7 @@ import jinja2
 from fraud.core.contract import US_PER_DAY
 from fraud.core.features import LATENESS_US, MAX_EVENTS
 from fraud.params import Params
+from fraud.printing import figure
 
 
 def page(record: Mapping[str, Any], training: Mapping[str, Any], plots: Sequence[str], params: Params) -> str:
@@ -36,16 +37,6 @@ def template(name: str) -> jinja2.Template:
     )  # fmt: skip
     environment.filters.update(figure=figure, value=_value, words=_words, thousands=lambda n: f"{n:,}")
     return environment.get_template(name)
-
-
-def figure(value: float) -> str:
-    """A number for a table: four digits that count, no exponent where a person can read it without."""
-    size = abs(value)
-    if value != value or size == float("inf"):  # noqa: PLR0124 - NaN alone differs from itself
-        return "none"
-    if value == 0 or float(value).is_integer():
-        return f"{value:,.0f}"
-    return f"{value:.1e}" if size < 1e-3 else f"{value:,.3f}" if size < 10 else f"{value:,.1f}"
 
 
 def _value(value: float | None, _gate: object) -> str:

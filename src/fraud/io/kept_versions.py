@@ -3,10 +3,9 @@
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from mlflow.entities.model_registry import ModelVersion
-
+from fraud.io.mlflow_client import ModelVersion, answering
 from fraud.io.promotion import opened
-from fraud.io.training_run import TrainingRuns, answering
+from fraud.io.training_run import TrainingRuns
 from fraud.settings import Settings
 
 

@@ -9,9 +9,10 @@ import pyarrow.compute as pc
 from fraud.core.contract import LABEL_COLUMNS
 from fraud.io.lake import Dataset
 
-NO_LABELS: Final = pa.schema(
+_SCHEMA: Final = pa.schema(
     [("transaction_id", pa.string()), ("is_fraud", pa.bool_()), ("label_timestamp", pa.timestamp("us", "UTC"))]
-).empty_table()
+)
+NO_LABELS: Final = pa.Table.from_batches([], _SCHEMA)  # empty_table() would import pandas
 _ORDER: Final = [("transaction_id", "ascending"), ("label_timestamp", "ascending"), ("is_fraud", "ascending")]
 
 

@@ -5,21 +5,19 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Final, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
 from fraud.core.features import definition_hash
 from fraud.errors import RefusedError, UnavailableError
 from fraud.io import mlflow_client
+from fraud.io.mlflow_client import ModelVersion, answering, lookup
 from fraud.settings import Settings
 
 MODEL_NAME: Final = "fraud-detector"
 PRODUCTION: Final = "production"
-ABSENT: Final = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,33 +78,28 @@ def production_version(settings: Settings) -> str | None:
 def find(settings: Settings, version: int | None) -> ModelVersion:
     """The given version, or the one `production` names. Raises RefusedError when there is none, UnavailableError."""
     client = mlflow_client.client(settings)
-    try:
-        if version is not None:
-            return client.get_model_version(MODEL_NAME, str(version))
-        return client.get_model_version_by_alias(MODEL_NAME, PRODUCTION)
-    except MlflowException as error:
-        if error.error_code not in ABSENT:
-            raise UnavailableError(
-                "the model registry does not answer", expected=settings.mlflow_url, came=str(error)
-            ) from error
-        wanted = "production version" if version is None else f"version {version}"
-        raise RefusedError(
-            f"{MODEL_NAME} has no {wanted}", do="train and promote one: fraud train, then fraud promote"
-        ) from error
+    with answering():
+        if version is None:
+            found = lookup(client.get_model_version_by_alias, MODEL_NAME, PRODUCTION)
+        else:
+            found = lookup(client.get_model_version, MODEL_NAME, str(version))
+    if found is None:
+        absent = "production version" if version is None else f"version {version}"
+        raise RefusedError(f"{MODEL_NAME} has no {absent}", do="train and promote one: fraud train, then fraud promote")
+    return cast("ModelVersion", found)
 
 
 def named(settings: Settings, name: str) -> ModelVersion:
     """The version with this number or alias. Raises RefusedError when there is none, UnavailableError."""
     if name.isdecimal():
         return find(settings, int(name))
-    try:
-        return mlflow_client.client(settings).get_model_version_by_alias(MODEL_NAME, name)
-    except MlflowException as error:
-        if error.error_code not in ABSENT:
-            raise UnavailableError("the model registry does not answer", came=str(error)) from error
+    with answering():
+        found = lookup(mlflow_client.client(settings).get_model_version_by_alias, MODEL_NAME, name)
+    if found is None:
         raise RefusedError(
             f"{MODEL_NAME} has no version {name}", expected="a number, or an alias: production, staging, previous"
-        ) from error
+        )
+    return cast("ModelVersion", found)
 
 
 def artifact(settings: Settings, run_id: str, path: str) -> bytes:
@@ -118,8 +111,9 @@ def artifact(settings: Settings, run_id: str, path: str) -> bytes:
 def _download(settings: Settings, run_id: str, path: str, folder: str) -> Path:
     client, parent = mlflow_client.client(settings), path.rpartition("/")[0] or None
     try:
-        if path not in {entry.path for entry in client.list_artifacts(run_id, parent)}:
-            raise RefusedError(f"run {run_id} has no {path}", do="train anew: fraud train")
-        return Path(client.download_artifacts(run_id, path, folder))
-    except (MlflowException, OSError) as error:
+        with answering():
+            if path not in {entry.path for entry in client.list_artifacts(run_id, parent)}:
+                raise RefusedError(f"run {run_id} has no {path}", do="train again: fraud train")
+            return Path(client.download_artifacts(run_id, path, folder))
+    except OSError as error:
         raise UnavailableError(f"{path} of run {run_id} cannot be read", came=str(error)) from error

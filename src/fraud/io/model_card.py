@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from fraud.core.contract import US_PER_DAY
 from fraud.core.features import LATENESS_US, MAX_EVENTS
-from fraud.io.gate_report import figure
 from fraud.params import Params
+from fraud.printing import figure
 
 _MEASURES: Final = {
     "average_precision": "average precision", "auc": "AUC", "recall": "frauds found at capacity",

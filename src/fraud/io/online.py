@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from fraud.core import history
 from fraud.core.features import MAX_EVENTS
 from fraud.core.skew import Order
-from fraud.errors import BadConfigError, UnavailableError
+from fraud.errors import BadConfigError, BadInputError, UnavailableError
 
 EVENTS: Final = "materialized:events"
 VIEW: Final = "materialized:view"
 """Hashes day -> content hash of the lake partition loaded. In the store itself, so that both are lost as one."""
 _USERS_PER_ROUND_TRIP: Final = 200
+_STORE: Final = "the online store"
 T = TypeVar("T")
 
 
@@ -54,14 +55,14 @@ class OnlineHistory:
         """Take in one event (units: 1/10,000 USD) and return what was known before it. Once per transaction_id."""
         keys = [history.history_key(user_id), history.ids_key(user_id)]
         record, id_hash, at = history.append_arguments(transaction_id, event_us, units, merchant_id)
-        with _store_errors():
+        with store_errors(_STORE):
             reply = self._append(keys=keys, args=[record, id_hash, at, self._bound])
         return history.known(cast("tuple[int, int, int, bytes]", reply))
 
     def load(self, batches: Iterable[Batch]) -> Loaded:
         """Take in many users' events, each user's as one atomic step. Running it again changes nothing."""
         total = np.zeros(4, dtype=np.int64)
-        with _store_errors():
+        with store_errors(_STORE):
             for some in _split(batches, _USERS_PER_ROUND_TRIP):
                 pipeline = self._client.pipeline(transaction=False)
                 for batch in some:
@@ -73,14 +74,14 @@ class OnlineHistory:
 
     def read(self, user_id: str) -> tuple[int, int, NDArray[np.void]]:
         """All that is kept of a user: (sequence of the first record, newest event time ever in us, RECORD[n])."""
-        with _store_errors():
+        with store_errors(_STORE):
             value = self._client.get(history.history_key(user_id))
         return history.stored(cast("bytes | None", value) or b"")
 
     def orders(self, user_ids: Iterable[str]) -> Iterator[tuple[str, Order]]:
         """What is kept of each user, both keys read as one atomic step. A user the store does not know has n = 0."""
         for some in _split(user_ids, _USERS_PER_ROUND_TRIP):
-            with _store_errors():
+            with store_errors(_STORE):
                 pipeline = self._client.pipeline(transaction=True)
                 for user in some:
                     pipeline.mget(history.history_key(user), history.ids_key(user))
@@ -92,14 +93,14 @@ class OnlineHistory:
 
     def materialized(self, what: str) -> dict[str, str]:
         """Days loaded from the lake (EVENTS or VIEW), with the content hash of the partition that was loaded."""
-        with _store_errors():
+        with store_errors(_STORE):
             found = cast("dict[bytes, bytes]", self._client.hgetall(what))
         return {day.decode(): digest.decode() for day, digest in found.items()}
 
     def set_materialized(self, what: str, days: Mapping[str, str], first_kept: str) -> None:
         """Record loaded days; forget those before `first_kept`."""
         old = [day for day in self.materialized(what) if day < first_kept]
-        with _store_errors():
+        with store_errors(_STORE):
             self._client.hset(what, mapping=dict(days))
             if old:
                 self._client.hdel(what, *old)
@@ -117,13 +118,24 @@ def connect(url: str, bound: int = MAX_EVENTS) -> Iterator[OnlineHistory]:
 
 
 @contextmanager
-def _store_errors() -> Iterator[None]:
+def store_errors(what: str) -> Iterator[None]:
+    """Raise the errors of a Redis client as ours. `what` names the store at the beginning of the message."""
     try:
         yield
+    except redis.AuthenticationError as error:
+        raise BadConfigError(
+            f"{what} refuses the credentials", expected="redis://USER:PASSWORD@host:port/db in FRAUD_REDIS_URL",
+            came=str(error),
+        ) from error  # fmt: skip
     except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise UnavailableError(
-            "the online store does not answer", came=str(error), do="check FRAUD_REDIS_URL"
-        ) from error
+        raise UnavailableError(f"{what} does not answer", came=str(error), do="check FRAUD_REDIS_URL") from error
+    except redis.ResponseError as error:
+        if "WRONGTYPE" not in str(error):
+            raise
+        raise BadInputError(
+            f"{what} has a key with another type of value", expected="keys that this platform wrote alone",
+            came=str(error), do="point FRAUD_REDIS_URL at a database of its own, or delete the key",
+        ) from error  # fmt: skip
 
 
 def _split(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -123,9 +123,10 @@ class Decisions:
         return answers.take(pa.array(first)).select(_DECIDED)
 
 
-_NO_DECISIONS: Final = pa.schema(
+_DECISION: Final = pa.schema(
     [("transaction_id", pa.string()), ("fraud_probability", pa.float64()), ("is_fraud", pa.bool_())]
-).empty_table()
+)
+_NO_DECISIONS: Final = pa.Table.from_batches([], _DECISION)  # empty_table() would import pandas
 
 
 def _numbers(users: pa.ChunkedArray) -> NDArray[np.int64]:

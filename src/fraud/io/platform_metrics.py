@@ -16,12 +16,12 @@ from typing import Any, Final
 import httpx
 import pyarrow.compute as pc
 import redis
-from mlflow.exceptions import MlflowException
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from fraud.errors import FraudError
 from fraud.io import job_runs, mlflow_client, model_artifact
 from fraud.io.lake import MANIFEST, Dataset, listed, located
+from fraud.io.mlflow_client import answering, lookup
 from fraud.settings import Settings
 
 DATASETS: Final = ("transactions", "labels", "features", "scores", "predictions")
@@ -32,7 +32,7 @@ MIN_BASELINE_DAYS: Final = 7
 ASSUMED_SPREAD: Final = 0.25
 """Relative standard deviation of a day's share of flagged transactions, where too few days were scored to say."""
 _PROBE_SECONDS: Final = 2.0
-_UNREADABLE: Final = (FraudError, OSError, MlflowException, redis.RedisError, httpx.HTTPError, KeyError, ValueError)
+_UNREADABLE: Final = (FraudError, OSError, redis.RedisError, httpx.HTTPError, KeyError, ValueError)
 """What a source that is down or holds something unexpected raises."""
 
 
@@ -222,13 +222,10 @@ def registry(settings: Settings) -> Iterator[Metric]:
     """The Production version, and what its answers should look like."""
     # Asked first by a client that gives up at once: MLflow's own tries longer than a scrape may take.
     httpx.get(f"{settings.mlflow_url}/health", timeout=_PROBE_SECONDS).raise_for_status()
-    try:
-        version = mlflow_client.client(settings).get_model_version_by_alias(
-            model_artifact.MODEL_NAME, model_artifact.PRODUCTION
-        )
-    except MlflowException as error:
-        if error.error_code not in model_artifact.ABSENT:
-            raise
+    with answering():
+        client = mlflow_client.client(settings)
+        version = lookup(client.get_model_version_by_alias, model_artifact.MODEL_NAME, model_artifact.PRODUCTION)
+    if version is None:
         return
     info = GaugeMetricFamily("fraud_production_info", "1 for the Production version", labels=["version", "level"])
     info.add_metric([str(version.version), version.tags.get("level", "")], 1)

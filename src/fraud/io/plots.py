@@ -2,16 +2,17 @@
 
 import io
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fraud.core.costs import Costs, saved_per_1000
 from fraud.core.metrics import Ranked, calibration
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Named = Mapping[str, NDArray[np.floating]]
 """Probabilities by the name in the legend; the first is the candidate."""
@@ -25,12 +26,12 @@ _STYLE: Final = {
 }  # fmt: skip
 
 
-def precision_recall(named: Named, is_fraud: NDArray[np.bool_]) -> Figure:
+def precision_recall(named: Named, is_fraud: NDArray[np.bool_]) -> "Figure":
     """Precision over recall. An empty plot that says so without both classes."""
     if _one_class(is_fraud):
         return _nothing_to_draw("Precision over recall", is_fraud)
 
-    def draw(axes: Axes) -> None:
+    def draw(axes: "Axes") -> None:
         for line, probability in _lines(named):
             recall, precision, _ = Ranked(probability, is_fraud).tally().curve()
             axes.plot(recall, precision, **line)
@@ -41,12 +42,12 @@ def precision_recall(named: Named, is_fraud: NDArray[np.bool_]) -> Figure:
     return _figure(draw)
 
 
-def roc(named: Named, is_fraud: NDArray[np.bool_]) -> Figure:
+def roc(named: Named, is_fraud: NDArray[np.bool_]) -> "Figure":
     """True over false positives. An empty plot that says so without both classes."""
     if _one_class(is_fraud):
         return _nothing_to_draw("ROC", is_fraud)
 
-    def draw(axes: Axes) -> None:
+    def draw(axes: "Axes") -> None:
         for line, probability in _lines(named):
             recall, _, false = Ranked(probability, is_fraud).tally().curve()
             axes.plot(np.append(0, false), np.append(0, recall), **line)
@@ -57,7 +58,7 @@ def roc(named: Named, is_fraud: NDArray[np.bool_]) -> Figure:
     return _figure(draw)
 
 
-def calibrated(named: Named, is_fraud: NDArray[np.bool_]) -> Figure:
+def calibrated(named: Named, is_fraud: NDArray[np.bool_]) -> "Figure":
     """Seen over predicted rates, both on logarithmic axes: rates span orders of magnitude.
 
     An empty plot that says so without both classes.
@@ -65,7 +66,7 @@ def calibrated(named: Named, is_fraud: NDArray[np.bool_]) -> Figure:
     if _one_class(is_fraud):
         return _nothing_to_draw("Calibration", is_fraud)
 
-    def draw(axes: Axes) -> None:
+    def draw(axes: "Axes") -> None:
         for line, probability in _lines(named):
             _, bins = calibration(probability, is_fraud)
             shown = [(b.predicted, b.observed) for b in bins if b.predicted > 0 and b.observed > 0]
@@ -78,12 +79,12 @@ def calibrated(named: Named, is_fraud: NDArray[np.bool_]) -> Figure:
     return _figure(draw)
 
 
-def money(named: Named, is_fraud: NDArray[np.bool_], gains: NDArray[np.float64], costs: Costs) -> Figure:
+def money(named: Named, is_fraud: NDArray[np.bool_], gains: NDArray[np.float64], costs: Costs) -> "Figure":
     """USD saved per 1,000 transactions over the number of alerts analysts can look at. An empty plot without rows."""
     if not len(is_fraud):
         return _nothing_to_draw("Money saved", is_fraud)
 
-    def draw(axes: Axes) -> None:
+    def draw(axes: "Axes") -> None:
         shares = np.linspace(0, 4 * costs.capacity, 41)
         for line, probability in _lines(named):
             ranked = Ranked(probability, is_fraud)
@@ -95,8 +96,10 @@ def money(named: Named, is_fraud: NDArray[np.bool_], gains: NDArray[np.float64],
     return _figure(draw)
 
 
-def svg(figure: Figure) -> str:
+def svg(figure: "Figure") -> str:
     """The figure as an <svg> element; the same figure, the same text."""
+    import matplotlib as mpl  # noqa: PLC0415 - a second to import
+
     text = io.StringIO()
     with mpl.rc_context(_STYLE):
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
@@ -107,8 +110,8 @@ def _one_class(is_fraud: NDArray[np.bool_]) -> bool:
     return int(is_fraud.sum()) in (0, len(is_fraud))
 
 
-def _nothing_to_draw(title: str, is_fraud: NDArray[np.bool_]) -> Figure:
-    def draw(axes: Axes) -> None:
+def _nothing_to_draw(title: str, is_fraud: NDArray[np.bool_]) -> "Figure":
+    def draw(axes: "Axes") -> None:
         axes.set(title=title, xticks=[], yticks=[])
         text = f"not measured: {int(is_fraud.sum()):,} frauds in {len(is_fraud):,} rows"
         axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="#5f6b7a")
@@ -127,7 +130,10 @@ def _lines(named: Named) -> list[tuple[dict[str, Any], NDArray[np.floating]]]:
     ]
 
 
-def _figure(draw: Callable[[Axes], None]) -> Figure:
+def _figure(draw: Callable[["Axes"], None]) -> "Figure":
+    import matplotlib as mpl  # noqa: PLC0415 - a second to import
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(4.8, 3.4), layout="constrained")
         axes = figure.subplots()

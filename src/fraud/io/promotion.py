@@ -18,20 +18,21 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-import mlflow
 import sqlalchemy as sa
-from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import OperationalError
 
-from fraud.errors import FraudError, RefusedError, UnavailableError
+from fraud.errors import RefusedError, UnavailableError
 from fraud.io import mlflow_client
-from fraud.io.model_artifact import ABSENT, MODEL_NAME, PRODUCTION
+from fraud.io.mlflow_client import ModelVersion, answering, lookup
+from fraud.io.model_artifact import MODEL_NAME, PRODUCTION
 from fraud.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 PREVIOUS: Final = "previous"
 STAGING: Final = "staging"
@@ -119,12 +120,7 @@ class Promotion:
     def version(self, alias: str) -> ModelVersion | None:
         """The version an alias names; None when it names none."""
         with _answers():
-            try:
-                return self._client.get_model_version_by_alias(MODEL_NAME, alias)
-            except MlflowException as error:
-                if error.error_code in ABSENT:
-                    return None
-                raise
+            return lookup(self._client.get_model_version_by_alias, MODEL_NAME, alias)
 
     def change(
         self,
@@ -321,7 +317,7 @@ def _number(version: ModelVersion | None) -> str | None:
     return str(version.version) if version else None
 
 
-def _set_stage(client: mlflow.MlflowClient, version: str, stage: str) -> None:
+def _set_stage(client: "MlflowClient", version: str, stage: str) -> None:
     with warnings.catch_warnings():
         # Deprecated for aliases (mlflow#10336), kept in step for readers of models:/fraud-detector/Production.
         warnings.simplefilter("ignore", FutureWarning)
@@ -348,10 +344,7 @@ def _engine(url: str) -> sa.Engine:
 @contextmanager
 def _answers() -> Iterator[None]:
     try:
-        yield
-    except FraudError:
-        raise
+        with answering():
+            yield
     except OperationalError as error:
         raise UnavailableError("the control database does not answer", came=str(error.orig)) from error
-    except MlflowException as error:
-        raise UnavailableError("the model registry does not answer", came=str(error)) from error

@@ -30,6 +30,13 @@ def write(folder: str, name: str, page: str, record: dict[str, Any]) -> None:
     put_atomically(f"{folder}/{name}.json", (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
 
 
+def remove(folder: str) -> None:
+    """Remove the reports of a folder; nothing happens where there are none."""
+    fs, path = located(folder)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
 def expire(root: str, keep_days: int) -> list[str]:
     """Remove the reports below `<root>/<day>` that are more than `keep_days` older than the newest; their days.
 

@@ -30,10 +30,10 @@ FORGOTTEN: Final = "the online store no longer knows what was known"
 UNEXPLAINED: Final = "the online store knows events that have not landed"
 _LANDED: Final = ["transaction_id", "user_id", "merchant_id", "merchant_category", "event_timestamp", "amount",
                   "distance_from_home"]  # fmt: skip
-_TEXT: Final = pa.array([], pa.string())
+_TEXT: Final = pa.nulls(0, pa.string())  # pa.array([]) would import pandas
 _EMPTY: Final = {
-    "event_timestamp": pa.array([], pa.timestamp("us", "UTC")), "event_us": pa.array([], pa.int64()),
-    "amount": pa.array([], pa.float64()), "distance_from_home": pa.array([], pa.float64()),
+    "event_timestamp": pa.nulls(0, pa.timestamp("us", "UTC")), "event_us": pa.nulls(0, pa.int64()),
+    "amount": pa.nulls(0, pa.float64()), "distance_from_home": pa.nulls(0, pa.float64()),
 }  # fmt: skip
 _LOGGED: Final = ["transaction_id", "user_id", "merchant_id", "event_us", "amount"]
 

@@ -1,14 +1,14 @@
 """A training set of the lake as what models are trained and compared on: matrices, split by time."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, date, datetime, time
 from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fraud.core.contract import CATEGORY_INDEX, OTHER_INDEX, US_PER_DAY, day_of_week, hour_of_day
+from fraud.core.contract import CATEGORY_INDEX, OTHER_INDEX, US_PER_DAY, US_PER_SECOND, day_of_week, hour_of_day
 from fraud.core.evaluation import Rows
 from fraud.core.features import VECTOR_NAMES, WINDOW_NAMES
 from fraud.core.split import Part, Split, split_by_time
@@ -31,13 +31,11 @@ class TrainingData(NamedTuple):
     train: Rows
     validation: Rows
     holdout: Rows
+    known_part: Part
+    """What the deployed model is trained on in the end: from the first training day to the end of validation, whose
+    labels are mature when the holdout begins; the training part alone where the refit is switched off."""
     known: Rows
-    """Everything before the holdout's gap, `known_part`: what the deployed model is trained on in the end."""
-
-    @property
-    def known_part(self) -> Part:
-        """From the first training day to the end of validation; labels of it are mature when the holdout begins."""
-        return Part(self.split.train.first_us, self.split.validation.end_us)
+    """The rows of `known_part`."""
 
     def rows_of(self, part: Part) -> slice:
         """Where a part's rows lie in the table."""
@@ -98,10 +96,13 @@ def load(lake_uri: str, manifest: Manifest, params: Params) -> TrainingData:
         split = split_by_time(
             int(event_us[0]), int(event_us[-1]), train_days=asked.train_days, gap_days=asked.gap_days,
             validation_days=asked.validation_days, holdout_days=asked.holdout_days,
+            holdout_first_us=None if asked.holdout_from is None else _first_us(asked.holdout_from),
         )  # fmt: skip
     except ValueError as error:
         raise BadInputError(
-            f"training set {manifest.partition} cannot be split", came=str(error), do="ingest more days"
+            f"training set {manifest.partition} cannot be split",
+            came=str(error),
+            do="ingest more days, or change split in params.yaml",
         ) from error
     users = table["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     whole = Rows(vectors(table), table["is_fraud"].to_numpy(), users.astype(np.int64))
@@ -117,10 +118,11 @@ def load(lake_uri: str, manifest: Manifest, params: Params) -> TrainingData:
             )  # fmt: skip
         return rows._replace(users=np.unique(rows.users, return_inverse=True)[1])
 
+    known = Part(split.train.first_us, (split.validation if params.training.refit else split.train).end_us)
     return TrainingData(
         manifest, table, event_us, split,
         part("training", split.train), part("validation", split.validation), part("holdout", split.holdout),
-        part("known", Part(split.train.first_us, split.validation.end_us)),
+        known, part("known", known),
     )  # fmt: skip
 
 
@@ -148,6 +150,10 @@ def describe(data: TrainingData) -> Mapping[str, object]:
         for name, bounds, rows in parts
     }  # fmt: skip
     return {**found, "gap_days": data.split.gap_days, "shrunk": data.split.shrunk}
+
+
+def _first_us(day: date) -> int:
+    return round(datetime.combine(day, time.min, UTC).timestamp()) * US_PER_SECOND
 
 
 def _day(at_us: int) -> str:

@@ -13,6 +13,7 @@ from itertools import chain
 from pydantic import BaseModel, ConfigDict, Field
 
 from fraud.io import retention
+from fraud.io.mlflow_client import answering
 from fraud.io.retention import Old
 from fraud.jobs import Context, JobConfig, JobResult
 
@@ -61,8 +62,6 @@ def run(config: Config, context: Context) -> Result:
     Raises UnavailableError when registry or history are away, RefusedError when the history does not verify: without
     them nobody knows what must stay, and nothing is removed.
     """
-    from fraud.io.training_run import answering  # noqa: PLC0415 - MLflow takes seconds to import
-
     today = config.today or dt.datetime.now(dt.UTC).date()
     old = list(chain(_versions(today, context), _lake(today, context)))
     freed: dict[str, list[Old]] = defaultdict(list)
@@ -104,7 +103,7 @@ def _lake(today: dt.date, context: Context) -> Iterator[Old]:
 def _versions(today: dt.date, context: Context) -> Iterator[Old]:
     """Versions first: a run is removed when no version stands on it any more."""
     from fraud.io import data_versions, kept_versions  # noqa: PLC0415 - MLflow and DVC take seconds to import
-    from fraud.io.training_run import TrainingRuns, answering  # noqa: PLC0415
+    from fraud.io.training_run import TrainingRuns  # noqa: PLC0415
 
     settings = context.settings
     before = _before(today, settings.version_days)

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any, Final
 
 import numpy as np
-from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
@@ -15,9 +14,11 @@ from fraud.core.evaluation import MEASURES, Compared, Rows, slice_losses
 from fraud.core.metrics import calibration
 from fraud.engines.onnx_session import OnnxModel
 from fraud.io import gate_report, model_artifact, plots, reports, training_data
+from fraud.io.mlflow_client import ModelVersion
 from fraud.io.training_data import TrainingData
 from fraud.jobs import Context, JobConfig, JobResult
 from fraud.jobs.evaluate import costs_of
+from fraud.printing import figure
 
 INPUTS: Final = ("level", "threshold", "git_commit", "git_dirty", "snapshot", "data_sha256", "params_sha256",
                  "code_sha256", "lock_sha256", "feature_hash", "seed", "model_sha256", "gates", "failed_gates",
@@ -144,5 +145,5 @@ def _page(record: Mapping[str, Any], drawn: Sequence[str], min_frauds: int) -> s
 
 
 def _interval(values: Sequence[float]) -> str:
-    value, low, high = (gate_report.figure(number) for number in values)
+    value, low, high = (figure(number) for number in values)
     return f"{value} ({low} to {high})"

@@ -5,16 +5,16 @@ tags of the version. Training ends with this; by hand it renews a verdict after 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 from pydantic import Field
 
+from fraud import printing
 from fraud.core import gates, rule
 from fraud.core.costs import Costs
 from fraud.core.evaluation import Compared, Rows, slice_losses
@@ -23,10 +23,11 @@ from fraud.core.metrics import calibration
 from fraud.engines.onnx_session import OnnxModel
 from fraud.errors import RefusedError
 from fraud.io import gate_report, lineage, model_artifact, model_card, pipeline_files, plots, reports, training_data
+from fraud.io.mlflow_client import ModelVersion, answering
 from fraud.io.model_artifact import MODEL_NAME
 from fraud.io.promotion import opened
 from fraud.io.training_data import TrainingData
-from fraud.io.training_run import TrainingRuns, answering, as_json
+from fraud.io.training_run import TrainingRuns, as_json
 from fraud.jobs import Context, JobConfig, JobResult
 from fraud.models import proof
 from fraud.params import Params
@@ -57,6 +58,45 @@ class Result(JobResult):
     gates: tuple[dict[str, Any], ...]
     report_uri: str
     mlflow_run_url: str
+
+    def for_people(self) -> str:
+        made = ", made before from equal inputs" if self.reused else ""
+        return "\n".join(
+            [
+                f"version {self.version}, level {self.selected}{made}",
+                "",
+                *printing.table(_level_row(level) for level in self.levels),
+                "  on the holdout, with 95% intervals",
+                "",
+                *gate_lines(self.gates),
+                f"report  {self.report_uri}",
+                f"run     {self.mlflow_run_url}",
+            ]
+        )
+
+
+def gate_lines(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Gates as lines of a table, those that failed first."""
+    return printing.table(
+        {
+            "gate": gate["name"],
+            "verdict": "passed" if gate["passed"] else "FAILED",
+            "measured": "not measured" if gate["value"] is None else printing.figure(gate["value"]),
+            "required": f"{gate['asked']} {printing.figure(gate['threshold'])}",
+        }
+        for gate in sorted(found, key=lambda gate: bool(gate["passed"]))
+    )
+
+
+def _level_row(level: Mapping[str, Any]) -> dict[str, object]:
+    intervals = {
+        title: printing.interval([level[name], level[f"{name}_low"], level[f"{name}_high"]])
+        for title, name in (("AUC", "auc"), ("average precision", "average_precision"))
+    }
+    return {
+        "level": f"{level['level']}-{level['name']}", **intervals, "recall at capacity": level["recall_at_capacity"],
+        "USD saved per 1,000": level["saved_per_1000"], "selected": level["selected"],
+    }  # fmt: skip
 
 
 class Opponent(NamedTuple):
@@ -133,7 +173,7 @@ def judge(version: ModelVersion, data: TrainingData, context: Context, runs: Tra
     runs.put_text(run_id, f"{REPORT}/gates.html", page)
     runs.put_text(run_id, f"{REPORT}/gates.json", as_json(record))
     runs.put_text(run_id, f"{REPORT}/model_card.md", model_card.card(record, training, params))
-    reports.write(_folder(context, run_id), "gates", page, record)
+    reports.write(report_folder(context, run_id), "gates", page, record)
     runs.record(run_id, metrics={f"gate_{g.name}": g.value for g in verdicts if g.value is not None})
     verdict = {
         "champion": champion, "failed_gates": ",".join(failed), "gates_sha256": _bounds_sha256(params),
@@ -209,7 +249,8 @@ def _measure(
         holdout_frauds=int(rows.is_fraud.sum()),
         immature_rows=data.immature_rows(),
         quarantine_rate=training_data.quarantine_rate(context.settings.lake_uri),
-        average_precision_lift=compared.interval(0, "average_precision").value / rate,
+        average_precision_lift=compared.interval(0, "average_precision").low / rate,
+        auc=compared.interval(0, "auc"),
         gain=compared.gain(0, 1, "saved_per_1000"),
         opponent=opponent.name,
         simpler_gain=compared.gain(0, 2, "saved_per_1000"),
@@ -241,7 +282,8 @@ def _bounds_sha256(params: Params) -> str:
     return sha256(params.fingerprint("gates").encode()).hexdigest()
 
 
-def _folder(context: Context, run_id: str) -> str:
+def report_folder(context: Context, run_id: str) -> str:
+    """Where the report of a run's version is kept, beside the copy in the run."""
     return f"{context.settings.reports_uri.rstrip('/')}/training/{run_id}"
 
 
@@ -254,7 +296,8 @@ def _result(
             "average_precision": level["holdout"]["average_precision"][0],
             "average_precision_low": level["holdout"]["average_precision"][1],
             "average_precision_high": level["holdout"]["average_precision"][2],
-            "auc": level["holdout"]["auc"][0], "recall_at_capacity": level["holdout"]["recall"][0],
+            "auc": level["holdout"]["auc"][0], "auc_low": level["holdout"]["auc"][1],
+            "auc_high": level["holdout"]["auc"][2], "recall_at_capacity": level["holdout"]["recall"][0],
             "saved_per_1000": level["holdout"]["saved_per_1000"][0],
             "validation_average_precision": level["validation"]["average_precision"][0],
         }
@@ -264,5 +307,5 @@ def _result(
         version=record["version"], run_id=record["run_id"], reused=reused, selected=record["selected_level"],
         gates_passed=record["gates_passed"], failed_gates=tuple(record["failed_gates"]), champion=record["champion"],
         levels=tuple(levels), gates=tuple(record["gates"]),
-        report_uri=f"{_folder(context, record['run_id'])}/gates.html", mlflow_run_url=runs.url(record["run_id"]),
+        report_uri=f"{report_folder(context, record['run_id'])}/gates.html", mlflow_run_url=runs.url(record["run_id"]),
     )  # fmt: skip

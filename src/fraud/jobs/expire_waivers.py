@@ -6,11 +6,11 @@ The last Production before it takes over that stands on no waiver, or on a valid
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 
-from mlflow.entities.model_registry import ModelVersion
 from pydantic import Field
 
 from fraud.errors import RefusedError
 from fraud.io import model_artifact
+from fraud.io.mlflow_client import ModelVersion
 from fraud.io.promotion import Recorded, approval_of, expired, opened
 from fraud.jobs import Context, JobConfig, JobResult
 

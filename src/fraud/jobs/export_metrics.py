@@ -9,7 +9,8 @@ from pydantic import Field
 
 from fraud.errors import UnavailableError
 from fraud.io.platform_metrics import PlatformMetrics
-from fraud.jobs import WATCHED, Context, JobConfig, JobResult
+from fraud.job_list import WATCHED
+from fraud.jobs import Context, JobConfig, JobResult
 
 
 class Config(JobConfig):

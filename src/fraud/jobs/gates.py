@@ -9,11 +9,12 @@ from pydantic_settings import CliPositionalArg
 from fraud.core import gates
 from fraud.errors import RefusedError
 from fraud.io import model_artifact, reports
-from fraud.io.gate_report import figure
+from fraud.io.mlflow_client import answering
 from fraud.io.model_artifact import PRODUCTION
 from fraud.io.promotion import STAGING, opened
-from fraud.io.training_run import TrainingRuns, answering
+from fraud.io.training_run import TrainingRuns
 from fraud.jobs import Context, JobConfig, JobResult
+from fraud.jobs.evaluate import gate_lines
 
 
 class Config(JobConfig):
@@ -41,12 +42,8 @@ class Result(JobResult):
         if not self.version:
             return "there is no candidate: no version has the alias `staging`"
         against = f"version {self.champion}" if self.champion else "the rule of thumb"
-        lines = [f"version {self.version}, level {self.selected}, held against {against}"]
-        for gate in self.gates:
-            value = "not measured" if gate["value"] is None else figure(gate["value"])
-            asked = f"{gate['asked']} {figure(gate['threshold'])}"
-            lines.append(f"  {'passed' if gate['passed'] else 'FAILED':<8}{gate['name']:<24}{value:>14}  {asked}")
-        return "\n".join([*lines, self.report_uri])
+        lines = [f"version {self.version}, level {self.selected}, evaluated against {against}"]
+        return "\n".join([*lines, *gate_lines(self.gates), self.report_uri])
 
 
 def run(config: Config, context: Context) -> Result:

@@ -1,7 +1,9 @@
 """Print every change of Production: what, when, who, why. The hash chain is checked first."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from fraud import printing
 from fraud.io.promotion import opened
 from fraud.jobs import Context, JobConfig, JobResult
 
@@ -16,6 +18,18 @@ class Result(JobResult):
     verified: bool
     production: str | None
     changes: tuple[dict[str, Any], ...]
+
+    def for_people(self) -> str:
+        production = f"version {self.production}" if self.production else "none"
+        title = f"Production: {production}; changes: {len(self.changes):,}; the hash chain is intact"
+        return "\n".join([title, *printing.table(map(_row, self.changes))])
+
+
+def _row(change: Mapping[str, Any]) -> dict[str, object]:
+    row = {name: change[name] for name in ("sequence", "at", "action", "version", "replaced", "actor")}
+    waiver = change["waiver"]
+    waived = f"{', '.join(waiver['gates'])} until {waiver['expires']}" if waiver else None
+    return {**row, "waived": waived, "reason": change["reason"]}
 
 
 def run(_config: Config, context: Context) -> Result:

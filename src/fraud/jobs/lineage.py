@@ -4,17 +4,17 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow.entities.model_registry import ModelVersion
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 
 from fraud.errors import RefusedError
 from fraud.io import model_artifact
-from fraud.io.gate_report import figure
 from fraud.io.lake import Dataset, Manifest
+from fraud.io.mlflow_client import ModelVersion, answering
 from fraud.io.promotion import Recorded, opened
-from fraud.io.training_run import TrainingRuns, answering
+from fraud.io.training_run import TrainingRuns
 from fraud.jobs import Context, JobConfig, JobResult
+from fraud.printing import figure
 
 
 class Config(JobConfig):

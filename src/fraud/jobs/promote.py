@@ -3,15 +3,16 @@
 One gate is not the version's but the platform's: the newest day of answers must be without skew.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 
-from mlflow.entities.model_registry import ModelVersion
 from pydantic import Field
 
 from fraud.core import gates
 from fraud.core.gates import Gate
 from fraud.errors import BadConfigError, RefusedError
 from fraud.io import lineage, model_artifact, reports
+from fraud.io.mlflow_client import ModelVersion
 from fraud.io.model_artifact import MODEL_NAME
 from fraud.io.promotion import STAGING, Promotion, Recorded, Waiver, opened
 from fraud.jobs import Context, JobConfig, JobResult
@@ -21,7 +22,10 @@ class Config(JobConfig):
     """Which version, who says so and why."""
 
     version: int | None = Field(default=None, description="version to promote; the one `staging` names by default")
-    reason: str = Field(default="all gates passed", min_length=3, description="kept in the history for ever")
+    reason: str | None = Field(
+        default=None, min_length=3,
+        description="kept in the history for good; default: `all gates passed`; after that of a waiver, if any",
+    )  # fmt: skip
     waive: tuple[str, ...] = Field(default=(), description="failed gates passed over, by name; all of them or none")
     waiver_reason: str = Field(default="", description="why the failed gates may be passed over")
     waiver_expires: date | None = Field(default=None, description="first day on which the waiver no longer holds")
@@ -71,7 +75,7 @@ def run(config: Config, context: Context) -> Result:
                 _require_gates(version.version, version.tags, current, waiver.gates if waiver else (), skew)
             return version
 
-        entry = promotion.change("promote", choose, actor=actor, reason=config.reason, waiver=waiver)
+        entry = promotion.change("promote", choose, actor=actor, reason=_reason(config), waiver=waiver)
     replaced = entry.replaced if entry else None
     context.log.info("production", version=str(version.version), replaced=replaced, changed=entry is not None)
     tag = _tag_commit(version, context) if entry is not None and context.settings.git_tags else ""
@@ -82,7 +86,7 @@ def run(config: Config, context: Context) -> Result:
 
 
 def _require_gates(
-    version: str, tags: dict[str, str], current: str | None, waived: tuple[str, ...], skew: Gate
+    version: str, tags: Mapping[str, str], current: str | None, waived: tuple[str, ...], skew: Gate
 ) -> None:
     """Raise RefusedError unless the gates passed against the present Production, or each failed one is waived."""
     champion = tags.get("champion") or None
@@ -121,6 +125,12 @@ def _tag_commit(version: ModelVersion, context: Context) -> str:
     if said:
         context.log.warning("no Git tag", tag=name, commit=commit, why=said)
     return "" if said else name
+
+
+def _reason(config: Config) -> str:
+    """What the history records: for a waived promotion the waiver's reason, then any other that was given."""
+    given = [config.waiver_reason, config.reason] if config.waive else [config.reason or "all gates passed"]
+    return "; ".join(dict.fromkeys(reason for reason in given if reason))
 
 
 def _waiver(config: Config, actor: str) -> Waiver | None:

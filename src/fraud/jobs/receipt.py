@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from mlflow.entities.model_registry import ModelVersion
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from fraud.errors import RefusedError
 from fraud.io import model_artifact
 from fraud.io.answers import RULE, Answer, find, recorded_windows
+from fraud.io.mlflow_client import ModelVersion
 from fraud.io.promotion import Recorded, opened
 from fraud.jobs import Context, JobConfig, JobResult
 

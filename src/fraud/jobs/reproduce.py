@@ -13,10 +13,8 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 
@@ -24,9 +22,13 @@ import fraud
 from fraud.errors import BadInputError, RefusedError
 from fraud.io import checkout, data_versions, mlflow_client, model_artifact
 from fraud.io.lake import MANIFEST, Dataset, opened
+from fraud.io.mlflow_client import ModelVersion
 from fraud.io.model_artifact import MODEL_NAME
 from fraud.jobs import Context, JobConfig, JobResult
 from fraud.uris import sqlite_url, uri_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 INPUTS: Final = {
     "data": "data_sha256", "params": "params_sha256", "code": "code_sha256", "lock": "lock_sha256",
@@ -114,8 +116,9 @@ def run(config: Config, context: Context) -> Result:
         (folder / "var").mkdir()
         arguments = ["train", f"--snapshot={version.tags['snapshot']}", "--force"]
         made = checkout.run_job(python, source, folder, arguments, settings, context.log)
-        again = MlflowClient(registry).get_model_version(MODEL_NAME, made["version"])
-        inputs = _inputs(version, again, MlflowClient(registry), context)
+        throwaway = mlflow_client.client(context.settings.model_copy(update={"mlflow_url": registry}))
+        again = throwaway.get_model_version(MODEL_NAME, made["version"])
+        inputs = _inputs(version, again, throwaway, context)
         outputs = _outputs(version, again, folder, context)
     result = Result(
         version=str(version.version), equal=outputs[0].equal, git_commit="the present files" if config.here else commit,
@@ -181,7 +184,7 @@ def _bring_data(version: ModelVersion, lake: Path, context: Context) -> str:
 
 
 def _inputs(
-    version: ModelVersion, again: ModelVersion, registry: MlflowClient, context: Context
+    version: ModelVersion, again: ModelVersion, registry: "MlflowClient", context: Context
 ) -> tuple[Compared, ...]:
     found = []
     for name, tag in INPUTS.items():

@@ -1,10 +1,10 @@
 """Set Production back to the version it was before the last change. One action, recorded like any other."""
 
-from mlflow.entities.model_registry import ModelVersion
 from pydantic import Field
 
 from fraud.errors import RefusedError
 from fraud.io import model_artifact
+from fraud.io.mlflow_client import ModelVersion
 from fraud.io.promotion import Recorded, opened
 from fraud.jobs import Context, JobConfig, JobResult
 

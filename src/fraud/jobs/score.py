@@ -19,11 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pandas.util import hash_array
 from pydantic import Field, model_validator
 
 from fraud.engines.scoring import INPUT, Model, Scorer
-from fraud.engines.trees import FastTrees, batch_model
 from fraud.errors import BadInputError, UnavailableError
 from fraud.io.lake import ROWS_PER_GROUP, DataObject, Dataset, Manifest, located
 from fraud.jobs import Context, JobConfig, JobResult
@@ -154,6 +152,8 @@ def run(config: Config, context: Context) -> Result:
     ]
     context.log.info("scoring", days=len(sources), to_do=len(todo), model_version=artifact.version)
     if todo:
+        from fraud.engines.trees import FastTrees, batch_model  # noqa: PLC0415 - numba takes a second to import
+
         compiled = isinstance(batch_model(artifact.model), FastTrees)  # and so it is before the workers look for it
         context.log.info("model", walked_by="compiled trees" if compiled else "ONNX Runtime")
         seconds |= _score(todo, features, scores, artifact, context, sources)
@@ -169,6 +169,7 @@ def run(config: Config, context: Context) -> Result:
 
 def _score_file(source: Path, target: Path, artifact: "ModelArtifact", context: Context) -> Result:
     """Without Spark and without the lake."""
+    from fraud.engines.trees import batch_model  # noqa: PLC0415 - numba takes a second to import
     from fraud.io.scored_file import score_file  # noqa: PLC0415 - pandera takes seconds to import
 
     began = time.monotonic()
@@ -308,6 +309,8 @@ def _task(
     )
 
     def score_slice(piece: Slice) -> SliceScored | SliceUnusable:
+        from pandas.util import hash_array  # noqa: PLC0415 - pandas takes a second to import
+
         try:
             table = _read(piece)
         except FileNotFoundError:
@@ -349,6 +352,8 @@ def _rows(file: pq.ParquetFile, piece: Slice) -> pa.Table:
 
 def _session(key: str, model: "Broadcast[bytes]") -> Model:
     """The worker's one session of this model: made by its first task, kept for the next."""
+    from fraud.engines.trees import batch_model  # noqa: PLC0415 - numba takes a second to import
+
     if key not in _SESSIONS:
         _SESSIONS.clear()
         _SESSIONS[key] = batch_model(model.value)

@@ -8,6 +8,7 @@ before the holdout's gap; the holdout is for the gates alone.
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from mlflow.entities.model_registry import ModelVersion
 from numpy.typing import NDArray
 from pydantic import Field
 from threadpoolctl import threadpool_limits
@@ -26,11 +26,13 @@ from fraud.core.evaluation import MEASURES, Compared, Rows, climb
 from fraud.core.features import definition_hash
 from fraud.engines.arrow_vector import vectors
 from fraud.engines.onnx_session import OnnxModel
-from fraud.io import data_versions, lineage, pipeline_files, plots, training_data
+from fraud.io import data_versions, lineage, pipeline_files, plots, reports, training_data
 from fraud.io.lake import Dataset, Manifest
 from fraud.io.mirror import Mirror, mirrored
+from fraud.io.mlflow_client import ModelVersion, answering
+from fraud.io.model_folder import write_model_folder
 from fraud.io.training_data import TrainingData
-from fraud.io.training_run import TrainingRuns, answering, as_json, write_model_folder
+from fraud.io.training_run import TrainingRuns, as_json
 from fraud.jobs import Context, JobConfig, evaluate
 from fraud.models import proof, search
 from fraud.models.ladder import LEVELS, Level, Sample
@@ -85,20 +87,37 @@ def run(config: Config, context: Context) -> Result:
                     "the data is shorter than the split asks for: its parts shrink in proportion",
                     **training_data.describe(data),
                 )
-            reused = version is not None
-            if version is None:
-                version = _train(data, manifest, {**made_from, "fingerprint": fingerprint}, context, runs, config.cause)
-            verdict = evaluate.judge(version, data, context, runs).model_copy(update={"reused": reused})
-        if config.out is not None:
-            pipeline_files.write_model(config.out, verdict.version, verdict.run_id, runs)
+            reused, staged = version is not None, runs.staged()
+            with ExitStack() as failed:
+                if version is None:
+                    made_from = {**made_from, "fingerprint": fingerprint}
+                    version = _train(data, manifest, made_from, context, runs, config.cause)
+                    failed.callback(_withdraw, version, staged, runs, context)
+                verdict = evaluate.judge(version, data, context, runs).model_copy(update={"reused": reused})
+                _write_out(config, verdict, runs)
+                failed.pop_all()
+            return verdict
+        _write_out(config, verdict, runs)
         return verdict
+
+
+def _withdraw(version: ModelVersion, staged_before: str | None, runs: TrainingRuns, context: Context) -> None:
+    """Leave nothing of a version whose evaluation failed. What a registry that is away keeps, the next run resumes."""
+    context.log.warning("the evaluation failed: the version is withdrawn", version=str(version.version))
+    runs.withdraw(version, staged_before)
+    reports.remove(evaluate.report_folder(context, version.run_id))
+
+
+def _write_out(config: Config, verdict: Result, runs: TrainingRuns) -> None:
+    if config.out is not None:
+        pipeline_files.write_model(config.out, verdict.version, verdict.run_id, runs)
 
 
 def _train(
     data: TrainingData, manifest: Manifest, made_from: dict[str, str], context: Context, runs: TrainingRuns, cause: str
 ) -> ModelVersion:
     settings, params = context.settings, context.params
-    for run_id in runs.bury_unfinished(made_from["fingerprint"]):
+    for run_id in runs.mark_killed(made_from["fingerprint"]):
         context.log.warning("an earlier training of the same inputs was killed", run_id=run_id)
     snapshots = Dataset(settings.lake_uri, "training_sets", "snapshot")
     stored = data_versions.push_partition(settings.dvc_remote, snapshots, manifest.partition)
@@ -177,7 +196,8 @@ def _fit(
                 best = trial
         if best is None:
             raise ValueError("a search without its first trial")
-        first, final = OnnxModel(best.fitted.to_onnx()), level.refit(known, best.fitted, best.training, say)
+        first = OnnxModel(best.fitted.to_onnx())
+        final = level.refit(known, best.fitted, best.training, say) if wanted.refit else best.fitted
         seconds = time.monotonic() - began
         model_bytes = final.to_onnx()
         model = OnnxModel(model_bytes)

@@ -59,13 +59,13 @@ class Level(NamedTuple):
         return section
 
     def fit(self, train: Sample, validation: Sample, params: Training, say: Say) -> Fitted:
-        """Train. `validation` decides when to stop, and nothing else. The same inputs give the same bits."""
+        """Train. `validation` decides when to stop and how level 1 is scaled. The same inputs give the same bits."""
         module = importlib.import_module(f"fraud.models.{self.name}")  # torch alone takes seconds to import
         fitted: Fitted = module.fit(train, validation, params, say)
         return fitted
 
     def refit(self, rows: Sample, first: Fitted, params: Training, say: Say) -> Fitted:
-        """Train once more on all rows, for as many rounds as the first fit found best. Nothing is left to choose."""
+        """Train once more on all rows, with the rounds and the scaling that the first fit chose."""
         module = importlib.import_module(f"fraud.models.{self.name}")
         fitted: Fitted = module.refit(rows, first, params, say)
         return fitted

@@ -12,6 +12,7 @@ from fraud.params import Params
 BOUNDS = Params.load(Path(__file__).resolve().parents[3] / "params.yaml").gates
 GOOD = Measured(
     holdout_rows=20000, holdout_frauds=100, immature_rows=0, quarantine_rate=0.001, average_precision_lift=20.0,
+    auc=Interval(0.93, 0.88, 0.96),
     gain=Interval(50.0, 10.0, 90.0), opponent="version 3",
     simpler_gain=Interval(5.0, -4.0, 12.0), simpler="level 1-logistic", calibration_error=0.002,
     calibration_ratio=Interval(1.2, 0.9, 1.6),
@@ -21,6 +22,7 @@ GOOD = Measured(
 ON_HOLDOUT = {
     "holdout_frauds",
     "average_precision",
+    "auc",
     "better_than_production",
     "simpler_level",
     "calibration_error",
@@ -40,6 +42,8 @@ def test_a_good_candidate_passes_every_gate() -> None:
         ({"holdout_rows": 4999}, "holdout_rows"),
         ({"holdout_frauds": 29}, "holdout_frauds"),
         ({"average_precision_lift": 4.9}, "average_precision"),
+        ({"auc": Interval(0.585, 0.551, 0.618)}, "auc"),
+        ({"auc": Interval(0.72, 0.69, 0.75)}, "auc"),
         ({"gain": Interval(50.0, 0.0, 90.0)}, "better_than_production"),
         ({"gain": Interval(-5.0, -9.0, -1.0)}, "better_than_production"),
         ({"simpler_gain": Interval(-8.0, -15.0, -0.01)}, "simpler_level"),

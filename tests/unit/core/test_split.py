@@ -34,3 +34,28 @@ def test_a_short_span_shrinks_in_proportion_and_is_used_whole(span: int) -> None
 def test_too_short_a_span_is_refused_with_both_numbers() -> None:
     with pytest.raises(ValueError, match=f"spans 13 days.*{MIN_DAYS}"):
         split_by_time(*days(13), **ASKED)
+
+
+def test_a_placed_holdout_begins_on_its_day_and_the_parts_before_it_keep_their_lengths() -> None:
+    split = split_by_time(*days(150), **ASKED, holdout_first_us=18_120 * US_PER_DAY)
+    assert (split.holdout.first_us, split.holdout.end_us) == (18_120 * US_PER_DAY, 18_134 * US_PER_DAY)
+    assert split.validation.end_us == 18_113 * US_PER_DAY
+    assert (split.train.days, split.validation.days, split.shrunk) == (60, 14, False)
+
+
+def test_a_placed_holdout_ends_with_the_data_and_stays_when_the_parts_before_it_shrink() -> None:
+    split = split_by_time(*days(60), **ASKED, holdout_first_us=18_051 * US_PER_DAY)
+    assert (split.holdout.first_us, split.holdout.days) == (18_051 * US_PER_DAY, 9)
+    # 51 days for 60 + 7 + 14 + 7: the gap is 7 * 51 // 88 = 4, validation 14 * 51 // 88 = 8, train what is left.
+    assert (split.gap_days, split.validation.days, split.train.days, split.shrunk) == (4, 8, 35, True)
+    assert split.train.first_us == 18_000 * US_PER_DAY
+
+
+@pytest.mark.parametrize(
+    ("day", "message"),
+    [(18_000, "outside the 60 days"), (18_060, "outside the 60 days"), (18_003, "leave none to train on")],
+    ids=["first-day", "after-the-data", "too-early"],
+)
+def test_a_holdout_placed_where_a_part_would_be_empty_is_refused(day: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        split_by_time(*days(60), **ASKED, holdout_first_us=day * US_PER_DAY)

@@ -7,8 +7,8 @@ CODE = """
 import sys
 from fraud.io import mlflow_client
 from fraud.settings import Settings
-from mlflow.tracking.request_header.registry import resolve_request_headers
 mlflow_client.client(Settings(mlflow_url="http://127.0.0.1:1"))
+from mlflow.tracking.request_header.registry import resolve_request_headers
 assert resolve_request_headers()["User-Agent"].startswith("mlflow")
 print(*sorted({"feast", "torch"} & sys.modules.keys()))
 """
