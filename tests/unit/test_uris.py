@@ -104,7 +104,7 @@ def test_feast_is_given_a_snapshot_whose_path_is_no_pattern(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["a b", 'it\'s $5 "x" `id`;&|*?[1]', "ä\\n"])
 def test_stack_env_sourced_by_sh_gives_the_values(tmp_path: Path, name: str) -> None:
     ports = dict.fromkeys(("airflow", "mlflow", "serving", "valkey"), 1)
-    secrets = {"VALKEY_PASSWORD": "p w", "MLFLOW_ADMIN_PASSWORD": "$'"}
+    secrets = dict.fromkeys(("VALKEY_PASSWORD", "MLFLOW_ADMIN_PASSWORD"), "p $'w")
     stack = Stack(tmp_path / name, tmp_path / name, ports, "mark", secrets)
     stack.home.mkdir()
     path = stack.write_shell_environment()
