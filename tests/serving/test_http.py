@@ -236,6 +236,17 @@ def test_a_large_batch_does_not_count_towards_the_head_of_the_next_request(servi
     assert [response.status for response in came] == [200, 200, 200]
 
 
+@pytest.mark.parametrize("coding", ["gzip", "br"])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_an_answer_before_the_body_is_read_reaches_a_client_that_closes(
+    serving: Serving, version: str, coding: str
+) -> None:
+    """Python's urllib sends `Connection: close` with every request."""
+    headers = ("Connection: close", f"Content-Encoding: {coding}")
+    came = send(serving.port, request("/predict", bytes(8_000_000), *headers, version=version))
+    assert [(one.status, one.headers["connection"]) for one in came] == [(413 if coding == "gzip" else 415, "close")]
+
+
 def test_old_and_unusual_clients_are_answered(serving: Serving) -> None:
     old = send(serving.port, request("/predict", ONE, "Expect: 100-continue", version="1.0"))
     assert [(response.status, response.headers["connection"]) for response in old] == [(200, "close")]

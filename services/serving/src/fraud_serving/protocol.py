@@ -27,7 +27,7 @@ MAX_HEAD_BYTES: Final = 65_536
 MAX_TARGET_BYTES: Final = 8_192
 """Path and query."""
 _LINGER_S: Final = 2.0
-"""How long a refused connection is read, and what it sends dropped, until its client closes it."""
+"""How long a connection is read after its last answer, until its client closes it."""
 _PREDICT: Final = (b"/predict", b"/predict?explain=true")
 _ASGI_ONLY: Final = frozenset((b"transfer-encoding", b"expect", b"content-encoding"))
 _STATUS: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -76,6 +76,22 @@ class _Exchange:
         self.message_event = self._EVENT
 
 
+class _Transport:
+    """What a request on the ASGI path writes to: closing it early lets a client that still sends read the answer."""
+
+    __slots__ = ("_cycle", "_protocol", "is_closing", "write")
+
+    def __init__(self, protocol: "FrontProtocol") -> None:
+        self._protocol, self._cycle = protocol, protocol.cycle
+        self.write, self.is_closing = protocol.transport.write, protocol.transport.is_closing
+
+    def close(self) -> None:
+        if self._cycle.response_complete and self._cycle.more_body:
+            self._protocol.drop_input()
+        else:
+            self._protocol.transport.close()
+
+
 class FrontProtocol(HttpToolsProtocol):
     """For `uvicorn.Config(http=...)`. The application is a `Front`, or any other, which never takes the short path."""
 
@@ -83,7 +99,8 @@ class FrontProtocol(HttpToolsProtocol):
     _head_bytes: int | None = None
     """Bytes received of an incomplete head: 0 in the read in which it begins, None between two heads."""
     _refusal: RefusedError | None = None
-    """The last answer on this connection. What is received after it is known is dropped."""
+    """The last answer on this connection, while requests before it are not answered."""
+    _input_dropped = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as the base class
         super().connection_made(transport)
@@ -91,7 +108,7 @@ class FrontProtocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def data_received(self, data: bytes) -> None:
-        if self._refusal is not None:
+        if self._input_dropped:
             return
         try:
             self._feed(data)
@@ -137,12 +154,11 @@ class FrontProtocol(HttpToolsProtocol):
             self.pipeline.popleft()  # the request whose body is at fault
         cycle = self.cycle
         if waiting or not (cycle is None or cycle.response_complete or cycle.more_body):
-            self._refusal = refused
+            self._refusal, self._input_dropped = refused, True
         else:
             self._hang_up(refused)
 
     def _hang_up(self, refused: RefusedError) -> None:
-        self._refusal = refused
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
@@ -151,16 +167,32 @@ class FrontProtocol(HttpToolsProtocol):
         if isinstance(self.app, Front):
             self.app.count_malformed(reply)
         self.transport.write(_as_bytes(reply, keep_alive=False))
-        # A connection that is closed while its client still sends is reset, and the client may never see the answer.
+        self.drop_input()
+        self._linger()
+
+    def drop_input(self) -> None:
+        """The last answer is written: end our side of the connection.
+
+        A connection that is closed while its client still sends is reset, and the client may never see the answer. So
+        what it sends is read and dropped until it closes too, for a while.
+        """
+        self._input_dropped = True
+        self.pipeline.clear()
         self.transport.write_eof()
+
+    def _linger(self) -> None:
         self._unset_keepalive_if_required()
         self.timeout_keep_alive_task = self.loop.call_later(_LINGER_S, self.transport.close)
 
     def on_response_complete(self) -> None:
         last = not self.pipeline
         super().on_response_complete()
-        if last and self._refusal is not None and not self.transport.is_closing():
-            self._hang_up(self._refusal)
+        if self._input_dropped and not self.transport.is_closing():
+            if self._refusal is None:
+                self._linger()
+            elif last:
+                refused, self._refusal = self._refusal, None
+                self._hang_up(refused)
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
@@ -186,6 +218,7 @@ class FrontProtocol(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expect
         self.headers.extend(headers)
         super().on_headers_complete()
+        self.cycle.transport = cast("Any", _Transport(self))
         self.headers = []  # trailers of a chunked body do not join the headers
 
     def _check_head(self, version: str) -> None:
