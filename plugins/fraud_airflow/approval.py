@@ -69,7 +69,7 @@ class OptionalApproval(ApprovalOperator):
         if not _failed(context["ti"]):
             self.params = ParamsDict({"reason": reason})
             return
-        about_reason = f"kept in the promotion history; to approve, at least {MIN_WAIVER_REASON} characters"
+        about_reason = f"required for either answer, and kept; at least {MIN_WAIVER_REASON} characters to approve"
         end = (datetime.now(UTC).date() + timedelta(days=WAIVER_DAYS)).isoformat()
         about_end = "on this day Production goes back to the version before; Reject does not use it"
         self.params = ParamsDict(

@@ -38,11 +38,11 @@ _PLAIN = _PRIVATE | {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'self'"
 }
 KINDS: Final = {
-    "training": "each trained version: the levels compared, every gate with its value, slices and curves",
-    "drift": "the distributions of recent days compared with the data that the Production model was trained on",
-    "concept": "the decisions of recent days compared with their labels: precision, recall, calibration and money",
-    "skew": "the features and probabilities that were served compared with a recomputation from the lake",
-    "compare": "two versions scored on the same day: where their decisions differ",
+    "training": "Each trained version: the levels compared, every gate with its value, slices and curves",
+    "drift": "The distributions of recent days compared with the data that the Production model was trained on",
+    "concept": "The decisions of recent days compared with their labels: precision, recall, calibration and money",
+    "skew": "The features and probabilities that were served compared with a recomputation from the lake",
+    "compare": "Two versions scored on the same day: where their decisions differ",
 }
 """What the reports of each kind, a folder below the reports' root, are about."""
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
@@ -127,6 +127,6 @@ def report(path: str) -> Response:
     )
     title = f"Reports / {base}".rstrip(" /")
     about = f"<p>{KINDS[base]}.</p>" if base in KINDS else ""
-    head = "<tr><th>Written (UTC)</th><th>Of</th><th>Result</th></tr>" if summaries else ""
+    head = "<tr><th>Written (UTC)</th><th>Run or day</th><th>Result</th></tr>" if summaries else ""
     table = f"<table>{head}{rows}</table>" if rows else "<p>There is no report yet.</p>"
     return _page(title, f"<h1>{escape(title)}</h1>{about}{table}")
