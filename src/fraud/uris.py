@@ -26,11 +26,6 @@ def path_or_uri(uri: str) -> str:
     return uri.removeprefix(_FILE)
 
 
-def browser_url(path: Path) -> str:
-    """The percent-encoded `file://` URL of a path: for a link that a browser opens."""
-    return path.resolve().as_uri()
-
-
 def sqlite_url(path: Path) -> str:
     """SQLAlchemy's URL of a SQLite file: the two characters that a URL would take for its own are encoded."""
     return f"sqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}"

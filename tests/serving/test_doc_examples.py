@@ -1,11 +1,9 @@
-"""Every example for callers, in docs/serving.md and on the documentation page, is run against a server."""
+"""Every example for callers in docs/serving.md is run against a server. Those of /docs: test_contract.py."""
 
-import html
 import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -44,16 +42,3 @@ def test_an_example_of_the_documentation_is_answered(serving: Serving, versions:
         assert decision["model_version"] == versions[0]
         assert ("reasons" in decision) is ("explain=true" in block)
         assert decision["merchant_category"] in block
-
-
-def test_the_examples_of_the_documentation_page_are_answered(serving: Serving) -> None:
-    page = serving.client.get("/docs").text
-    shown = [html.unescape(text) for text in re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL)]
-    (shell,) = [text for text in shown if text.startswith("curl ")]
-    (decision,) = decisions(run(["bash", "-c", shell]))
-    (client,) = [text for text in shown if text.startswith("import httpx")]
-    patient = client.replace("timeout=0.2", "timeout=30")
-    assert patient != client
-    payment = json.loads(shell[shell.index("{") : shell.rindex("}") + 1])
-    script = f"{patient}\nfraud, prediction_id = looks_like_fraud({payment!r})\nprint(fraud, prediction_id)\n"
-    assert run([sys.executable, "-c", script]).split() == [str(decision["is_fraud"]), decision["prediction_id"]]

@@ -66,7 +66,7 @@ def test_serving_imports_core_and_nothing_else_of_ours() -> None:
 
 
 def test_airflow_reaches_the_platform_through_the_command_line_alone() -> None:
-    own = {"fraud_airflow", "airflow", "fastapi", "fsspec"}
+    own = {"fraud_airflow", "airflow", "fastapi", "fsspec", "markdown_it"}
     for path in [*below("plugins"), *below("dags")]:
         assert {name.split(".")[0] for name in imports(path)} <= STANDARD | own, path
     for path in below("plugins"):
