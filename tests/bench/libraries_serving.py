@@ -165,6 +165,7 @@ class Rsgi:
             return
         headers = [(name.encode(), value.encode()) for name, value in scope.headers.items()]
         body = await protocol()
+        self._front.start()
         reply = await self._front.exchange(scope.method, scope.path, scope.query_string.encode(), headers, body)
         protocol.response_bytes(reply.status, [("content-type", "application/json")], reply.body)
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -189,6 +190,40 @@ def test_by_default_only_refusals_are_in_the_access_log_and_nothing_of_the_payme
     assert [(line["endpoint"], line["status"]) for line in lines] == [("/predict", 422)]
     assert set(lines[0]) == {"served_us", "client", "endpoint", "status", "duration_us", "bytes", "event"}
     assert "secret-user" not in text
+
+
+@pytest.mark.parametrize(("which", "lines"), [("refused", 0), ("all", 1)])
+def test_a_payment_too_many_is_sent_away_at_once_counted_and_a_line_only_where_all_are(
+    start: Callable[..., Serving], store: Valkey, registry: Registry, versions: list[str], which: str, lines: int
+) -> None:
+    registry.promote(versions[0])
+    serving = start(
+        store.url, registry, SERVING_MAX_IN_FLIGHT="1", SERVING_STORE_DEADLINE_MS="900", SERVING_ACCESS_LOG=which
+    )
+    waits = PAYMENT | {
+        "transaction_id": "t", "user_id": "u", "merchant_id": "m", "event_timestamp": "2026-03-04T03:00:00Z",
+    }  # fmt: skip
+    statuses: list[int] = []
+
+    def call() -> None:
+        answer = httpx.post(f"http://127.0.0.1:{serving.port}/predict", json=waits, timeout=30, trust_env=False)
+        statuses.append(answer.status_code)
+
+    store.signal(signal.SIGSTOP)  # whoever asks for a history is at work until the deadline
+    caller = threading.Thread(target=call)
+    try:
+        caller.start()
+        until(lambda: serving.metric("serving_in_flight") == 1, "a request at work")
+        refused = serving.client.post("/predict", json=PAYMENT)
+    finally:
+        store.signal(signal.SIGCONT)
+        caller.join()
+    assert (refused.status_code, refused.json()["error"], refused.headers["retry-after"]) == (429, "overloaded", "1")
+    assert serving.predict(**PAYMENT)["is_fraud"] is False
+    assert statuses == [200]
+    assert serving.metric('serving_requests_total{endpoint="/predict",status="429"}') == 1
+    serving.stop()
+    assert (serving.folder / "serving.log").read_text().count('"status":429') == lines
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch"])

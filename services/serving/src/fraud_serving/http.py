@@ -126,6 +126,7 @@ class Front:
                 raise _TOO_SLOW from None
             return await asyncio.to_thread(_gunzipped, whole, route[1]) if compressed else whole
 
+        self.start()
         try:
             reply = await self.exchange(scope["method"], scope["path"], scope["query_string"], scope["headers"], body)
         except _GoneError:
@@ -134,12 +135,22 @@ class Front:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many requests of the hot paths are in progress as are allowed."""
+        return self._metrics.in_flight >= self.max_in_flight
+
+    def start(self) -> None:
+        """Count one more request in progress. It is counted before its task runs, so that requests that arrive in the
+        same iteration of the event loop see each other; `exchange` counts its end.
+        """
+        self._metrics.in_flight += 1
+
     async def exchange(
         self, method: str, path: str, query: bytes, headers: Headers, body: bytes | Callable[[], Awaitable[bytes]]
     ) -> Reply:
-        """Answer one request of a hot path, counted and logged. Raises _GoneError when its body never came."""
+        """Answer one request of a hot path that `start` has counted. Raises _GoneError when its body never came."""
         metrics, client, began_ns = self._metrics, "", time.perf_counter_ns()
-        metrics.in_flight += 1
         try:
             client = self._admit(method, headers)
             self._hold_to_rate(client)

@@ -278,11 +278,12 @@ class FrontProtocol(HttpToolsProtocol):
             self._overdue.cancel()
             self._overdue = None
         front = cast("Front", self.app)
-        if len(self.tasks) >= front.max_in_flight:
+        if front.is_full:
             # Before any work is done for it: under overload this is what most requests cost.
             front.count_shed("/predict")
             self._write(cycle, _SHED)
             return
+        front.start()
         exchange = front.exchange("POST", "/predict", self.url[9:], self.headers, bytes(cycle.body))
         task = self.loop.create_task(exchange)
         self.tasks.add(task)  # a stopping server waits for these
