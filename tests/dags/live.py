@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import httpx
 from .browser import Browser, until
 
 ROOT = Path(__file__).resolve().parents[2]
-PASSWORD = "only-for-these-tests"
+PASSWORD = secrets.token_hex(8)
 
 
 def _free_ports(count: int) -> list[int]:
