@@ -27,7 +27,7 @@ help: ## this list
 
 setup: $(VENV)/airflow/.ready $(VENV)/ml/.ready $(VENV)/serving/.ready $(VENV)/tools/.audit ## the three environments, from their locks
 
-lock: $(UV) ## write the lock files anew from the .in files
+lock: $(UV) ## write the lock files again from the .in files
 	$(VENV)/tools/bin/python requirements/lock.py
 
 $(UV): requirements/tools.txt

@@ -31,7 +31,7 @@ with fraud_dag(
     transactions = FraudJobOperator(
         task_id="ingest",
         job="ingest",
-        wanted="{{ params.feed in ('all', 'transactions') }}",
+        expected="{{ params.feed in ('all', 'transactions') }}",
         news=("accepted",),
         outlets=[TRANSACTIONS],
     )
@@ -39,7 +39,7 @@ with fraud_dag(
     transactions >> FraudJobOperator(
         task_id="ingest_labels",
         job="ingest-labels",
-        wanted="{{ params.feed in ('all', 'labels') }}",
+        expected="{{ params.feed in ('all', 'labels') }}",
         trigger_rule=TriggerRule.NONE_FAILED,
         news=("accepted",),
         outlets=[LABELS],

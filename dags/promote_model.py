@@ -18,8 +18,8 @@ from airflow.sdk import Param, TriggerRule
 
 from fraud_airflow.approval import APPROVAL, GATES, OptionalApproval
 from fraud_airflow.defaults import CANDIDATE, PRODUCTION_MODEL, fraud_dag
+from fraud_airflow.job_environment import JobEnvironment
 from fraud_airflow.operator import FraudJobOperator
-from fraud_airflow.surroundings import Surroundings
 
 VERSION = "--version={{ (ti.xcom_pull(task_ids='gates') or {}).get('version', '') }}"
 REASON = "--reason={{ answer_reason(ti) }}"
@@ -35,23 +35,23 @@ with fraud_dag(
     schedule=[CANDIDATE],
     params={
         "version": Param(None, type=["null", "string"], description="version to promote; empty: the newest candidate"),
-        "approval": Param(Surroundings.read().approval, type="boolean", description="ask a person first"),
+        "approval": Param(JobEnvironment.read().approval, type="boolean", description="ask a person first"),
     },
 ):
     gates = FraudJobOperator(
         task_id=GATES, job="gates", arguments=["{{ params.version or 'staging' }}"], needs=("version",)
     )
     approval = OptionalApproval(
-        task_id=APPROVAL, wanted="{{ params.approval }}", subject="Make the candidate the Production model?",
+        task_id=APPROVAL, expected="{{ params.approval }}", subject="Make the candidate the Production model?",
         body="{{ gates_for_people(ti) }}", response_timeout=timedelta(days=2), execution_timeout=None, retries=0,
     )  # fmt: skip
     promote = FraudJobOperator(
-        task_id="promote", job="promote", arguments=[VERSION, REASON, *WAIVER], wanted="{{ approved(ti) }}",
+        task_id="promote", job="promote", arguments=[VERSION, REASON, *WAIVER], expected="{{ approved(ti) }}",
         actor="{{ answered_by(ti) or dag_run.triggering_user_name or 'airflow' }}",
         trigger_rule=TriggerRule.NONE_FAILED, news=("changed",), outlets=[PRODUCTION_MODEL],
     )  # fmt: skip
     reject = FraudJobOperator(
-        task_id="reject", job="reject", arguments=[VERSION, REASON], wanted="{{ not approved(ti) }}",
+        task_id="reject", job="reject", arguments=[VERSION, REASON], expected="{{ not approved(ti) }}",
         actor="{{ answered_by(ti) }}", trigger_rule=TriggerRule.NONE_FAILED,
     )  # fmt: skip
     gates >> approval >> [promote, reject]

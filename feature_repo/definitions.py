@@ -11,7 +11,7 @@ from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueT
 from feast.data_format import ParquetFormat
 from feast.types import Float64, Int64
 
-from fraud.io.feature_snapshot import snapshot_path
+from fraud.features.feast_snapshot import snapshot_path
 from fraud.settings import Settings
 
 SCHEMA = [
@@ -43,7 +43,7 @@ class Definitions(NamedTuple):
 
 
 def define(path: str) -> Definitions:
-    """The definitions over a snapshot file (`fraud.io.feature_snapshot`) at `path`."""
+    """The definitions over a snapshot file (`fraud.features.feast_snapshot`) at `path`."""
     entity = Entity(
         name="user_id", join_keys=["user_id"], value_type=ValueType.STRING, description="The customer who pays."
     )

@@ -4,7 +4,7 @@
 # They carry the names and tags that docker-compose.yml and the Dockerfiles ask for, the same users and entry points as
 # far as this project uses them, and a label that says what they are. The product's own images know nothing of it. What
 # the host needs to reach its package mirrors (CA bundle, pip.conf) goes into the Python base here and nowhere else.
-# Needs root, debootstrap and a Docker engine. Images that are there are kept; REBUILD=1 makes them anew.
+# Needs root, debootstrap and a Docker engine. Images that are there are kept; REBUILD=1 makes them again.
 set -euo pipefail
 cd "$(dirname "$0")"
 

@@ -34,13 +34,13 @@ class OptionalApproval(ApprovalOperator):
 
     template_fields: Sequence[str] = (*ApprovalOperator.template_fields, "wanted")
 
-    def __init__(self, *, wanted: str, **kwargs: Any) -> None:
+    def __init__(self, *, expected: str, **kwargs: Any) -> None:
         super().__init__(defaults=self.REJECT, **kwargs)
-        self.wanted = wanted
+        self.expected = expected
 
     def execute(self, context: Context) -> Any:
         """Wait for the answer. Raises AirflowSkipException when none is wanted, or none could lead to a promotion."""
-        if self.wanted != "True":
+        if self.expected != "True":
             raise AirflowSkipException("no approval is required in this run")
         if outdated := _outdated(_gates(context["ti"])):
             raise AirflowSkipException(outdated)
@@ -114,7 +114,7 @@ def waiver(ti: Any) -> dict[str, str]:
     }
 
 
-def gates_for_people(ti: Any) -> str:
+def gates_as_text(ti: Any) -> str:
     """The candidate's gates as Markdown, for the question."""
     result = _gates(ti)
     if not result or not result["version"]:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from airflow.sdk import DAG, Asset
 
-from fraud_airflow.approval import answer_reason, answered_by, approved, gates_for_people, waiver
+from fraud_airflow.approval import answer_reason, answered_by, approved, gates_as_text, waiver
 from fraud_airflow.retraining import retraining_cause
 
 TASK_DEFAULTS: Final[dict[str, Any]] = {
@@ -42,7 +42,7 @@ def fraud_dag(dag_id: str, *, doc: str | None, stage: str, schedule: Any = None,
         tags=["fraud", stage],
         user_defined_macros={
             function.__name__: function
-            for function in (approved, answered_by, answer_reason, gates_for_people, retraining_cause, waiver)
+            for function in (approved, answered_by, answer_reason, gates_as_text, retraining_cause, waiver)
         },
         **more,
     )

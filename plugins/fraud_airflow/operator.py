@@ -14,14 +14,14 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from fraud_airflow import session
 from fraud_airflow.figures import figure
-from fraud_airflow.surroundings import Surroundings
+from fraud_airflow.job_environment import JobEnvironment
 
 UNAVAILABLE = 75
 """The exit code of `fraud.errors.UnavailableError`: something that should be there is not. Worth trying again."""
 UNFINISHED = "unfinished"
 """Key in Airflow's task state store, which outlives a try and a clear: a try has started the job and not ended well."""
 
-_DETAILS = ("expected", "came", "do")
+_DETAILS = ("expected", "got", "do")
 """What an error of the command line says beside its message."""
 
 Result = dict[str, Any]
@@ -52,7 +52,7 @@ def _mlflow_run(result: Result) -> str:
 def _report_page(result: Result) -> str:
     """The page of a result's report behind Airflow's login; "" without a report that is served there."""
     uri = str(result.get("report_uri") or "")
-    root = Surroundings.read().reports_uri.rstrip("/") + "/"
+    root = JobEnvironment.read().reports_uri.rstrip("/") + "/"
     if not uri.startswith(root):
         return ""
     base = conf.get("api", "base_url", fallback="").rstrip("/")
@@ -86,7 +86,7 @@ class FraudJobOperator(BaseOperator):
         *,
         job: str,
         arguments: Sequence[str] = (),
-        wanted: str = "True",
+        expected: str = "True",
         needs: Sequence[str] = (),
         news: Sequence[str] = (),
         actor: str = "",
@@ -95,7 +95,7 @@ class FraudJobOperator(BaseOperator):
         super().__init__(**kwargs)
         self.job = job
         self.arguments = list(arguments)
-        self.wanted = wanted
+        self.expected = expected
         self.needs = tuple(needs)
         self.news = tuple(news)
         self.actor = actor
@@ -104,15 +104,15 @@ class FraudJobOperator(BaseOperator):
 
     def execute(self, context: Context) -> Result:
         """Run the job to its end. Raises by its exit code: see `failure`."""
-        if self.wanted != "True":
+        if self.expected != "True":
             raise AirflowSkipException(f"not asked for in this run: {self.job}")
-        surroundings = Surroundings.read()
+        job_environment = JobEnvironment.read()
         arguments = [argument for argument in self.arguments if not argument.endswith("=")]
-        command = [str(surroundings.command), self.job, *arguments, "--json"]
-        env = {**surroundings.job_environment, **({"FRAUD_ACTOR": self.actor} if self.actor else {})}
+        command = [str(job_environment.command), self.job, *arguments, "--json"]
+        env = {**job_environment.job_environment, **({"FRAUD_ACTOR": self.actor} if self.actor else {})}
         self.log.info("fraud %s", " ".join([self.job, *arguments]))
         tried_before = self._note_try(context) if self.news else False
-        self._session = session.start(command, env=env, cwd=surroundings.project)
+        self._session = session.start(command, env=env, cwd=job_environment.project)
         try:
             stdout, stderr = self._session.streams
             with ThreadPoolExecutor(1) as reader:

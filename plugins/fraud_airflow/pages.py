@@ -18,8 +18,8 @@ from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import RedirectResponse
 
 from fraud_airflow.documentation import Documentation, NoSuchPageError
+from fraud_airflow.job_environment import JobEnvironment
 from fraud_airflow.reports import NoSuchReportError, Reports
-from fraud_airflow.surroundings import Surroundings
 from fraud_airflow.version import platform_version
 
 app = FastAPI(
@@ -87,7 +87,7 @@ async def ask_for_login(request: Request, error: HTTPException) -> Response:
 @app.get("/docs/{path:path}")
 def document(path: str) -> Response:
     """A page of docs/, rendered."""
-    documentation = Documentation(Surroundings.read().project / "docs")
+    documentation = Documentation(JobEnvironment.read().project / "docs")
     try:
         if path.endswith(".svg"):
             return Response(documentation.picture(path), media_type="image/svg+xml", headers=_PLAIN)
@@ -107,7 +107,7 @@ def version() -> Response:
 @app.get("/reports/{path:path}")
 def report(path: str) -> Response:
     """A folder's list, or a report."""
-    reports = Reports(Surroundings.read().reports_uri)
+    reports = Reports(JobEnvironment.read().reports_uri)
     try:
         if path and not path.endswith("/"):
             kind = mimetypes.guess_type(path)[0] or "application/octet-stream"

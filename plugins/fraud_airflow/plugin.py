@@ -4,10 +4,10 @@ from typing import Any, ClassVar
 
 from airflow.plugins_manager import AirflowPlugin
 
+from fraud_airflow.job_environment import JobEnvironment
 from fraud_airflow.pages import app
-from fraud_airflow.surroundings import Surroundings
 
-_PLACES = Surroundings.read()
+_PLACES = JobEnvironment.read()
 
 
 def _view(name: str, href: str, route: str) -> dict[str, Any]:

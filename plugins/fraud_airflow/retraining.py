@@ -7,7 +7,7 @@ from typing import Any
 from airflow.sdk import Asset, TriggerRule, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from fraud_airflow.surroundings import Surroundings
+from fraud_airflow.job_environment import JobEnvironment
 
 RETRAINING_REQUESTED = Asset("retraining_requested", uri="x-fraud://monitoring/retraining", group="monitoring")
 RETRAINING_POOL = "retraining"
@@ -32,7 +32,7 @@ def request_retraining(
     causes = sorted(cause for cause, result in results.items() if result and result["retrain"])
     if not causes:
         raise AirflowSkipException("nothing asks for retraining")
-    cool_down = timedelta(hours=Surroundings.read().retraining_cool_down_hours)
+    cool_down = timedelta(hours=JobEnvironment.read().retraining_cool_down_hours)
     before = list(inlet_events[RETRAINING_REQUESTED].ascending(False).limit(1))
     if before and (since := datetime.now(UTC) - before[0].timestamp) < cool_down:
         raise AirflowSkipException(f"{', '.join(causes)}: retraining was requested {since} ago, cool-down {cool_down}")

@@ -18,8 +18,8 @@ def main() -> None:
             health = json.load(answer)
     except OSError as error:
         sys.exit(f"{url}: {error}")
-    wanted = ("metadatabase",) if component == "api-server" else (component.replace("-", "_"),)
-    if sick := [name for name in wanted if (health.get(name) or {}).get("status") != "healthy"]:
+    expected = ("metadatabase",) if component == "api-server" else (component.replace("-", "_"),)
+    if sick := [name for name in expected if (health.get(name) or {}).get("status") != "healthy"]:
         sys.exit(f"not healthy: {', '.join(sick)}")
 
 

@@ -1,1 +1,1 @@
-"""Scores card transactions for fraud while the customer waits, and keeps the model honest."""
+"""Scores card transactions for fraud while the customer waits, and keeps the model legitimate."""

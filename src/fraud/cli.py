@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from fraud import printing
 from fraud.errors import BadConfigError, FraudError, UnavailableError, full_disk
-from fraud.job_list import ENDLESS, JOBS, WATCHED
+from fraud.job_list import ENDLESS, JOBS, MONITORED
 
 if TYPE_CHECKING:
     from structlog.stdlib import BoundLogger
 
-    from fraud.jobs import JobConfig, JobResult
+    from fraud.job import JobConfig, JobResult
 
 USAGE = "usage: fraud JOB [--flags] [--json]    (fraud JOB --help for a job's flags)\n\njobs:\n"
 
@@ -46,16 +46,16 @@ def configure_log() -> None:
 
 
 def run_job(name: str, arguments: list[str]) -> "JobResult":
-    """Parse the flags into the job's config and run it. Raises FraudError for anything a person can mend."""
+    """Parse the flags into the job's config and run it. Raises FraudError for anything a person can fix."""
     import structlog  # noqa: PLC0415 - `fraud --help` imports nothing that takes time
     from pydantic import ValidationError  # noqa: PLC0415
     from pydantic_settings import SettingsError  # noqa: PLC0415
 
-    from fraud.jobs import Context  # noqa: PLC0415
+    from fraud.job import Context  # noqa: PLC0415
     from fraud.params import Params  # noqa: PLC0415
     from fraud.settings import Settings  # noqa: PLC0415
 
-    module = importlib.import_module("fraud.jobs." + ("import_data" if name == "import" else name.replace("-", "_")))
+    module = importlib.import_module(JOBS[name].module)
     try:
         config = _parse(module.Config, arguments, name)
     except (ValidationError, SettingsError) as error:
@@ -64,14 +64,14 @@ def run_job(name: str, arguments: list[str]) -> "JobResult":
             if isinstance(error, ValidationError)
             else [str(error)]
         )
-        raise BadConfigError(f"fraud {name}: " + "; ".join(lines), do=f"fraud {name} --help") from error
+        raise BadConfigError(f"fraud {name}: " + "; ".join(lines), hint=f"fraud {name} --help") from error
     settings = Settings.load()
     context = Context(settings, Params.load(settings.project / "params.yaml"), structlog.get_logger(job=name))
     with nullcontext() if name in ENDLESS else still_running(context.log):
-        if name not in WATCHED or not config.watched:
+        if name not in MONITORED or not config.monitored:
             result: JobResult = module.run(config, context)
             return result
-        from fraud.io.job_runs import recorded  # noqa: PLC0415
+        from fraud.lake.job_runs import recorded  # noqa: PLC0415
 
         with recorded(settings.job_runs_uri, name, context.log) as record:
             result = module.run(config, context)
@@ -123,7 +123,7 @@ def _parse(config: "type[JobConfig]", arguments: list[str], name: str) -> "JobCo
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             return (CliSettingsSource(settings_cls, cli_parse_args=arguments),)
 
-    line = JOBS[name]
+    line = JOBS[name].help
     Flags.__doc__ = f"{line[:1].upper()}{line[1:]}. {config.__doc__}"
     return config.model_validate(Flags().model_dump(exclude_unset=True, by_alias=True))
 
@@ -134,21 +134,21 @@ def main() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, JOBS))
-        print(USAGE + "\n".join(f"  {name:<{width}}  {line}" for name, line in JOBS.items()))
+        print(USAGE + "\n".join(f"  {name:<{width}}  {job.help}" for name, job in JOBS.items()))
         sys.exit(0)
     configure_log()
     name, rest = arguments[0], [a for a in arguments[1:] if a != "--json"]
     as_json = len(rest) < len(arguments) - 1
     try:
         if name not in JOBS:
-            raise BadConfigError(f"no job named {name!r}", expected=", ".join(JOBS), do="fraud --help")
+            raise BadConfigError(f"no job named {name!r}", expected=", ".join(JOBS), hint="fraud --help")
         result = run_job(name, rest)
     except _foreseen() as caught:
         error = _named(caught)
         if error is None:
             raise
         failure = {"error": type(error).__name__, "message": error.message, "expected": error.expected,
-                   "came": error.came, "do": error.do}  # fmt: skip
+                   "got": error.got, "hint": error.hint}  # fmt: skip
         if as_json:
             print(json.dumps(failure))
         print(f"fraud {name}: {error}", file=sys.stderr)
@@ -156,7 +156,7 @@ def main() -> None:
     if as_json:
         print(result.model_dump_json())
     else:
-        print(result.for_people() or printing.values(result.model_dump(mode="json")))
+        print(result.as_text() or printing.values(result.model_dump(mode="json")))
 
 
 def _foreseen() -> tuple[type[Exception], ...]:
@@ -177,14 +177,16 @@ def _named(error: Exception) -> FraudError | None:
         return error
     if full := full_disk(error):
         return UnavailableError(
-            "a disk is full", expected="room for what the job writes, also in TMPDIR", came=full,
-            do="make room and run the job again: nothing of this run is visible",
+            "a disk is full", expected="room for what the job writes, also in TMPDIR", got=full,
+            hint="make room and run the job again: nothing of this run is visible",
         )  # fmt: skip
     if isinstance(error, FraudError):
         return error
     if isinstance(error, _store_errors()):
         return UnavailableError(
-            "the object store does not answer", came=str(error), do="see to AWS_ENDPOINT_URL; run again when it is back"
+            "the object store does not answer",
+            got=str(error),
+            hint="see to AWS_ENDPOINT_URL; run again when it is back",
         )
     return None
 

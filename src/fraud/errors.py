@@ -1,4 +1,4 @@
-"""Errors that a person can act on: what was expected, what came, what to do. Each knows its exit code."""
+"""Errors that a person can act on: expected, got, hint. Each class has its exit code."""
 
 import errno
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ class FraudError(Exception):
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, expected: str = "", came: str = "", do: str = "") -> None:
+    def __init__(self, message: str, *, expected: str = "", got: str = "", hint: str = "") -> None:
         parts = [message]
-        parts += [f"{label}: {text}" for label, text in (("expected", expected), ("came", came), ("do", do)) if text]
+        parts += [f"{label}: {text}" for label, text in (("expected", expected), ("got", got), ("hint", hint)) if text]
         super().__init__("\n  ".join(parts))
-        self.message, self.expected, self.came, self.do = message, expected, came, do
+        self.message, self.expected, self.got, self.hint = message, expected, got, hint
 
 
 class BadConfigError(FraudError):

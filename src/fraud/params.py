@@ -106,7 +106,7 @@ class Costs(_Section):
     alerts_per_1000: float = Field(gt=0, description="how many of 1,000 transactions analysts can look at")
     review: float = Field(ge=0, description="cost of looking at one alert")
     chargeback_fee: float = Field(ge=0, description="on top of a missed fraud's amount")
-    friction: float = Field(ge=0, description="cost of stopping one honest payment")
+    friction: float = Field(ge=0, description="cost of stopping one legitimate payment")
 
 
 class Gates(_Section):
@@ -157,17 +157,17 @@ class Params(_Section):
     def load(cls, path: Path) -> Self:
         """Read and check the file. Raises BadConfigError naming file and key."""
         if not path.is_file():
-            raise BadConfigError(f"{path} is not there", do="run from the project's folder or set FRAUD_PROJECT")
+            raise BadConfigError(f"{path} is not there", hint="run from the project's folder or set FRAUD_PROJECT")
         try:
             return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise BadConfigError(f"{path} is not YAML in UTF-8", came=str(error)) from error
+            raise BadConfigError(f"{path} is not YAML in UTF-8", got=str(error)) from error
         except OSError as error:
-            raise BadConfigError(f"{path} cannot be read", came=str(error)) from error
+            raise BadConfigError(f"{path} cannot be read", got=str(error)) from error
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"])) or "the file as a whole"
-            raise BadConfigError(f"{path}: {key}", expected=first["msg"], came=repr(first.get("input"))) from error
+            raise BadConfigError(f"{path}: {key}", expected=first["msg"], got=repr(first.get("input"))) from error
 
     def fingerprint(self, *sections: str) -> str:
         """sha256 over the named sections (all, if none is named) in canonical form."""

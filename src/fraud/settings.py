@@ -102,7 +102,7 @@ class Settings(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             name = "FRAUD_" + "_".join(str(part) for part in first["loc"]).upper()
-            raise BadConfigError(f"{name} is wrong", expected=first["msg"], came=repr(first.get("input"))) from error
+            raise BadConfigError(f"{name} is wrong", expected=first["msg"], got=repr(first.get("input"))) from error
 
 
 def _login_name() -> str:

@@ -1,8 +1,8 @@
 """Paths as URIs, URIs as paths, and patterns: the only module that turns one into another.
 
 A `file://` URI of this platform is `file://` and the absolute path as it is. It is not percent-encoded, because fsspec
-does not decode it: `%20` would become part of the name. Code outside this module and `fraud.io.lake` neither builds
-such a URI nor lists files by a pattern with a path in it, since `[`, `*` and `?` are allowed in a path.
+does not decode it: `%20` would become part of the name. Other modules than this one and `fraud.lake.dataset` must not
+build such a URI or list files by a pattern with a path in it, since `[`, `*` and `?` are allowed in a path.
 """
 
 from pathlib import Path

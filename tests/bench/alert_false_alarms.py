@@ -51,7 +51,7 @@ def beyond(answers: Counts, flagged: Counts, window: int, baseline_days: int) ->
 
 
 def alarms(hours: NDArray[np.bool_], wait: int) -> list[int]:
-    """Hours at which an alert begins to fire that waits `wait` hours."""
+    """Hours at which an alert starts to fire that waits `wait` hours."""
     starts, streak = [], 0
     for hour, is_beyond in enumerate(hours):
         streak = streak + 1 if is_beyond else 0
@@ -77,14 +77,14 @@ def main() -> None:
     print("\nhours to detect (median) and share detected within 48 h, window 24 h, for 24 h, baseline 28 days")
     for shift in (0.33, 0.5, 1.5, 2.0, 3.0, 5.0):
         for per_day in (2_000, 20_000):
-            begins = (HISTORY_DAYS + 4) * 24
+            starts = (HISTORY_DAYS + 4) * 24
             taken = []
             for _ in range(given.repeats):
                 answers, flagged = world(rng, HISTORY_DAYS + 8, per_day, 0.25, shift)
                 hours = beyond(answers, flagged, 24, 28)
-                hours[:begins] = False
+                hours[:starts] = False
                 found = alarms(hours, WAIT_HOURS)
-                taken.append(found[0] - begins if found else np.inf)
+                taken.append(found[0] - starts if found else np.inf)
             print(f"x {shift:4}  {per_day:7,}/day  {np.median(taken):6.0f} h  {np.mean(np.array(taken) <= 48):5.0%}")
 
 

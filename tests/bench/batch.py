@@ -40,13 +40,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import batch_data
 
 from fraud.core.features import VECTOR_NAMES
-from fraud.engines.arrow_vector import vectors
-from fraud.engines.scoring import INPUT, SCHEMA, Scorer
-from fraud.engines.trees import batch_model
-from fraud.io.lake import Dataset
-from fraud.io.model_artifact import ModelArtifact
-from fraud.io.spark import run_tasks, spark_session
-from fraud.jobs import score
+from fraud.features.engines.arrow_vector import vectors
+from fraud.lake import catalog
+from fraud.lake.spark import run_tasks, spark_session
+from fraud.registry.model_versions import ModelArtifact
+from fraud.scoring import score
+from fraud.scoring.scorer import INPUT, SCHEMA, Scorer
+from fraud.scoring.trees import batch_model
 from fraud.settings import Settings
 
 ROOT: Final = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ AT_ONCE: Final = 65_536
 
 
 def ours(spark: SparkSession, lake: str, day: str, artifact: ModelArtifact) -> None:
-    features, scores = Dataset(lake, "features"), Dataset(lake, "scores")
+    features, scores = catalog.FEATURES.at(lake), catalog.SCORES.at(lake)
     source = features.manifest(day)
     assert source is not None
     slices = list(score._slices(features, day, source))
@@ -67,7 +67,7 @@ def reference(lake: str, day: str, model: bytes, out: Path) -> None:
     """One process, ONNX Runtime's own threads, pyarrow's own threads."""
     session = onnxruntime.InferenceSession(model)
     with pq.ParquetWriter(out / "reference.parquet", SCHEMA, compression="zstd") as writer:
-        for uri in Dataset(lake, "features").object_uris(day):
+        for uri in catalog.FEATURES.at(lake).object_uris(day):
             file = pq.ParquetFile(uri.removeprefix("file://"))
             for batch in file.iter_batches(AT_ONCE, columns=INPUT.names):
                 rows = pa.Table.from_batches([batch])
@@ -96,7 +96,7 @@ def rows_through_spark(spark: SparkSession, lake: str, day: str, model: bytes, o
 
     kinds = "transaction_id string, user_id string, event_timestamp timestamp, fraud_probability float, "
     kinds += "is_fraud boolean, model_version string, feature_hash string"
-    read = spark.read.parquet(*Dataset(lake, "features").object_uris(day)).select(*INPUT.names)
+    read = spark.read.parquet(*catalog.FEATURES.at(lake).object_uris(day)).select(*INPUT.names)
     read.mapInArrow(score_batches, kinds).write.mode("overwrite").parquet(str(out / "rows"))
 
 
@@ -164,7 +164,7 @@ def _shares_mb(root: int) -> Iterator[float]:
 
 def profile(lake: str, day: str, artifact: ModelArtifact) -> dict[str, float]:
     """Seconds on one core, per million rows, of a task's own steps over the first object of the day."""
-    features, scores = Dataset(lake, "features"), Dataset(lake, "scores")
+    features, scores = catalog.FEATURES.at(lake), catalog.SCORES.at(lake)
     source, model = features.manifest(day), batch_model(artifact.model)
     assert source is not None
     scorer = Scorer(model, artifact.version, artifact.feature_hash, artifact.threshold)

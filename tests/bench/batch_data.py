@@ -13,13 +13,14 @@ from mlflow.types.schema import ColSpec, Schema
 
 from fraud.core.contract import CATEGORIES, US_PER_DAY
 from fraud.core.features import CATEGORY_OFFSET, VECTOR_NAMES, definition_hash
-from fraud.engines.arrow_vector import vectors
-from fraud.engines.scoring import INPUT
-from fraud.io.lake import ROWS_PER_OBJECT, Dataset
-from fraud.io.model_artifact import ModelArtifact
-from fraud.models import boosting
-from fraud.models.ladder import Fitted, Sample
+from fraud.features.engines.arrow_vector import vectors
+from fraud.lake import catalog
+from fraud.lake.dataset import ROWS_PER_OBJECT, Dataset
 from fraud.params import Params
+from fraud.registry.model_versions import ModelArtifact
+from fraud.scoring.scorer import INPUT
+from fraud.training.ladder import boosting
+from fraud.training.ladder.levels import Fitted, Sample
 
 TREES, LEARNED_ROWS = 300, 60_000
 
@@ -54,7 +55,7 @@ def write_features(lake_uri: str, day: str, rows: int, dataset: str = "features"
 
 def write_days(lake_uri: str, sizes: list[int]) -> dict[int, str]:
     """A day of `features` for each size: one of the largest, the others its first objects. Kept if it is there."""
-    features = Dataset(lake_uri, "features")
+    features = catalog.FEATURES.at(lake_uri)
     days = {rows: f"2026-03-{number:02}" for number, rows in enumerate(sizes, 1)}
     largest = days[max(sizes)]
     made = features.manifest(largest)
@@ -79,7 +80,7 @@ def write_days(lake_uri: str, sizes: list[int]) -> dict[int, str]:
 
 def write_flat(lake_uri: str, day: str, path: Path, rows: int) -> None:
     """Finished vectors, one column each, for contenders that read those."""
-    table = Dataset(lake_uri, "features").read(day).slice(0, rows)
+    table = catalog.FEATURES.at(lake_uri).read(day).slice(0, rows)
     columns = dict(zip(VECTOR_NAMES, vectors(table).T, strict=True))
     pq.write_table(pa.table({"transaction_id": table["transaction_id"], **columns}), path, row_group_size=100_000)
 

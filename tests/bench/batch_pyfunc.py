@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fraud.engines.onnx_session import OnnxModel
+from fraud.scoring.onnx_session import OnnxModel
 
 
 class Trees(mlflow.pyfunc.PythonModel):

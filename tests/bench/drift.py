@@ -27,12 +27,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import batch_data
 
-from fraud.core.drift import psi_categorical, psi_numerical
-from fraud.engines.scoring import INPUT
-from fraud.io.lake import Dataset
-from fraud.jobs import Context, drift
+from fraud.job import Context
+from fraud.lake import catalog
+from fraud.lake.dataset import Dataset
+from fraud.monitoring import drift
 from fraud.params import Params
+from fraud.scoring.scorer import INPUT
 from fraud.settings import Settings
+from fraud.stats.psi import psi_categorical, psi_numerical
 
 ROOT: Final = Path(__file__).parents[2]
 LAST: Final = dt.date(2026, 3, 9)
@@ -58,7 +60,7 @@ def sampled(home: Path) -> dict[str, float]:
 
 
 def plain_scan(home: Path) -> dict[str, float]:
-    features = Dataset(f"file://{home}/lake", "features")
+    features = catalog.FEATURES.at(f"file://{home}/lake")
     every = pa.concat_tables([features.read(day, INPUT.names) for day in WEEK])
     every = every.append_column(drift.PREDICTION, pa.nulls(every.num_rows, pa.float32()))
     reference, current = drift.columns(reference_of(home)), drift.columns(every)

@@ -29,14 +29,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import alert_false_alarms
 
-from fraud.core.concept import HOLD_DAYS, evidence, promised, shares
 from fraud.core.contract import US_PER_DAY, US_PER_HOUR
-from fraud.core.drift import MIN_ROWS, column_drift
-from fraud.engines.arrow_vector import vectors
-from fraud.engines.arrow_windows import window_values, with_windows
-from fraud.jobs.drift import FEATURES, PREDICTION, columns
+from fraud.features.engines.arrow_vector import vectors
+from fraud.features.engines.arrow_windows import window_values, with_windows
+from fraud.monitoring.drift import FEATURES, PREDICTION, columns
 from fraud.params import Params
 from fraud.simulator.deliveries import LABEL_MEDIAN_DAYS, LABEL_SIGMA, Plan, deliveries
+from fraud.stats.e_detector import HOLD_DAYS, evidence, promised, shares
+from fraud.stats.psi import MIN_ROWS, column_drift
 
 ROOT: Final = Path(__file__).parents[2]
 PARAMS: Final = Params.load(ROOT / "params.yaml")
@@ -109,9 +109,9 @@ def velocity_attack(share: float, payments: int = 10) -> Callable[[World, int], 
         rows, reported = [], []
         for day in range(INJECTED, DAYS):
             for user in rng.choice(users, round(share * len(users)), replace=False):
-                begins = rng.uniform(0, 22 * US_PER_HOUR)
+                starts = rng.uniform(0, 22 * US_PER_HOUR)
                 for n in range(payments):
-                    at = int((day + (START - dt.date(1970, 1, 1)).days) * US_PER_DAY + begins)
+                    at = int((day + (START - dt.date(1970, 1, 1)).days) * US_PER_DAY + starts)
                     at += int(rng.uniform(0, US_PER_HOUR))
                     rows.append((f"attack-{day}-{user}-{n}", at, at + 2_000_000, user, f"m{rng.integers(50):05d}",
                                  "misc_net", round(float(rng.uniform(1, 5)), 2), None))  # fmt: skip
@@ -158,7 +158,7 @@ class Model:
             PREDICTION, pa.array(self.probability(x[train]), pa.float32())
         )
         self.amount = float(pc.mean(self.reference["amount"]).as_py())
-        caught, right = watched(world, self.probability(x) >= self.threshold, held)
+        caught, right = monitored(world, self.probability(x) >= self.threshold, held)
         self.promise = {"recall": promised(caught) or 0.0, "precision": promised(right) or 0.0}
 
     def probability(self, x: np.ndarray) -> np.ndarray:
@@ -170,7 +170,7 @@ def built(world: World) -> tuple[pa.Table, np.ndarray]:
     return table, vectors(table)
 
 
-def watched(world: World, stopped: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def monitored(world: World, stopped: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Per victim the share that was stopped, per stopped customer the share that was right; labels as old as counts."""
     fraud = world.reported <= world.day + MATURITY
     users = world.table["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
@@ -219,8 +219,8 @@ def nightly(world: World, model: Model, last: int) -> tuple[dict[str, np.ndarray
     answers, flagged = (np.bincount(h, minlength=(last - SCORED) * 24) for h in (hour, hour[stopped[first:end]]))
     beyond = alert_false_alarms.beyond(answers, flagged, 24, alert_false_alarms.HISTORY_DAYS)
     wait = alert_false_alarms.WAIT_HOURS + 1
-    rings = np.convolve(beyond, np.ones(wait))[: len(beyond)] == wait
-    found["flagged"][SCORED:last] = rings.reshape(-1, 24).any(axis=1)
+    fires = np.convolve(beyond, np.ones(wait))[: len(beyond)] == wait
+    found["flagged"][SCORED:last] = fires.reshape(-1, 24).any(axis=1)
     return found, newest_psi
 
 
@@ -242,14 +242,14 @@ DETECTORS: Final = {
 ALERTS: Final = ("drift", "concept", "amount", "flagged")
 
 
-def onsets(rings: np.ndarray) -> int:
-    """How often an alarm begins from INJECTED on."""
-    return int((rings[INJECTED:] & ~rings[INJECTED - 1 : -1]).sum())
+def onsets(fires: np.ndarray) -> int:
+    """How often an alarm starts from INJECTED on."""
+    return int((fires[INJECTED:] & ~fires[INJECTED - 1 : -1]).sum())
 
 
-def first_ring(rings: np.ndarray) -> float | None:
+def first_ring(fires: np.ndarray) -> float | None:
     """In which night after INJECTED, 1 is the first; None: not within LOOKED_AT."""
-    within = rings[INJECTED : INJECTED + LOOKED_AT]
+    within = fires[INJECTED : INJECTED + LOOKED_AT]
     return float(np.argmax(within)) + 1 if within.any() else None
 
 
@@ -258,11 +258,11 @@ def measured(seed: int, users: int, *, injected: bool) -> dict[str, Any]:
     world = simulate(seed, users)
     model = Model(world)
     found, apart_most = nightly(world, model, DAYS)
-    rings = {**found, "any": np.any([found[name] for name in ALERTS], axis=0)}
+    fires = {**found, "any": np.any([found[name] for name in ALERTS], axis=0)}
     record: dict[str, Any] = {
         "rows_per_day": world.table.num_rows / DAYS,
         "promise": model.promise,
-        "clean": {name: onsets(days) for name, days in rings.items()},
+        "clean": {name: onsets(days) for name, days in fires.items()},
         "newest_day_psi": float(apart_most[INJECTED:].max()),
         "taken": {},
     }
@@ -271,8 +271,8 @@ def measured(seed: int, users: int, *, injected: bool) -> dict[str, Any]:
         worlds[FRAUD_PATTERN] = simulate(seed, users, fraud_changes=True)
         for name, drifted in worlds.items():
             found, apart_most = nightly(drifted, model, INJECTED + LOOKED_AT)
-            rings = {**found, "any": np.any([found[detector] for detector in ALERTS], axis=0)}
-            record["taken"][name] = {detector: first_ring(days) for detector, days in rings.items()}
+            fires = {**found, "any": np.any([found[detector] for detector in ALERTS], axis=0)}
+            record["taken"][name] = {detector: first_ring(days) for detector, days in fires.items()}
             record["taken"][name]["newest_day_psi"] = float(apart_most[INJECTED])
     return record
 

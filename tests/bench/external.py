@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fraud.core.evaluation import Compared
-from fraud.engines.onnx_session import OnnxModel
-from fraud.io import training_data
-from fraud.jobs.evaluate import costs_of
 from fraud.params import Params
+from fraud.scoring.onnx_session import OnnxModel
 from fraud.settings import Settings
+from fraud.stats.comparison import Compared
+from fraud.training import training_data
+from fraud.training.evaluate import costs_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

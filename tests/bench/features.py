@@ -37,11 +37,11 @@ import redis
 
 from fraud.core import history, windows
 from fraud.core.contract import US_PER_DAY, id_hash
-from fraud.embedded import valkey
-from fraud.engines import kernel
-from fraud.io import feature_snapshot, feature_store
-from fraud.io.lake import Dataset
-from fraud.io.online import Batch, OnlineHistory
+from fraud.embedded.servers import valkey
+from fraud.features import feast_snapshot, feast_store
+from fraud.features.engines import kernel
+from fraud.features.online_store import Batch, OnlineHistory
+from fraud.lake import catalog
 
 Figures = tuple[dict[str, dict[str, float]], dict[str, float]]
 """Contenders by name, and ratios."""
@@ -83,7 +83,7 @@ def write_lake(lake: str, rows: int, users: int, days: int) -> None:
     timestamp = pa.timestamp("us", "UTC")
     shops = pa.array([f"m{i:05}" for i in range(MERCHANTS)])
     people = pa.array([f"u{i:07}" for i in range(users)])
-    transactions = Dataset(lake, "transactions")
+    transactions = catalog.TRANSACTIONS.at(lake)
     per_day = rows // days
     for day in range(days):
         event_us = FIRST_US + day * US_PER_DAY + np.sort(rng.integers(0, US_PER_DAY, per_day))
@@ -146,7 +146,7 @@ def job(home: Path, *command: str) -> tuple[float, float, dict[str, Any]]:
 
 def lake(home: Path, rows: int, users: int, days: int) -> Path:
     """A home whose lake has the rows; kept for the next run where the caller keeps the folder."""
-    if not Dataset(f"file://{home}/lake", "transactions").partitions():
+    if not catalog.TRANSACTIONS.at(f"file://{home}/lake").partitions():
         write_lake(f"file://{home}/lake", rows, users, days)
     return home
 
@@ -165,7 +165,7 @@ def kernel_part(size: argparse.Namespace, _home: Path) -> Figures:
 def build_part(size: argparse.Namespace, home: Path) -> Figures:
     lake(home, size.rows, size.users, size.days)
     has_polars = subprocess.run([size.polars, "-c", "import polars"], capture_output=True, check=False).returncode == 0
-    transactions = Dataset(f"file://{home}/lake", "transactions")
+    transactions = catalog.TRANSACTIONS.at(f"file://{home}/lake")
     paths = [uri.removeprefix("file://") for day in transactions.partitions() for uri in transactions.object_uris(day)]
     seconds: dict[str, list[float]] = {"job": [], "polars_sort_write": [], "duckdb": []}
     peak = 0.0
@@ -232,14 +232,14 @@ def training_part(size: argparse.Namespace, home: Path) -> Figures:
     job(small, "build-features")
     shutil.rmtree(small / "lake" / "training_sets", ignore_errors=True)
     took, mb, result = job(small, "training-set")
-    features = Dataset(f"file://{small}/lake", "features")
+    features = catalog.FEATURES.at(f"file://{small}/lake")
     rows = features.read_range(result["first_day"], result["last_day"])
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
-        feature_snapshot.write_snapshot(Path(folder) / "snapshot.parquet", [rows], "")
-        feast = feature_store.open_store(ROOT, f"sqlite:///{folder}/registry.db", "redis://127.0.0.1:1")
-        feature_store.apply(feast, ROOT, f"{folder}/snapshot.parquet")
+        feast_snapshot.write_snapshot(Path(folder) / "snapshot.parquet", [rows], "")
+        feast = feast_store.open_store(ROOT, f"sqlite:///{folder}/registry.db", "redis://127.0.0.1:1")
+        feast_store.apply(feast, ROOT, f"{folder}/snapshot.parquet")
         entities = rows.select(["user_id", "event_timestamp"])
-        feast_s = _timed(lambda: feature_store.point_in_time(feast, entities))
+        feast_s = _timed(lambda: feast_store.point_in_time(feast, entities))
     contenders = {
         "training_set": {"seconds": took, "rows_per_s": result["rows"] / took, "peak_mb": mb, "rows": result["rows"]},
         "feast_retrieval_alone": {"seconds": feast_s, "rows_per_s": result["rows"] / feast_s},
@@ -248,7 +248,7 @@ def training_part(size: argparse.Namespace, home: Path) -> Figures:
 
 
 def property_part(_size: argparse.Namespace, _home: Path) -> Figures:
-    command = [sys.executable, "-m", "pytest", "-q", "tests/unit/engines/test_kernel.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "tests/unit/features/test_kernel.py"]
     environment = {**os.environ, "PROPERTY_EXAMPLES": "5000"}
     subprocess.run(command, env=environment, cwd=ROOT, check=True)  # prints its counts
     return {}, {}

@@ -26,14 +26,16 @@ import structlog
 
 from fraud.core import windows
 from fraud.core.contract import US_PER_HOUR, amounts_units, id_hash
-from fraud.embedded import valkey
-from fraud.engines import kernel
-from fraud.engines.arrow_windows import merchant_hashes, microseconds
-from fraud.io.lake import Dataset
-from fraud.io.online import OnlineHistory
-from fraud.jobs import Context, ingest, simulate
+from fraud.embedded.servers import valkey
+from fraud.features.engines import kernel
+from fraud.features.engines.arrow_windows import merchant_hashes, microseconds
+from fraud.features.online_store import OnlineHistory
+from fraud.ingest import ingest_transactions
+from fraud.job import Context
+from fraud.lake import catalog
 from fraud.params import Params
 from fraud.settings import Settings
+from fraud.simulator import simulate
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CLIENTS: Final = 16
@@ -42,7 +44,7 @@ import os, signal, sys
 import structlog
 from redis.connection import Connection
 from fraud.io import online
-from fraud.jobs import Context, materialize
+from fraud.job import Context, materialize
 from fraud.params import Params
 from fraud.settings import Settings
 
@@ -76,8 +78,8 @@ def world(home: Path, url: str, users: int, days: int) -> pa.Table:
     settings = Settings(home=home, project=ROOT, redis_url=url)  # type: ignore[arg-type] - pydantic hides it
     context = Context(settings, Params.load(ROOT / "params.yaml"), structlog.get_logger())
     simulate.run(simulate.Config(days=days, users=users, seed=5), context)
-    ingest.run(ingest.Config(), context)
-    rows = Dataset(settings.lake_uri, "transactions").read_range("2000", "2100")
+    ingest_transactions.run(ingest_transactions.Config(), context)
+    rows = catalog.TRANSACTIONS.at(settings.lake_uri).read_range("2000", "2100")
     assert rows is not None
     return rows
 
@@ -159,12 +161,12 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=3_000)
     parser.add_argument("--days", type=int, default=31)
     parser.add_argument("--users-at-once", type=int, default=100, help="users that one command of the load covers")
-    asked = parser.parse_args()
+    requested = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         home = Path(folder)
         with valkey.running(home / "valkey") as server:
-            rows = world(home, server.url, asked.users, asked.days)
-            result = replay(rows, home, server.url, asked.users_at_once)
+            rows = world(home, server.url, requested.users, requested.days)
+            result = replay(rows, home, server.url, requested.users_at_once)
     print(json.dumps(result))
 
 

@@ -20,9 +20,10 @@ import structlog
 from pyspark.sql import SparkSession
 
 from fraud.core.features import WINDOW_NAMES
-from fraud.io.lake import Dataset
-from fraud.io.spark import spark_session
-from fraud.jobs import Context, build_features
+from fraud.features import build_features
+from fraud.job import Context
+from fraud.lake import catalog
+from fraud.lake.spark import spark_session
 from fraud.params import Params
 from fraud.settings import Settings
 
@@ -51,7 +52,7 @@ def build(home: Path, engine: str) -> None:
 
 
 def spark_sql(session: SparkSession, home: Path, out: Path) -> None:
-    transactions = Dataset(f"file://{home}/lake", "transactions")
+    transactions = catalog.TRANSACTIONS.at(f"file://{home}/lake")
     paths = [uri for day in transactions.partitions() for uri in transactions.object_uris(day)]
     session.read.parquet(*paths).createOrReplaceTempView("transactions")
     session.sql(SQL).write.mode("overwrite").parquet(f"file://{out}")
@@ -68,7 +69,7 @@ def mismatches(session: SparkSession, home: Path, out: Path) -> int:
     """Rows on which the SQL and the lake differ in a bit."""
     columns = ["transaction_id", *WINDOW_NAMES]
     theirs = session.read.parquet(f"file://{out}").select(columns).toArrow().sort_by("transaction_id")
-    ours = Dataset(f"file://{home}/lake", "features").read_range("2000", "2100", columns)
+    ours = catalog.FEATURES.at(f"file://{home}/lake").read_range("2000", "2100", columns)
     assert ours is not None
     ours = ours.sort_by("transaction_id")
     assert ours["transaction_id"].equals(theirs["transaction_id"])

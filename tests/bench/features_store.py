@@ -17,7 +17,7 @@ import uvloop
 
 from fraud.core import history, windows
 from fraud_serving.metrics import Metrics
-from fraud_serving.store import Store
+from fraud_serving.scoring.store import Store
 
 CONNECTIONS: Final = 16
 USERS: Final = 400
@@ -74,9 +74,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("--requests", type=int, default=40_000)
-    asked = parser.parse_args()
+    requested = parser.parse_args()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        print(json.dumps(runner.run(measured(asked.url, asked.requests))))
+        print(json.dumps(runner.run(measured(requested.url, requested.requests))))
 
 
 if __name__ == "__main__":

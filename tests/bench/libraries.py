@@ -35,7 +35,7 @@ import libraries_traffic
 import serving_model
 
 from fraud.core.features import VECTOR_NAMES
-from fraud.embedded import valkey
+from fraud.embedded.servers import valkey
 
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parents[1]
@@ -156,7 +156,7 @@ import importlib
 from typing import Optional
 from pydantic import create_model
 from pydantic_settings import BaseSettings, CliApp, CliSubCommand
-from fraud.jobs import JOBS
+from fraud.job import JOBS
 def config(job):
     return importlib.import_module("fraud.jobs." + ("import_data" if job == "import" else job.replace("-", "_"))).Config
 fields = {job.replace("-", "_"): (CliSubCommand[config(job)], ...) for job in JOBS}
@@ -165,7 +165,7 @@ CliApp.run(Root, cli_args=["--help"], cli_exit_on_error=True)
 """
 TYPER: Final = """
 import typer
-from fraud.jobs import JOBS
+from fraud.job import JOBS
 app = typer.Typer(add_completion=False)
 for job, line in JOBS.items():
     app.command(job, help=line)(lambda: None)
@@ -188,11 +188,11 @@ def session(_: Path, rounds: Rounds) -> None:
     sys.path.insert(0, str(ROOT / "plugins"))
     from fraud_airflow.session import members  # noqa: PLC0415
 
-    def by_psutil(wanted: int) -> list[int]:
+    def by_psutil(expected: int) -> list[int]:
         found = []
         for process in psutil.process_iter(["status"]):
             try:
-                if os.getsid(process.pid) == wanted and process.info["status"] not in ("zombie", "dead"):
+                if os.getsid(process.pid) == expected and process.info["status"] not in ("zombie", "dead"):
                     found.append(process.pid)
             except ProcessLookupError:
                 continue
@@ -220,9 +220,9 @@ def trees(folder: Path, rounds: Rounds) -> None:
     import tl2cgen  # noqa: PLC0415
     import treelite  # noqa: PLC0415
 
-    from fraud.engines.onnx_session import OnnxModel  # noqa: PLC0415
-    from fraud.engines.trees import batch_model  # noqa: PLC0415
-    from fraud.models.boosting import FittedBoosting  # noqa: PLC0415
+    from fraud.scoring.onnx_session import OnnxModel  # noqa: PLC0415
+    from fraud.scoring.trees import batch_model  # noqa: PLC0415
+    from fraud.training.ladder.boosting import FittedBoosting  # noqa: PLC0415
 
     path = folder / "forest.onnx"
     if not path.exists():

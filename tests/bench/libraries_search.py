@@ -17,10 +17,10 @@ from typing import Any, Final
 import numpy as np
 
 from fraud.core.features import CATEGORY_OFFSET, VECTOR_NAMES
-from fraud.core.metrics import Ranked
-from fraud.models import search
-from fraud.models.ladder import LEVELS, Sample
 from fraud.params import Params, Training
+from fraud.stats.metrics import Ranked
+from fraud.training.ladder import search
+from fraud.training.ladder.levels import LEVELS, Sample
 
 ROOT: Final = Path(__file__).parents[2]
 BOOSTING: Final = LEVELS[2]

@@ -23,7 +23,7 @@ NOON: Final = 1_767_268_800_000_000
 
 def settings(library: str) -> dict[str, Any]:
     """CPU ms and memory of reading the environment, in a process that has loaded all that serving loads."""
-    import fraud_serving.app
+    import fraud_serving.http.app
     from fraud_serving.settings import Settings
 
     cpu, peak = time.process_time(), _resident_mb()
@@ -56,7 +56,7 @@ def logs(lines: int = 100_000) -> dict[str, float]:
     import msgspec
     import structlog
 
-    from fraud_serving.access_log import AccessLog
+    from fraud_serving.log.access_log import AccessLog
 
     found = {}
     with Path(os.devnull).open("wb") as nowhere:
@@ -96,7 +96,7 @@ async def _store(url: str, requests: int) -> dict[str, float]:
     from fraud.core.features import MAX_EVENTS
     from fraud.core.history import APPEND_SCRIPT, append_arguments, history_key, ids_key
     from fraud_serving.metrics import Metrics
-    from fraud_serving.store import Store
+    from fraud_serving.scoring.store import Store
 
     ours = Store(url, deadline_s=5.0, answer_ttl_s=60, metrics=Metrics())
     await ours.start()
@@ -138,7 +138,7 @@ async def _store(url: str, requests: int) -> dict[str, float]:
 
 def application() -> Any:  # noqa: ANN401 - an ASGI application, for a server that wants a factory
     """Serving's ASGI application, as `python -m fraud_serving` makes it."""
-    from fraud_serving import app
+    from fraud_serving.http import app
     from fraud_serving.service import Service
     from fraud_serving.settings import Settings
 
@@ -149,7 +149,7 @@ class Rsgi:
     """`POST /predict` for granian's own interface, without ASGI; `/ready` so that the bench can wait for it."""
 
     def __init__(self) -> None:
-        from fraud_serving import app
+        from fraud_serving.http import app
         from fraud_serving.service import Service
         from fraud_serving.settings import Settings
 

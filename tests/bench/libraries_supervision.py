@@ -77,11 +77,11 @@ def _measured(command: list[str], folder: Path, pids: Path, env: Mapping[str, st
             raise SystemExit(f"{command} did not start the service: {(folder / 'log').read_text()[-500:]}")
         return run
 
-    def stop(supervisor: "subprocess.Popen[bytes]", watched: Callable[[], list[int]]) -> float:
+    def stop(supervisor: "subprocess.Popen[bytes]", monitored: Callable[[], list[int]]) -> float:
         supervisor.send_signal(signal.SIGTERM)
-        _until(lambda: supervisor.poll() is not None and not watched(), _PATIENCE_S)
-        left = len(watched())
-        for pid in {*watched(), *_alive(pids)}:
+        _until(lambda: supervisor.poll() is not None and not monitored(), _PATIENCE_S)
+        left = len(monitored())
+        for pid in {*monitored(), *_alive(pids)}:
             os.kill(pid, signal.SIGKILL)
         supervisor.kill()
         supervisor.wait()

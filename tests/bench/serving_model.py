@@ -9,7 +9,7 @@ import onnxruntime
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from fraud.core.features import CATEGORY_OFFSET, VECTOR_NAMES, definition_hash
-from fraud.models.boosting import FittedBoosting
+from fraud.training.ladder.boosting import FittedBoosting
 
 TREES, LEAVES, ROWS = 300, 15, 60_000
 

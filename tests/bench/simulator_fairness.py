@@ -24,8 +24,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from fraud.core.contract import CATEGORY_INDEX, US_PER_DAY, US_PER_HOUR
 from fraud.core.features import CATEGORY_OFFSET, VECTOR_NAMES
 from fraud.core.vector import fill_table
-from fraud.io.labels import labels_as_of
-from fraud.io.lake import Dataset
+from fraud.lake import catalog
+from fraud.lake.labels import labels_as_of
 
 START = dt.date(2025, 1, 1)
 WARM_UP, TRAIN_END, TEST_START, TEST_END, LABELS_END = 30, 90, 97, 121, 161
@@ -43,7 +43,7 @@ def world(home: Path, seed: int, users: int, extra: list[str]) -> str:
     """Make the world where it is not there yet. Returns its lake's URI."""
     home = home / f"seed-{seed}"
     lake = f"file://{home.resolve()}/lake"
-    if not Dataset(lake, "features").partitions():
+    if not catalog.FEATURES.at(lake).partitions():
         for job in (
             ["simulate", f"--days={LABELS_END}", f"--users={users}", f"--seed={seed}", f"--start={START}", *extra],
             ["ingest"], ["ingest-labels"], ["build-features"],
@@ -55,7 +55,7 @@ def world(home: Path, seed: int, users: int, extra: list[str]) -> str:
 
 def vectors(lake: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Model input float32[n, 27], truth bool[n] as labelled, and the day's number int[n]."""
-    table = Dataset(lake, "features").read_range("", str(START + dt.timedelta(days=TEST_END - 1)))
+    table = catalog.FEATURES.at(lake).read_range("", str(START + dt.timedelta(days=TEST_END - 1)))
     end = dt.datetime.combine(START + dt.timedelta(days=LABELS_END), dt.time(), dt.UTC)
     labels = labels_as_of(lake, end)
     frauds = labels["transaction_id"].filter(labels["is_fraud"])

@@ -27,7 +27,7 @@ from urllib.parse import urlparse
 import pyarrow as pa
 
 from fraud.core.contract import CATEGORIES, TRANSACTION_COLUMNS
-from fraud.io.delivery import delivering
+from fraud.ingest.delivery import delivering
 from fraud.settings import Settings
 
 ROOT: Final = Path(__file__).parents[2]

@@ -31,9 +31,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fraud.core.features import CATEGORY_OFFSET, VECTOR_NAMES
-from fraud.models.ladder import LEVELS as LADDER
-from fraud.models.ladder import Sample
 from fraud.params import Params
+from fraud.training.ladder.levels import LEVELS as LADDER
+from fraud.training.ladder.levels import Sample
 
 ROOT = Path(__file__).resolve().parents[2]
 LEVELS = ("rule", "logistic", "boosting", "mlp")
@@ -61,27 +61,27 @@ def arrays(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def ours(level: str, train: tuple[np.ndarray, np.ndarray], later: tuple[np.ndarray, np.ndarray]) -> None:
 
     [rung] = [rung for rung in LADDER if rung.name == level]
-    wanted = Params.load(ROOT / "params.yaml").training
-    epochs = wanted.mlp.model_copy(update={"max_epochs": int(os.environ["BENCH_EPOCHS"])})
-    rung.fit(Sample(*train), Sample(*later), wanted.model_copy(update={"mlp": epochs}), lambda *_a, **_f: None)
+    expected = Params.load(ROOT / "params.yaml").training
+    epochs = expected.mlp.model_copy(update={"max_epochs": int(os.environ["BENCH_EPOCHS"])})
+    rung.fit(Sample(*train), Sample(*later), expected.model_copy(update={"mlp": epochs}), lambda *_a, **_f: None)
 
 
 def theirs(level: str, train: tuple[np.ndarray, np.ndarray], later: tuple[np.ndarray, np.ndarray]) -> None:
     """The library call that a person would write for the level, with the settings of params.yaml."""
-    wanted = Params.load(ROOT / "params.yaml").training
+    expected = Params.load(ROOT / "params.yaml").training
     (x, y), (later_x, later_y) = train, later
     if level == "rule":
-        plain_rule(x, y, wanted.rule.amounts, wanted.rule.hours)
+        plain_rule(x, y, expected.rule.amounts, expected.rule.hours)
     elif level == "logistic":
-        make_pipeline(StandardScaler(), LogisticRegression(C=wanted.logistic.c, max_iter=wanted.logistic.max_iter)).fit(
-            x, y
-        )
+        make_pipeline(
+            StandardScaler(), LogisticRegression(C=expected.logistic.c, max_iter=expected.logistic.max_iter)
+        ).fit(x, y)
     elif level == "boosting":
-        b = wanted.boosting
+        b = expected.boosting
         HistGradientBoostingClassifier(
             learning_rate=b.learning_rate, max_iter=b.max_iter, max_leaf_nodes=b.max_leaf_nodes,
             min_samples_leaf=b.min_samples_leaf, l2_regularization=b.l2_regularization, max_features=b.max_features,
-            early_stopping=True, n_iter_no_change=b.early_stopping_rounds, random_state=wanted.seed,
+            early_stopping=True, n_iter_no_change=b.early_stopping_rounds, random_state=expected.seed,
         ).fit(x, y, X_val=later_x, y_val=later_y)  # fmt: skip
     else:
         plain_network(x, y, later_x, later_y)
@@ -98,18 +98,18 @@ def plain_rule(x: np.ndarray, y: np.ndarray, amounts: tuple[float, ...], hours: 
 
 def plain_network(x: np.ndarray, y: np.ndarray, later_x: np.ndarray, later_y: np.ndarray) -> None:
     """The usual loop: a DataLoader over tensors, AdamW, log loss, the best epoch kept."""
-    wanted = Params.load(ROOT / "params.yaml").training.mlp
+    expected = Params.load(ROOT / "params.yaml").training.mlp
     scaler = StandardScaler().fit(x)
     tensors = [torch.from_numpy(scaler.transform(v).astype(np.float32)) for v in (x, later_x)]
     truth = [torch.from_numpy(v.astype(np.float32)) for v in (y, later_y)]
-    loader = DataLoader(TensorDataset(tensors[0], truth[0]), batch_size=wanted.batch_size, shuffle=True)
+    loader = DataLoader(TensorDataset(tensors[0], truth[0]), batch_size=expected.batch_size, shuffle=True)
     layers: list[nn.Module] = []
     width = x.shape[1]
-    for hidden in wanted.hidden:
-        layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(wanted.dropout)]
+    for hidden in expected.hidden:
+        layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(expected.dropout)]
         width = hidden
     network = nn.Sequential(*layers, nn.Linear(width, 1))
-    optimiser = torch.optim.AdamW(network.parameters(), lr=wanted.learning_rate, weight_decay=wanted.weight_decay)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=expected.learning_rate, weight_decay=expected.weight_decay)
     for _ in range(int(os.environ["BENCH_EPOCHS"])):
         network.train()
         for batch, target in loader:

@@ -48,8 +48,8 @@ class Browser:
                 "--lang=en",
             ],
         }
-        wanted = {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}
-        self._session = self._ask("POST", "/session", {"capabilities": wanted})["sessionId"]
+        expected = {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}
+        self._session = self._ask("POST", "/session", {"capabilities": expected})["sessionId"]
 
     def __enter__(self) -> Self:
         return self

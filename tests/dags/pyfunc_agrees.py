@@ -9,16 +9,16 @@ import pandas as pd
 import pyarrow as pa
 
 from fraud.core.features import VECTOR_NAMES
-from fraud.engines.arrow_vector import vectors
-from fraud.io.lake import Dataset
-from fraud.io.model_artifact import MODEL_NAME
+from fraud.features.engines.arrow_vector import vectors
+from fraud.lake import catalog
+from fraud.registry.model_versions import MODEL_NAME
 from fraud.settings import Settings
 
 
 def main() -> None:
     """Print how many answers were compared and the largest absolute difference."""
     settings = Settings.load()
-    lake = Dataset(settings.lake_uri, "predictions")
+    lake = catalog.PREDICTIONS.at(settings.lake_uri)
     served = pa.concat_tables([lake.read(day) for day in lake.partitions()])
     when = served["event_us"].cast(pa.timestamp("us", "UTC"))
     mlflow.set_tracking_uri(settings.mlflow_url)

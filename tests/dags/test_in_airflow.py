@@ -56,13 +56,13 @@ def states(platform: Airflow, dag: str, run: str) -> dict[str, str]:
     return {task["task_id"]: task["state"] for task in answer["task_instances"]}
 
 
-def until_states(platform: Airflow, dag: str, run: str, **wanted: str) -> None:
+def until_states(platform: Airflow, dag: str, run: str, **expected: str) -> None:
     def reached() -> bool:
         now = states(platform, dag, run)
-        return all(now[task] == state for task, state in wanted.items())
+        return all(now[task] == state for task, state in expected.items())
 
     try:
-        until(reached, f"{dag} has {wanted}", SECONDS)
+        until(reached, f"{dag} has {expected}", SECONDS)
     except TimeoutError as error:
         raise TimeoutError(f"{error}: {states(platform, dag, run)}") from error
 

@@ -79,8 +79,7 @@ def test_log_lines_are_shown_as_they_come_and_at_their_level(
 def test_only_a_service_that_is_down_is_tried_again(stand_in: Path, code: int, again: bool) -> None:
     program(
         stand_in,
-        "print(json.dumps({'message': 'no day', 'expected': 'one', 'came': 'none', 'do': 'wait'}))\n"
-        f"sys.exit({code})",
+        f"print(json.dumps({{'message': 'no day', 'expected': 'one', 'got': 'none', 'do': 'wait'}}))\nsys.exit({code})",
     )
     with pytest.raises(AirflowException) as raised:
         run()
@@ -195,7 +194,7 @@ def test_counts_and_links_stand_in_the_log(stand_in: Path, reports: Path, capsys
 
 def test_an_unwanted_job_is_not_started(stand_in: Path) -> None:
     with pytest.raises(AirflowSkipException):
-        run(wanted="False")
+        run(expected="False")
 
 
 def test_a_job_sees_the_platforms_variables_and_none_of_airflows(

@@ -121,9 +121,9 @@ def test_a_browser_without_a_login_is_asked_for_it_and_comes_back(client: Any) -
         "http://airflow.test/api/v2/auth/login?next=%2Ffraud%2Fdocs%2Frunbooks%2FJobFailed.md"
     )
     # Airflow accepts the way back.
-    asked = client.get(answer.headers["location"], follow_redirects=False)
-    assert asked.status_code == 307
-    assert asked.headers["location"].endswith("?next=%2Ffraud%2Fdocs%2Frunbooks%2FJobFailed.md")
+    requested = client.get(answer.headers["location"], follow_redirects=False)
+    assert requested.status_code == 307
+    assert requested.headers["location"].endswith("?next=%2Ffraud%2Fdocs%2Frunbooks%2FJobFailed.md")
 
 
 @pytest.mark.parametrize("alert", sorted(path.name for path in (ROOT / "docs/runbooks").glob("*.md")))

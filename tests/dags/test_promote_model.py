@@ -56,16 +56,16 @@ PASSED: dict[str, Any] = {**VERDICT, "gates_passed": True, "failed_gates": []}
 
 
 def test_the_question_shows_every_gate_the_failed_ones_first_and_offers_the_waiver() -> None:
-    from fraud_airflow.approval import gates_for_people
+    from fraud_airflow.approval import gates_as_text
 
-    text = gates_for_people(TaskInstance(gates=VERDICT))
+    text = gates_as_text(TaskInstance(gates=VERDICT))
     assert "**Version 7**, level 2-boosting, compared with version 6." in text
     assert "**Failed gates: slices.** *Approve* promotes this version with a waiver of them." in text
     failed = "| **failed** | slices | 0.200 | at most 0.150 | worst: travel |"
     passed = "| passed | holdout_rows | 20,828 | at least 1,000 | a small holdout proves nothing |"
     assert text.index(failed) < text.index(passed)
-    assert gates_for_people(TaskInstance()) == "There is no candidate."
-    assert "waiver" not in gates_for_people(TaskInstance(gates=PASSED))
+    assert gates_as_text(TaskInstance()) == "There is no candidate."
+    assert "waiver" not in gates_as_text(TaskInstance(gates=PASSED))
 
 
 def test_the_log_of_a_candidate_puts_failed_gates_first() -> None:
@@ -95,7 +95,7 @@ def test_an_approval_of_a_version_that_failed_gates_is_a_waiver_of_them() -> Non
 def question() -> Any:
     from fraud_airflow.approval import APPROVAL, OptionalApproval
 
-    return OptionalApproval(task_id=APPROVAL, subject="?", body="", wanted="True")
+    return OptionalApproval(task_id=APPROVAL, subject="?", body="", expected="True")
 
 
 @pytest.mark.parametrize(
@@ -154,15 +154,15 @@ def test_nobody_is_asked_about_a_version_that_cannot_be_promoted() -> None:
 
 def write_stand_in(path: Path, version: str) -> Path:
     """A `fraud` that answers as the jobs do, and writes down what it was asked."""
-    asked = path.with_name("asked")
+    requested = path.with_name("asked")
     path.write_text(
         f"#!{sys.executable}\n"
         "import json, sys\n"
-        f"open({str(asked)!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
+        f"open({str(requested)!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
         f"print(json.dumps({VERDICT | {'version': version, 'changed': bool(version)}!r}))\n"
     )
     path.chmod(0o755)
-    return asked
+    return requested
 
 
 @pytest.mark.parametrize(
@@ -176,11 +176,11 @@ def write_stand_in(path: Path, version: str) -> Path:
     ids=["a candidate", "none"],
 )  # fmt: skip
 def test_without_a_question_the_candidate_that_was_looked_at_is_promoted(
-    stand_in: Path, database: Path, version: str, states: dict[str, str], asked: list[str]
+    stand_in: Path, database: Path, version: str, states: dict[str, str], requested: list[str]
 ) -> None:
     from airflow.dag_processing.dagbag import DagBag
 
     said = write_stand_in(stand_in, version)
     finished = DagBag(ROOT / "dags").dags["promote_model"].test(run_conf={})
     assert {task.task_id: str(task.state) for task in finished.get_task_instances()} == states
-    assert said.read_text().splitlines() == asked
+    assert said.read_text().splitlines() == requested

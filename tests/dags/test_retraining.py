@@ -20,16 +20,16 @@ def monitors(database: Path, stand_in: Path, tmp_path: Path, monkeypatch: pytest
     from airflow.dag_processing.dagbag import DagBag
 
     bag = DagBag(DAGS)
-    wanted = tmp_path / "wanted.json"
+    expected = tmp_path / "wanted.json"
     stand_in.write_text(
         f"#!{sys.executable}\nimport json, sys\n"
-        f"wanted = json.load(open({str(wanted)!r}))\n"
+        f"wanted = json.load(open({str(expected)!r}))\n"
         "print(json.dumps({'retrain': sys.argv[1] in wanted}))\n"
     )
     stand_in.chmod(0o755)
 
     def run(dag_id: str, *drifted: str) -> tuple[str, str]:
-        wanted.write_text(json.dumps(drifted))
+        expected.write_text(json.dumps(drifted))
         finished = bag.dags[dag_id].test(logical_date=None)
         states = {task.task_id: str(task.state) for task in finished.get_task_instances()}
         return states["request_retraining"], str(finished.state)
@@ -74,7 +74,7 @@ def test_a_request_says_why_and_comes_at_most_once_per_cool_down(
 def test_a_training_knows_what_it_was_asked_for() -> None:
     from airflow.sdk import Asset
 
-    asked = [SimpleNamespace(extra={"causes": ["skew"]}), SimpleNamespace(extra={"causes": ["data drift", "skew"]})]
+    requested = [SimpleNamespace(extra={"causes": ["skew"]}), SimpleNamespace(extra={"causes": ["data drift", "skew"]})]
     nightly = {Asset("features"): [SimpleNamespace(extra={})]}
     assert retraining_cause(nightly) == ""
-    assert retraining_cause({**nightly, Asset("retraining_requested"): asked}) == "data drift, skew"
+    assert retraining_cause({**nightly, Asset("retraining_requested"): requested}) == "data drift, skew"

@@ -32,7 +32,7 @@ FORMS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("reproduce_model", NOTHING, {"version": "production"}),
     ("reproduce_model", {"version": "3"}, {"version": "3"}),
     ("rollback_model", NOTHING, {"reason": "rolled back from Airflow"}),
-    ("rollback_model", {"reason": "declines honest trips"}, {"reason": "declines honest trips"}),
+    ("rollback_model", {"reason": "declines legitimate trips"}, {"reason": "declines legitimate trips"}),
     ("score_nightly", NOTHING, UNSET),
     ("score_nightly", {"date": "2026-01-31"}, UNSET | {"date": "2026-01-31"}),
     ("score_nightly", {"from": "2026-01-31", "to": "2026-02-28"}, UNSET | {"from": "2026-01-31", "to": "2026-02-28"}),

@@ -19,8 +19,8 @@ from typing import Any, Final
 
 import httpx
 
-from fraud.embedded.airflow_api import FINISHED, AirflowApi, Run
 from fraud.embedded.follow import MAIN_JOB, Follower
+from fraud.embedded.servers.airflow_api import FINISHED, AirflowApi, Run
 
 AIRFLOW: Final = os.environ["FRAUD_AIRFLOW_URL"]
 PROXY: Final = "http://proxy:8000"
@@ -69,8 +69,8 @@ def until_finished(api: AirflowApi, follower: Follower, dag: str, after: datetim
         for run in (run for run in follower.look() if run.dag == dag and run.queued_at > after):
             if run.state in FINISHED:
                 return run
-            asked = next((task.state for task in api.tasks(run) if task.id == "approval"), None)
-            waiting = asked in ("awaiting_input", "deferred")
+            requested = next((task.state for task in api.tasks(run) if task.id == "approval"), None)
+            waiting = requested in ("awaiting_input", "deferred")
             if waiting and not approved:
                 approve(api, run)
                 approved = True

@@ -97,11 +97,11 @@ def test_ports_are_those_of_the_image_and_the_settings() -> None:
 
 @pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
 def test_a_probe_asks_for_a_path_that_the_service_answers(probe: str) -> None:
-    asked = CONTAINER[probe]["httpGet"]
-    assert asked["port"] in PORTS
-    assert f'"{asked["path"]}"' in (SERVING / "src/fraud_serving/app.py").read_text()
+    requested = CONTAINER[probe]["httpGet"]
+    assert requested["port"] in PORTS
+    assert f'"{requested["path"]}"' in (SERVING / "src/fraud_serving/app.py").read_text()
     # A replica without a model still answers, by the rule: it is not ready, and nobody restarts it for that.
-    assert asked["path"] == ("/ready" if probe == "readinessProbe" else "/health")
+    assert requested["path"] == ("/ready" if probe == "readinessProbe" else "/health")
 
 
 def test_a_replica_has_time_to_answer_what_it_was_asked() -> None:

@@ -20,12 +20,12 @@ def running() -> list[dict[str, Any]]:
     """What `docker inspect` says about each running container of the project; nothing without an engine."""
     if shutil.which("docker") is None:
         return []
-    asked = subprocess.run(
+    requested = subprocess.run(
         ["docker", "ps", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}"],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    ids = asked.stdout.split()
-    inspected: list[dict[str, Any]] = json.loads(docker("inspect", *ids)) if asked.returncode == 0 and ids else []
+    ids = requested.stdout.split()
+    inspected: list[dict[str, Any]] = json.loads(docker("inspect", *ids)) if requested.returncode == 0 and ids else []
     return inspected
 
 

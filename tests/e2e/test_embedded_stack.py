@@ -15,8 +15,9 @@ import psutil
 import pytest
 from tests.e2e.project import small_project
 
-from fraud.embedded import alertmanager, processes, prometheus, services
-from fraud.embedded.airflow import ADMIN
+from fraud.embedded import processes, services
+from fraud.embedded.servers import alertmanager, prometheus
+from fraud.embedded.servers.airflow import ADMIN
 from fraud.embedded.stack import Stack
 from fraud.settings import Settings
 

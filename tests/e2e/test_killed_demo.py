@@ -20,12 +20,12 @@ import pyarrow.parquet as pq
 import pytest
 from tests.e2e.project import small_project
 
-from fraud.embedded.airflow_api import AirflowApi
+from fraud.embedded.servers.airflow_api import AirflowApi
 from fraud.embedded.stack import Stack
 from fraud.settings import Settings
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]  # Airflow starts, a training, the demo many times over
-# What the demo prints when a step begins. It is killed at the first of these that it prints and was not killed at yet.
+# What the demo prints when a step starts. It is killed at the first of these that it prints and was not killed at yet.
 STEPS: Final = (
     "preparing Airflow's database", "is ready after", "fraud import", "ingest_transactions, all feeds",
     "ingest_transactions.ingest", "build_features.build_features", "train_fraud_model.training_set",

@@ -1,7 +1,7 @@
 """The world changes, and the platform follows without a hand on it: a whole embedded stack, Airflow's scheduler too.
 
-A first model is trained and promoted by what the assets start. Then days land on which honest people spend otherwise
-and thieves test cards with two dollars, with the labels that came meanwhile. From one trigger of ingest, which at night
+A first model is trained and promoted by what the assets start. Then days land on which customers spend differently and
+thieves test cards with two dollars, with the labels that came meanwhile. From one trigger of ingest, which at night
 is the clock's, everything else follows: features, scores, drift, the request, training, gates, promotion, the swap.
 """
 
@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 import pytest
 from tests.e2e.project import small_project
 
-from fraud.embedded.airflow_api import AirflowApi, Run
 from fraud.embedded.follow import MAIN_JOB, Follower
+from fraud.embedded.servers.airflow_api import AirflowApi, Run
 from fraud.embedded.stack import Stack
 from fraud.settings import Settings
 
@@ -153,8 +153,8 @@ def test_drift_ends_in_a_new_model_that_serves(platform: Platform) -> None:
     drift = platform.api.result(runs[3], "drift") or {}
     assert drift["retrain"] is True
     assert drift["model_version"] == "1"
-    asked = {task.id: task.state for task in platform.api.tasks(runs[3])}
-    assert asked["request_retraining"] == "success"
+    requested = {task.id: task.state for task in platform.api.tasks(runs[3])}
+    assert requested["request_retraining"] == "success"
     assert runs[4].id.startswith("asset_triggered")
     trained = platform.api.result(runs[4], "train") or {}
     assert trained["gates_passed"] is True

@@ -22,9 +22,10 @@ import structlog
 from mlflow.tracking import MlflowClient
 from tests.infra.conftest import ROOT, rules, tool
 
-from fraud.embedded import mlflow_server, valkey
-from fraud.io.job_runs import recorded
-from fraud.io.lake import Dataset
+from fraud.embedded.servers import mlflow_server, valkey
+from fraud.lake import catalog
+from fraud.lake.dataset import Dataset
+from fraud.lake.job_runs import recorded
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a registry, an exporter and a Prometheus start
 PASSWORD = "test-only"
@@ -48,7 +49,7 @@ def fill_lake(home: Path) -> None:
             Dataset(f"file://{home}/lake", name).publish(day, pa.table({"x": [1, 2, 3]}))
     made_from = {"model_version": "1", "flagged": "1"}
     for day in DAYS:
-        Dataset(f"file://{home}/lake", "scores").publish(day, pa.table({"x": [1, 2, 3]}), made_from)
+        catalog.SCORES.at(f"file://{home}/lake").publish(day, pa.table({"x": [1, 2, 3]}), made_from)
 
 
 def fill_reports(home: Path) -> None:

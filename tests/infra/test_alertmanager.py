@@ -8,7 +8,7 @@ import pytest
 import yaml
 from tests.infra.conftest import ROOT, alerts, tool
 
-from fraud.embedded.alertmanager import configuration
+from fraud.embedded.servers.alertmanager import configuration
 from fraud.errors import BadConfigError
 
 FOLDER = ROOT / "infra/alertmanager"

@@ -9,10 +9,10 @@ import mlflow
 
 from fraud.cli import run_job
 from fraud.core.features import definition_hash
-from fraud.embedded import mlflow_server
+from fraud.embedded.servers import mlflow_server
 from fraud.errors import FraudError
-from fraud.io.model_artifact import MODEL_NAME
-from fraud.io.promotion import STAGING, opened
+from fraud.registry.model_versions import MODEL_NAME
+from fraud.registry.promotion_log import STAGING, opened
 from fraud.settings import Settings
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -54,7 +54,7 @@ class Platform:
             return 0, run_job(arguments[0], list(arguments[1:])).model_dump(mode="json")
         except FraudError as error:
             told = {"error": type(error).__name__, "message": error.message, "expected": error.expected}
-            return error.exit_code, told | {"came": error.came}
+            return error.exit_code, told | {"got": error.got}
 
     def alias(self, name: str) -> str | None:
         with opened(self.settings) as promotion:

@@ -14,13 +14,15 @@ import structlog
 import yaml
 
 from fraud.core.contract import US_PER_DAY
-from fraud.embedded import mlflow_server
-from fraud.io.lake import Dataset
-from fraud.io.model_artifact import MODEL_NAME
-from fraud.io.promotion import opened
-from fraud.jobs import Context, promote, train
+from fraud.embedded.servers import mlflow_server
+from fraud.job import Context
+from fraud.lake import catalog
 from fraud.params import Params
+from fraud.registry import promote
+from fraud.registry.model_versions import MODEL_NAME
+from fraud.registry.promotion_log import opened
 from fraud.settings import Settings
+from fraud.training import train
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAUD = str(Path(sys.executable).with_name("fraud"))
@@ -81,8 +83,8 @@ class Platform:
 
     def lake(self, table: pa.Table, snapshot: str, cut_off: str = "2026-03-09T00:00:00+00:00") -> None:
         made_from = {"cut_off": cut_off, "maturity_days": "7"}
-        Dataset(self.settings.lake_uri, "training_sets", "snapshot").publish(snapshot, table, made_from)
-        Dataset(self.settings.lake_uri, "transactions").publish("2026-01-01", table.slice(0, 1000))
+        catalog.TRAINING_SETS.at(self.settings.lake_uri).publish(snapshot, table, made_from)
+        catalog.TRANSACTIONS.at(self.settings.lake_uri).publish("2026-01-01", table.slice(0, 1000))
 
     def context(self, *changes: Mapping[str, Any]) -> Context:
         path = self.project / "params.yaml"

@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from fraud.core.features import VECTOR_NAMES, definition_hash
-from fraud.embedded import mlflow_server, valkey
+from fraud.embedded.servers import mlflow_server, valkey
 
 THRESHOLD = 0.5
 # The logit of model i is BIASES[i] + sum of these over the vector. tests/serving/expected.py does it by hand.

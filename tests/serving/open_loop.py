@@ -26,7 +26,7 @@ class Load:
         body = json.dumps(payment).encode()
         self._request = b"POST /predict HTTP/1.1\r\nhost: test\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
         self._port, self._rate = port, rate
-        self.came: list[Came] = []
+        self.got: list[Came] = []
         self.failed: list[str] = []
         self._end = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._send_all()))
@@ -59,13 +59,13 @@ class Load:
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
             body = json.loads(await reader.readexactly(length))
-            self.came.append(Came(due, time.perf_counter() - due, int(head[9:12]), body))
+            self.got.append(Came(due, time.perf_counter() - due, int(head[9:12]), body))
             idle.put_nowait((reader, writer))
         except (OSError, asyncio.IncompleteReadError, ValueError) as error:
             self.failed.append(repr(error))
             idle.put_nowait(await asyncio.open_connection("127.0.0.1", self._port))
 
 
-def p99_ms(came: list[Came]) -> float:
-    ordered = sorted(one.latency_s for one in came)
+def p99_ms(got: list[Came]) -> float:
+    ordered = sorted(one.latency_s for one in got)
     return ordered[int(0.99 * len(ordered))] * 1e3

@@ -28,23 +28,23 @@ def send(port: int, pieces: Iterable[bytes] | bytes, *, method: str = "POST") ->
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for piece in [pieces] if isinstance(pieces, bytes) else pieces:
             line.sendall(piece)
-        came = b""
+        got = b""
         while piece := line.recv(65536):
-            came += piece
-    return list(_responses(came, method))
+            got += piece
+    return list(_responses(got, method))
 
 
-def _responses(came: bytes, method: str) -> Iterable[Response]:
-    while came:
-        head, _, came = came.partition(b"\r\n\r\n")
+def _responses(got: bytes, method: str) -> Iterable[Response]:
+    while got:
+        head, _, got = got.partition(b"\r\n\r\n")
         line, *fields = head.decode().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
         status = re.fullmatch(r"HTTP/1\.1 (\d{3}) .+", line)
         assert status, line
         length = 0 if method == "HEAD" else int(headers.get("content-length", 0))
-        assert len(came) >= length, came
-        yield Response(int(status[1]), headers, came[:length])
-        came = came[length:]
+        assert len(got) >= length, got
+        yield Response(int(status[1]), headers, got[:length])
+        got = got[length:]
 
 
 def request(target: str, body: bytes = b"", *headers: str, method: str = "POST", version: str = "1.1") -> bytes:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from fraud_serving.api_keys import ApiKeys
+from fraud_serving.http.api_keys import ApiKeys
 
 SECRET = "a-secret-of-the-compose-stack-0123456789"
 
 
 def run(*arguments: str, key: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fraud_serving.api_keys", *arguments]
+    command = [sys.executable, "-m", "fraud_serving.http.api_keys", *arguments]
     return subprocess.run(command, env={**os.environ, "SERVING_KEY": key}, check=False, capture_output=True, text=True)
 
 

@@ -80,8 +80,8 @@ def test_http2_without_an_upgrade_is_refused_in_words(serving: Serving) -> None:
     """`curl --http2-prior-knowledge` and gRPC clients begin with this."""
     with socket.create_connection(("127.0.0.1", serving.port), timeout=5) as line:
         line.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-        came = b""
+        got = b""
         while piece := line.recv(65536):
-            came += piece
-    assert came.startswith(b"HTTP/1.1 400 ")
-    assert b"expected an HTTP/1.1 request" in came
+            got += piece
+    assert got.startswith(b"HTTP/1.1 400 ")
+    assert b"expected an HTTP/1.1 request" in got

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from servers import Serving
 
-from fraud_serving import page, schema
-from fraud_serving.openapi import FULL_EXAMPLE, SHORT_EXAMPLE
+from fraud_serving.http import page, schema
+from fraud_serving.http.openapi import FULL_EXAMPLE, SHORT_EXAMPLE
 
 
 @pytest.fixture(scope="module")

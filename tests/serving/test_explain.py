@@ -8,7 +8,7 @@ import pytest
 from servers import Serving
 
 from fraud.core.features import VECTOR_NAMES
-from fraud_serving import explain
+from fraud_serving.model import explain
 
 HANDBOOK = {
     "amount": 4999.99, "merchant_category": "electronics", "hour_of_day": 3, "day_of_week": 2,

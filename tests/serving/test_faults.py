@@ -24,7 +24,7 @@ def wrong(load: Load, expected: dict[str, float]) -> list[object]:
     """Answers that are no 200, or not what their version gives offline."""
     return [
         one
-        for one in load.came
+        for one in load.got
         if one.status != 200 or abs(one.body["fraud_probability"] - expected[one.body["model_version"]]) > 1e-6
     ]
 
@@ -58,8 +58,8 @@ def test_a_hundred_swaps_and_twenty_bad_artefacts_under_load_lose_and_mix_nothin
     load = Load(serving.port, RATE, PAYMENT)
     load.start()
     try:
-        until(lambda: len(load.came) > 10 * RATE, "a steady start", 60)
-        steady = len(load.came)
+        until(lambda: len(load.got) > 10 * RATE, "a steady start", 60)
+        steady = len(load.got)
         served = 0
         for number in range(120):
             if number % 6 == 5:
@@ -73,10 +73,10 @@ def test_a_hundred_swaps_and_twenty_bad_artefacts_under_load_lose_and_mix_nothin
                 until(lambda wanted=versions[served]: serving.version() == wanted, f"version {versions[served]}")
     finally:
         load.stop()
-    before_ms, during_ms = p99_ms(load.came[:steady]), p99_ms(load.came[steady:])
+    before_ms, during_ms = p99_ms(load.got[:steady]), p99_ms(load.got[steady:])
     mixed = wrong(load, expected)
     print(
-        f"\n{len(load.came)} answers under {RATE:.0f}/s, {serving.metric('serving_model_swaps_total') - 1:.0f} swaps, "
+        f"\n{len(load.got)} answers under {RATE:.0f}/s, {serving.metric('serving_model_swaps_total') - 1:.0f} swaps, "
         f"{refusals(serving):.0f} refusals: {len(load.failed)} failed, {len(mixed)} mixed or wrong; "
         f"p99 {before_ms:.1f} ms steady, {during_ms:.1f} ms while swapping"
     )
@@ -105,7 +105,7 @@ def test_registry_and_store_killed_and_restarted_under_load_fail_no_request(
     load = Load(serving.port, RATE, PAYMENT)
     load.start()
     try:
-        until(lambda: len(load.came) > RATE, "traffic")
+        until(lambda: len(load.got) > RATE, "traffic")
         backends["registry"]("kill")
         until(lambda: serving.metric("serving_registry_errors_total") > 2, "unanswered questions")
         store.stop()
@@ -122,7 +122,7 @@ def test_registry_and_store_killed_and_restarted_under_load_fail_no_request(
     finally:
         load.stop()
     mixed = wrong(load, expected)
-    print(f"\n{len(load.came)} answers, registry and store killed: {len(load.failed)} failed, {len(mixed)} wrong")
+    print(f"\n{len(load.got)} answers, registry and store killed: {len(load.failed)} failed, {len(mixed)} wrong")
     assert (load.failed, mixed) == ([], [])
 
 

@@ -124,8 +124,8 @@ def test_bytes_that_are_no_http_are_a_4xx_or_a_closed_line(serving: Serving, raw
     with socket.create_connection(("127.0.0.1", serving.port), timeout=5) as line:
         line.sendall(raw)
         line.shutdown(socket.SHUT_WR)
-        came = line.recv(65536)
-    assert came == b"" or came.startswith(b"HTTP/1.1 4")
+        got = line.recv(65536)
+    assert got == b"" or got.startswith(b"HTTP/1.1 4")
     assert serving.client.get("/health").status_code == 200
     assert "Traceback" not in lines(serving)
 

@@ -25,8 +25,8 @@ def decided(response: Response) -> bool:
     """Whether every payment has the probability that was worked out by hand."""
     answer = response.json()
     answers = answer.get("predictions", [answer])
-    came = [one["fraud_probability"] for one in answers]
-    return response.status == 200 and came == pytest.approx([BY_HAND] * len(came), abs=1e-6)
+    got = [one["fraud_probability"] for one in answers]
+    return response.status == 200 and got == pytest.approx([BY_HAND] * len(got), abs=1e-6)
 
 
 UPGRADES = {
@@ -57,23 +57,23 @@ def test_an_offer_to_upgrade_is_ignored_and_the_connection_goes_on(serving: Serv
         "bytes": [bytes([byte]) for byte in raw],
     }[split]
     again = [request("/predict", ONE), raw, LAST]
-    came = [response for response in send(serving.port, [*pieces, *again]) if response.status != 100]
-    assert [response.status for response in came] == [200] * 4
-    assert all(decided(response) for response in came[:3])
-    assert came[3].json() == {"live": True}
+    got = [response for response in send(serving.port, [*pieces, *again]) if response.status != 100]
+    assert [response.status for response in got] == [200] * 4
+    assert all(decided(response) for response in got[:3])
+    assert got[3].json() == {"live": True}
 
 
 def test_offers_to_upgrade_may_be_sent_before_the_last_is_answered(serving: Serving) -> None:
     raw = b"".join([UPGRADES["h2c"], UPGRADES["h2c in chunks"], request("/health", b"", *H2C, method="GET")] * 3)
-    came = send(serving.port, raw + LAST)
-    assert [response.status for response in came] == [200] * 10
-    assert [decided(response) for response in came[:2]] == [True, True]
+    got = send(serving.port, raw + LAST)
+    assert [response.status for response in got] == [200] * 10
+    assert [decided(response) for response in got[:2]] == [True, True]
 
 
 def test_a_get_that_offers_a_websocket_is_answered_as_a_get(serving: Serving) -> None:
     offer = ("Connection: Upgrade", "Upgrade: websocket")
-    came = send(serving.port, [request(path, b"", *offer, method="GET") for path in ("/predict", "/health")] + [LAST])
-    assert [response.status for response in came] == [405, 200, 200]
+    got = send(serving.port, [request(path, b"", *offer, method="GET") for path in ("/predict", "/health")] + [LAST])
+    assert [response.status for response in got] == [405, 200, 200]
 
 
 TARGETS = {
@@ -106,12 +106,12 @@ KINDS = {400: "http", 404: "path", 405: "method", 414: "target_too_long", 415: "
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target[:30])
 def test_every_request_target_is_a_decision_or_an_error_in_words(serving: Serving, target: str) -> None:
-    came = send(serving.port, request(target, ONE, "Connection: close"))
-    assert [response.status for response in came] == [TARGETS[target]]
-    if came[0].status == 200:
-        assert decided(came[0])
+    got = send(serving.port, request(target, ONE, "Connection: close"))
+    assert [response.status for response in got] == [TARGETS[target]]
+    if got[0].status == 200:
+        assert decided(got[0])
     else:
-        is_problem(came[0])
+        is_problem(got[0])
 
 
 def is_problem(response: Response) -> None:
@@ -168,9 +168,9 @@ HIDDEN = request("/predict", ONE)
 def test_a_request_whose_framing_is_in_doubt_is_a_400_and_nothing_after_it_is_read(serving: Serving, kind: str) -> None:
     decided_before = serving.metric('serving_requests_total{endpoint="/predict",status="200"}')
     before = serving.metric('serving_requests_total{endpoint="malformed",status="400"}')
-    came = send(serving.port, FRAMING[kind] + HIDDEN)
-    assert [(response.status, response.headers["connection"]) for response in came] == [(400, "close")]
-    is_problem(came[0])
+    got = send(serving.port, FRAMING[kind] + HIDDEN)
+    assert [(response.status, response.headers["connection"]) for response in got] == [(400, "close")]
+    is_problem(got[0])
     assert serving.metric('serving_requests_total{endpoint="malformed",status="400"}') == before + 1
     assert serving.metric('serving_requests_total{endpoint="/predict",status="200"}') == decided_before
 
@@ -178,15 +178,15 @@ def test_a_request_whose_framing_is_in_doubt_is_a_400_and_nothing_after_it_is_re
 @pytest.mark.parametrize("broken", ["two lengths", "xchunked", "a chunk with a sign"])
 def test_requests_before_a_malformed_one_are_answered_first(serving: Serving, broken: str) -> None:
     good = [request("/predict", ONE), request("/predict/batch", BATCH), chunked("/predict", ONE)]
-    came = send(serving.port, b"".join([*good, FRAMING[broken], HIDDEN]))
-    assert [response.status for response in came] == [200, 200, 200, 400]
-    assert all(decided(response) for response in came[:3])
+    got = send(serving.port, b"".join([*good, FRAMING[broken], HIDDEN]))
+    assert [response.status for response in got] == [200, 200, 200, 400]
+    assert all(decided(response) for response in got[:3])
 
 
 def test_a_body_longer_than_its_length_is_answered_and_the_rest_refused(serving: Serving) -> None:
-    came = send(serving.port, request("/predict", ONE) + b'{"amount": 5}')
-    assert [response.status for response in came] == [200, 400]
-    assert decided(came[0])
+    got = send(serving.port, request("/predict", ONE) + b'{"amount": 5}')
+    assert [response.status for response in got] == [200, 400]
+    assert decided(got[0])
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch", "/health"])
@@ -194,9 +194,9 @@ def test_a_body_longer_than_its_length_is_answered_and_the_rest_refused(serving:
 def test_headers_beyond_the_limit_are_a_431(serving: Serving, path: str, pieces: int) -> None:
     raw = request(path, ONE, *(f"X-{n}: {'v' * 1_000}" for n in range(66)), "Connection: close")
     size = len(raw) // pieces + 1
-    came = send(serving.port, [raw[start : start + size] for start in range(0, len(raw), size)])
-    assert [response.status for response in came] == [431]
-    assert came[0].json()["error"] == "head_too_large"
+    got = send(serving.port, [raw[start : start + size] for start in range(0, len(raw), size)])
+    assert [response.status for response in got] == [431]
+    assert got[0].json()["error"] == "head_too_large"
 
 
 def test_a_header_without_end_is_given_up_and_the_answer_reaches_a_client_that_still_sends(serving: Serving) -> None:
@@ -232,8 +232,8 @@ def test_a_large_batch_does_not_count_towards_the_head_of_the_next_request(servi
     large = json.dumps({"transactions": [PAYMENT] * 3_000}).encode()
     following = request("/predict", ONE)
     raw = request("/predict/batch", large) + following[:20]
-    came = send(serving.port, [raw, following[20:], LAST])
-    assert [response.status for response in came] == [200, 200, 200]
+    got = send(serving.port, [raw, following[20:], LAST])
+    assert [response.status for response in got] == [200, 200, 200]
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br"])
@@ -243,8 +243,8 @@ def test_an_answer_before_the_body_is_read_reaches_a_client_that_closes(
 ) -> None:
     """Python's urllib sends `Connection: close` with every request."""
     headers = ("Connection: close", f"Content-Encoding: {coding}")
-    came = send(serving.port, request("/predict", bytes(8_000_000), *headers, version=version))
-    assert [(one.status, one.headers["connection"]) for one in came] == [(413 if coding == "gzip" else 415, "close")]
+    got = send(serving.port, request("/predict", bytes(8_000_000), *headers, version=version))
+    assert [(one.status, one.headers["connection"]) for one in got] == [(413 if coding == "gzip" else 415, "close")]
 
 
 def test_old_and_unusual_clients_are_answered(serving: Serving) -> None:
@@ -262,9 +262,9 @@ def test_old_and_unusual_clients_are_answered(serving: Serving) -> None:
 
 
 def test_trailers_are_not_headers(serving: Serving) -> None:
-    came = send(serving.port, [chunked("/predict", ONE, trailers="Content-Encoding: br\r\nExpect: x\r\n"), LAST])
-    assert [response.status for response in came] == [200, 200]
-    assert decided(came[0])
+    got = send(serving.port, [chunked("/predict", ONE, trailers="Content-Encoding: br\r\nExpect: x\r\n"), LAST])
+    assert [response.status for response in got] == [200, 200]
+    assert decided(got[0])
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/model", "/metrics", "/docs", "/openapi.json"])
@@ -280,16 +280,16 @@ def test_head_is_answered_as_get_without_the_body(serving: Serving, path: str) -
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
 def test_head_of_a_decision_is_a_405(serving: Serving, path: str) -> None:
-    (came,) = send(serving.port, request(path, b"", "Connection: close", method="HEAD"), method="HEAD")
-    assert (came.status, came.headers["allow"]) == (405, "POST")
+    (got,) = send(serving.port, request(path, b"", "Connection: close", method="HEAD"), method="HEAD")
+    assert (got.status, got.headers["allow"]) == (405, "POST")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "QUERY"])
 @pytest.mark.parametrize("path", ["/health", "/ready", "/model", "/metrics", "/docs", "/openapi.json"])
 def test_another_method_is_a_405_that_names_those_that_are_allowed(serving: Serving, path: str, method: str) -> None:
-    (came,) = send(serving.port, request(path, b"", "Connection: close", method=method))
-    assert (came.status, came.headers["allow"]) == (405, "GET, HEAD")
-    is_problem(came)
+    (got,) = send(serving.port, request(path, b"", "Connection: close", method=method))
+    assert (got.status, got.headers["allow"]) == (405, "GET, HEAD")
+    is_problem(got)
 
 
 def test_ready_without_a_model_is_a_503_to_head_too(start: Callable[..., Serving], shared_store: Valkey) -> None:
@@ -301,9 +301,9 @@ def test_ready_without_a_model_is_a_503_to_head_too(start: Callable[..., Serving
 @pytest.mark.parametrize("host", ["[", "[::1", "a:b:c", "a b", "<script>alert(1)</script>", "", "\x7f", "é"])
 def test_the_page_does_not_trust_the_host_header(serving: Serving, host: str) -> None:
     raw = f"GET /docs HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
-    (came,) = send(serving.port, raw)
-    assert came.status in (200, 400)
-    assert b"<script>alert(1)" not in came.body
+    (got,) = send(serving.port, raw)
+    assert got.status in (200, 400)
+    assert b"<script>alert(1)" not in got.body
 
 
 CODINGS = ["gzip", "GZIP", "x-gzip"]
@@ -314,9 +314,9 @@ CODINGS = ["gzip", "GZIP", "x-gzip"]
 def test_a_gzip_body_is_read(serving: Serving, path: str, body: bytes, coding: str) -> None:
     small = gzip.compress(body)
     header = f"Content-Encoding: {coding}"
-    came = send(serving.port, [request(path, small, header), chunked(path, small, header), LAST])
-    assert [response.status for response in came] == [200, 200, 200]
-    assert all(decided(response) for response in came[:2])
+    got = send(serving.port, [request(path, small, header), chunked(path, small, header), LAST])
+    assert [response.status for response in got] == [200, 200, 200]
+    assert all(decided(response) for response in got[:2])
 
 
 @pytest.mark.parametrize(("path", "limit"), [("/predict", 16_384), ("/predict/batch", 8_388_608)])
@@ -326,9 +326,9 @@ def test_the_limit_of_a_body_holds_for_its_content(serving: Serving, path: str, 
         gzip.compress(b" " * size) for size in (limit, limit + 1, 200_000_000 if limit > 1e6 else 10**7)
     )
     assert len(bomb) < limit
-    came = send(serving.port, [request(path, body, header) for body in (within, beyond, bomb)] + [LAST])
-    assert [response.status for response in came] == [422, 413, 413, 200]
-    assert str(limit) in came[1].json()["reason"]
+    got = send(serving.port, [request(path, body, header) for body in (within, beyond, bomb)] + [LAST])
+    assert [response.status for response in got] == [422, 413, 413, 200]
+    assert str(limit) in got[1].json()["reason"]
 
 
 NOT_GZIP = {
@@ -344,22 +344,22 @@ NOT_GZIP = {
 
 @pytest.mark.parametrize("kind", NOT_GZIP)
 def test_a_body_that_is_not_the_gzip_it_claims_to_be_is_a_422(serving: Serving, kind: str) -> None:
-    came = send(serving.port, [request("/predict", NOT_GZIP[kind], "Content-Encoding: gzip"), LAST])
-    assert [response.status for response in came] == [422, 200]
-    assert "Content-Encoding" in came[0].json()["reason"]
+    got = send(serving.port, [request("/predict", NOT_GZIP[kind], "Content-Encoding: gzip"), LAST])
+    assert [response.status for response in got] == [422, 200]
+    assert "Content-Encoding" in got[0].json()["reason"]
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "deflate", "gzip, gzip", "compress", "gzip\r\nContent-Encoding: br"])
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
 def test_another_encoding_is_a_415_that_names_the_one_that_is_read(serving: Serving, path: str, coding: str) -> None:
-    came = send(serving.port, [request(path, ONE, f"Content-Encoding: {coding}"), LAST])
-    assert [response.status for response in came] == [415, 200]
-    assert came[0].headers["accept-encoding"] == "gzip"
-    is_problem(came[0])
-    assert "gzip" in came[0].json()["reason"]
+    got = send(serving.port, [request(path, ONE, f"Content-Encoding: {coding}"), LAST])
+    assert [response.status for response in got] == [415, 200]
+    assert got[0].headers["accept-encoding"] == "gzip"
+    is_problem(got[0])
+    assert "gzip" in got[0].json()["reason"]
 
 
 @pytest.mark.parametrize("coding", ["identity", ""])
 def test_a_body_that_says_it_is_not_compressed_is_read_as_it_is(serving: Serving, coding: str) -> None:
-    came = send(serving.port, [request("/predict", ONE, f"Content-Encoding: {coding}"), LAST])
-    assert [response.status for response in came] == [200, 200]
+    got = send(serving.port, [request("/predict", ONE, f"Content-Encoding: {coding}"), LAST])
+    assert [response.status for response in got] == [200, 200]

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from servers import Registry, Serving, Valkey, free_port, until
 
-from fraud_serving import api_keys
+from fraud_serving.http import api_keys
 
 PAYMENT = {"amount": 100.0, "merchant_category": "travel", "hour_of_day": 3, "day_of_week": 2}
 
@@ -234,10 +234,10 @@ def test_a_body_that_does_not_come_is_given_up(
     serving = start(shared_store.url, registry, SERVING_BODY_DEADLINE_SECONDS="0.2")
     with socket.create_connection(("127.0.0.1", serving.port), timeout=5) as line:
         line.sendall(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 50\r\n\r\n{{".encode())
-        came = b""
+        got = b""
         while piece := line.recv(65536):  # until it hangs up
-            came += piece
-    assert came.startswith(b"HTTP/1.1 408 ")
+            got += piece
+    assert got.startswith(b"HTTP/1.1 408 ")
     assert serving.metric("serving_in_flight") == 0
     assert serving.metric(f'serving_requests_total{{endpoint="{path}",status="408"}}') == 1
 
@@ -248,10 +248,10 @@ def test_requests_sent_before_the_last_was_answered_are_answered_in_order(servin
     sent = b"".join(head % (len(body), b"expect: 100-continue\r\n" * (n == 2)) + body for n, body in enumerate(bodies))
     with socket.create_connection(("127.0.0.1", serving.port), timeout=5) as line:
         line.sendall(sent + b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        came = b""
+        got = b""
         while piece := line.recv(65536):
-            came += piece
-    statuses = re.findall(rb"HTTP/1.1 (\d+) ", came)
+            got += piece
+    statuses = re.findall(rb"HTTP/1.1 (\d+) ", got)
     assert [s for s in statuses if s != b"100"] == [b"200", b"200", b"200", b"422", b"200"]
 
 

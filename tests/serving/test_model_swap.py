@@ -167,8 +167,8 @@ def test_a_local_copy_that_was_changed_is_refused(
     again = start(shared_store.url, None, "/health", "again", SERVING_MODEL_CACHE=str(serving.cache))
     assert again.version() == "rule"
     assert refused(again, "sha256") == 1
-    mended = start(shared_store.url, registry, "/ready", "mended", SERVING_MODEL_CACHE=str(serving.cache))
-    assert mended.version() == versions[0]
+    fixed = start(shared_store.url, registry, "/ready", "fixed", SERVING_MODEL_CACHE=str(serving.cache))
+    assert fixed.version() == versions[0]
 
 
 @pytest.mark.parametrize(("amount", "hour", "fraud"), [(5000.01, 3, True), (5000.0, 3, False), (9000.0, 5, False)])

@@ -1,6 +1,6 @@
 """The rows of tests/contract_rows.json through POST /predict: the verdicts of every other entrance.
 
-tests/integration/batch/test_one_contract.py sends them through the others.
+tests/integration/ingest/test_one_contract.py sends them through the others.
 """
 
 import json

@@ -13,10 +13,10 @@ import pytest
 from expected import probability
 from servers import Registry, Serving, Valkey, until
 
-from fraud_serving.challenger import Challenger
+from fraud_serving.log.prediction_log import PredictionLog
+from fraud_serving.log.record import Record
 from fraud_serving.metrics import Metrics
-from fraud_serving.prediction_log import PredictionLog
-from fraud_serving.record import Record
+from fraud_serving.model.challenger import Challenger
 
 PAYMENT = {
     "amount": 100.0,

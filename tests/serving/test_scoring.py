@@ -10,13 +10,13 @@ import pytest
 from expected import probability
 from servers import Registry
 
-from fraud_serving.challenger import Challenger
+from fraud_serving.http.schema import Transaction
+from fraud_serving.log.prediction_log import PredictionLog
 from fraud_serving.metrics import Metrics
-from fraud_serving.model import ROWS_AT_ONCE, Artefact, Model, Registered, load
-from fraud_serving.prediction_log import PredictionLog
-from fraud_serving.schema import Transaction
-from fraud_serving.scoring import InferenceError, Scorer
-from fraud_serving.store import Store
+from fraud_serving.model.challenger import Challenger
+from fraud_serving.model.model import ROWS_AT_ONCE, Artefact, Model, Registered, load
+from fraud_serving.scoring.scorer import InferenceError, Scorer
+from fraud_serving.scoring.store import Store
 
 
 def model(registry: Registry, number: int) -> Model:
@@ -25,7 +25,7 @@ def model(registry: Registry, number: int) -> Model:
     return load(Registered(f"v{number}", "run", "source", tags), Artefact(data, facts))
 
 
-def watched(served: Model) -> list[int]:
+def monitored(served: Model) -> list[int]:
     """Rows of every inference call from now on."""
     calls, score = [], served.score
 
@@ -59,7 +59,7 @@ async def decided(scorer: Scorer, amounts: list[float]) -> list[dict[str, object
 def test_a_turn_is_one_inference_call_and_every_answer_has_the_bits_it_has_alone(scorer: Scorer) -> None:
     amounts = [1.0 + 7 * n for n in range(ROWS_AT_ONCE + 6)]
     assert scorer.model is not None
-    calls = watched(scorer.model)
+    calls = monitored(scorer.model)
     together = asyncio.run(decided(scorer, amounts))
     assert calls == [ROWS_AT_ONCE, 6]
     alone = [asyncio.run(decided(scorer, [amount]))[0] for amount in amounts]
@@ -93,7 +93,7 @@ def test_where_company_changes_bits_every_request_is_scored_alone(
 
     monkeypatch.setattr(Model, "score", one_bit_off_in_company)
     scorer.model = model(registry, 0)
-    calls = watched(scorer.model)
+    calls = monitored(scorer.model)
     answers = asyncio.run(decided(scorer, [5.0, 50.0, 500.0]))
     assert calls == [1, 1, 1]
     assert len({a["fraud_probability"] for a in answers}) == 3

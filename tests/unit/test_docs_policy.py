@@ -30,8 +30,7 @@ def test_every_setting_of_the_jobs_is_documented(name: str) -> None:
 
 @pytest.mark.parametrize("job", sorted(JOBS))
 def test_every_job_has_its_module_and_is_documented(job: str) -> None:
-    module = "import_data" if job == "import" else job.replace("-", "_")
-    assert (ROOT / f"src/fraud/jobs/{module}.py").is_file()
+    assert (ROOT / f"src/{JOBS[job].module.replace('.', '/')}.py").is_file()
     assert f"fraud {job}" in TEXT
 
 

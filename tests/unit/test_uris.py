@@ -13,13 +13,14 @@ import sqlalchemy
 import structlog
 
 from fraud.embedded.stack import Stack
-from fraud.io import reports
-from fraud.io.delivery import delivering
-from fraud.io.feature_snapshot import local_snapshot, publish_snapshot
-from fraud.io.lake import Dataset, located, put_atomically
-from fraud.io.lake_rows import rows_with_ids
-from fraud.io.landing import SCHEMAS
-from fraud.jobs import Context, ingest, ingest_labels
+from fraud.features.feast_snapshot import local_snapshot, publish_snapshot
+from fraud.ingest import ingest_labels, ingest_transactions
+from fraud.ingest.delivery import delivering
+from fraud.ingest.landing import SCHEMAS
+from fraud.job import Context
+from fraud.lake import catalog, reports
+from fraud.lake.dataset import located, put_atomically
+from fraud.lake.lookup import rows_with_ids
 from fraud.params import Params
 from fraud.settings import Settings
 from fraud.uris import duckdb_file, path_of, sqlite_url, uri_of
@@ -67,7 +68,7 @@ def filled(home: Path, count: int) -> Context:
     with delivering(settings.landing_uri) as delivery:
         delivery.add("transactions", "2026-01-01", "test", pa.Table.from_pylist(rows, SCHEMAS["transactions"]))
         delivery.add("labels", "2026-01-01", "test", pa.Table.from_pylist(labels, SCHEMAS["labels"]))
-    assert ingest.run(ingest.Config(), context).accepted == count
+    assert ingest_transactions.run(ingest_transactions.Config(), context).accepted == count
     assert ingest_labels.run(ingest_labels.Config(), context).unknown_transactions == 0
     return context
 
@@ -77,13 +78,13 @@ def test_a_home_of_any_name_is_read_whole_and_without_its_neighbours(tmp_path: P
     for neighbour in NEIGHBOURS:
         filled(tmp_path / neighbour, 2)
     context = filled(tmp_path / name, 3)
-    transactions = Dataset(context.settings.lake_uri, "transactions")
+    transactions = catalog.TRANSACTIONS.at(context.settings.lake_uri)
     assert transactions.partitions() == ["2026-01-01"]
     table = transactions.read("2026-01-01")
     found = rows_with_ids(transactions, table["transaction_id"], ["transaction_id"])
     assert found is not None
     assert found.num_rows == 3
-    assert ingest.run(ingest.Config(), context).files_known == 1
+    assert ingest_transactions.run(ingest_transactions.Config(), context).files_known == 1
     reports.write(f"{context.settings.reports_uri}/skew/2026-01-01", "skew", "<p>", {"day": 1})
     assert reports.newest(context.settings.reports_uri, "skew") == {"day": 1}
 
@@ -92,7 +93,7 @@ def test_feast_is_given_a_snapshot_whose_path_is_no_pattern(tmp_path: Path) -> N
     lake = uri_of(tmp_path / "a[1]b")
     windows = {"transaction_velocity_1h": [0.0], "avg_amount_7d": [1.0], "unique_merchants_30d": [1]}
     at = pa.array([AT], pa.timestamp("us", "UTC"))
-    Dataset(lake, "features").publish(
+    catalog.FEATURES.at(lake).publish(
         "2026-01-01", pa.table({"user_id": ["u"], "event_timestamp": at, "created_timestamp": at, **windows})
     )
     publish_snapshot(lake, ["2026-01-01"])
@@ -115,14 +116,14 @@ def test_stack_env_sourced_by_sh_gives_the_values(tmp_path: Path, name: str) -> 
     assert {variable: got[variable] for variable in expected} == expected
 
 
-OWNERS = {"src/fraud/uris.py", "src/fraud/io/lake.py"}
+OWNERS = {"src/fraud/uris.py", "src/fraud/lake/dataset.py"}
 """The modules that turn paths into URIs and list files."""
 ELSEWHERE = {
     # Airflow's environment has neither of them.
-    "plugins/fraud_airflow/surroundings.py": {"file://"},
+    "plugins/fraud_airflow/job_environment.py": {"file://"},
     "plugins/fraud_airflow/reports.py": {"url_to_fs"},
     # A source is any URI or pattern that a user gives.
-    "src/fraud/io/source_file.py": {"url_to_fs", "glob"},
+    "src/fraud/ingest/source_file.py": {"url_to_fs", "glob"},
 }
 CALLS = {"as_uri", "unstrip_protocol", "_strip_protocol", "url_to_fs", "read_parquet"}
 TEXTS = ("file://", "sqlite:///")

@@ -1,13 +1,10 @@
 """Level 0 of the ladder: a large amount at night. What other levels have to beat, and what serving falls back to."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-
-from fraud.core.metrics import Ranked
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,35 +38,6 @@ class Rule:
     def probabilities(self, amount: NDArray[np.float32], hour: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32[n]."""
         return np.where(self.holds_for(amount, hour), np.float32(self.inside), np.float32(self.outside))
-
-    @classmethod
-    def tuned(
-        cls,
-        amount: NDArray[np.float32],
-        hour: NDArray[np.float32],
-        is_fraud: NDArray[np.bool_],
-        amounts: Sequence[float],
-        hours: Sequence[tuple[int, int]],
-    ) -> Self:
-        """The bounds with the best average precision, the first of equals; probabilities are the two fraud rates.
-
-        Both rates are drawn towards the overall rate by one row's weight, so that neither is a certain 0 or 1.
-        """
-        overall = float(np.mean(is_fraud))
-        best: tuple[float, Self] | None = None
-        for above in amounts:
-            for first, until in hours:
-                holds = cls(above, first, until).holds_for(amount, hour)
-                inside, outside = (
-                    (float(np.sum(is_fraud[rows])) + overall) / (float(np.sum(rows)) + 1.0) for rows in (holds, ~holds)
-                )
-                rule = cls(above, first, until, inside, outside)
-                precision = Ranked(rule.probabilities(amount, hour), is_fraud).average_precision()
-                if best is None or precision > best[0]:
-                    best = (precision, rule)
-        if best is None:
-            raise ValueError("a rule needs at least one amount and one pair of hours to choose from")
-        return best[1]
 
 
 DEFAULT: Final = Rule(above=5000.0, first=2, until=5)

@@ -1,4 +1,4 @@
-"""The window features as code: a point function for one request. Its compiled batch form lives in `fraud.engines`."""
+"""The window features of one request. `fraud.features.engines` has the compiled batch form of the same definition."""
 
 from bisect import bisect_left
 from collections.abc import Callable

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from fraud.embedded import lock, services
 from fraud.embedded.demo import Demo, Source
-from fraud.embedded.drill import Drill
+from fraud.embedded.fire_drill.drill import Drill
+from fraud.embedded.fire_drill.undo import Undo
 from fraud.embedded.stack import Stack
-from fraud.embedded.undo import Undo
 from fraud.errors import FraudError
 from fraud.settings import Settings
 

@@ -18,8 +18,8 @@ from typing import Any, Final, Self
 import httpx
 
 from fraud.embedded import processes
-from fraud.embedded.airflow_api import FINISHED, AirflowApi, Run
 from fraud.embedded.follow import MAIN_JOB, Follower
+from fraud.embedded.servers.airflow_api import FINISHED, AirflowApi, Run
 from fraud.embedded.stack import Stack
 from fraud.embedded.summary import summary
 from fraud.errors import BadConfigError, RefusedError, UnavailableError
@@ -43,11 +43,11 @@ class Source:
             flags = {"days": given.days, "users": given.users, "seed": given.seed, "hold-back-days": 1}
             return cls(("simulate", *(f"--{name}={value}" for name, value in flags.items())))
         if given.mapping is None:
-            raise BadConfigError("a source needs a mapping", do="MAPPING=mappings/<dataset>.yaml; see docs/data.md")
+            raise BadConfigError("a source needs a mapping", hint="MAPPING=mappings/<dataset>.yaml; see docs/data.md")
         for path in (str(given.mapping), *([] if "://" in given.source else [given.source])):
             # A source may be a folder or a glob pattern.
             if not (Path(path).exists() or glob(path, recursive=True)):  # noqa: PTH207 - pathlib takes no absolute ones
-                raise BadConfigError(f"{path} is not there", do="check the path: it counts from the project's folder")
+                raise BadConfigError(f"{path} is not there", hint="check the path: it counts from the project's folder")
         return cls(("import", f"--source={given.source}", f"--mapping={given.mapping}", "--hold-back-days=1"))
 
 
@@ -99,8 +99,8 @@ class Demo:
                 raise BadConfigError(
                     "this stack holds other data",
                     expected=" ".join(known["command"]),
-                    came=" ".join(self._source.command),
-                    do="make clean for a new start, or another FRAUD_HOME",
+                    got=" ".join(self._source.command),
+                    hint="make clean for a new start, or another FRAUD_HOME",
                 )
             self._say(f"data is there: fraud {' '.join(known['command'])}")
             kept: dict[str, Any] = known["result"]
@@ -117,7 +117,7 @@ class Demo:
         while missing := MAIN_JOB.difference(api.dags()):
             errors = api.import_errors()
             if errors or time.monotonic() > deadline:
-                raise UnavailableError("Airflow does not know every DAG", came=f"no {sorted(missing)}; {errors}")
+                raise UnavailableError("Airflow does not know every DAG", got=f"no {sorted(missing)}; {errors}")
             time.sleep(_POLL_SECONDS)
         return api
 
@@ -144,8 +144,8 @@ class Demo:
             failed = [gate for gate in gates if not gate.get("passed")]
             raise RefusedError(
                 "no level passed every gate, so nothing was promoted",
-                came="\n" + "\n".join(f"    {gate}" for gate in failed),
-                do=f"read the gate report: {self._stack.url('airflow')}/dags/train_fraud_model",
+                got="\n" + "\n".join(f"    {gate}" for gate in failed),
+                hint=f"read the gate report: {self._stack.url('airflow')}/dags/train_fraud_model",
             )
         follower.chain(trained, ["promote_model", "score_nightly", "monitor_drift"])
         follower.until_quiet()
@@ -167,8 +167,8 @@ class Demo:
             elif time.monotonic() > deadline:
                 raise UnavailableError(
                     "serving is not ready",
-                    came=reason,
-                    do=f"look at the newest run of {self._stack.url('airflow')}/dags/train_fraud_model, and read "
+                    got=reason,
+                    hint=f"look at the newest run of {self._stack.url('airflow')}/dags/train_fraud_model, and read "
                     f"{self._stack.log('serving')}",
                 )
             time.sleep(_POLL_SECONDS)

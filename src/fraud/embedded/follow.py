@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from fraud.embedded.airflow_api import FINISHED, AirflowApi, Run, Task
 from fraud.embedded.processes import ServiceFailedError
+from fraud.embedded.servers.airflow_api import FINISHED, AirflowApi, Run, Task
 from fraud.errors import UnavailableError
 
 MAIN_JOB: Final = frozenset(
@@ -93,7 +93,7 @@ class Follower:
             time.sleep(_POLL_SECONDS)
         raise UnavailableError(
             f"no run of {dag} was started by its asset within {_APPEARS_SECONDS:.0f} s",
-            do="look at the DAG's asset events in Airflow, and at the scheduler's log",
+            hint="look at the DAG's asset events in Airflow, and at the scheduler's log",
         )
 
     def _tell(self, tasks: Iterable[Task]) -> None:

@@ -29,7 +29,7 @@ def alone(folder: Path, *, end_other: bool = False) -> Iterator[None]:
             other = _holder(file)
             if not end_other:
                 raise UnavailableError(
-                    "another command works on this stack", came=_described(other), do="wait for it, or make down"
+                    "another command works on this stack", got=_described(other), hint="wait for it, or make down"
                 )
             _end(file, other)
         file.truncate(0)
@@ -66,6 +66,6 @@ def _end(file: IO[str], other: int | None) -> None:
     while not _taken(file):
         if time.monotonic() > deadline:
             raise UnavailableError(
-                "another command works on this stack and does not end", came=_described(other), do="kill it"
+                "another command works on this stack and does not end", got=_described(other), hint="kill it"
             )
         time.sleep(_POLL_SECONDS)

@@ -33,7 +33,7 @@ class ServiceFailedError(FraudError):
     """A step of the stack failed. The message names the step, its log and the log's last lines."""
 
     def __init__(self, step: str, why: str, log: Path) -> None:
-        super().__init__(f"{step}: {why}", came="\n" + last_lines(log), do=f"read {log}")
+        super().__init__(f"{step}: {why}", got="\n" + last_lines(log), hint=f"read {log}")
 
 
 class Process(NamedTuple):
@@ -83,14 +83,14 @@ def in_session(session: int) -> list[Process]:
 
 def marked(mark: str) -> list[Process]:
     """Every process, ourselves excepted, whose first environment held `MARK=mark`."""
-    wanted = f"{MARK}={mark}".encode()
+    expected = f"{MARK}={mark}".encode()
     found = []
     for pid in _pids():
         try:
             environment = Path(f"/proc/{pid}/environ").read_bytes()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        if wanted in environment.split(b"\0") and pid != os.getpid() and (process := identify(pid)):
+        if expected in environment.split(b"\0") and pid != os.getpid() and (process := identify(pid)):
             found.append(process)
     return found
 
@@ -110,13 +110,13 @@ def _descends(pid: int, sessions: Container[int]) -> bool:
 
 def end_all(find: Callable[[], list[Process]], grace: float) -> None:
     """SIGTERM to what `find` finds, SIGKILL to what it still finds after `grace` seconds, until it finds nothing."""
-    asked: set[Process] = set()
+    requested: set[Process] = set()
     deadline = time.monotonic() + grace
     while processes := find():
         late = time.monotonic() > deadline
         for process in processes:
-            if late or process not in asked:
-                asked.add(process)
+            if late or process not in requested:
+                requested.add(process)
                 try:
                     os.kill(process.pid, signal.SIGKILL if late else signal.SIGTERM)
                 except ProcessLookupError:

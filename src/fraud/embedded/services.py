@@ -10,14 +10,15 @@ from typing import Final, NamedTuple
 import httpx
 import redis
 
-from fraud.embedded import airflow, alertmanager, mlflow_server, processes, prometheus, sockets, valkey
+from fraud.embedded import processes, sockets
 from fraud.embedded.processes import Process, ServiceFailedError
+from fraud.embedded.servers import airflow, alertmanager, mlflow_server, prometheus, valkey
 from fraud.embedded.stack import Stack
 from fraud.errors import UnavailableError
 
 _POLL_SECONDS: Final = 0.25
 _HUNG_SECONDS: Final = 30.0
-"""A service that was ready before is started anew when it is not ready for so long."""
+"""A service that was ready before is started again when it is not ready for so long."""
 _API: Final = "airflow-api-server"
 _DIED: Final = "died"
 
@@ -217,7 +218,7 @@ def settle_ports(stack: Stack, say: Callable[[str], None]) -> Stack:
     for name in taken:
         found = f"port {stack.ports[name]} of {name} is held by {sockets.describe(sockets.holder(stack.ports[name]))}"
         if running:
-            raise UnavailableError(found, do=f"end it; or make down, after which {name} takes another port")
+            raise UnavailableError(found, hint=f"end it; or make down, after which {name} takes another port")
         say(f"{found}; taking another port")
     return stack.moved(taken) if taken else stack
 
@@ -277,7 +278,7 @@ def not_ready(stack: Stack, service: Service) -> str:
 
 
 def _wait(stack: Stack, services: Sequence[Service], ran: AbstractSet[str], say: Callable[[str], None]) -> None:
-    """Until each is ready. One that ran before (`ran`), and ends or does not answer, is started anew once."""
+    """Until each is ready. One that ran before (`ran`), and ends or does not answer, is started again once."""
     began = time.monotonic()
     since: dict[str, float] = {}
     earlier = set(ran)
@@ -300,7 +301,7 @@ def _wait(stack: Stack, services: Sequence[Service], ran: AbstractSet[str], say:
                 processes.note_ready(name, stack.run)
                 waiting.remove(service)
             elif name in earlier and (hung or not runs):
-                say(f"{name} ran but is not ready ({reason}): starting it anew")
+                say(f"{name} ran but is not ready ({reason}): starting it again")
                 processes.stop(name, stack.run, grace=5.0)
                 _start(stack, service)
                 earlier.remove(name)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fraud.embedded import alertmanager, prometheus
-from fraud.embedded.airflow import ADMIN
-from fraud.embedded.airflow_api import AirflowApi
+from fraud.embedded.servers import alertmanager, prometheus
+from fraud.embedded.servers.airflow import ADMIN
+from fraud.embedded.servers.airflow_api import AirflowApi
 from fraud.embedded.stack import Stack
 
 Row = Sequence[object]

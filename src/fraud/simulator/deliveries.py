@@ -2,7 +2,7 @@
 
 A day's files hold what was learned on that day: a transaction learned of late is in a later file, a fraud is in the
 label feed when it was reported. Every day draws from its own random stream, so the same seed and start give the same
-bytes, and a longer run begins with exactly the days of a shorter one.
+bytes, and a longer run starts with exactly the days of a shorter one.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from fraud.core.contract import LABEL_COLUMNS, TRANSACTION_COLUMNS, US_PER_DAY, US_PER_SECOND
-from fraud.simulator import honest, world
+from fraud.simulator import legitimate, world
 from fraud.simulator.bad_rows import spoil
 from fraud.simulator.fraudulent import Fraudsters
-from fraud.simulator.honest import Rows
+from fraud.simulator.legitimate import Rows
 from fraud.simulator.world import Bools, Floats, Ints
 
 TIMESTAMP: Final = pa.timestamp("us", "UTC")
@@ -46,7 +46,7 @@ class Plan:
     fraud_rate: float
     bad_rows_per_100k: float
     data_drift_from: int | None = None
-    """Number of the day (0 is the first) from which honest spending changes."""
+    """Number of the day (0 is the first) from which legitimate spending changes."""
     concept_drift_from: int | None = None
     """Number of the day from which fraudsters do."""
 
@@ -97,7 +97,7 @@ class _Labels(NamedTuple):
 def deliveries(plan: Plan) -> Iterator[Delivery]:
     """One delivery a day, in order. Memory grows with users and with a day's rows, not with the number of days."""
     place = world.build(plan.seed, plan.users)
-    travel, fraudsters = honest.Travel(place), Fraudsters(place, plan.fraud_rate)
+    travel, fraudsters = legitimate.Travel(place), Fraudsters(place, plan.fraud_rate)
     users = pa.array([f"u{i:06d}" for i in range(plan.users)])
     merchants = pa.array([f"m{i:05d}" for i in range(place.merchants)])
     categories = pa.array([c.name for c in world.CATEGORIES])
@@ -108,7 +108,7 @@ def deliveries(plan: Plan) -> Iterator[Delivery]:
     for index in range(plan.days):
         day, end_us = first + index, (first + index + 1) * US_PER_DAY
         rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(_DAYS, day)))
-        paid = honest.payments(
+        paid = legitimate.payments(
             rng, place, day, (day + 3) % 7, travel.city(rng, day), drifted=_from(plan.data_drift_from, index)
         )
         stolen = fraudsters.payments(rng, day, concept_drifted=_from(plan.concept_drift_from, index))

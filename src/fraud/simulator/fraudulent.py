@@ -1,4 +1,4 @@
-"""Fraud: amount spikes, compromised merchants, stolen cards, card testing. Each overlaps with what honest people do.
+"""Fraud: amount spikes, compromised merchants, stolen cards, card testing. Each overlaps with legitimate payments.
 
 The mix and the sizes follow what the Fraud Detection Handbook (Le Borgne et al., ULB, chapter 3) and public chargeback
 reports describe; docs/data.md has what they measure to.
@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from fraud.core.contract import US_PER_DAY, US_PER_HOUR, US_PER_SECOND
-from fraud.simulator.honest import Rows, seconds_of_day
+from fraud.simulator.legitimate import Rows, seconds_of_day
 from fraud.simulator.world import BY_NAME, ONLINE, Floats, Ints, World
 
 SPIKES, COMPROMISED, STOLEN, TESTING = 0.15, 0.35, 0.30, 0.20
@@ -103,13 +103,13 @@ class Fraudsters:
         )  # fmt: skip
 
     def _somewhere(self, rng: np.random.Generator) -> int:
-        """A merchant that honest people use too, of what sells on, a popular one more likely."""
+        """A merchant that legitimate people use too, of what sells on, a popular one more likely."""
         user = self._victim(rng, 1)
-        category = self._wanted(rng, 1)
+        category = self._expected(rng, 1)
         online = rng.random(1) < ONLINE[category]
         return int(self._world.place(rng, user, category, self._world.home_city[user], online).merchant[0])
 
-    def _wanted(self, rng: np.random.Generator, n: int) -> Ints:
+    def _expected(self, rng: np.random.Generator, n: int) -> Ints:
         """Categories to a thief's taste."""
         wanted: Ints = _WANTED[np.searchsorted(_WANTED_SHARE, rng.random(n) * _WANTED_SHARE[-1])]
         return wanted
@@ -129,22 +129,22 @@ class Fraudsters:
         world = self._world
         victim, city = self._victim(rng, n), world.city(rng, n)
         city = np.where(rng.random(n) < (1.0 if quiet else 0.5), world.home_city[victim], city)
-        begins = self._time(rng, day, n, quiet=quiet)
+        starts = self._time(rng, day, n, quiet=quiet)
         payments = rng.integers(STOLEN_PAYMENTS[0], STOLEN_PAYMENTS[1] + 1, n)
         lasts = rng.uniform(*((12.0, 30.0) if quiet else STOLEN_HOURS), n)
         episode = np.repeat(np.arange(n), payments)
         m = len(episode)
         after = (rng.random(m) * lasts[episode] * US_PER_HOUR).astype(np.int64)
         user = victim[episode]
-        category = self._wanted(rng, m)
+        category = self._expected(rng, m)
         category = np.where(rng.random(m) < (1.0 if quiet else 0.15), world.category(rng, user), category)
         factor = rng.uniform(0.5, 1.1, m) if quiet else rng.uniform(1.5, 5.0, m)
-        return self._rows(rng, user, category, city[episode], factor, begins[episode] + after)
+        return self._rows(rng, user, category, city[episode], factor, starts[episode] + after)
 
     def _tested(self, rng: np.random.Generator, day: int, n: int, *, quiet: bool) -> Rows:
         """2 to 5 tiny payments online within minutes, then one large. Drifted, the large one is not."""
         world = self._world
-        victim, begins = self._victim(rng, n), self._time(rng, day, n, quiet=quiet)
+        victim, starts = self._victim(rng, n), self._time(rng, day, n, quiet=quiet)
         tests = rng.integers(TESTS[0], TESTS[1] + 1, n)
         episode = np.repeat(np.arange(n), tests)
         m = len(episode)
@@ -158,6 +158,6 @@ class Fraudsters:
         merchant, distance = world.place(rng, user, category, world.home_city[user], np.ones(len(user), dtype=np.bool_))
         return Rows(
             user, merchant, category, np.concatenate([tiny, large]), distance,
-            np.concatenate([begins[episode], begins]) + (minutes * 60 * US_PER_SECOND).astype(np.int64),
+            np.concatenate([starts[episode], starts]) + (minutes * 60 * US_PER_SECOND).astype(np.int64),
             np.ones(len(user), dtype=np.bool_),
         )  # fmt: skip

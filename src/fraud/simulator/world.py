@@ -1,6 +1,6 @@
 """Who lives in the simulated world: cities, merchants, cardholders and how they like to spend.
 
-Everything here is drawn once from the seed. What happens day by day is in `honest` and `fraudulent`.
+Everything here is drawn once from the seed. What happens day by day is in `legitimate` and `fraudulent`.
 """
 
 from dataclasses import dataclass

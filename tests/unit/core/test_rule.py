@@ -5,6 +5,7 @@ import pytest
 
 from fraud.core import rule
 from fraud.core.rule import Rule
+from fraud.training.ladder.rule_tuning import tuned_rule
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ def test_tuning_finds_the_bounds_that_hold_the_frauds_and_their_rates() -> None:
     amount = np.array([600, 600, 600, 600, 50, 50, 50, 50], dtype=np.float32)
     hour = np.array([3, 3, 12, 12, 3, 3, 12, 12], dtype=np.float32)
     fraud = np.array([True, True, False, False, False, False, False, False])
-    found = Rule.tuned(amount, hour, fraud, [10.0, 500.0], [(0, 24), (2, 5)])
+    found = tuned_rule(amount, hour, fraud, [10.0, 500.0], [(0, 24), (2, 5)])
     assert (found.above, found.first, found.until) == (500.0, 2, 5)
     assert found.inside == pytest.approx((2 + 0.25) / 3)
     assert found.outside == pytest.approx((0 + 0.25) / 7)
@@ -38,4 +39,4 @@ def test_tuning_finds_the_bounds_that_hold_the_frauds_and_their_rates() -> None:
 
 def test_nothing_to_choose_from_is_said() -> None:
     with pytest.raises(ValueError, match="at least one"):
-        Rule.tuned(np.ones(1, np.float32), np.ones(1, np.float32), np.array([True]), [], [])
+        tuned_rule(np.ones(1, np.float32), np.ones(1, np.float32), np.array([True]), [], [])

@@ -9,10 +9,10 @@ from typing import cast
 import pytest
 import yaml
 
-from fraud.embedded import faults
-from fraud.embedded.drill import FAULTS
-from fraud.embedded.drill_watch import faster
-from fraud.embedded.faults import NotPossibleError, Site
+from fraud.embedded.fire_drill import faults
+from fraud.embedded.fire_drill.alert_watch import faster
+from fraud.embedded.fire_drill.drill import FAULTS
+from fraud.embedded.fire_drill.faults import NotPossibleError, Site
 
 ROOT = Path(__file__).resolve().parents[3]
 RULES = sorted((ROOT / "infra/prometheus/rules").glob("*.yml"))
@@ -32,7 +32,7 @@ def site(copy: Path) -> Site:
 def test_every_alert_has_a_fault() -> None:
     groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
     alerts = {rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule}
-    assert {alert for _, _, rings in FAULTS for alert in rings} == alerts - {"Watchdog"}
+    assert {alert for _, _, fires in FAULTS for alert in fires} == alerts - {"Watchdog"}
 
 
 def test_a_day_takes_two_minutes_and_thresholds_stay() -> None:

@@ -77,8 +77,8 @@ def test_a_port_of_the_stacks_own_process_is_no_obstacle(stack: Stack) -> None:
 
 def test_an_answer_of_another_process_does_not_make_a_service_ready(stack: Stack, foreign: int) -> None:
     begin(stack, "mlflow", SLEEP)
-    answering = Service("mlflow", lambda: Launch(SLEEP, {}), lambda: "", 1.0, port=foreign)
-    assert services.not_ready(stack, answering) == f"it does not listen on port {foreign}"
+    registry_errors = Service("mlflow", lambda: Launch(SLEEP, {}), lambda: "", 1.0, port=foreign)
+    assert services.not_ready(stack, registry_errors) == f"it does not listen on port {foreign}"
 
 
 def test_steps_of_a_killed_command_are_ended_and_running_services_with_their_jobs_are_not(stack: Stack) -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from fraud.embedded import processes, undo
+from fraud.embedded import processes
+from fraud.embedded.fire_drill import undo
+from fraud.embedded.fire_drill.undo import Undo
 from fraud.embedded.processes import Process
 from fraud.embedded.stack import Stack
-from fraud.embedded.undo import Undo
 
 DRILL = """
 import os, signal, sys
@@ -45,11 +46,11 @@ def state(process: Process) -> str:
     return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def becomes(process: Process, wanted: str) -> bool:
+def becomes(process: Process, expected: str) -> bool:
     deadline = time.monotonic() + 5
-    while state(process) != wanted and time.monotonic() < deadline:
+    while state(process) != expected and time.monotonic() < deadline:
         time.sleep(0.01)
-    return state(process) == wanted
+    return state(process) == expected
 
 
 def test_what_a_killed_drill_stopped_runs_again(tmp_path: Path, victim: Process) -> None:

@@ -16,10 +16,10 @@ import structlog
 from fraud.cli import run_job
 from fraud.core.contract import CATEGORIES, LABEL_COLUMNS, TRANSACTION_COLUMNS, US_PER_DAY
 from fraud.errors import BadConfigError
-from fraud.jobs import Context, simulate
+from fraud.job import Context
 from fraud.params import Params
 from fraud.settings import Settings
-from fraud.simulator import world
+from fraud.simulator import simulate, world
 from fraud.simulator.deliveries import Delivery, Plan, deliveries
 
 ROOT = Path(__file__).parents[3]

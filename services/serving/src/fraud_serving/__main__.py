@@ -14,8 +14,8 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
-from fraud_serving import app
-from fraud_serving.protocol import FrontProtocol
+from fraud_serving.http import app
+from fraud_serving.http.protocol import FrontProtocol
 from fraud_serving.service import Service
 from fraud_serving.settings import BadSettingError, Settings
 

@@ -74,7 +74,7 @@ class Metrics:
         self.amount = Histogram(AMOUNT_BUCKETS)
         self.fraud_confidence = Histogram(CONFIDENCE_BUCKETS)
         self.legitimate_confidence = Histogram(CONFIDENCE_BUCKETS)
-        # Known labels start at zero: a rate over a series that begins with its first event misses that event.
+        # Known labels start at zero: a rate over a series that starts with its first event misses that event.
         self.requests: Counter[tuple[str, int]] = Counter(
             {(endpoint, status): 0 for endpoint in PREDICT_ENDPOINTS for status in ANSWERS}
             | {(MALFORMED, status): 0 for status in MALFORMED_ANSWERS}

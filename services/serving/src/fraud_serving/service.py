@@ -7,17 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from fraud_serving.access_log import AccessLog
-from fraud_serving.api_keys import ApiKeys
-from fraud_serving.challenger import Challenger
+from fraud_serving.http.api_keys import ApiKeys
+from fraud_serving.log.access_log import AccessLog
+from fraud_serving.log.prediction_log import PredictionLog
 from fraud_serving.metrics import Metrics
-from fraud_serving.model import Model
-from fraud_serving.prediction_log import PredictionLog
-from fraud_serving.registry import Registry
-from fraud_serving.scoring import Scorer
+from fraud_serving.model.challenger import Challenger
+from fraud_serving.model.model import Model
+from fraud_serving.model.registry import Registry
+from fraud_serving.model.watcher import Watcher
+from fraud_serving.scoring.scorer import Scorer
+from fraud_serving.scoring.store import Store
 from fraud_serving.settings import BadSettingError, Settings
-from fraud_serving.store import Store
-from fraud_serving.watcher import Watcher
 
 _log = logging.getLogger(__name__)
 

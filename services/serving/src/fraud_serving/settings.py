@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
-from fraud_serving.store import HUNG_S
+from fraud_serving.scoring.store import HUNG_S
 
 PREFIX: Final = "SERVING_"
 _CREDENTIALS: Final = {

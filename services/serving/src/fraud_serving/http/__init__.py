@@ -1,0 +1,1 @@
+"""The HTTP interface: requests, schema, documentation page, keys and limits."""

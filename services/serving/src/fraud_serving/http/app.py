@@ -1,0 +1,167 @@
+"""The FastAPI application around the hot paths: documentation, health, lineage, metrics."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from fraud_serving.http import openapi, page
+from fraud_serving.http.front import Front
+from fraud_serving.http.limits import RateLimit
+from fraud_serving.http.schema import Problem
+from fraud_serving.scoring.scorer import RULE_VERSION
+from fraud_serving.service import Service
+
+
+class Health(BaseModel):
+    """The process runs."""
+
+    live: bool
+
+
+class Ready(BaseModel):
+    """Whether a model is loaded, warmed up and self-tested, and which."""
+
+    ready: bool
+    model_version: str
+    store_connected: bool
+
+
+class Lineage(BaseModel):
+    """What is served and where it comes from. The tags are the registry's: commit, data, parameters, locks, gates."""
+
+    model_version: str
+    model_sha256: str | None
+    run_id: str | None
+    threshold: float | None
+    level: str | None
+    feature_hash: str | None
+    tags: dict[str, str]
+
+
+def public(service: Service) -> Front:
+    """What callers reach. /metrics is here only where no internal port is set."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        yield
+        await service.stop()
+
+    app = FastAPI(
+        title="Fraud detector",
+        version="1",
+        summary="Decides on card payments while the customer waits.",
+        description=page.guide(keys_required=service.keys is not None),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    _add_health(app, service)
+    _add_lineage(app, service)
+    if not service.settings.internal_port:
+        _add_metrics(app, service)
+    page.add(app)
+    _add_problems(app)
+    # Replacing the method is FastAPI's documented way.
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
+    settings = service.settings
+    return Front(
+        service.scorer, _head_as_get(app), service.metrics, service.keys,
+        RateLimit(settings.client_rate, settings.client_burst_seconds), service.access, settings.max_in_flight,
+        settings.max_body_bytes, settings.max_batch_bytes, settings.body_deadline_seconds,
+    )  # fmt: skip
+
+
+def internal(service: Service) -> ASGIApp:
+    """What only the platform reaches, on a port of its own."""
+    app = FastAPI(title="Fraud detector, internal", openapi_url=None, docs_url=None, redoc_url=None)
+    _add_health(app, service)
+    _add_metrics(app, service)
+    _add_problems(app)
+    return _head_as_get(app)
+
+
+def _head_as_get(app: ASGIApp) -> ASGIApp:
+    """Answer HEAD as GET; the server sends no body. Every route of the two applications is a GET."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await app(scope, receive, send)
+
+    return answer
+
+
+def _add_problems(app: FastAPI) -> None:
+    """Errors of the other endpoints have the body that those of POST /predict have."""
+    kinds = {401: "key", 404: "path", 405: "method"}
+
+    @app.exception_handler(StarletteHTTPException)
+    async def refuse(_: Request, error: StarletteHTTPException) -> Response:
+        reason, headers = str(error.detail), dict(error.headers or {})
+        if error.status_code == 404:
+            reason = "nothing is at this path"
+        if error.status_code == 405:
+            reason, headers = "expected GET or HEAD", {"allow": "GET, HEAD"}
+        problem = Problem(kinds[error.status_code], reason)
+        return Response(msgspec.json.encode(problem), error.status_code, headers, "application/json")
+
+
+def _add_health(app: FastAPI, service: Service) -> None:
+    @app.get("/health", tags=["operation"], summary="Live")
+    async def health() -> Health:
+        return Health(live=True)
+
+    @app.get(
+        "/ready",
+        tags=["operation"],
+        summary="Ready: a model is loaded, warmed up and self-tested",
+        responses={503: {"model": Ready, "description": "Not yet; POST /predict answers by the level 0 rule."}},
+    )
+    async def ready(response: Response) -> Ready:
+        model = service.scorer.model
+        response.status_code = 200 if model else 503
+        version = model.version if model else RULE_VERSION
+        return Ready(ready=model is not None, model_version=version, store_connected=service.store_connected)
+
+
+def _add_lineage(app: FastAPI, service: Service) -> None:
+    def need_key(request: Request) -> None:
+        key = request.headers.get("x-api-key", "")
+        if service.keys is not None and service.keys.client_of(key.encode("latin-1")) is None:
+            raise HTTPException(401, "the X-API-Key header is missing or unknown", {"www-authenticate": "ApiKey"})
+
+    @app.get(
+        "/model",
+        tags=["operation"],
+        summary="Lineage of what is served",
+        dependencies=[Depends(need_key)],
+        responses={401: {"description": "The X-API-Key header is missing or unknown.", "content": openapi.PROBLEM}},
+        openapi_extra={"security": openapi.OPTIONAL_KEY},
+    )
+    async def model() -> Lineage:
+        served = service.scorer.model
+        if served is None:
+            return Lineage(
+                model_version=RULE_VERSION, model_sha256=None, run_id=None, threshold=None, level=None,
+                feature_hash=None, tags={},
+            )  # fmt: skip
+        return Lineage(
+            model_version=served.version, model_sha256=served.model_sha256, run_id=served.run_id,
+            threshold=served.threshold, level=served.level, feature_hash=served.feature_hash, tags=served.tags,
+        )  # fmt: skip
+
+
+def _add_metrics(app: FastAPI, service: Service) -> None:
+    responses: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
+
+    @app.get("/metrics", tags=["operation"], summary="For Prometheus", response_class=Response, responses=responses)
+    async def metrics() -> Response:
+        return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)

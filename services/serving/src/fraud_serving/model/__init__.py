@@ -1,0 +1,1 @@
+"""The served version: download, verification, swap, reasons and the challenger."""

@@ -1,0 +1,1 @@
+"""From a transaction to its decision: online store, features, model."""

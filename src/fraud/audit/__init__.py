@@ -1,0 +1,1 @@
+"""From an answer to its evidence: the prediction log in the lake, receipts, replay."""

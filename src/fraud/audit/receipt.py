@@ -1,0 +1,156 @@
+"""From one answer to everything behind it: the model's bytes, commit, data, run, gate report, and who approved it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from fraud.audit.answers import RULE, Answer, find, recorded_windows
+from fraud.errors import RefusedError
+from fraud.job import Context, JobConfig, JobResult
+from fraud.registry import model_versions
+from fraud.registry.mlflow_client import ModelVersion
+from fraud.registry.promotion_log import Recorded, opened
+
+
+class Config(JobConfig):
+    """Which answer."""
+
+    prediction_id: CliPositionalArg[str] = Field(
+        description="as the answer named it; of a nightly row, its transaction_id"
+    )
+
+
+class Result(JobResult):
+    """The chain, link by link. `problems` are links that do not hold; "" is a link that is not there."""
+
+    prediction_id: str
+    kind: str
+    """served, or nightly"""
+    found_in: str
+    transaction_id: str
+    user_id: str
+    served_at: str
+    """"" for a nightly row."""
+    fraud_probability: float
+    threshold: float
+    is_fraud: bool
+    degraded: bool
+    history: str
+    """Where the window values came from: store, request, none, or features (of the lake)."""
+    windows: dict[str, float | int | None]
+    model_version: str
+    model_sha256: str
+    feature_hash: str
+    level: str = ""
+    run_id: str = ""
+    git_commit: str = ""
+    git_dirty: str = ""
+    snapshot: str = ""
+    data_sha256: str = ""
+    params_sha256: str = ""
+    lock_sha256: str = ""
+    code_sha256: str = ""
+    seed: str = ""
+    gates: str = ""
+    failed_gates: str = ""
+    gate_report: str = ""
+    approved_by: str = ""
+    approved_at: str = ""
+    approval_reason: str = ""
+    waiver: str = ""
+    problems: tuple[str, ...] = ()
+
+
+def run(config: Config, context: Context) -> Result:
+    """Follow the chain. Raises BadInputError for an unknown id, RefusedError when the version is not registered."""
+    return follow([config.prediction_id], context)[0]
+
+
+def follow(ids: Sequence[str], context: Context) -> list[Result]:
+    """The chains of many answers; registry and history are asked once."""
+    answers = find(context.settings, ids)
+    broken: list[str] = []
+    with opened(context.settings) as promotion:
+        history = promotion.history()
+        try:
+            promotion.verify()
+        except RefusedError as error:
+            broken.append(error.message)
+    windows = recorded_windows(context.settings, answers)
+    numbers = {answer.record["model_version"] for answer in answers} - {RULE}
+    versions = {number: model_versions.find(context.settings, int(number)) for number in sorted(numbers)}
+    return [_chain(_known(answer, windows), answer, versions, history, broken, context) for answer in answers]
+
+
+def _known(answer: Answer, windows: Mapping[str, dict[str, float | None]]) -> Result:
+    """What the record itself says."""
+    record, made_from = answer.record, answer.made_from
+    nightly = answer.kind == "nightly"
+    served = None if nightly else _served_at(answer)
+    return Result(
+        prediction_id=answer.id, kind=answer.kind, found_in=answer.found_in,
+        transaction_id=record["transaction_id"] or "", user_id=record["user_id"] or "",
+        served_at=served.isoformat(timespec="milliseconds") if served else "",
+        fraud_probability=record["fraud_probability"], is_fraud=record["is_fraud"],
+        threshold=float(made_from["threshold"]) if nightly else record["threshold"],
+        degraded=False if nightly else record["degraded"], history="features" if nightly else record["history"],
+        windows=windows.get(answer.id, {}), model_version=record["model_version"],
+        model_sha256=made_from["model_sha256"] if nightly else record["model_sha256"],
+        feature_hash=record["feature_hash"],
+    )  # fmt: skip
+
+
+def _chain(
+    known: Result,
+    answer: Answer,
+    versions: Mapping[str, ModelVersion],
+    history: list[Recorded],
+    broken: Sequence[str],
+    context: Context,
+) -> Result:
+    """The record with everything behind it."""
+    if known.model_version == RULE:
+        return known.model_copy(update={"level": "the rule of thumb: serving had no model"})
+    version = versions[known.model_version]
+    tags, run_id = version.tags, version.run_id
+    problems = list(broken)
+    problems += [
+        f"{name}: answered with {said}, registered as {tags.get(name, 'nothing')}"
+        for name, said in (("model_sha256", known.model_sha256), ("feature_hash", known.feature_hash),
+                           ("threshold", repr(known.threshold)))
+        if tags.get(name) != said
+    ]  # fmt: skip
+    change = _change(history, known.model_version, None if known.kind == "nightly" else _served_at(answer))
+    if change is None:
+        problems.append(f"version {known.model_version} was not Production when it answered")
+    names = ("level", "git_commit", "git_dirty", "snapshot", "data_sha256", "params_sha256", "lock_sha256",
+             "code_sha256", "seed", "gates", "failed_gates")  # fmt: skip
+    entry = change.entry if change else None
+    return known.model_copy(
+        update={
+            **{name: tags.get(name, "") for name in names},
+            "run_id": run_id,
+            "gate_report": f"{context.settings.reports_uri.rstrip('/')}/training/{run_id}/gates.html",
+            "approved_by": entry.actor if entry else "",
+            "approved_at": entry.at if entry else "",
+            "approval_reason": entry.reason if entry else "",
+            "waiver": entry.waiver.model_dump_json() if entry and entry.waiver else "",
+            "problems": tuple(problems),
+        }
+    )
+
+
+def _served_at(answer: Answer) -> datetime:
+    return datetime.fromtimestamp(answer.record["served_us"] / 1e6, UTC)
+
+
+def _change(history: list[Recorded], version: str, served: datetime | None) -> Recorded | None:
+    """The change that made the version Production, the last before it answered; the last ever where that is unknown."""
+    made = [
+        r
+        for r in history
+        if r.entry.version == version and (served is None or datetime.fromisoformat(r.entry.at) <= served)
+    ]
+    return made[-1] if made else None

@@ -1,0 +1,187 @@
+"""A version and everything behind and after it, as a tree: bytes, code, data, gates, decisions, scores."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import CliPositionalArg
+
+from fraud.errors import RefusedError
+from fraud.job import Context, JobConfig, JobResult
+from fraud.lake import catalog
+from fraud.lake.dataset import Manifest
+from fraud.printing import figure
+from fraud.registry import model_versions
+from fraud.registry.mlflow_client import ModelVersion, registry_errors
+from fraud.registry.promotion_log import Recorded, opened
+from fraud.registry.training_runs import TrainingRuns
+
+
+class Config(JobConfig):
+    """Which version."""
+
+    version: CliPositionalArg[str] = Field(default="production", description="number or alias")
+
+
+class Node(BaseModel):
+    """A line of the tree and what hangs below it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    below: tuple["Node", ...] = ()
+
+    def lines(self, indent: str = "", last: bool | None = None) -> list[str]:
+        """The tree drawn below `indent`; `last`: no sibling follows, None: this is the root."""
+        mark = "" if last is None else ("└─ " if last else "├─ ")
+        more = "" if last is None else ("   " if last else "│  ")
+        drawn = [indent + mark + self.text]
+        for i, node in enumerate(self.below):
+            drawn += node.lines(indent + more, i == len(self.below) - 1)
+        return drawn
+
+
+class Result(JobResult):
+    """The tree; `facts` are the version's tags."""
+
+    version: str
+    facts: dict[str, str]
+    tree: Node
+
+    def as_text(self) -> str:
+        return "\n".join(self.tree.lines())
+
+
+def run(config: Config, context: Context) -> Result:
+    """Read it all. Raises RefusedError for an unknown version, UnavailableError when the registry does not answer."""
+    settings = context.settings
+    with registry_errors(), opened(settings) as promotion:
+        version = model_versions.named(settings, config.version)
+        number, tags = str(version.version), dict(version.tags)
+        history = promotion.history()
+        try:
+            promotion.verify()
+            chain = "the history verifies"
+        except RefusedError as error:
+            chain = error.message
+        aliases = [a for a in ("production", "previous", "staging") if _is(promotion.version(a), number)]
+        training = json.loads(model_versions.artifact(settings, version.run_id, "training.json"))
+        verdict: dict[str, Any] = {}
+        if tags.get("gates") in ("passed", "failed"):
+            verdict = json.loads(model_versions.artifact(settings, version.run_id, "report/gates.json"))
+        url = TrainingRuns(settings).url(version.run_id)
+    title = f"fraud-detector version {number}{' (' + ', '.join(aliases) + ')' if aliases else ''}"
+    branches = (
+        _model(tags),
+        Node(text=f"run {version.run_id}", below=(Node(text=url),)),
+        _code(tags),
+        _data(tags, training, settings.lake_uri),
+        _ladder(training),
+        _gates(verdict, f"{settings.reports_uri.rstrip('/')}/training/{version.run_id}/gates.html"),
+        _decisions(number, tags, history, chain),
+        _scores(number, settings.lake_uri),
+    )
+    return Result(version=number, facts=tags, tree=Node(text=title, below=branches))
+
+
+def _is(version: ModelVersion | None, number: str) -> bool:
+    return version is not None and str(version.version) == number
+
+
+def _leaves(title: str, facts: Mapping[str, str]) -> Node:
+    width = max(map(len, facts), default=0)
+    return Node(text=title, below=tuple(Node(text=f"{name:<{width}}  {value}") for name, value in facts.items()))
+
+
+def _tags(tags: Mapping[str, str], *names: str) -> dict[str, str]:
+    return {name: tags.get(name) or "unknown" for name in names}
+
+
+def _model(tags: Mapping[str, str]) -> Node:
+    return _leaves("model", _tags(tags, "level", "threshold", "model_sha256", "serving_sha256", "feature_hash"))
+
+
+def _code(tags: Mapping[str, str]) -> Node:
+    dirty = {"false": "clean", "true": "with uncommitted changes"}.get(tags.get("git_dirty", ""), "state unknown")
+    facts = _tags(tags, "code_sha256", "lock_sha256", "params_sha256", "seed")
+    if "reproduced" in tags:
+        facts["reproduced"] = tags["reproduced"]
+    return _leaves(f"made from commit {tags.get('git_commit', 'unknown')}, {dirty}", facts)
+
+
+def _data(tags: Mapping[str, str], training: Mapping[str, Any], lake_uri: str) -> Node:
+    snapshot = tags.get("snapshot", "")
+    manifest = catalog.TRAINING_SETS.at(lake_uri).manifest(snapshot)
+    there = "not in the lake any more" if manifest is None else f"{manifest.rows:,} rows"
+    parts = [
+        Node(
+            text=f"{name:<10}  {part['first_day']} to {part['end_day']}, {part['rows']:,} rows, {part['frauds']} frauds"
+        )
+        for name, part in training["parts"].items()
+        if isinstance(part, Mapping)
+    ]
+    facts = {"data_sha256": tags.get("data_sha256", "unknown")}
+    if tags.get("dvc_data_md5"):
+        facts["dvc_data_md5"] = tags["dvc_data_md5"]
+    if manifest is not None:
+        facts |= {f"made from {name}": value for name, value in sorted(manifest.made_from.items())}
+    tree = _leaves(f"trained on snapshot {snapshot}, {there}", facts)
+    return tree.model_copy(update={"below": (*tree.below, *parts)})
+
+
+def _ladder(training: Mapping[str, Any]) -> Node:
+    levels = []
+    for level in training["levels"]:
+        value, low, high = level["holdout"]["average_precision"]
+        chosen = ", chosen" if level["level"] == training["selected"] else ""
+        name = f"{level['level']}-{level['name']}"
+        levels.append(
+            Node(text=f"{name:<12}  average precision {figure(value)} ({figure(low)} to {figure(high)}){chosen}")
+        )
+    return Node(text="ladder, on the holdout", below=tuple(levels))
+
+
+def _gates(verdict: Mapping[str, Any], report: str) -> Node:
+    if not verdict:
+        return Node(text="gates: never evaluated")
+    gates = tuple(
+        Node(
+            text=f"{'passed' if gate['passed'] else 'FAILED'}  {gate['name']:<23} "
+            f"{'not measured' if gate['value'] is None else figure(gate['value'])}, {gate['asked']} "
+            f"{figure(gate['threshold'])}"
+        )
+        for gate in verdict["gates"]
+    )
+    word = "passed" if verdict["gates_passed"] else "failed"
+    return Node(text=f"gates {word}, against {verdict['opponent']}", below=(*gates, Node(text=report)))
+
+
+def _decisions(number: str, tags: Mapping[str, str], history: Sequence[Recorded], chain: str) -> Node:
+    made = []
+    for row in history:
+        entry = row.entry
+        if number not in (entry.version, entry.replaced):
+            continue
+        what = f"{entry.action} to version {entry.version}" + (f" from {entry.replaced}" if entry.replaced else "")
+        waiver = entry.waiver
+        below = (
+            (Node(text=f"waived {', '.join(waiver.gates)} until {waiver.expires}: {waiver.reason}"),) if waiver else ()
+        )
+        made.append(Node(text=f"{entry.at}  {what}, by {entry.actor}: {entry.reason}", below=below))
+    if "rejected_by" in tags:
+        made.append(Node(text=f"{tags['rejected_at']}  rejected, by {tags['rejected_by']}: {tags['rejection_reason']}"))
+    return Node(text=f"decisions ({chain})", below=tuple(made) or (Node(text="none yet"),))
+
+
+def _scores(number: str, lake_uri: str) -> Node:
+    scores = catalog.SCORES.at(lake_uri)
+    made: dict[str, Manifest] = {
+        day: manifest
+        for day in scores.partitions()
+        if (manifest := scores.manifest(day)) and manifest.made_from.get("model_version") == number
+    }
+    if not made:
+        return Node(text="nightly scores: none")
+    rows = sum(manifest.rows for manifest in made.values())
+    return Node(text=f"nightly scores: {rows:,} rows of {len(made)} day(s), {min(made)} to {max(made)}")

@@ -1,0 +1,1 @@
+"""Inject a fault for each alert, and check that the alert fires and resolves."""

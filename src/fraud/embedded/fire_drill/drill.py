@@ -1,0 +1,280 @@
+"""The fire drill: a fault for each alert, injected into the running stack; seconds until it rings, and until it ends.
+
+The committed rules run in a second Prometheus in which a day takes two minutes (`drill_watch`): times are of that
+clock. First a quiet time, in which nothing may ring.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from fraud.embedded import processes
+from fraud.embedded.fire_drill import alert_watch, faults
+from fraud.embedded.fire_drill.alert_watch import Watch
+from fraud.embedded.fire_drill.faults import NotPossibleError, Site
+from fraud.embedded.fire_drill.traffic import Traffic, sort_candidates
+from fraud.embedded.fire_drill.undo import Undo
+from fraud.embedded.processes import Process
+from fraud.embedded.servers import prometheus
+from fraud.embedded.sockets import free_port
+from fraud.embedded.stack import Stack
+from fraud.errors import BadConfigError, FraudError, UnavailableError
+from fraud.uris import uri_of
+
+QUIET_S: Final = 150.0
+"""Longer than the day of the drill's clock."""
+DETECT_S: Final = 420.0
+RESOLVE_S: Final = 420.0
+_POLL_S: Final = 0.25
+_READY_S: Final = 120.0
+_EXPORTER: Final = "drill-exporter"
+_NEEDED: Final = (
+    "serving", "valkey", "mlflow", "prometheus", "alertmanager",
+    "airflow-api-server", "airflow-scheduler", "airflow-dag-processor",
+)  # fmt: skip
+_RUN: Final = {"job": "drill", "finished_s": 1.0, "exit_code": 0, "error": "", "result": None}
+
+
+class AlarmFailedError(FraudError):
+    """An alert did not ring when it must, rang when it must not, or did not end."""
+
+
+# Fault -> what must ring. Several alerts of one fault ring together: Alertmanager tells the cause.
+FAULTS: Final[tuple[tuple[str, faults.Fault, tuple[str, ...]], ...]] = (
+    ("serving stands still", faults.frozen("serving"), ("ServingDown",)),
+    (
+        "serving is overloaded",
+        faults.overload,
+        ("AvailabilityBudgetBurnsFast", "AvailabilityBudgetBurns", "AvailabilityBudgetBurnsSlow"),
+    ),
+    (
+        "serving gets a hundredth of the processor",
+        faults.slow,
+        ("LatencyBudgetBurnsFast", "LatencyBudgetBurns", "LatencyBudgetBurnsSlow", "LatencyP99High"),
+    ),
+    (
+        "the online store stands still",
+        faults.store_frozen,
+        ("ServiceDown", "OnlineStoreDown", "DegradedAnswers"),
+    ),
+    ("Airflow's scheduler stands still", faults.frozen("airflow-scheduler"), ("AirflowDown",)),
+    ("Airflow's DAG processor stands still", faults.frozen("airflow-dag-processor"), ("AirflowDown",)),
+    ("Airflow's API server stands still", faults.frozen("airflow-api-server"), ("AirflowDown",)),
+    ("the registry stands still", faults.frozen("mlflow"), ("RegistryUnreachable",)),
+    ("a tampered model is Production", faults.tampered_model, ("ArtefactRefused", "ServingBehindRegistry")),
+    ("serving finds no model", faults.no_model, ("NoProductionModel",)),
+    ("the disk of the prediction log is full", faults.full_disk, ("PredictionLogLost",)),
+    ("ten times the usual share of stops", faults.attack, ("FraudRatioOffBaseline",)),
+    ("amounts of ten times the usual", faults.wrong_units, ("AmountOffTraining",)),
+    ("stops near the threshold", faults.doubt, ("ConfidenceLow",)),
+    ("no delivery for 27 hours", faults.aged("transactions", 27), ("TransactionsStale",)),
+    ("no labels for 73 hours", faults.aged("labels", 73), ("LabelsStale",)),
+    ("a day without features", faults.ahead("transactions"), ("FeaturesStale",)),
+    (
+        "a day without scores and drift report",
+        faults.ahead("transactions", "features"),
+        ("ScoresStale", "MonitorBehind"),
+    ),
+    (
+        "a delivery of bad rows",
+        faults.edited(
+            "job_runs/ingest/succeeded.json",
+            lambda r: r.update(result={"accepted": 90, "quarantined": 10, "duplicates": 0}),
+            _RUN,
+        ),
+        ("QuarantineRateHigh",),
+    ),
+    ("a job fails", faults.edited("job_runs/score/last.json", lambda r: r.update(exit_code=1), _RUN), ("JobFailed",)),
+    (
+        "a job hangs",
+        faults.edited(
+            "job_runs/score/last.json",
+            lambda r: r.update(exit_code=None, finished_s=None, started_s=time.time() - 4 * 3600),
+            _RUN,
+        ),
+        ("JobStuck",),
+    ),
+    (
+        "a gate refuses",
+        faults.edited(
+            "job_runs/train/succeeded.json",
+            lambda r: r.update(result={"gates": [{"name": "drill", "passed": False}]}),
+            _RUN,
+        ),
+        ("GatesFailed",),
+    ),
+    ("drift", faults.edited("reports/drift/*/drift.json", lambda r: r.update(verdict="drift")), ("DriftFound",)),
+    (
+        "decisions break their promise",
+        faults.edited("reports/concept/*/concept.json", lambda r: r.update(verdict="drift")),
+        ("ConceptDriftFound",),
+    ),
+    ("skew", faults.edited("reports/skew/*/skew.json", lambda r: r.update(events_lost=1)), ("SkewFound",)),
+    ("a job's record is damaged", faults.unreadable, ("SourceUnreadable",)),
+    ("the exporter stands still", faults.exporter_frozen, ("PlatformMetricsDown",)),
+    ("Alertmanager is not known", faults.no_alertmanager, ("AlertmanagerDown",)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One alert of one fault. Seconds of the drill's clock; None: it did not, within the time given."""
+
+    alert: str
+    fault: str
+    detected_s: float | None
+    resolved_s: float | None
+    note: str = ""
+
+
+class Drill:
+    """One drill; `say` tells a line of progress. Raises BadConfigError when the stack does not run."""
+
+    def __init__(self, stack: Stack, say: Callable[[str], None]) -> None:
+        self._stack, self._say = stack, say
+        missing = [name for name in _NEEDED if processes.remembered(name, stack.run) is None]
+        program = prometheus.binary()
+        if missing or program is None:
+            raise BadConfigError(
+                "the drill needs a running stack", got=f"not running: {missing}", hint="make demo DETACH=1"
+            )
+        self._program, self._undo = program, Undo(stack)
+
+    def run(self, only: list[str]) -> list[Rung]:
+        """All faults, or those whose alert is named, and the table. Raises AlarmFailedError after the last one."""
+        self._undo.everything()
+        for name in (_EXPORTER, alert_watch.NAME):
+            processes.stop(name, self._stack.run)
+        chosen = [entry for entry in FAULTS if not only or set(only) & set(entry[2])]
+        with self._site() as site:
+            noise = self._quiet(site)
+            rungs = [rung for name, fault, alerts in chosen for rung in self._inject(site, name, fault, alerts, noise)]
+        self._report(rungs, noise)
+        bad = [r.alert for r in rungs if not r.note and (r.detected_s is None or r.resolved_s is None)]
+        if bad or noise:
+            raise AlarmFailedError(
+                "the watch does not tell the truth",
+                got=f"missed or stuck: {bad}; rang in the quiet time: {sorted(noise)}",
+            )
+        return rungs
+
+    @contextmanager
+    def _site(self) -> Iterator[Site]:
+        folder = self._stack.home / "drill"
+        shutil.rmtree(folder, ignore_errors=True)
+        _copy_what_is_read(self._stack.home, folder / "copy")
+        url = self._stack.url("serving")
+        self._say("sorting requests by what serving decides about them")
+        pool = sort_candidates(url)
+        with ExitStack() as stack:
+            port = free_port()
+            exporter = stack.enter_context(self._exporter(folder, port))
+            ports = {"serving": self._stack.ports["serving"], "platform": port,
+                     "alertmanager": self._stack.ports["alertmanager"]}  # fmt: skip
+            watch = stack.enter_context(
+                closing(Watch(folder / "prometheus", self._stack, self._program, free_port(), ports))
+            )
+            self._until(watch.is_ready, "the drill's Prometheus")
+            self._until(lambda: watch.value('up{job="platform"} == 1') is not None, "the drill's exporter")
+            share = watch.value("fraud_baseline_flagged_ratio") or 0.0
+            mean = watch.value("fraud_baseline_amount_mean")
+            traffic = stack.enter_context(closing(Traffic(url, pool, share, mean)))
+            yield Site(self._stack, self._undo, folder / "copy", exporter, traffic, pool, watch, share)
+
+    @contextmanager
+    def _exporter(self, folder: Path, port: int) -> Iterator[Process]:
+        copy = uri_of(folder / "copy")
+        env = self._stack.environment("ml") | {
+            "FRAUD_LAKE_URI": f"{copy}/lake", "FRAUD_REPORTS_URI": f"{copy}/reports",
+            "FRAUD_JOB_RUNS_URI": f"{copy}/job_runs",
+        }  # fmt: skip
+        command = [self._stack.program("ml", "fraud"), "export-metrics", f"--port={port}"]
+        try:
+            yield processes.start(_EXPORTER, command, env, self._stack.run, folder / "exporter.log")
+        finally:
+            processes.stop(_EXPORTER, self._stack.run)
+
+    def _until(self, true: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + _READY_S
+        while not true():
+            if time.monotonic() > deadline:
+                raise UnavailableError(
+                    f"{what} is not ready after {_READY_S:.0f} s", hint=f"read {self._stack.home / 'drill'}"
+                )
+            time.sleep(_POLL_S)
+
+    def _quiet(self, site: Site) -> set[str]:
+        """What rings while nothing is wrong."""
+        self._say(f"{QUIET_S:.0f} s of usual traffic, in which nothing may ring")
+        rang: set[str] = set()
+        deadline = time.monotonic() + QUIET_S
+        while time.monotonic() < deadline:
+            rang |= site.watch.firing() - {"Watchdog"}
+            time.sleep(_POLL_S)
+        self._say(f"rang: {sorted(rang)}" if rang else "nothing rang")
+        return rang
+
+    def _inject(
+        self, site: Site, name: str, fault: faults.Fault, alerts: tuple[str, ...], noise: set[str]
+    ) -> list[Rung]:
+        known = [Rung(alert, name, None, None, "rang before") for alert in alerts if alert in noise]
+        alerts = tuple(alert for alert in alerts if alert not in noise)
+        if not alerts:
+            return known
+        # What an earlier fault set off on the way must have ended, or its time would be taken for this one's.
+        self._times(site, lambda firing: {a for a in alerts if a not in firing}, len(alerts), RESOLVE_S)
+        self._say(f"fault: {name}")
+        try:
+            with fault(site):
+                detected = self._times(site, lambda firing: {a for a in alerts if a in firing}, len(alerts), DETECT_S)
+        except NotPossibleError as error:
+            self._say(f"  not possible: {error}")
+            return known + [Rung(alert, name, None, None, str(error)) for alert in alerts]
+        resolved = self._times(site, lambda firing: {a for a in alerts if a not in firing}, len(alerts), RESOLVE_S)
+        rungs = [Rung(a, name, detected.get(a), resolved.get(a)) for a in alerts]
+        for rung in rungs:
+            self._say(f"  {rung.alert}: rang after {_s(rung.detected_s)}, ended after {_s(rung.resolved_s)}")
+        return known + rungs
+
+    def _times(
+        self, site: Site, expected: Callable[[set[str]], set[str]], count: int, limit_s: float
+    ) -> dict[str, float]:
+        """Seconds until each name was first wanted."""
+        began, times = time.monotonic(), dict[str, float]()
+        while len(times) < count and time.monotonic() - began < limit_s:
+            for alert in expected(site.watch.firing()):
+                times.setdefault(alert, time.monotonic() - began)
+            time.sleep(_POLL_S)
+        return times
+
+    def _report(self, rungs: list[Rung], noise: set[str]) -> None:
+        path = self._stack.project / "build/drill.json"
+        path.parent.mkdir(exist_ok=True)
+        machine = f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}"
+        record = {"machine": machine, "rang_in_quiet_time": sorted(noise), "alerts": [asdict(rung) for rung in rungs]}
+        path.write_text(json.dumps(record, indent=1) + "\n")
+        self._say(f"{'alert':<30}{'rang':>8}{'ended':>8}  fault")
+        for r in rungs:
+            self._say(
+                f"{r.alert:<30}{_s(r.detected_s):>8}{_s(r.resolved_s):>8}  {r.fault}{f' ({r.note})' if r.note else ''}"
+            )
+
+
+def _s(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.1f} s"
+
+
+def _copy_what_is_read(home: Path, copy: Path) -> None:
+    """Manifests, reports' JSON and job records, with their times. Data objects are not needed."""
+    for pattern in ("lake/*/*/_manifest.json", "reports/*/*/*.json", "job_runs/*/*.json"):
+        for path in home.glob(pattern):
+            target = copy / path.relative_to(home)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
+    copy.mkdir(parents=True, exist_ok=True)

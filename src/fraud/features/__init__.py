@@ -1,0 +1,1 @@
+"""Feature engines, the online store, Feast, and their jobs."""

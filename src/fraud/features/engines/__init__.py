@@ -1,0 +1,1 @@
+"""The compiled, the Arrow and the Spark form of the window features."""

@@ -1,0 +1,121 @@
+"""Feast: the registry of our scalar view, point-in-time retrieval, and the view's online copy.
+
+Importing this module costs seconds, so jobs import it late.
+"""
+
+import importlib.util
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from datetime import datetime
+from pathlib import Path
+from types import ModuleType
+from urllib.parse import unquote, urlsplit
+
+import ibis
+import pyarrow as pa
+import yaml
+from feast import FeatureStore, RepoConfig
+from pydantic import ValidationError
+
+from fraud.core.features import WINDOW_NAMES
+from fraud.errors import BadConfigError
+
+VIEW = "user_transaction_features"
+SERVICE = "fraud_detector_v1"
+
+
+def redis_address(redis_url: str) -> str:
+    """A `redis://` URL in Feast's own form, `host:port,password=...,db=0`."""
+    url = urlsplit(redis_url)
+    parts = [f"{url.hostname}:{url.port or 6379}", f"db={url.path.strip('/') or 0}"]
+    parts += [f"username={unquote(url.username)}"] if url.username else []
+    # Feast reads each value as JSON first: quoted, a password of digits stays text.
+    parts += [f'password="{unquote(url.password)}"'] if url.password else []
+    parts += ["ssl=true"] if url.scheme == "rediss" else []
+    return ",".join(parts)
+
+
+def load_definitions(project: Path) -> ModuleType:
+    """The module `feature_repo/definitions.py`. Raises BadConfigError when it is not there or not Python."""
+    path = project / "feature_repo" / "definitions.py"
+    spec = importlib.util.spec_from_file_location("feature_definitions", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise BadConfigError(f"{path} is not there", hint="set FRAUD_PROJECT to the checkout")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError, NameError, OSError, UnicodeDecodeError) as error:
+        raise BadConfigError(f"{path} cannot be loaded", got=f"{type(error).__name__}: {error}") from error
+    return module
+
+
+def open_store(project: Path, registry_url: str, redis_url: str) -> FeatureStore:
+    """A FeatureStore over `feature_repo/feature_store.yaml`, with the registry (SQLAlchemy URL) and store given."""
+    path = project / "feature_repo" / "feature_store.yaml"
+    if not path.is_file():
+        raise BadConfigError(f"{path} is not there", hint="set FRAUD_PROJECT to the checkout")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config["registry"]["path"] = registry_url
+        config["online_store"]["connection_string"] = redis_address(redis_url)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, KeyError, TypeError) as error:
+        raise BadConfigError(
+            f"{path} cannot be read", expected="YAML with the sections registry and online_store",
+            got=f"{type(error).__name__}: {error}",
+        ) from error  # fmt: skip
+    try:
+        return FeatureStore(config=RepoConfig(repo_path=str(path.parent), **config))
+    except ValidationError as error:
+        raise BadConfigError(f"{path} is not what Feast expects", got=str(error.errors()[0])) from error
+
+
+def apply(store: FeatureStore, project: Path, snapshot: str) -> None:
+    """Register entity, source, view and service over a snapshot file. Running it again changes nothing."""
+    with _quietly():
+        store.apply(list(load_definitions(project).define(snapshot)))
+
+
+def materialize_view(store: FeatureStore, first: datetime, last: datetime) -> None:
+    """Write each user's latest row between two times to the online store.
+
+    Both bounds are given, so neither Feast's own watermark nor a row from the far future decides what is written.
+    """
+    with _quietly():
+        store.materialize(first, last, feature_views=[VIEW])
+
+
+def point_in_time(store: FeatureStore, events: pa.Table) -> pa.Table:
+    """Feature values of `events` (user_id, event_timestamp and any other columns) as of each event's time.
+
+    Returns the same rows, in any order, with WINDOW_NAMES appended; a row without a value has nulls.
+    """
+    with _quietly():
+        job = store.get_historical_features(entity_df=events.to_pandas(), features=store.get_feature_service(SERVICE))
+        return job.to_arrow()
+
+
+def online(store: FeatureStore, user_ids: list[str]) -> dict[str, list[float | int | None]]:
+    """The view's online values: name -> one value per user."""
+    response = store.get_online_features(
+        features=store.get_feature_service(SERVICE), entity_rows=[{"user_id": user} for user in user_ids]
+    ).to_dict()
+    return {name: response[name] for name in WINDOW_NAMES}
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Feast prints to standard output, which belongs to the job's result, and uses a method DuckDB renamed.
+
+    It leaves a DuckDB connection in ibis' global options; one that is still there when the interpreter ends makes
+    DuckDB print a page on leaks.
+    """
+    try:
+        with redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="fetch_arrow_table", category=DeprecationWarning)
+            yield
+    finally:
+        if (backend := ibis.options.default_backend) is not None:
+            backend.disconnect()
+            ibis.options.default_backend = None

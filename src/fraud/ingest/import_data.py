@@ -1,0 +1,282 @@
+"""Bring CSV or Parquet files of any source into the landing zone, by a mapping.
+
+Three steps, none of which holds the source in memory: read and map a piece at a time into a table on disk, sort that
+by day there, and write a landing file a day. Nothing lands unless the whole source could be read.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from fraud.errors import BadInputError
+from fraud.ingest.delivery import delivering
+from fraud.ingest.landing import NO_DAY, PARSE_ERROR, SCHEMAS, Feed
+from fraud.job import Context, JobConfig, JobResult
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+    from fraud.ingest.mapping.mapping import Mapping
+
+SORT_MEMORY: Final = "512MB"
+_LABEL_ERROR: Final = "label_error"
+_LOG_EVERY_ROWS: Final = 1_000_000
+_ROWS_PER_READ: Final = 100_000
+_DAY_OF: Final[dict[Feed, str]] = {"transactions": "event_timestamp", "labels": "label_timestamp"}
+
+
+class Config(JobConfig):
+    """What to read, and how."""
+
+    source: str = Field(
+        description="path or URI of CSV (also .gz, .bz2, .zst, .zip) or Parquet: a file, a folder or a glob pattern"
+    )
+    mapping: Path = Field(description="YAML file that says how its columns become the contract; see docs/data.md")
+    out: str = Field(default="", description="URI of the landing zone; default FRAUD_LANDING_URI")
+    hold_back_days: int = Field(
+        default=0, ge=0, description="put the last days, and labels from then on, into held_back/"
+    )
+    check: bool = Field(
+        default=False, description="read the first 1,000 rows, print what the mapping makes of them, and land nothing"
+    )
+
+
+class Result(JobResult):
+    """rows_in = transactions + held_back_transactions + known_transactions: unreadable rows are among them.
+
+    `transactions` and `labels` are what ingest will find new in the landing zone.
+    """
+
+    rows_in: int
+    transactions: int
+    labels: int
+    held_back_transactions: int
+    held_back_labels: int
+    known_transactions: int
+    """In files that the landing zone had already, byte for byte: one delivery."""
+    known_labels: int
+    unreadable: int
+    """Transactions with a `parse_error`, which ingest will quarantine."""
+    unreadable_labels: int
+    """The same of labels."""
+    without_day: int
+    """Rows whose event time is missing or could not be read; they land under dt=unknown."""
+    first_day: str
+    last_day: str
+    """Of what was landed; held-back days follow."""
+    files: int
+    """Written, without the known ones."""
+    bytes: int
+
+
+class MappingCheck(JobResult):
+    """What `check` found in the first rows."""
+
+    source: str
+    mapping: str
+    rows: int
+    unreadable: int
+    labels: int
+    unreadable_labels: int
+    columns: list[dict[str, str | int]]
+    """For each column of the contract: `column`, `reads`, `read`, `null`, `unreadable`, `example`."""
+    reasons: list[str]
+    """Of the first rows and labels that cannot be read."""
+
+    def as_text(self) -> str:
+        """The counts, a table of the columns, the reasons."""
+        headings = ("column", "reads", "read", "null", "unreadable", "example")
+        cells = [headings, *(tuple(_shown(column[name]) for name in headings) for column in self.columns)]
+        widths = [max(len(row[place]) for row in cells) for place in range(len(headings))]
+        numeric = (2, 3, 4)
+        table = [
+            "  ".join(
+                text.rjust(width) if place in numeric else text.ljust(width)
+                for place, (text, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in cells
+        ]
+        head = (
+            f"The first {self.rows:,} rows of {self.source}, read by mapping {self.mapping}: {self.unreadable:,} rows "
+            f"and {self.unreadable_labels:,} of {self.labels:,} labels are unreadable. Nothing was landed."
+        )
+        return "\n".join([head, "", *table, *(["", "Unreadable:"] if self.reasons else []), *self.reasons])
+
+
+def _shown(cell: str | int) -> str:
+    return cell if isinstance(cell, str) else f"{cell:,}"
+
+
+def run(config: Config, context: Context) -> Result | MappingCheck:
+    """Import one source, or with `check` read its first rows.
+
+    Raises BadConfigError for the mapping, BadInputError for a source that cannot be used or of which no row or no label
+    can be read, UnavailableError when its store does not answer.
+    """
+    import duckdb  # noqa: PLC0415 - a fifth of a second that other jobs need not pay
+
+    from fraud.ingest.mapping.mapping import Mapping  # noqa: PLC0415
+
+    mapping = Mapping.load(config.mapping)
+    with tempfile.TemporaryDirectory(prefix="fraud-import-") as folder:
+        if config.check:
+            return _check(config, mapping, Path(folder))
+        limits = {"memory_limit": SORT_MEMORY, "temp_directory": folder}
+        with duckdb.connect(f"{folder}/rows.duckdb", config=limits) as rows:
+            rows.execute("SET TimeZone = 'UTC'")
+            rows_in = _spool(config, mapping, Path(folder), rows, context)
+            return _land(config, mapping, rows, rows_in, context)
+
+
+def _check(config: Config, mapping: "Mapping", folder: Path) -> MappingCheck:
+    from fraud.ingest.mapping.mapping_check import check_mapping  # noqa: PLC0415 - pandas
+
+    readable, columns = check_mapping(config.source, mapping, folder)
+    return MappingCheck(
+        source=config.source, mapping=mapping.name, rows=readable.rows, unreadable=readable.unreadable,
+        labels=readable.labels, unreadable_labels=readable.unreadable_labels,
+        columns=[column._asdict() for column in columns], reasons=readable.reasons,
+    )  # fmt: skip
+
+
+def _spool(
+    config: Config, mapping: "Mapping", folder: Path, rows: "DuckDBPyConnection", context: Context
+) -> int:  # fmt: skip
+    """Map everything into the table `mapped`, numbered in the source's order. Returns the number of rows.
+
+    Raises BadInputError when no row, or no label, can be read.
+    """
+    from fraud.ingest.mapping.mapped_source import Readable, mapped_pieces  # noqa: PLC0415 - pandas
+
+    readable = Readable(config.source)
+    for piece in mapped_pieces(config.source, mapping, folder):
+        first = readable.rows
+        readable.add(piece.mapped)
+        numbered = piece.mapped.append_column("position", pa.array(range(first, readable.rows)))
+        rows.register("piece", numbered)
+        rows.execute("CREATE TABLE IF NOT EXISTS mapped AS FROM piece LIMIT 0")
+        rows.execute("INSERT INTO mapped FROM piece")
+        rows.unregister("piece")
+        if readable.rows // _LOG_EVERY_ROWS > first // _LOG_EVERY_ROWS:
+            context.log.info("read", rows=readable.rows)
+    readable.refuse_nothing()
+    return readable.rows
+
+
+@dataclass
+class _Landed:
+    """Running counts of what was written."""
+
+    transactions: int = 0
+    labels: int = 0
+    held_back_transactions: int = 0
+    held_back_labels: int = 0
+    known_transactions: int = 0
+    known_labels: int = 0
+    files: int = 0
+    bytes: int = 0
+
+    def add(self, feed: Feed, rows: int, size: int, *, held_back: bool) -> None:
+        prefix = "known_" if not size else "held_back_" if held_back else ""
+        setattr(self, prefix + feed, getattr(self, prefix + feed) + rows)
+        self.files += size > 0
+        self.bytes += size
+
+
+def _land(
+    config: Config, mapping: "Mapping", rows: "DuckDBPyConnection", rows_in: int, context: Context
+) -> Result:  # fmt: skip
+    days = [
+        day for (day,) in rows.sql("SELECT DISTINCT event_timestamp::DATE AS day FROM mapped ORDER BY 1").fetchall()
+    ]
+    first_held = _first_held_back(days, config.hold_back_days)
+    landed = _Landed()
+    feeds: tuple[Feed, ...] = ("transactions", "labels")
+    with delivering(config.out or context.settings.landing_uri) as delivery:
+        for feed in feeds:
+            for day, table in _by_day(rows, feed):
+                held = first_held is not None and day is not None and day >= first_held
+                size = delivery.add(
+                    feed, day.isoformat() if day else NO_DAY, mapping.name, table, held_back=held
+                )  # fmt: skip
+                landed.add(feed, table.num_rows, size, held_back=held)
+            context.log.info("written", feed=feed, files=landed.files)
+        if landed.transactions + landed.held_back_transactions + landed.known_transactions != rows_in:
+            raise BadInputError(
+                f"the rows of {config.source} do not add up", expected=f"{rows_in} rows",
+                got=f"{landed.transactions} landed, {landed.held_back_transactions} held back, "
+                f"{landed.known_transactions} known",
+            )  # fmt: skip
+    [(unreadable, unreadable_labels, without_day)] = rows.sql(
+        f"SELECT count({PARSE_ERROR}), count({_LABEL_ERROR}), count(*) - count(event_timestamp) FROM mapped"  # noqa: S608
+    ).fetchall()
+    kept = [day for day in days if day is not None and (first_held is None or day < first_held)]
+    return Result(
+        rows_in=rows_in, transactions=landed.transactions, labels=landed.labels,
+        held_back_transactions=landed.held_back_transactions, held_back_labels=landed.held_back_labels,
+        known_transactions=landed.known_transactions, known_labels=landed.known_labels, unreadable=unreadable,
+        unreadable_labels=unreadable_labels, without_day=without_day, first_day=str(min(kept, default="")),
+        last_day=str(max(kept, default="")),
+        files=landed.files, bytes=landed.bytes,
+    )  # fmt: skip
+
+
+def _first_held_back(days: list[date | None], hold_back: int) -> date | None:
+    """Counted back from the last day that can be true: a row from the future must not hide the others.
+
+    Raises BadInputError when nothing would be left to land.
+    """
+    tomorrow = datetime.now(UTC).date() + timedelta(days=1)
+    known = [day for day in days if day is not None and day <= tomorrow]
+    if not hold_back or not known:
+        return None
+    first = max(known) - timedelta(days=hold_back - 1)
+    if first <= min(known):
+        raise BadInputError(
+            "holding back would leave nothing to land", expected=f"fewer than {hold_back} days held back",
+            got=f"a file from {min(known)} to {max(known)}",
+        )  # fmt: skip
+    return first
+
+
+def _by_day(rows: "DuckDBPyConnection", feed: Feed) -> Iterator[tuple[date | None, pa.Table]]:
+    """The feed's rows by UTC day in the source's order, each day whole; None is the day of rows without time."""
+    names = SCHEMAS[feed].names
+    chosen = {name: name for name in names}
+    only = ""
+    if feed == "labels":
+        chosen[PARSE_ERROR] = f"{_LABEL_ERROR} AS {PARSE_ERROR}"
+        only = f"WHERE is_fraud IS NOT NULL OR {_LABEL_ERROR} IS NOT NULL"
+    reader = rows.sql(
+        f"SELECT {', '.join(chosen.values())}, {_DAY_OF[feed]}::DATE AS day, position FROM mapped {only} "  # noqa: S608
+        "ORDER BY day NULLS LAST, position"
+    ).to_arrow_reader(_ROWS_PER_READ)
+    held: list[pa.Table] = []
+    current: date | None = None
+    for batch in reader:
+        table = pa.table(batch)
+        days = table["day"].combine_chunks().dictionary_encode(null_encoding="encode")
+        starts = _run_starts(days)
+        for start, end in zip(starts, [*starts[1:], table.num_rows], strict=True):
+            day = table["day"][start].as_py()
+            if held and day != current:
+                yield current, pa.concat_tables(held)
+                held = []
+            current = day
+            held.append(table.slice(start, end - start).select(names).cast(SCHEMAS[feed]))
+    if held:
+        yield current, pa.concat_tables(held)
+
+
+def _run_starts(codes: pa.DictionaryArray) -> list[int]:
+    """Where a run of equal values starts."""
+    index = codes.indices
+    changes = pc.indices_nonzero(pc.not_equal(index.slice(1), index.slice(0, max(len(index) - 1, 0))))
+    return [0, *pc.add(changes, 1).to_pylist()] if len(index) else []

@@ -1,1 +1,0 @@
-"""Side effects behind small interfaces: lake partitions, online history, registry, reports."""

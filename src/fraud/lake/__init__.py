@@ -1,0 +1,1 @@
+"""The datasets: names, partitions, reading and publishing, reports and job records."""

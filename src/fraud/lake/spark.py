@@ -1,0 +1,159 @@
+"""A Spark session for one job, and the progress of its tasks."""
+
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import Final, TypeVar
+
+import structlog
+from py4j.protocol import Py4JError
+from pyspark import SparkConf, SparkContext
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, Row, SparkSession
+
+from fraud.errors import BadConfigError, BadInputError, UnavailableError
+from fraud.settings import Settings
+from fraud.uris import uri_of
+
+POLL_SECONDS: Final = 2.0
+_REFUSED: Final = re.compile(rf"{BadInputError.__name__}: ([^\n]+)")
+"""What a worker's BadInputError leaves of itself in Spark's report of the failed task."""
+Input = TypeVar("Input")
+T = TypeVar("T")
+
+
+@contextmanager
+def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
+    """A session on `settings.spark_master`, stopped with its JVM and workers when the block ends, however it ends.
+
+    One that is up in this process already is used, and left up. Raises BadConfigError without Java, UnavailableError
+    when the JVM does not start.
+    """
+    if (up := SparkSession.getActiveSession()) is not None:
+        yield up
+        return
+    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
+        raise BadConfigError("Spark needs Java", expected="java 17 on PATH, or JAVA_HOME", hint="install a JRE 17")
+    # Spark reads these two from the environment only. Workers must run this interpreter, not the PATH's python3.
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    local = settings.spark_master.startswith("local")
+    if local:
+        os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    with TemporaryDirectory(prefix="fraud-spark-") as scratch:
+        conf = (
+            SparkConf()
+            .setMaster(settings.spark_master)
+            .setAppName(name)
+            .set("spark.ui.enabled", "false")
+            .set("spark.ui.showConsoleProgress", "false")
+            .set("spark.log.level", "ERROR")
+            .set("spark.local.dir", scratch)
+            .set("spark.sql.warehouse.dir", uri_of(Path(scratch) / "warehouse"))
+            .set("spark.sql.session.timeZone", "UTC")
+            .set("spark.sql.shuffle.partitions", "8")
+        )
+        if local:
+            conf.set("spark.driver.host", "127.0.0.1").set("spark.driver.bindAddress", "127.0.0.1")
+        try:
+            session = SparkSession.builder.config(conf=conf).getOrCreate()
+        except (PySparkException, Py4JError, OSError) as error:
+            raise UnavailableError("Spark did not start", got=str(error), hint="see the lines above") from error
+        before = signal.signal(signal.SIGTERM, _exit)
+        try:
+            yield session
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            _stop(session)
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    """SIGTERM unwinds the stack like Ctrl-C does, so that JVM and workers end with the job."""
+    sys.exit(128 + number)
+
+
+def _stop(session: SparkSession) -> None:
+    """End the context, then the JVM: it would live as long as this process, and keep its memory."""
+    gateway = SparkContext._gateway  # noqa: SLF001 - pyspark has no public way to end its JVM
+    with suppress(Py4JError, OSError):  # the JVM may be what died
+        session.stop()
+    if gateway is not None:
+        gateway.shutdown()
+        gateway.proc.stdin.close()
+        gateway.proc.wait(timeout=30)
+    SparkContext._gateway = SparkContext._jvm = None  # noqa: SLF001
+
+
+def run_tasks(
+    session: SparkSession, task: Callable[[Input], T], inputs: list[Input], rows: Callable[[Input], int],
+    log: structlog.stdlib.BoundLogger,
+) -> list[T]:  # fmt: skip
+    """`[task(i) for i in inputs]`, one Spark task each, results in the order of the inputs.
+
+    Progress goes to the log: tasks that ended, and their rows; `rows` says how many an input has.
+
+    A task may run twice (retry, speculation), so it must write under names given by content; each input's result is
+    taken once. Raises UnavailableError when the JVM or a worker died for good.
+    """
+    context = session.sparkContext
+    done, done_rows, all_rows = -1, context.accumulator(0), sum(rows(item) for item in inputs)
+
+    def counted(item: Input) -> T:
+        result = task(item)
+        done_rows.add(rows(item))
+        return result
+
+    def progress() -> None:
+        nonlocal done
+        if (finished := _finished_tasks(context)) != done:
+            done = finished
+            log.info("spark tasks", done=done, of=len(inputs), rows=done_rows.value, of_rows=all_rows)
+
+    return _awaited(context, lambda: context.parallelize(inputs, max(1, len(inputs))).map(counted).collect(), progress)
+
+
+def collected(frame: DataFrame, log: structlog.stdlib.BoundLogger) -> list[Row]:
+    """`frame.collect()`, with progress in the log: tasks that ended, of those in stages that are running.
+
+    Raises BadInputError when that is what a worker raised, UnavailableError for any other end.
+    """
+    context = frame.sparkSession.sparkContext
+    done = -1
+
+    def progress() -> None:
+        nonlocal done
+        if (finished := _finished_tasks(context)) != done:
+            done = finished
+            log.info("spark tasks", done_in_running_stages=done)
+
+    return _awaited(context, frame.collect, progress)
+
+
+def _awaited(context: SparkContext, work: Callable[[], T], progress: Callable[[], None]) -> T:
+    """`work()` in a thread: the main thread waits in Python, not inside the JVM call, so signals are handled."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        running = pool.submit(work)
+        try:
+            while wait([running], timeout=POLL_SECONDS).not_done:
+                progress()
+            return running.result()
+        except (PySparkException, Py4JError, OSError) as error:
+            if (refused := _REFUSED.search(str(error))) is not None:
+                raise BadInputError(refused[1], got="see the lines above") from error
+            raise UnavailableError("a Spark task failed", got=str(error), hint="see the lines above; rerun") from error
+        finally:
+            if not running.done():
+                context.cancelAllJobs()
+
+
+def _finished_tasks(context: SparkContext) -> int:
+    tracker = context.statusTracker()
+    stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
+    return sum(stage.numCompletedTasks for stage in stages if stage is not None)

@@ -1,0 +1,1 @@
+"""Drift, concept drift, skew, consistency, and the metrics that Prometheus scrapes."""

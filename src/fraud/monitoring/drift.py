@@ -1,0 +1,299 @@
+"""Compare the last days with what the production model was trained on: features, missing values, predictions.
+
+Writes `<reports>/drift/<day>/drift.html` for people (Evidently) and `drift.json` for machines: the same bytes for the
+same inputs. Evidently's page holds random ids, so a run whose inputs did not change leaves both files alone.
+A column without enough values is not an error: docs/monitoring.md has the verdict for each case.
+"""
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import Field
+
+from fraud.core.contract import OTHER, US_PER_DAY, US_PER_HOUR
+from fraud.core.features import WINDOW_FEATURES
+from fraud.errors import BadInputError
+from fraud.job import Context, JobConfig, JobResult
+from fraud.lake import catalog, reports
+from fraud.lake.dataset import Dataset, opened
+from fraud.scoring.scorer import INPUT
+from fraud.stats.psi import MIN_ROWS, column_drift
+
+if TYPE_CHECKING:
+    from fraud.registry.model_versions import ModelArtifact
+
+FEATURES: Final = (
+    "amount",
+    "distance_from_home",
+    "merchant_category",
+    "hour_of_day",
+    "transaction_velocity_1h",
+    "avg_amount_7d",
+    "unique_merchants_30d",
+)
+"""What can drift. The day of the week cannot: it is the calendar, and differs when a window is not of whole weeks."""
+PREDICTION: Final = "fraud_probability"
+CATEGORICAL: Final = ("merchant_category",)
+WARM_UP_US: Final = max(feature.window_us for feature in WINDOW_FEATURES)
+_FORMAT: Final = "2"
+"""Of the record. A report in another format is made again."""
+
+
+class Config(JobConfig):
+    """Which day's report."""
+
+    date: dt.date | None = Field(default=None, description="last day of the window; default the newest in `features`")
+
+
+class Result(JobResult):
+    """The verdict. `retrain` when more features drifted than params.yaml allows."""
+
+    day: str
+    verdict: str
+    """ok | drift | unknown (fewer rows than a verdict needs)"""
+    reason: str
+    """Why the verdict is unknown; "" for the others."""
+    retrain: bool
+    drifted_share: float
+    drifted_features: list[str]
+    jumped_features: list[str]
+    """Those that the newest day alone moved by a lot."""
+    prediction_psi: float | None
+    rows: int
+    reference_rows: int
+    model_version: str
+    report_uri: str
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The current days and everything that decides the report's content."""
+
+    day: str
+    days: list[str]
+    made_from: dict[str, str]
+
+
+def run(config: Config, context: Context) -> Result:
+    """Measure and report. Raises RefusedError without a production model, BadInputError without features."""
+    from fraud.registry import model_versions  # noqa: PLC0415 - mlflow takes seconds to import
+
+    artifact = model_versions.fetch(context.settings)
+    window = _window(config, context, artifact)
+    folder = f"{context.settings.reports_uri.rstrip('/')}/drift/{window.day}"
+    before = reports.read(folder, "drift")
+    if before is not None and before["made_from"] == window.made_from:
+        context.log.info("nothing changed since the last report", day=window.day)
+        return _result(before, f"{folder}/drift.html", changed=False)
+    current = _current(window, context, artifact.version)
+    reference = _reference(model_versions.reference(context.settings, artifact.run_id), context)
+    context.log.info("comparing", days=len(window.days), rows=current.num_rows, reference_rows=reference.num_rows)
+    measured, page = _measure(reference, current, window, context, artifact.version)
+    reports.write(folder, "drift", page, measured)
+    reports.expire(folder.rpartition("/")[0], context.settings.report_days)
+    return _result(measured, f"{folder}/drift.html", changed=True)
+
+
+def _window(config: Config, context: Context, artifact: "ModelArtifact") -> Window:
+    features = catalog.FEATURES.at(context.settings.lake_uri)
+    scores = catalog.SCORES.at(context.settings.lake_uri)
+    published = features.partitions()
+    if not published:
+        raise BadInputError("there are no features to compare", hint="fraud build-features")
+    day = config.date or dt.date.fromisoformat(published[-1])
+    first = day - dt.timedelta(days=context.params.drift.current_days - 1)
+    days = [d for d in published if str(first) <= d <= str(day)]
+    if not days:
+        raise BadInputError(
+            f"features has no day in {first}..{day}", hint=f"published: {published[0]}..{published[-1]}"
+        )
+    made_from = {
+        "model_version": artifact.version,
+        "model_sha256": artifact.model_sha256,
+        "run_id": artifact.run_id,
+        "params": context.params.fingerprint("drift"),
+        "history_begins": published[0],
+        "format": _FORMAT,
+    }
+    for name, dataset in (("features", features), ("scores", scores)):
+        for d in days:
+            if (manifest := dataset.manifest(d)) is not None:
+                made_from[f"{name} {d}"] = manifest.content_sha256
+    return Window(str(day), days, made_from)
+
+
+def _current(window: Window, context: Context, version: str) -> pa.Table:
+    """A seeded sample of the window: INPUT's columns, the version's probability where it scored the row."""
+    features = catalog.FEATURES.at(context.settings.lake_uri)
+    scores = catalog.SCORES.at(context.settings.lake_uri)
+    rows = sum(manifest.rows for d in window.days if (manifest := features.manifest(d)) is not None)
+    share = min(1.0, context.params.drift.reference_rows / max(rows, 1))
+    sampled = pa.concat_tables(
+        [INPUT.empty_table(), *(p.cast(INPUT) for d in window.days for p in _sample(features, d, INPUT.names, share))]
+    )
+    expected = ["transaction_id", PREDICTION, "model_version"]
+    scored = [part for d in window.days for part in _sample(scores, d, expected, share)]
+    if not scored:
+        return sampled.append_column(PREDICTION, pa.nulls(sampled.num_rows, pa.float32()))
+    by_version = pa.concat_tables(scored)
+    by_version = by_version.filter(pc.equal(by_version["model_version"], version)).drop_columns("model_version")
+    joined = sampled.join(by_version, "transaction_id")
+    return joined.sort_by([("event_timestamp", "ascending"), ("transaction_id", "ascending")])
+
+
+def _sample(dataset: Dataset, day: str, columns: list[str], share: float) -> Iterator[pa.Table]:
+    """The rows whose transaction_id hashes into the first `share` of all hashes: the same rows in every dataset."""
+    from pandas.util import hash_array  # noqa: PLC0415 - half a second
+
+    for uri in dataset.object_uris(day):
+        with opened(uri) as file:
+            table = pq.read_table(file, columns=columns)
+        if share < 1.0:
+            hashes = hash_array(table["transaction_id"].to_numpy(), categorize=False)
+            table = table.filter(pa.array(hashes < np.uint64(share * 2**64)))
+        yield table
+
+
+def _reference(table: pa.Table, context: Context) -> pa.Table:
+    """The training reference without the platform's first month, when windows could not be full yet.
+
+    A user's distinct merchants of 30 days grow over the first 30 days whatever the world does. Kept as it is where
+    that would leave too little.
+    """
+    first_day = dt.date.fromisoformat(catalog.FEATURES.at(context.settings.lake_uri).partitions()[0])
+    warm_us = (first_day - dt.date(1970, 1, 1)).days * US_PER_DAY + WARM_UP_US
+    warm = table.filter(pc.greater_equal(table["event_timestamp"].cast(pa.int64()), warm_us))
+    return warm if warm.num_rows >= MIN_ROWS else table
+
+
+def _measure(
+    reference: pa.Table, current: pa.Table, window: Window, context: Context, version: str
+) -> tuple[dict[str, Any], str]:
+    """The record and its page."""
+    from fraud.monitoring import drift_report  # noqa: PLC0415 - Evidently takes ten seconds to import
+
+    bounds = context.params.drift
+    reason = _too_few(reference.num_rows, current.num_rows)
+    then, now = columns(reference), columns(current)
+    found = {name: column_drift(then[name], now[name]) for name in now}
+    newest = _newest_day(reference, current, window.day)
+    features = {
+        name: {
+            "psi": _rounded(found[name].psi),
+            "missing": {
+                "reference": _share(_missing(then[name])), "current": _share(_missing(now[name])),
+                "psi": _rounded(found[name].missing_psi),
+            },
+            "drifted": not reason and found[name].worst >= bounds.psi_threshold,
+            "newest_day_psi": newest[name], "notes": list(found[name].notes),
+        }
+        for name in FEATURES
+    }  # fmt: skip
+    drifted_features = [name for name in FEATURES if features[name]["drifted"]]
+    jumped = [name for name in FEATURES if not reason and (newest[name] or 0.0) >= bounds.newest_day_psi]
+    share = len(drifted_features) / len(FEATURES)
+    prediction = found[PREDICTION]
+    prediction_drifted = not reason and (prediction.psi or 0.0) >= bounds.psi_threshold
+    retrain = share > bounds.max_drifted_share
+    measured = {
+        "day": window.day,
+        "days": window.days,
+        "model_version": version,
+        "rows": current.num_rows,
+        "rows_scored": current.num_rows - current[PREDICTION].null_count,
+        "reference_rows": reference.num_rows,
+        "features": features,
+        "unknown_category": {
+            "reference": _share(then["merchant_category"] == OTHER),
+            "current": _share(now["merchant_category"] == OTHER),
+        },
+        "prediction": {
+            "psi": _rounded(prediction.psi), "drifted": prediction_drifted, "notes": list(prediction.notes),
+        },
+        "drifted_features": drifted_features,
+        "jumped_features": jumped,
+        "drifted_share": round(share, 6),
+        "thresholds": {
+            "psi": bounds.psi_threshold,
+            "newest_day_psi": bounds.newest_day_psi,
+            "drifted_share": bounds.max_drifted_share,
+            "rows": MIN_ROWS,
+        },
+        "verdict": "unknown" if reason else "drift" if retrain or prediction_drifted or jumped else "ok",
+        "reason": reason,
+        "retrain": retrain,
+        "made_from": window.made_from,
+    }  # fmt: skip
+    compared = [name for name in now if found[name].psi is not None]
+    shown, beside = ({name: columns[name] for name in compared} for columns in (now, then))
+    return measured, drift_report.page(measured, beside, shown, CATEGORICAL)
+
+
+def _too_few(reference_rows: int, current_rows: int) -> str:
+    """Why there is no verdict; "" when there are rows enough."""
+    short = [
+        f"{rows:,} rows in {where}"
+        for where, rows in (("the reference", reference_rows), ("the current window", current_rows))
+        if rows < MIN_ROWS
+    ]
+    return f"{' and '.join(short)}, fewer than {MIN_ROWS:,}" if short else ""
+
+
+def _newest_day(reference: pa.Table, current: pa.Table, day: str) -> dict[str, float | None]:
+    """PSI of each feature, missing values included, on the window's last day alone; None when it has few rows.
+
+    A week's window takes days to follow what happens from one day to the next.
+    """
+    first_us = (dt.date.fromisoformat(day) - dt.date(1970, 1, 1)).days * US_PER_DAY
+    rows = current.filter(pc.greater_equal(current["event_timestamp"].cast(pa.int64()), first_us))
+    if rows.num_rows < MIN_ROWS:
+        return dict.fromkeys(FEATURES)
+    then, now = columns(reference), columns(rows)
+    return {name: _rounded(column_drift(then[name], now[name]).worst) for name in FEATURES}
+
+
+def columns(table: pa.Table) -> dict[str, NDArray[Any]]:
+    """FEATURES and PREDICTION of n rows, [n] each: float64 with NaN where missing, or objects with None."""
+    return {name: _column(table, name) for name in (*FEATURES, PREDICTION)}
+
+
+def _column(table: pa.Table, name: str) -> NDArray[Any]:
+    if name == "hour_of_day":
+        hours: NDArray[np.float64] = (table["event_timestamp"].cast(pa.int64()).to_numpy() // US_PER_HOUR % 24) * 1.0
+        return hours
+    if name in CATEGORICAL:
+        return np.array(table[name].to_pylist(), dtype=object)
+    numbers: NDArray[np.float64] = pc.fill_null(table[name].cast(pa.float64()), np.nan).to_numpy()
+    return numbers
+
+
+def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
+    return np.equal(values, None) if values.dtype == object else np.isnan(values)  # type: ignore[call-overload, no-any-return]
+
+
+def _share(which: NDArray[np.bool_]) -> float | None:
+    """Of rows; None when there are none."""
+    return round(float(which.mean()), 6) if len(which) else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
+def _result(measured: dict[str, Any], report_uri: str, *, changed: bool) -> Result:
+    return Result(
+        day=measured["day"], verdict=measured["verdict"], reason=measured["reason"], retrain=measured["retrain"],
+        drifted_share=measured["drifted_share"], drifted_features=measured["drifted_features"],
+        jumped_features=measured["jumped_features"],
+        prediction_psi=measured["prediction"]["psi"], rows=measured["rows"],
+        reference_rows=measured["reference_rows"], model_version=measured["model_version"],
+        report_uri=report_uri, changed=changed,
+    )  # fmt: skip

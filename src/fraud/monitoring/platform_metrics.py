@@ -1,0 +1,310 @@
+"""What lake, jobs, reports, registry and services say, as Prometheus reads it. Nothing is kept between two scrapes.
+
+Every source is read for itself: one that cannot be read yields no figures and `fraud_source_up` 0, the others
+go on. A figure that does not exist yet (no score, no report) has no series. docs/adr/0020 says why it is done this way.
+"""
+
+import json
+import math
+import statistics
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Final
+
+import httpx
+import pyarrow.compute as pc
+import redis
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from fraud.errors import FraudError
+from fraud.lake import catalog, job_runs
+from fraud.lake.dataset import MANIFEST, Dataset, listed, located
+from fraud.registry import mlflow_client, model_versions
+from fraud.registry.mlflow_client import lookup, registry_errors
+from fraud.settings import Settings
+
+DATASETS: Final = ("transactions", "labels", "features", "scores", "predictions")
+REPORTS: Final = ("drift", "concept", "skew")
+_AIRFLOW_OPTIONAL: Final = ("triggerer",)
+BASELINE_DAYS: Final = 28
+MIN_BASELINE_DAYS: Final = 7
+ASSUMED_SPREAD: Final = 0.25
+"""Relative standard deviation of a day's share of flagged transactions, where too few days were scored to say."""
+_PROBE_SECONDS: Final = 2.0
+_UNREADABLE: Final = (FraudError, OSError, redis.RedisError, httpx.HTTPError, KeyError, ValueError)
+"""What a source that is down or holds something unexpected raises."""
+
+
+class PlatformMetrics:
+    """All sources. `jobs` are the names whose runs are kept."""
+
+    def __init__(self, settings: Settings, jobs: Iterable[str]) -> None:
+        self._settings, self._jobs = settings, sorted(jobs)
+        self._one_at_a_time = threading.Lock()
+        self._sources: Final[Mapping[str, Callable[[], Iterator[Metric]]]] = {
+            "lake": lambda: lake(settings.lake_uri),
+            "jobs": lambda: jobs_last_runs(settings.job_runs_uri, self._jobs),
+            "reports": lambda: reports(settings.reports_uri),
+            "registry": lambda: registry(settings),
+            "services": lambda: services(settings),
+        }
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: registering must not read the sources."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Read every source. A scrape that was given up must not make the next one slower: they queue."""
+        with self._one_at_a_time:
+            return iter(list(self._collect()))
+
+    def _collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("fraud_source_up", "1 when this source of figures could be read", labels=["source"])
+        for name, read in self._sources.items():
+            try:
+                families = list(read())
+            except _UNREADABLE:
+                up.add_metric([name], 0)
+            else:
+                up.add_metric([name], 1)
+                yield from families
+        yield up
+        docs = GaugeMetricFamily("fraud_docs_info", "Where docs/ can be read", labels=["url"])
+        docs.add_metric([self._settings.docs_url], 1)
+        yield docs
+
+
+def _gauge(name: str, text: str, values: Mapping[str, float | None], label: str = "") -> Iterator[Metric]:
+    """One family; no series for None. Without a label, `values` holds one entry under ""."""
+    family = GaugeMetricFamily(name, text, labels=[label] if label else [])
+    for key, value in values.items():
+        if value is not None:
+            family.add_metric([key] if label else [], value)
+    if family.samples:
+        yield family
+
+
+def _one(name: str, text: str, value: float | None) -> Iterator[Metric]:
+    return _gauge(name, text, {"": value})
+
+
+def _day_seconds(day: str) -> float:
+    return datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()
+
+
+def lake(lake_uri: str) -> Iterator[Metric]:
+    """Newest day, its rows and when it was published, by dataset."""
+    newest: dict[str, float | None] = {}
+    published: dict[str, float | None] = {}
+    rows: dict[str, float | None] = {}
+    for name in DATASETS:
+        dataset = Dataset(lake_uri, name)
+        days = dataset.partitions()
+        manifest = dataset.manifest(days[-1]) if days else None
+        if manifest is None:
+            continue
+        fs, path = located(f"{dataset.uri}/dt={days[-1]}/{MANIFEST}")
+        newest[name], rows[name] = _day_seconds(days[-1]), manifest.rows
+        published[name] = fs.modified(path).timestamp()
+    yield from _gauge("fraud_dataset_newest_day_seconds", "Midnight UTC of the newest day", newest, "dataset")
+    yield from _gauge("fraud_dataset_published_seconds", "When the newest day was last published", published, "dataset")
+    yield from _gauge("fraud_dataset_rows", "Rows of the newest day", rows, "dataset")
+
+
+def jobs_last_runs(job_runs_uri: str, jobs: Iterable[str]) -> Iterator[Metric]:
+    """How each job's last run went, and what ingest and training found."""
+    runs = {job: run for job in jobs if (run := job_runs.last(job_runs_uri, job)) is not None}
+    done = {job: run for job in jobs if (run := job_runs.last_success(job_runs_uri, job)) is not None}
+    ended = {job: run for job, run in runs.items() if run.exit_code is not None}
+    # A refusal by a gate is an answer, not a failure.
+    failed = {job: float(run.exit_code not in (0, 3)) for job, run in ended.items()}
+    running = {job: float(run.exit_code is None) for job, run in runs.items()}
+    seconds = {job: (run.finished_s or run.started_s) - run.started_s for job, run in done.items()}
+    yield from _gauge("fraud_job_failed", "1 when the last run that ended failed", failed, "job_name")
+    yield from _gauge("fraud_job_running", "1 when the last run has begun and not ended", running, "job_name")
+    started = {job: run.started_s for job, run in runs.items()}
+    yield from _gauge("fraud_job_started_seconds", "When the last run began", started, "job_name")
+    succeeded = {job: run.finished_s for job, run in done.items()}
+    yield from _gauge("fraud_job_succeeded_seconds", "When the last good run ended", succeeded, "job_name")
+    yield from _gauge("fraud_job_duration_seconds", "How long the last good run took", seconds, "job_name")
+    if (ingest := done.get("ingest")) and ingest.result:
+        names = {"accepted": "accepted", "quarantined": "quarantined", "duplicate": "duplicates"}
+        counts = {outcome: ingest.result.get(field) for outcome, field in names.items()}
+        yield from _gauge("fraud_ingest_rows", "Rows of the last delivery, by what became of them", counts, "outcome")
+    if (consistency := done.get("consistency")) and consistency.result:
+        compared, mismatches = consistency.result.get("compared"), consistency.result.get("mismatches")
+        text = "Served answers that were held against batch scores of the same model"
+        yield from _one("fraud_consistency_compared", text, compared)
+        yield from _one("fraud_consistency_mismatches", "Of those, the ones that differ", mismatches)
+    if (train := done.get("train")) and train.result:
+        gates = {str(gate["name"]): float(gate["passed"]) for gate in train.result.get("gates") or ()}
+        yield from _gauge("fraud_gate_passed", "1 when the newest candidate passed this gate", gates, "gate")
+
+
+def reports(reports_uri: str) -> Iterator[Metric]:
+    """The newest report of each kind."""
+    found = {kind: _newest_report(reports_uri, kind) for kind in REPORTS}
+    days = {kind: _day_seconds(report[0]) for kind, report in found.items() if report}
+    yield from _gauge("fraud_report_newest_day_seconds", "Midnight UTC of the newest report's day", days, "report")
+    if (drift := found["drift"]) is not None:
+        yield from _drift(drift[1])
+    if (concept := found["concept"]) is not None:
+        yield from _concept(concept[1])
+    if (skew := found["skew"]) is not None:
+        yield from _skew(skew[1])
+
+
+def _newest_report(reports_uri: str, kind: str) -> tuple[str, Mapping[str, Any]] | None:
+    folder = f"{reports_uri.rstrip('/')}/{kind}"
+    days = [found.split("/")[0] for found in listed(folder, 2) if found.endswith(f"/{kind}.json")]
+    if not days:
+        return None
+    fs, path = located(f"{folder}/{days[-1]}/{kind}.json")
+    return days[-1], json.loads(fs.cat_file(path))
+
+
+def _drift(report: Mapping[str, Any]) -> Iterator[Metric]:
+    """A report of before there was a figure for the newest day is read too."""
+    features = report["features"]
+    verdict = None if report["verdict"] == "unknown" else float(report["verdict"] == "drift")
+    yield from _one("fraud_drift_found", "1 when the newest report found drift; none when it could not say", verdict)
+    yield from _one("fraud_drift_share", "Share of the features that drifted", report["drifted_share"])
+    limits = report["thresholds"]
+    yield from _one("fraud_drift_share_limit", "Share that asks for retraining", limits["drifted_share"])
+    yield from _one("fraud_drift_psi_limit", "PSI from which a feature counts as drifted", limits["psi"])
+    text = "PSI of one feature on the newest day from which the verdict is drift"
+    yield from _one("fraud_drift_newest_day_psi_limit", text, limits.get("newest_day_psi"))
+    psi = {name: values["psi"] for name, values in features.items()}
+    yield from _gauge("fraud_drift_psi", "Population stability index against the training part", psi, "feature")
+    newest = {name: values.get("newest_day_psi") for name, values in features.items()}
+    yield from _gauge("fraud_drift_newest_day_psi", "The same of the newest day alone", newest, "feature")
+    missing = {name: values["missing"]["current"] for name, values in features.items()}
+    yield from _gauge("fraud_drift_missing_share", "Share of missing values", missing, "feature")
+    unknown = report["unknown_category"]["current"]
+    yield from _one("fraud_drift_unknown_category_share", "Share of categories taken as other", unknown)
+    prediction = report["prediction"]["psi"]
+    yield from _one("fraud_drift_prediction_psi", "Population stability index of the probability", prediction)
+    yield from _one("fraud_drift_rows", "Rows the newest report looked at", report["rows"])
+
+
+def _concept(report: Mapping[str, Any]) -> Iterator[Metric]:
+    verdict = None if report["verdict"] == "unknown" else float(report["verdict"] == "drift")
+    text = "1 when decisions break the promise of the holdout; none when nothing can be said yet"
+    yield from _one("fraud_concept_drift_found", text, verdict)
+    yield from _one("fraud_concept_evidence", "Evidence against the promise of the holdout", report["evidence"])
+    yield from _one("fraud_concept_evidence_limit", "Evidence from which it counts as broken", report["limit"])
+    for name, text, figures in (
+        ("fraud_concept_figure", "What decisions achieved on days with mature labels", report["figures"]),
+        ("fraud_concept_promise", "The same over the holdout", report["promise"]["figures"]),
+    ):
+        yield from _gauge(name, text, {figure: values[0] for figure, values in figures.items()}, "figure")
+    days = report["days"]
+    yield from _one("fraud_concept_days", "Days with mature labels and decisions of this version", len(days))
+    counts: dict[str, float | None] = {
+        name: sum(day[name] for day in days) for name in ("frauds", "late_frauds", "unlabelled", "unlabelled_stops")
+    }
+    text = "Transactions of those days, by what became known: frauds in time, too late, nothing, nothing of a stop"
+    yield from _gauge("fraud_concept_labels", text, counts, "known")
+
+
+def _skew(report: Mapping[str, Any]) -> Iterator[Metric]:
+    yield from _one("fraud_skew_rows", "Served answers whose windows were computed again", report["compared"])
+    wrong: dict[str, float | None] = {
+        name: counts["mismatch"] + counts["missing"] + counts["extra"] for name, counts in report["features"].items()
+    }
+    wrong["fraud_probability"] = report["probabilities"]["wrong"]
+    yield from _gauge("fraud_skew_mismatches", "Served values that differ from the recomputed", wrong, "feature")
+    yield from _one("fraud_skew_events_lost", "Events the online store should hold and does not", report["events_lost"])
+
+
+def registry(settings: Settings) -> Iterator[Metric]:
+    """The Production version, and what its answers should look like."""
+    # Asked first by a client that gives up at once: MLflow's own tries longer than a scrape may take.
+    httpx.get(f"{settings.mlflow_url}/health", timeout=_PROBE_SECONDS).raise_for_status()
+    with registry_errors():
+        client = mlflow_client.client(settings)
+        version = lookup(client.get_model_version_by_alias, model_versions.MODEL_NAME, model_versions.PRODUCTION)
+    if version is None:
+        return
+    info = GaugeMetricFamily("fraud_production_info", "1 for the Production version", labels=["version", "level"])
+    info.add_metric([str(version.version), version.tags.get("level", "")], 1)
+    yield info
+    amount, flagged = _training_means(settings, version.run_id, float(version.tags["threshold"]))
+    ratio, spread = _flagged_baseline(settings.lake_uri, str(version.version), flagged)
+    yield from _one("fraud_baseline_amount_mean", "Mean amount of the training part, USD", amount)
+    yield from _one("fraud_baseline_flagged_ratio", "Share the Production version flags on scored days", ratio)
+    yield from _one("fraud_baseline_flagged_ratio_sigma", "Standard deviation of that share between days", spread)
+
+
+@lru_cache(maxsize=2)
+def _training_means(settings: Settings, run_id: str, threshold: float) -> tuple[float | None, float | None]:
+    """Mean amount and flagged share of the run's reference, None without rows. A run's artifacts never change, so
+    reading once will do."""
+    table = model_versions.reference(settings, run_id)
+    flagged = pc.mean(pc.greater_equal(table["fraud_probability"], threshold).cast("float64")).as_py()
+    return pc.mean(table["amount"]).as_py(), flagged
+
+
+def _flagged_baseline(lake_uri: str, version: str, trained: float | None) -> tuple[float | None, float | None]:
+    """Mean and standard deviation between days of the flagged share over the newest days this version scored.
+
+    Scored days were not trained on, so they come before the training part's own share; but a deviation of fewer than
+    MIN_BASELINE_DAYS says nothing, and ASSUMED_SPREAD stands in.
+    """
+    scores = catalog.SCORES.at(lake_uri)
+    days: list[tuple[int, int]] = []
+    for day in scores.partitions()[-BASELINE_DAYS:]:
+        manifest = scores.manifest(day)
+        if manifest is not None and manifest.rows and manifest.made_from.get("model_version") == version:
+            days.append((int(manifest.made_from["flagged"]), manifest.rows))
+    if len(days) < MIN_BASELINE_DAYS:
+        return trained, None if trained is None else trained * ASSUMED_SPREAD
+    ratio = sum(flagged for flagged, _ in days) / sum(rows for _, rows in days)
+    return ratio, statistics.stdev(flagged / rows for flagged, rows in days)
+
+
+def services(settings: Settings) -> Iterator[Metric]:
+    """Whether what has no metrics of its own answers, and how full the online store is."""
+    up: dict[str, float | None] = {"mlflow": _answers(f"{settings.mlflow_url}/health")}
+    if settings.airflow_url:
+        up |= _airflow(settings.airflow_url)
+    store = _online_store(settings)
+    up["online-store"] = float(store is not None)
+    yield from _gauge("fraud_service_up", "1 when the service says that it is well", up, "service")
+    if store is not None:
+        yield from _one("fraud_online_store_memory_bytes", "Memory the online store uses", store["used_memory"])
+        yield from _one("fraud_online_store_memory_limit_bytes", "0: no limit", store["maxmemory"])
+        keys = math.fsum(space["keys"] for name, space in store.items() if name.startswith("db"))
+        yield from _one("fraud_online_store_keys", "Keys in the online store", keys)
+
+
+def _answers(url: str) -> float:
+    try:
+        httpx.get(url, timeout=_PROBE_SECONDS).raise_for_status()
+    except httpx.HTTPError:
+        return 0.0
+    return 1.0
+
+
+def _airflow(url: str) -> dict[str, float | None]:
+    """Each component by its heartbeat, as the API server reports it; of the others nothing is known without that."""
+    try:
+        parts = httpx.get(f"{url}/api/v2/monitor/health", timeout=_PROBE_SECONDS).raise_for_status().json()
+    except httpx.HTTPError:
+        return {"airflow-api-server": 0.0}
+    statuses = {part: (state or {}).get("status") for part, state in parts.items()}
+    # A component that never ran has no status: not well, unless a stack can do without it.
+    known = {part: status for part, status in statuses.items() if status or part not in _AIRFLOW_OPTIONAL}
+    healthy = {f"airflow-{part.replace('_', '-')}": float(status == "healthy") for part, status in known.items()}
+    return {"airflow-api-server": 1.0, **healthy}
+
+
+def _online_store(settings: Settings) -> dict[str, Any] | None:
+    try:
+        with redis.Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=_PROBE_SECONDS) as client:
+            info: dict[str, Any] = client.info()
+    except redis.RedisError:
+        return None
+    return info

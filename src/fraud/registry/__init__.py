@@ -1,0 +1,1 @@
+"""Model versions, promotion, rollback, waivers and the promotion history."""

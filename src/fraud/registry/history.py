@@ -1,0 +1,42 @@
+"""Print every change of Production: what, when, who, why. The hash chain is checked first."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fraud import printing
+from fraud.job import Context, JobConfig, JobResult
+from fraud.registry.promotion_log import opened
+
+
+class Config(JobConfig):
+    """Nothing to choose."""
+
+
+class Result(JobResult):
+    """`changes` are oldest first; `verified` is True, or the job has failed."""
+
+    verified: bool
+    production: str | None
+    changes: tuple[dict[str, Any], ...]
+
+    def as_text(self) -> str:
+        production = f"version {self.production}" if self.production else "none"
+        title = f"Production: {production}; changes: {len(self.changes):,}; the hash chain is intact"
+        return "\n".join([title, *printing.table(map(_row, self.changes))])
+
+
+def _row(change: Mapping[str, Any]) -> dict[str, object]:
+    row = {name: change[name] for name in ("sequence", "at", "action", "version", "replaced", "actor")}
+    waiver = change["waiver"]
+    waived = f"{', '.join(waiver['gates'])} until {waiver['expires']}" if waiver else None
+    return {**row, "waived": waived, "reason": change["reason"]}
+
+
+def run(_config: Config, context: Context) -> Result:
+    """Verify and list. Raises RefusedError naming the first entry that was changed."""
+
+    with opened(context.settings) as promotion:
+        production = promotion.repair()
+        recorded = promotion.verify()
+    changes = tuple({"sequence": r.sequence, **r.entry.model_dump(mode="json"), "hash": r.hash} for r in recorded)
+    return Result(verified=True, production=production, changes=changes)

@@ -1,0 +1,151 @@
+"""Make a version Production: refused unless its gates passed, or a person waived the failed ones by name.
+
+One gate is not the version's but the platform's: the newest day of answers must be without skew.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+
+from pydantic import Field
+
+from fraud.errors import BadConfigError, RefusedError
+from fraud.job import Context, JobConfig, JobResult
+from fraud.lake import git, reports
+from fraud.registry import model_versions
+from fraud.registry.mlflow_client import ModelVersion
+from fraud.registry.model_versions import MODEL_NAME
+from fraud.registry.promotion_log import STAGING, Promotion, Recorded, Waiver, opened
+from fraud.stats import gates
+from fraud.stats.gates import Gate
+
+
+class Config(JobConfig):
+    """Which version, who says so and why."""
+
+    version: int | None = Field(default=None, description="version to promote; the one `staging` names by default")
+    reason: str | None = Field(
+        default=None, min_length=3,
+        description="kept in the history for good; default: `all gates passed`; after that of a waiver, if any",
+    )  # fmt: skip
+    waive: tuple[str, ...] = Field(default=(), description="failed gates passed over, by name; all of them or none")
+    waiver_reason: str = Field(default="", description="why the failed gates may be passed over")
+    waiver_expires: date | None = Field(default=None, description="first day on which the waiver no longer holds")
+
+
+class Result(JobResult):
+    """What Production is now."""
+
+    version: str
+    replaced: str | None
+    changed: bool
+    """False when the version was Production already."""
+    actor: str
+    model_sha256: str
+    git_tag: str = ""
+    """Set on the version's commit, where FRAUD_GIT_TAGS asks for it."""
+
+
+def run(config: Config, context: Context) -> Result:
+    """Check and move. Raises RefusedError with everything as it was; UnavailableError when a service is down."""
+    actor = context.settings.actor
+    waiver = _waiver(config, actor)
+
+    def candidate(promotion: Promotion) -> ModelVersion:
+        if config.version is not None:
+            return model_versions.find(context.settings, config.version)
+        found = promotion.version(STAGING)
+        if found is None:
+            raise RefusedError(
+                "there is no candidate: no version has the alias `staging`",
+                hint="train one whose gates pass, or name a version: fraud promote --version N",
+            )
+        return found
+
+    with opened(context.settings) as promotion:
+        current = promotion.repair()
+        if config.version is None and promotion.version(STAGING) is None and current is not None:
+            context.log.info("nothing to promote: no candidate beside Production", production=current)
+            sha256 = promotion.history()[-1].entry.model_sha256
+            return Result(version=current, replaced=None, changed=False, actor=actor, model_sha256=sha256)
+        version = candidate(promotion)
+        model_versions.fetch(context.settings, int(version.version))
+
+        def choose(current: str | None, _history: list[Recorded]) -> ModelVersion:
+            if str(version.version) != current:
+                skew = gates.served_skew(reports.newest(context.settings.reports_uri, "skew"))
+                _require_gates(version.version, version.tags, current, waiver.gates if waiver else (), skew)
+            return version
+
+        entry = promotion.change("promote", choose, actor=actor, reason=_reason(config), waiver=waiver)
+    replaced = entry.replaced if entry else None
+    context.log.info("production", version=str(version.version), replaced=replaced, changed=entry is not None)
+    tag = _tag_commit(version, context) if entry is not None and context.settings.git_tags else ""
+    return Result(
+        version=str(version.version), replaced=replaced, changed=entry is not None, actor=actor,
+        model_sha256=version.tags["model_sha256"], git_tag=tag,
+    )  # fmt: skip
+
+
+def _require_gates(
+    version: str, tags: Mapping[str, str], current: str | None, waived: tuple[str, ...], skew: Gate
+) -> None:
+    """Raise RefusedError unless the gates passed against the present Production, or each failed one is waived."""
+    champion = tags.get("champion") or None
+    if champion != current:
+        raise RefusedError(
+            f"version {version} was held against another Production than the present one",
+            expected=f"gates against {_name(current)}", got=f"gates against {_name(champion)}",
+            hint="train again: fraud train",
+        )  # fmt: skip
+    failed = {name for name in tags.get("failed_gates", "").split(",") if name} | set(gates.failed([skew]))
+    if unfailed := set(waived) - failed:
+        raise RefusedError(
+            f"version {version} did not fail {', '.join(sorted(unfailed))}: there is nothing to waive",
+            expected=f"of its failed gates: {', '.join(sorted(failed)) or 'none'}", got=", ".join(sorted(waived)),
+        )  # fmt: skip
+    if tags.get("gates") == "passed" and skew.passed:
+        return
+    if not failed or failed - set(waived):
+        raise RefusedError(
+            f"version {version} did not pass its gates",
+            expected="all gates passed, or a waiver that names each failed one",
+            got=f"failed: {', '.join(sorted(failed)) or 'never evaluated'}; waived: {', '.join(waived) or 'none'}"
+            + ("" if skew.passed else f"; skew: {skew.detail}"),
+            hint="fraud gates shows them, docs/gates.md tells how to waive",
+        )  # fmt: skip
+
+
+def _name(version: str | None) -> str:
+    return "no Production model" if version is None else f"version {version}"
+
+
+def _tag_commit(version: ModelVersion, context: Context) -> str:
+    """Name the version's commit `model-v<N>` in the project's repository; "" where that cannot be done."""
+    name, commit = f"model-v{version.version}", version.tags.get("git_commit", "unknown")
+    said = git.tag(context.settings.project, name, commit, f"{MODEL_NAME} version {version.version}")
+    if said:
+        context.log.warning("no Git tag", tag=name, commit=commit, why=said)
+    return "" if said else name
+
+
+def _reason(config: Config) -> str:
+    """What the history records: for a waived promotion the waiver's reason, then any other that was given."""
+    given = [config.waiver_reason, config.reason] if config.waive else [config.reason or "all gates passed"]
+    return "; ".join(dict.fromkeys(reason for reason in given if reason))
+
+
+def _waiver(config: Config, actor: str) -> Waiver | None:
+    if not config.waive:
+        if config.waiver_reason or config.waiver_expires:
+            raise BadConfigError("a waiver names the gates it passes over", hint="add --waive GATE")
+        return None
+    today = datetime.now(UTC).date()
+    if len(config.waiver_reason) < 10 or config.waiver_expires is None or config.waiver_expires <= today:
+        raise BadConfigError(
+            "a waiver needs a reason and a day on which it ends",
+            expected="--waiver-reason of 10 letters or more, --waiver-expires after today",
+            got=f"{config.waiver_reason!r}, {config.waiver_expires}",
+        )
+    return Waiver(
+        gates=config.waive, reason=config.waiver_reason, person=actor, expires=config.waiver_expires.isoformat()
+    )

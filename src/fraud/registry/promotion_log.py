@@ -1,0 +1,350 @@
+"""Which version is Production, how it came to be, and who decided: one lock, one append-only history.
+
+Setting the registry's alias `production` is the commit point of a change. Everything else follows from it: a change
+announces itself (an intent, committed first), takes the lock, moves the alias, and appends to the history. Whoever
+takes the lock next repairs what a killed process left: an alias that moved without its history entry gets the entry of
+the intent that moved it, and `previous`, `staging`, the stages and the approval's tags are derived again from history
+and alias.
+
+The history is a hash chain: each entry's hash covers the entry and the hash before it, so that no entry can be
+changed, removed or slipped in without `verify` telling.
+"""
+
+import json
+import sqlite3
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from uuid import uuid4
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy.exc import OperationalError
+
+from fraud.errors import RefusedError, UnavailableError
+from fraud.registry import mlflow_client
+from fraud.registry.mlflow_client import ModelVersion, lookup, registry_errors
+from fraud.registry.model_versions import MODEL_NAME, PRODUCTION
+from fraud.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PREVIOUS: Final = "previous"
+STAGING: Final = "staging"
+GENESIS: Final = "0" * 64
+_LOCK_WAIT_S: Final = 60
+_FIRST_START: Final = 0x6672617564
+"""The advisory lock under which PostgreSQL's tables are made: any number that nobody else takes."""
+
+_TABLES: Final = sa.MetaData()
+_LOCK: Final = sa.Table("promotion_lock", _TABLES, sa.Column("id", sa.Integer, primary_key=True))
+_INTENTS: Final = sa.Table(
+    "promotion_intents",
+    _TABLES,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("entry", sa.Text, nullable=False),
+    sa.Column("settled", sa.Boolean, nullable=False),
+)
+_HISTORY: Final = sa.Table(
+    "promotion_history",
+    _TABLES,
+    sa.Column("sequence", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("entry", sa.Text, nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+)
+
+
+class Waiver(BaseModel):
+    """A person's word that a failed gate may be passed over, for a while."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gates: tuple[str, ...]
+    reason: str
+    person: str
+    expires: str
+    """YYYY-MM-DD; from that day on the version must not be Production on this waiver."""
+
+
+class Entry(BaseModel):
+    """One change of Production."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    intent: str
+    action: str
+    """promote, rollback, expire (of a waiver), or observed: somebody moved the alias past this module."""
+    version: str
+    replaced: str | None
+    """The version that was Production before; None for the first ever."""
+    model_sha256: str
+    actor: str
+    reason: str
+    at: str
+    """When it was asked for, ISO 8601, UTC."""
+    waiver: Waiver | None = None
+
+
+class Recorded(BaseModel):
+    """An entry with its place in the chain."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sequence: int
+    entry: Entry
+    hash: str
+
+
+class Promotion:
+    """Changes of Production, one at a time. Raises UnavailableError when registry or database do not answer."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._client = mlflow_client.client(settings)
+        self._engine = _engine(settings.control_db.get_secret_value())
+        with _answers(), self._engine.begin() as connection:
+            if connection.dialect.name == "postgresql":  # no table is there yet whose row could be the lock
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_FIRST_START)))
+            _TABLES.create_all(connection, checkfirst=True)
+            if not connection.scalar(sa.select(sa.func.count()).select_from(_LOCK)):
+                connection.execute(_LOCK.insert().values(id=1))
+
+    def close(self) -> None:
+        """Give the database connections back."""
+        self._engine.dispose()
+
+    def version(self, alias: str) -> ModelVersion | None:
+        """The version an alias names; None when it names none."""
+        with _answers():
+            return lookup(self._client.get_model_version_by_alias, MODEL_NAME, alias)
+
+    def change(
+        self,
+        action: str,
+        choose: Callable[[str | None, list[Recorded]], ModelVersion],
+        *,
+        actor: str,
+        reason: str,
+        waiver: Waiver | None = None,
+    ) -> Entry | None:
+        """Make the chosen version Production; None when it is already.
+
+        `choose(current, history)` runs under the lock, so what it decides on cannot change meanwhile; it raises
+        RefusedError to leave everything as it is.
+        """
+        requested = Entry(
+            intent=uuid4().hex, action=action, version="", replaced=None, model_sha256="", actor=actor, reason=reason,
+            at=datetime.now(UTC).isoformat(timespec="seconds"), waiver=waiver,
+        )  # fmt: skip
+        with _answers():
+            with self._locked() as connection:
+                current = self._repair(connection)
+                chosen = choose(current, self._history(connection))
+            if str(chosen.version) == current:
+                return None
+            entry = requested.model_copy(
+                update={
+                    "version": str(chosen.version), "replaced": current,
+                    "model_sha256": chosen.tags.get("model_sha256", ""),
+                }
+            )  # fmt: skip
+            return self._commit(entry)
+
+    def _commit(self, entry: Entry) -> Entry:
+        # Announced before the alias moves: a repair must know whose change it finds. What is announced stays so when
+        # the registry does not answer: the alias may have moved all the same.
+        with self._engine.begin() as connection:
+            connection.execute(_INTENTS.insert().values(id=entry.intent, entry=entry.model_dump_json(), settled=False))
+        with self._locked() as connection:
+            if self._repair(connection) == entry.replaced:
+                self._client.set_registered_model_alias(MODEL_NAME, PRODUCTION, entry.version)
+                self._append(connection, entry)
+                self._derive(connection)
+                return entry
+            self._settle(connection, entry.intent)
+        raise RefusedError(
+            f"Production changed while version {entry.version} was being decided on",
+            expected=f"version {entry.replaced}", hint="run it again: the decision has to be made again",
+        )  # fmt: skip
+
+    def repair(self) -> str | None:
+        """Bring history, `previous`, `staging` and the stages in line with `production`; return its version."""
+        with _answers(), self._locked() as connection:
+            return self._repair(connection)
+
+    def history(self) -> list[Recorded]:
+        """All changes, oldest first."""
+        with _answers(), self._engine.connect() as connection:
+            return self._history(connection)
+
+    def verify(self) -> list[Recorded]:
+        """The history, after every link of its chain was checked. Raises RefusedError naming the first bad entry."""
+        before = GENESIS
+        recorded = self.history()
+        for expected, row in enumerate(recorded, start=1):
+            if row.sequence != expected or row.hash != _hash(before, row.sequence, row.entry):
+                raise RefusedError(
+                    f"the promotion history was changed at entry {row.sequence}",
+                    expected=f"entry {expected} with hash {_hash(before, expected, row.entry)}", got=row.hash,
+                    hint="restore the control database from a backup and compare the two",
+                )  # fmt: skip
+            before = row.hash
+        return recorded
+
+    @contextmanager
+    def _locked(self) -> Iterator[sa.Connection]:
+        """A transaction that holds the lock: a row on PostgreSQL; SQLite locks as a whole (BEGIN IMMEDIATE)."""
+        with self._engine.begin() as connection:
+            connection.execute(sa.select(_LOCK.c.id).with_for_update())
+            yield connection
+
+    def _repair(self, connection: sa.Connection) -> str | None:
+        found = self.version(PRODUCTION)
+        current = str(found.version) if found else None
+        history = self._history(connection)
+        last = history[-1].entry.version if history else None
+        if found is not None and current != last:
+            unfinished = [
+                Entry.model_validate_json(text)
+                for text in connection.scalars(sa.select(_INTENTS.c.entry).where(~_INTENTS.c.settled))
+            ]
+            moved = next((e for e in unfinished if e.version == current and e.replaced == last), None)
+            self._append(
+                connection,
+                moved
+                or Entry(
+                    intent="", action="observed", version=str(current), replaced=last,
+                    model_sha256=found.tags.get("model_sha256", ""), actor="unknown",
+                    reason="the alias was found at this version: it was not moved by fraud promote or rollback",
+                    at=datetime.now(UTC).isoformat(timespec="seconds"),
+                ),
+            )  # fmt: skip
+        self._derive(connection)
+        return current
+
+    def _append(self, connection: sa.Connection, entry: Entry) -> None:
+        history = self._history(connection)
+        before = history[-1].hash if history else GENESIS
+        sequence = len(history) + 1
+        digest = _hash(before, sequence, entry)
+        connection.execute(_HISTORY.insert().values(sequence=sequence, entry=entry.model_dump_json(), hash=digest))
+        self._settle(connection, entry.intent)
+
+    def _derive(self, connection: sa.Connection) -> None:
+        """`previous`, `staging` and MLflow's deprecated stages, from history and the alias `production`."""
+        history = self._history(connection)
+        if not history:
+            return
+        production, previous = history[-1].entry.version, history[-1].entry.replaced
+        if previous is not None and _number(self.version(PREVIOUS)) != previous:
+            self._client.set_registered_model_alias(MODEL_NAME, PREVIOUS, previous)
+        staging = _number(self.version(STAGING))
+        if staging == production:
+            self._client.delete_registered_model_alias(MODEL_NAME, STAGING)
+            staging = None
+        stages = {row.entry.version: "Archived" for row in history}
+        stages |= {staging: "Staging"} if staging else {}
+        stages[production] = "Production"
+        for version in self._client.search_model_versions(f"name='{MODEL_NAME}'"):
+            wanted = stages.get(str(version.version), "None")
+            if version.current_stage != wanted:
+                _set_stage(self._client, str(version.version), wanted)
+            if str(version.version) == production and (entry := approval_of(history, production)):
+                for name, value in _approval_tags(entry).items():
+                    if version.tags.get(name) != value:
+                        self._client.set_model_version_tag(MODEL_NAME, production, name, value)
+
+    def reject(self, version: ModelVersion, *, actor: str, reason: str) -> None:
+        """Take a candidate off `staging`, and say on it who said no and why. Production stays as it is."""
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        said = {"rejected_by": actor, "rejected_at": at, "rejection_reason": reason}
+        with _answers(), self._locked() as connection:
+            for name, value in said.items():
+                self._client.set_model_version_tag(MODEL_NAME, str(version.version), name, value)
+            if _number(self.version(STAGING)) == str(version.version):
+                self._client.delete_registered_model_alias(MODEL_NAME, STAGING)
+            self._repair(connection)
+
+    def _history(self, connection: sa.Connection) -> list[Recorded]:
+        rows = connection.execute(sa.select(_HISTORY).order_by(_HISTORY.c.sequence))
+        return [
+            Recorded(sequence=row.sequence, entry=Entry.model_validate_json(row.entry), hash=row.hash) for row in rows
+        ]
+
+    def _settle(self, connection: sa.Connection, intent: str) -> None:
+        connection.execute(_INTENTS.update().where(_INTENTS.c.id == intent).values(settled=True))
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Promotion]:
+    """The promotion history and registry of these settings."""
+    promotion = Promotion(settings)
+    try:
+        yield promotion
+    finally:
+        promotion.close()
+
+
+def approval_of(history: Sequence[Recorded], version: str) -> Entry | None:
+    """The last decision of a person to make the version Production; None when there was none."""
+    promoted = (row.entry for row in reversed(history) if row.entry.action == "promote")
+    return next((entry for entry in promoted if entry.version == version), None)
+
+
+def expired(history: Sequence[Recorded], version: str, today: date) -> Waiver | None:
+    """The waiver that the version stands on, when it has ended; None when it stands on none, or on a valid one."""
+    entry = approval_of(history, version)
+    waiver = entry.waiver if entry else None
+    return waiver if waiver and date.fromisoformat(waiver.expires) <= today else None
+
+
+def _approval_tags(entry: Entry) -> dict[str, str]:
+    """Who, when and why, on the version itself for whoever looks at it in the registry."""
+    waiver = entry.waiver.model_dump_json() if entry.waiver else ""
+    return {"approved_by": entry.actor, "approved_at": entry.at, "approval_reason": entry.reason, "waiver": waiver}
+
+
+def _hash(before: str, sequence: int, entry: Entry) -> str:
+    link: dict[str, Any] = {"before": before, "sequence": sequence, "entry": entry.model_dump(mode="json")}
+    return sha256(json.dumps(link, sort_keys=True).encode()).hexdigest()
+
+
+def _number(version: ModelVersion | None) -> str | None:
+    return str(version.version) if version else None
+
+
+def _set_stage(client: "MlflowClient", version: str, stage: str) -> None:
+    with warnings.catch_warnings():
+        # Deprecated for aliases (mlflow#10336), kept in step for readers of models:/fraud-detector/Production.
+        warnings.simplefilter("ignore", FutureWarning)
+        client.transition_model_version_stage(MODEL_NAME, version, stage)
+
+
+def _engine(url: str) -> sa.Engine:
+    if not url.startswith("sqlite"):
+        return sa.create_engine(url, pool_pre_ping=True)
+    engine = sa.create_engine(url, connect_args={"timeout": _LOCK_WAIT_S})
+    Path(engine.url.database or "").parent.mkdir(parents=True, exist_ok=True)  # nothing else may have written yet
+
+    @sa.event.listens_for(engine, "connect")
+    def _manual(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # sqlite3 must not open transactions of its own
+
+    @sa.event.listens_for(engine, "begin")
+    def _immediate(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+@contextmanager
+def _answers() -> Iterator[None]:
+    try:
+        with registry_errors():
+            yield
+    except OperationalError as error:
+        raise UnavailableError("the control database does not answer", got=str(error.orig)) from error

@@ -1,0 +1,1 @@
+"""ONNX Runtime, the compiled tree kernel, nightly and file scoring."""

@@ -1,0 +1,105 @@
+"""One day of legitimate payments: cycles of day and week, trips, bursts of shopping, spikes that look like fraud."""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from fraud.core.contract import US_PER_DAY, US_PER_HOUR, US_PER_SECOND
+from fraud.simulator.world import BY_NAME, ONLINE, Bools, Floats, Ints, World
+
+WEEKDAY: Final = np.array([0.92, 0.92, 0.95, 1.0, 1.12, 1.17, 0.92])
+"""Monday first, mean 1."""
+BURST: Final = 0.025
+"""Share of payments that begin a round of shopping, 1 to 4 more within the hour."""
+SPIKE: Final = 0.015
+TRIP_STARTS: Final = 0.0125
+TRIP_DAYS: Final = (2, 7)
+ELSEWHERE: Final = 0.01
+"""Share of payments at home time that are made in another city all the same."""
+_BURST_MEAN: Final = 2.5
+
+DRIFT_AMOUNT: Final = 1.15
+DRIFT_VOLUME: Final = 1.10
+DRIFT_TOWARDS: Final = np.array([BY_NAME[name] for name in ("shopping_net", "shopping_pos", "electronics", "travel")])
+DRIFT_SWITCH: Final = 0.12
+"""Share of payments that move to the categories above: the December mix."""
+
+
+class Rows(NamedTuple):
+    """Payments as columns of one length. Category and merchant are indices into the world."""
+
+    user: Ints
+    merchant: Ints
+    category: Ints
+    amount: Floats
+    distance: Floats
+    event_us: Ints
+    fraud: Bools
+
+    def take(self, chosen: Ints | Bools) -> "Rows":
+        return Rows(
+            self.user[chosen], self.merchant[chosen], self.category[chosen], self.amount[chosen],
+            self.distance[chosen], self.event_us[chosen], self.fraud[chosen],
+        )  # fmt: skip
+
+    @classmethod
+    def join(cls, parts: list["Rows"]) -> "Rows":
+        return cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+class Travel:
+    """Who is away, and where. One state that goes from day to day."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._until = np.full(world.users, -1)
+        self._where = world.home_city.copy()
+
+    def city(self, rng: np.random.Generator, day: int) -> Ints:
+        """Each user's city on this day. Call once for every day, in order."""
+        n = self._world.users
+        leaves = (rng.random(n) < TRIP_STARTS) & (self._until < day)
+        length = rng.integers(TRIP_DAYS[0], TRIP_DAYS[1] + 1, n)
+        self._where = np.where(leaves, self._world.city(rng, n), self._where)
+        self._until = np.where(leaves, day + length - 1, self._until)
+        return np.where(self._until >= day, self._where, self._world.home_city)
+
+
+def payments(
+    rng: np.random.Generator, world: World, day: int, weekday: int, city_today: Ints, *, drifted: bool
+) -> Rows:
+    """The legitimate payments that begin on this day. A burst may run past midnight."""
+    level = WEEKDAY[weekday] * (DRIFT_VOLUME if drifted else 1.0) / (1 + BURST * _BURST_MEAN)
+    first = np.repeat(np.arange(world.users), rng.poisson(world.activity * level))
+    time_us = seconds_of_day(rng, world.night_owl[first]) + day * US_PER_DAY
+    more = np.where(rng.random(len(first)) < BURST, rng.integers(1, 5, len(first)), 0)
+    user = np.concatenate([first, np.repeat(first, more)])
+    follows = np.repeat(time_us, more)
+    gaps = (rng.uniform(1, 50, len(follows)) * 60 * US_PER_SECOND).astype(np.int64)
+    category = world.category(rng, user)
+    if drifted:
+        moved = rng.random(len(user)) < DRIFT_SWITCH
+        category = np.where(moved, DRIFT_TOWARDS[rng.integers(0, len(DRIFT_TOWARDS), len(user))], category)
+    amount = world.amount(rng, user, category)
+    amount *= np.where(rng.random(len(user)) < SPIKE, rng.uniform(2, 6, len(user)), 1.0)
+    amount *= DRIFT_AMOUNT if drifted else 1.0
+    elsewhere = rng.random(len(user)) < ELSEWHERE
+    city = np.where(elsewhere, world.city(rng, len(user)), city_today[user])
+    online = rng.random(len(user)) < ONLINE[category]
+    merchant, distance = world.place(rng, user, category, city, online)
+    return Rows(
+        user, merchant, category, amount, distance, np.concatenate([time_us, follows + gaps]),
+        np.zeros(len(user), dtype=np.bool_),
+    )  # fmt: skip
+
+
+def seconds_of_day(rng: np.random.Generator, night_owl: Bools) -> Ints:
+    """Microseconds after midnight: a peak around lunch, one in the evening, night owls after midnight."""
+    n = len(night_owl)
+    kind = rng.random(n)
+    hour = np.where(kind < 0.38, rng.normal(12.6, 2.0, n), rng.normal(18.4, 2.3, n))
+    hour = np.where(kind > 0.88, rng.uniform(7, 23, n), hour)
+    late = night_owl & (rng.random(n) < 0.55)
+    hour = np.where(late, rng.normal(0.8, 2.4, n), hour) % 24
+    hour = np.where(rng.random(n) < 0.03, rng.uniform(0, 24, n), hour)
+    return np.minimum((hour * US_PER_HOUR).astype(np.int64), US_PER_DAY - 1)

@@ -1,0 +1,1 @@
+"""Metrics, costs, comparisons and gates: pure functions over arrays."""

@@ -1,0 +1,1 @@
+"""Snapshots and models by hash, for DVC."""

@@ -1,0 +1,319 @@
+"""Hold a registered version against the gates and the present Production, on a holdout neither was chosen on.
+
+Writes `report/gates.html` and `report/gates.json` to the run and to `<reports>/training/<run>/`, and the verdict as
+tags of the version. Training ends with this; by hand it renews a verdict after Production has changed.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from fraud import printing
+from fraud.core import rule
+from fraud.core.features import definition_hash
+from fraud.errors import RefusedError
+from fraud.job import Context, JobConfig, JobResult
+from fraud.lake import reports
+from fraud.params import Params
+from fraud.registry import model_versions
+from fraud.registry.mlflow_client import ModelVersion, registry_errors
+from fraud.registry.model_versions import MODEL_NAME
+from fraud.registry.promotion_log import opened
+from fraud.registry.training_runs import TrainingRuns, as_json
+from fraud.scoring.onnx_session import OnnxModel
+from fraud.stats import gates
+from fraud.stats.comparison import Compared, Rows, slice_losses
+from fraud.stats.costs import Costs
+from fraud.stats.metrics import calibration
+from fraud.training import gate_report, model_card, model_inputs, plots, training_data
+from fraud.training.dvc import outputs
+from fraud.training.ladder import onnx_checks
+from fraud.training.training_data import TrainingData
+
+REPORT: Final = "report"
+PENDING: Final = "pending"
+_OPPONENT_GATES: Final = ("better_than_production", "slices")
+
+
+class Config(JobConfig):
+    """Which version."""
+
+    version: int = Field(description="version to hold against the gates")
+    out: Path | None = Field(default=None, description="folder for metrics and curves, as dvc.yaml tracks them")
+
+
+class Result(JobResult):
+    """The verdict, and where to read it. `levels` is the ladder on the holdout, `gates` all gates in order."""
+
+    version: str
+    run_id: str
+    reused: bool
+    selected: str
+    gates_passed: bool
+    failed_gates: tuple[str, ...]
+    champion: str
+    levels: tuple[dict[str, Any], ...]
+    gates: tuple[dict[str, Any], ...]
+    report_uri: str
+    mlflow_run_url: str
+
+    def as_text(self) -> str:
+        made = ", made before from equal inputs" if self.reused else ""
+        return "\n".join(
+            [
+                f"version {self.version}, level {self.selected}{made}",
+                "",
+                *printing.table(_level_row(level) for level in self.levels),
+                "  on the holdout, with 95% intervals",
+                "",
+                *gate_lines(self.gates),
+                f"report  {self.report_uri}",
+                f"run     {self.mlflow_run_url}",
+            ]
+        )
+
+
+def gate_lines(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Gates as lines of a table, those that failed first."""
+    return printing.table(
+        {
+            "gate": gate["name"],
+            "verdict": "passed" if gate["passed"] else "FAILED",
+            "measured": "not measured" if gate["value"] is None else printing.figure(gate["value"]),
+            "required": f"{gate['asked']} {printing.figure(gate['threshold'])}",
+        }
+        for gate in sorted(found, key=lambda gate: bool(gate["passed"]))
+    )
+
+
+def _level_row(level: Mapping[str, Any]) -> dict[str, object]:
+    intervals = {
+        title: printing.interval([level[name], level[f"{name}_low"], level[f"{name}_high"]])
+        for title, name in (("AUC", "auc"), ("average precision", "average_precision"))
+    }
+    return {
+        "level": f"{level['level']}-{level['name']}", **intervals, "recall at capacity": level["recall_at_capacity"],
+        "USD saved per 1,000": level["saved_per_1000"], "selected": level["selected"],
+    }  # fmt: skip
+
+
+class Opponent(NamedTuple):
+    """What the candidate is held against, and what it answers. None: it could not be asked; `reason` says why."""
+
+    name: str
+    probabilities: NDArray[np.float32] | None
+    reason: str = ""
+
+
+def run(config: Config, context: Context) -> Result:
+    """Judge a version again. Raises RefusedError when it was made with other parameters than those of params.yaml."""
+    with registry_errors():
+        version = model_versions.find(context.settings, config.version)
+        if str(version.version) == model_versions.production_version(context.settings):
+            raise RefusedError(f"version {version.version} is Production: candidates are held against it")
+        requested = context.params.fingerprint(*model_inputs.TRAINING_PARAMS)
+        if version.tags.get("params_sha256") != requested:
+            raise RefusedError(
+                f"version {version.version} was trained with other parameters: its holdout cannot be told",
+                expected=f"params_sha256 {version.tags.get('params_sha256')}", got=requested, hint="fraud train",
+            )  # fmt: skip
+        manifest = training_data.manifest_of(context.settings.lake_uri, version.tags.get("snapshot"))
+        data = training_data.load(context.settings.lake_uri, manifest, context.params)
+        verdict = judge(version, data, context, TrainingRuns(context.settings))
+        if config.out is not None:
+            model = OnnxModel(model_versions.fetch(context.settings, config.version).model)
+            answers = model.probabilities(data.holdout.vectors)
+            outputs.write_evaluation(config.out, verdict.model_dump(), answers, data.holdout.is_fraud)
+        return verdict
+
+
+def known(version: ModelVersion, context: Context, runs: TrainingRuns) -> Result | None:
+    """The verdict on a version as it stands; None when there is none, or not against the present Production."""
+    champion = model_versions.production_version(context.settings) or ""
+    tags = version.tags
+    current = tags.get("champion") == champion and tags.get("gates_sha256") == _bounds_sha256(context.params)
+    if tags.get("gates") not in ("passed", "failed") or not (current or str(version.version) == champion):
+        return None
+    record = json.loads(runs.artifacts(version.run_id, f"{REPORT}/gates.json")["gates.json"])
+    training = json.loads(runs.artifacts(version.run_id, "training.json")["training.json"])
+    return _result(record, training, context, runs, reused=True)
+
+
+def judge(version: ModelVersion, data: TrainingData, context: Context, runs: TrainingRuns) -> Result:
+    """Measure, judge, report, tag. Rerun after a kill, it ends in the same state."""
+    settings, params, run_id, number = context.settings, context.params, version.run_id, str(version.version)
+    runs.tag_version(number, {"gates": PENDING})  # until the last tag below, nobody may rely on an older verdict
+    champion = model_versions.production_version(settings) or ""
+    training = json.loads(runs.artifacts(run_id, "training.json")["training.json"])
+    ladder = {name.removesuffix(".onnx"): OnnxModel(m) for name, m in runs.artifacts(run_id, "ladder").items()}
+    model = OnnxModel(model_versions.fetch(settings, int(number)).model)
+    opponent = _opponent(context, champion, data.holdout)
+    context.log.info("evaluating", version=number, against=opponent.name, **training["parts"]["holdout"])
+
+    costs = costs_of(params)
+    simpler = _simpler(version.tags["level"], ladder, data.holdout)
+    measured, slices = _measure(data, model, opponent, simpler, training, costs, context)
+    verdicts = gates.judge(measured, params.gates)
+    failed = gates.failed(verdicts)
+    record = {
+        "model": MODEL_NAME, "version": number, "candidate": f"version {number}", "run_id": run_id,
+        "selected_level": version.tags["level"], "threshold": float(version.tags["threshold"]),
+        "opponent": opponent.name, "champion": champion, "gates_passed": not failed, "failed_gates": failed,
+        "gates": [gate.as_dict() for gate in verdicts], "slices": slices, "lineage": lineage_of(version),
+    }  # fmt: skip
+    named = {f"version {number}": model.probabilities(data.holdout.vectors)}
+    if champion and opponent.probabilities is not None:
+        named[opponent.name] = opponent.probabilities
+    named |= {
+        name: m.probabilities(data.holdout.vectors) for name, m in ladder.items() if name != version.tags["level"]
+    }
+    page = gate_report.page(record, training, _plots(named, data.holdout, costs), params)
+    runs.put_text(run_id, f"{REPORT}/gates.html", page)
+    runs.put_text(run_id, f"{REPORT}/gates.json", as_json(record))
+    runs.put_text(run_id, f"{REPORT}/model_card.md", model_card.card(record, training, params))
+    reports.write(report_folder(context, run_id), "gates", page, record)
+    runs.record(run_id, metrics={f"gate_{g.name}": g.value for g in verdicts if g.value is not None})
+    verdict = {
+        "champion": champion, "failed_gates": ",".join(failed), "gates_sha256": _bounds_sha256(params),
+        "gates": "failed" if failed else "passed",
+    }  # fmt: skip
+    runs.tag_version(number, verdict)
+    runs.stage(number, passed=not failed)
+    with opened(settings) as promotion:
+        promotion.repair()  # the stages follow the aliases
+    for gate in verdicts:
+        (context.log.info if gate.passed else context.log.warning)(
+            "gate",
+            name=gate.name,
+            passed=gate.passed,
+            value=gate.value,
+            requested=f"{gate.requested} {gate.threshold:g}",
+        )
+    return _result(record, training, context, runs, reused=False)
+
+
+def costs_of(params: Params) -> Costs:
+    """params.yaml's costs, the capacity as a share."""
+    costs = params.costs
+    return Costs(costs.alerts_per_1000 / 1000, costs.review, costs.chargeback_fee, costs.friction)
+
+
+def lineage_of(version: ModelVersion) -> dict[str, str]:
+    """What the version was made from, in the report's order."""
+    names = ("git_commit", "git_dirty", "snapshot", "data_sha256", "params_sha256", "lock_sha256", "code_sha256",
+             "feature_hash", "seed", "fingerprint", "model_sha256", "serving_sha256")  # fmt: skip
+    return {"run": version.run_id, **{name: version.tags.get(name, "unknown") for name in names}}
+
+
+def _opponent(context: Context, champion: str, rows: Rows) -> Opponent:
+    """Production. While there is none, what serving answers without a model: the rule of thumb."""
+    if champion:
+        found = model_versions.find(context.settings, int(champion))
+        if found.tags.get("feature_hash") == definition_hash():
+            try:
+                model = OnnxModel(model_versions.fetch(context.settings, int(champion)).model)
+            except RefusedError as error:
+                return Opponent(f"version {champion}", None, f"Production cannot be measured: {error.message}")
+            return Opponent(f"version {champion}", model.probabilities(rows.vectors))
+        context.log.warning("Production reads other features than these, so it cannot be served: the rule stands in",
+                            production=champion)  # fmt: skip
+    return Opponent("the rule of thumb", rule.DEFAULT.probabilities(rows.amount, rows.hour))
+
+
+def _simpler(level: str, ladder: Mapping[str, OnnxModel], rows: Rows) -> Opponent:
+    """The next simpler level of the version's own ladder; None for the simplest."""
+    below = f"{int(level.partition('-')[0]) - 1}-"
+    for name, model in ladder.items():
+        if name.startswith(below):
+            return Opponent(f"level {name}", model.probabilities(rows.vectors))
+    return Opponent("no simpler level: it is the simplest", None)
+
+
+def _measure(
+    data: TrainingData,
+    model: OnnxModel,
+    opponent: Opponent,
+    simpler: Opponent,
+    training: Mapping[str, Any],
+    costs: Costs,
+    context: Context,
+) -> tuple[gates.Measured, list[dict[str, Any]]]:
+    params, rows = context.params, data.holdout
+    ours = model.probabilities(rows.vectors)
+    theirs = np.zeros_like(ours) if opponent.probabilities is None else opponent.probabilities
+    draws, seed = params.training.bootstrap, params.training.seed
+    below = ours if simpler.probabilities is None else simpler.probabilities
+    compared = Compared(rows, [ours, theirs, below], costs, resamplings=draws, seed=seed)
+    losses = slice_losses(rows, ours, theirs, costs.capacity, resamplings=draws, seed=seed)
+    rate = float(rows.is_fraud.mean())
+    measured = gates.Measured(
+        holdout_rows=len(rows.is_fraud),
+        holdout_frauds=int(rows.is_fraud.sum()),
+        immature_rows=data.immature_rows(),
+        quarantine_rate=training_data.quarantine_rate(context.settings.lake_uri),
+        average_precision_lift=compared.interval(0, "average_precision").low / rate,
+        auc=compared.interval(0, "auc"),
+        gain=compared.gain(0, 1, "saved_per_1000"),
+        opponent=opponent.name,
+        simpler_gain=compared.gain(0, 2, "saved_per_1000"),
+        simpler=simpler.name,
+        calibration_error=calibration(ours, rows.is_fraud)[0],
+        calibration_ratio=compared.interval(0, "expected_over_seen"),
+        slices=losses,
+        onnx_difference=training["levels"][training["selected"]]["onnx_difference"],
+        latency_us=onnx_checks.latency_us(model, rows.vectors),
+        feature_mismatches=data.feature_mismatches(),
+        reasons=dict.fromkeys(_OPPONENT_GATES, opponent.reason),
+    )
+    return measured, [
+        {"name": s.name, "frauds": s.frauds, "candidate": s.candidate, "opponent": s.opponent, "loss": list(s.loss)}
+        for s in losses
+    ]
+
+
+def _plots(named: Mapping[str, NDArray[np.float32]], rows: Rows, costs: Costs) -> list[str]:
+    gains = costs.gains(rows.amount, rows.is_fraud)
+    figures = (
+        plots.precision_recall(named, rows.is_fraud), plots.roc(named, rows.is_fraud),
+        plots.calibrated(named, rows.is_fraud), plots.money(named, rows.is_fraud, gains, costs),
+    )  # fmt: skip
+    return [plots.svg(figure) for figure in figures]
+
+
+def _bounds_sha256(params: Params) -> str:
+    return sha256(params.fingerprint("gates").encode()).hexdigest()
+
+
+def report_folder(context: Context, run_id: str) -> str:
+    """Where the report of a run's version is kept, beside the copy in the run."""
+    return f"{context.settings.reports_uri.rstrip('/')}/training/{run_id}"
+
+
+def _result(
+    record: Mapping[str, Any], training: Mapping[str, Any], context: Context, runs: TrainingRuns, *, reused: bool
+) -> Result:
+    levels = [
+        {
+            "level": level["level"], "name": level["name"], "selected": level["level"] == training["selected"],
+            "average_precision": level["holdout"]["average_precision"][0],
+            "average_precision_low": level["holdout"]["average_precision"][1],
+            "average_precision_high": level["holdout"]["average_precision"][2],
+            "auc": level["holdout"]["auc"][0], "auc_low": level["holdout"]["auc"][1],
+            "auc_high": level["holdout"]["auc"][2], "recall_at_capacity": level["holdout"]["recall"][0],
+            "saved_per_1000": level["holdout"]["saved_per_1000"][0],
+            "validation_average_precision": level["validation"]["average_precision"][0],
+        }
+        for level in training["levels"]
+    ]  # fmt: skip
+    return Result(
+        version=record["version"], run_id=record["run_id"], reused=reused, selected=record["selected_level"],
+        gates_passed=record["gates_passed"], failed_gates=tuple(record["failed_gates"]), champion=record["champion"],
+        levels=tuple(levels), gates=tuple(record["gates"]),
+        report_uri=f"{report_folder(context, record['run_id'])}/gates.html", mlflow_run_url=runs.url(record["run_id"]),
+    )  # fmt: skip

@@ -1,0 +1,96 @@
+"""The report of one evaluation, for people: one HTML file that needs nothing beside it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+
+from fraud.core.contract import US_PER_DAY
+from fraud.core.features import LATENESS_US, MAX_EVENTS
+from fraud.params import Params
+from fraud.printing import figure
+
+
+def page(record: Mapping[str, Any], training: Mapping[str, Any], plots: Sequence[str], params: Params) -> str:
+    """`record` is gates.json, `training` training.json of the run, `plots` are <svg> elements."""
+    costs = params.costs
+    return template("gate_report.html.j2").render(
+        r=record, levels=_levels(training), parts=training["parts"], plots=plots,
+        learnt=_learnt(training["parts"]), headline=_headline(record, training),
+        notes=_notes(training),
+        min_slice_frauds=params.gates.min_slice_frauds, lineage=record["lineage"].items(),
+        slices=sorted(record["slices"], key=lambda s: (-s["frauds"], s["name"])),
+        costs=f"{costs.alerts_per_1000:g} alerts per 1,000 payments; a review costs {costs.review:g} USD, a missed "
+        f"fraud its amount and {costs.chargeback_fee:g} USD, stopping an legitimate customer {costs.friction:g} USD.",
+        history=f"at most a user's last {MAX_EVENTS:,} payments, and no event that came more than "
+        f"{LATENESS_US // US_PER_DAY} days late",
+    )  # fmt: skip
+
+
+def template(name: str) -> jinja2.Template:
+    """A page beside this module. It may include others; values are escaped, an unknown one is an error."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
+        loader=jinja2.FunctionLoader(lambda file: files("fraud.training").joinpath(file).read_text()),
+    )  # fmt: skip
+    environment.filters.update(figure=figure, value=_value, words=_words, thousands=lambda n: f"{n:,}")
+    return environment.get_template(name)
+
+
+def _value(value: float | None, _gate: object) -> str:
+    return "not measured" if value is None else figure(value)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").replace("onnx", "ONNX")
+
+
+def _levels(training: Mapping[str, Any]) -> list[dict[str, Any]]:
+    steps = {step["level"]: step for step in training["steps"]}
+    return [
+        {**level, "chosen": level["level"] == training["selected"], "reason": _reason(steps.get(level["level"]))}
+        for level in training["levels"]
+    ]
+
+
+def _reason(step: Mapping[str, Any] | None) -> str:
+    if step is None:
+        return "what the others have to beat"
+    value, low, high = step["gain"]
+    said = "taken" if step["taken"] else "not taken"
+    return f"{said}: average precision {value:+.3f} ({low:+.3f} to {high:+.3f}) against level {step['against']}"
+
+
+def _notes(training: Mapping[str, Any]) -> list[str]:
+    """What a reader must not miss though no gate asks for it."""
+    chosen = training["levels"][training["selected"]]
+    saved = chosen["holdout"]["saved_per_1000"][0]
+    return [
+        f"On this holdout level {other['level']} ({other['name']}) would have saved more at the alert capacity: "
+        f"{figure(other['holdout']['saved_per_1000'][0])} against {figure(saved)} USD per 1,000 payments. Levels are "
+        "chosen by average precision on the validation part; the intervals below say how sure either figure is."
+        for other in training["levels"]
+        if other["holdout"]["saved_per_1000"][0] > saved
+    ]
+
+
+def _learnt(parts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the deployed model was fitted on: everything before the holdout's gap, where levels are fitted twice."""
+    found: Mapping[str, Any] = parts["known"] if "known" in parts else parts["train"]
+    return found
+
+
+def _headline(record: Mapping[str, Any], training: Mapping[str, Any]) -> list[tuple[str, str]]:
+    chosen = training["levels"][training["selected"]]["holdout"]
+    gates = {gate["name"]: gate["value"] for gate in record["gates"]}
+    latency, recall = gates["latency"], chosen["recall"][0]
+    found = [
+        ("average precision", figure(chosen["average_precision"][0])),
+        ("AUC", figure(chosen["auc"][0])),
+        ("USD saved per 1,000 payments", figure(chosen["saved_per_1000"][0])),
+        ("frauds found at capacity", f"{recall:.0%}" if math.isfinite(recall) else figure(recall)),
+        ("frauds in the holdout", f"{training['parts']['holdout']['frauds']:,}"),
+    ]
+    return found if latency is None else [*found, ("us for one row, p99", f"{latency:.0f}")]

@@ -1,0 +1,73 @@
+"""Print the gates of a version as its report has them, and the platform's own: what a person looks at first."""
+
+import json
+from typing import Any
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from fraud.errors import RefusedError
+from fraud.job import Context, JobConfig, JobResult
+from fraud.lake import reports
+from fraud.registry import model_versions
+from fraud.registry.mlflow_client import registry_errors
+from fraud.registry.model_versions import PRODUCTION
+from fraud.registry.promotion_log import STAGING, opened
+from fraud.registry.training_runs import TrainingRuns
+from fraud.stats import gates
+from fraud.training.evaluate import gate_lines
+
+
+class Config(JobConfig):
+    """Which version."""
+
+    version: CliPositionalArg[str] = Field(default=STAGING, description="number or alias")
+
+
+class Result(JobResult):
+    """The verdict. `version` is "" when there is no candidate."""
+
+    version: str
+    selected: str = ""
+    champion: str = ""
+    """The Production version that it was compared with; "" for the rule of thumb."""
+    production: str = ""
+    """What is Production now; "" for none. `fraud promote` refuses a version that was compared with another one."""
+    gates_passed: bool = False
+    failed_gates: tuple[str, ...] = ()
+    gates: tuple[dict[str, Any], ...] = ()
+    report_uri: str = ""
+    mlflow_run_url: str = ""
+
+    def as_text(self) -> str:
+        if not self.version:
+            return "there is no candidate: no version has the alias `staging`"
+        against = f"version {self.champion}" if self.champion else "the rule of thumb"
+        lines = [f"version {self.version}, level {self.selected}, evaluated against {against}"]
+        return "\n".join([*lines, *gate_lines(self.gates), self.report_uri])
+
+
+def run(config: Config, context: Context) -> Result:
+    """Read it from the version's run. Raises RefusedError for a version that was never held against the gates."""
+    with registry_errors(), opened(context.settings) as promotion:
+        if config.version == STAGING and promotion.version(STAGING) is None:
+            return Result(version="")
+        version = model_versions.named(context.settings, config.version)
+        if version.tags.get("gates") not in ("passed", "failed"):
+            raise RefusedError(
+                f"version {version.version} was never held against the gates",
+                hint=f"fraud evaluate --version {version.version}",
+            )  # fmt: skip
+        record = json.loads(model_versions.artifact(context.settings, version.run_id, "report/gates.json"))
+        url = TrainingRuns(context.settings).url(version.run_id)
+        production = promotion.version(PRODUCTION)
+    # Not in the report of the version: what is served may have changed since.
+    skew = gates.served_skew(reports.newest(context.settings.reports_uri, "skew"))
+    return Result(
+        version=str(version.version), selected=record["selected_level"], champion=record["champion"],
+        production=str(production.version) if production else "",
+        gates_passed=record["gates_passed"] and skew.passed,
+        failed_gates=(*record["failed_gates"], *gates.failed([skew])), gates=(*record["gates"], skew.as_dict()),
+        report_uri=f"{context.settings.reports_uri.rstrip('/')}/training/{version.run_id}/gates.html",
+        mlflow_run_url=url,
+    )  # fmt: skip

@@ -1,0 +1,155 @@
+"""The point-in-time training set: features as of each transaction, labels as known at a cut-off.
+
+Feast joins the features (feature service fraud_detector_v1) over exactly what was known at the cut-off; the lake
+knows each transaction's own values, so every row is compared, and the job fails unless all agree.
+"""
+
+import json
+from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from fraud.core.features import WINDOW_NAMES, definition_hash
+from fraud.errors import BadInputError
+from fraud.job import Context, JobConfig, JobResult
+from fraud.lake import catalog
+from fraud.lake.dataset import Dataset, Manifest
+from fraud.lake.labels import labels_as_of
+from fraud.uris import sqlite_url
+
+
+class Config(JobConfig):
+    """As known at the end of which day."""
+
+    as_of: date | None = Field(default=None, description="cut-off: the end of this day; default the lake's last day")
+
+
+class Result(JobResult):
+    """Which snapshot, and what is in it."""
+
+    snapshot: str
+    rows: int
+    frauds: int
+    first_day: str
+    last_day: str
+    cut_off: datetime
+    """What was learned of from here on is not in it."""
+    content_sha256: str
+    feature_rows_compared: int
+    """Rows on which Feast and the lake were found equal; 0 when the snapshot was there already."""
+
+
+def run(config: Config, context: Context) -> Result:
+    """Build the snapshot, or find it. Raises BadInputError when features are missing, or Feast disagrees with them."""
+    lake = context.settings.lake_uri
+    transactions, features = catalog.TRANSACTIONS.at(lake), catalog.FEATURES.at(lake)
+    known_days = transactions.partitions()
+    if not known_days:
+        raise BadInputError("the lake has no transactions to train on", hint="fraud ingest")
+    as_of = config.as_of or date.fromisoformat(known_days[-1])
+    cut_off = datetime(as_of.year, as_of.month, as_of.day, tzinfo=UTC) + timedelta(days=1)
+    last_mature = (as_of - timedelta(days=context.params.labels.maturity_days)).isoformat()
+    days = [day for day in known_days if features.retention_watermark() <= day <= last_mature]
+    if not days:
+        raise BadInputError(
+            f"no transaction is old enough at {cut_off:%Y-%m-%d} to have its label",
+            expected=f"transactions up to {last_mature}", got=f"{known_days[0]} .. {known_days[-1]}",
+        )  # fmt: skip
+    manifests = {day: _built(features, transactions, day) for day in days}
+    labels = catalog.LABELS.at(lake)
+    label_days = [day for day in labels.partitions() if day <= as_of.isoformat()]
+    made_from = {
+        "cut_off": cut_off.isoformat(),
+        "definition": definition_hash(),
+        "features": _digest({day: manifest.content_sha256 for day, manifest in manifests.items()}),
+        "labels": _digest({day: m.content_sha256 for day in label_days if (m := labels.manifest(day))}),
+        "maturity_days": str(context.params.labels.maturity_days),
+    }
+    snapshot = _digest(made_from)[:16]
+    snapshots = catalog.TRAINING_SETS.at(lake)
+    compared = 0
+    if snapshots.manifest(snapshot) is None:
+        table = pa.concat_tables([_known(features.read(day), cut_off) for day in days])
+        context.log.info("comparing the lake's features with Feast's", rows=table.num_rows)
+        compared = _compare_with_feast(context, table)
+        known_labels = labels_as_of(lake, cut_off - timedelta(microseconds=1))
+        snapshots.publish(snapshot, _labelled(table, known_labels), made_from)
+    manifest = snapshots.manifest(snapshot)
+    if manifest is None:
+        raise BadInputError(f"training set {snapshot} vanished while being written", hint="run again")
+    is_fraud = snapshots.read(snapshot, ["is_fraud"])["is_fraud"]
+    return Result(
+        snapshot=snapshot, rows=manifest.rows, frauds=pc.sum(is_fraud).as_py() or 0, first_day=days[0],
+        last_day=days[-1], cut_off=cut_off, content_sha256=manifest.content_sha256, feature_rows_compared=compared,
+    )  # fmt: skip
+
+
+def _digest(named: dict[str, str]) -> str:
+    return sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+
+
+def _built(features: Dataset, transactions: Dataset, day: str) -> Manifest:
+    built, source = features.manifest(day), transactions.manifest(day)
+    if built is None or source is None or built.made_from.get("transactions") != source.content_sha256:
+        raise BadInputError(f"the features of {day} are not up to date", hint="fraud build-features")
+    return built
+
+
+def _known(table: pa.Table, cut_off: datetime) -> pa.Table:
+    return table.filter(pc.less(table["created_timestamp"], pa.scalar(cut_off)))
+
+
+def _labelled(table: pa.Table, labels: pa.Table) -> pa.Table:
+    """`table` with is_fraud and label_timestamp, by event time and id. What has no label by now is legitimate."""
+    at = pc.index_in(table["transaction_id"], value_set=labels["transaction_id"])
+    is_fraud = pc.fill_null(pc.take(labels["is_fraud"], at), False)
+    table = table.append_column("is_fraud", is_fraud)
+    table = table.append_column("label_timestamp", pc.take(labels["label_timestamp"], at))
+    return table.sort_by([("event_timestamp", "ascending"), ("transaction_id", "ascending")]).combine_chunks()
+
+
+def _compare_with_feast(context: Context, table: pa.Table) -> int:
+    """Rows compared. Raises BadInputError with the number of rows on which Feast says something else.
+
+    Feast gets a registry and a snapshot of its own, so that it can see only what was known at the cut-off. Its key is
+    (user, event time): rows that share it get the values of the one learned of last, and are held against that one.
+    """
+    from fraud.features import feast_snapshot, feast_store  # noqa: PLC0415 - Feast takes seconds to import
+
+    settings = context.settings
+    with TemporaryDirectory() as folder:
+        snapshot = Path(folder) / "features.parquet"
+        feast_snapshot.write_snapshot(snapshot, [table], "")
+        store = feast_store.open_store(
+            settings.project, sqlite_url(Path(folder) / "registry.db"), settings.redis_url.get_secret_value()
+        )
+        feast_store.apply(store, settings.project, str(snapshot))
+        events = table.select(["user_id", "event_timestamp"]).append_column("row", pa.array(range(table.num_rows)))
+        joined = feast_store.point_in_time(store, events)
+    if joined.num_rows != table.num_rows:
+        raise BadInputError(
+            "Feast lost or doubled rows", expected=f"{table.num_rows} rows", got=f"{joined.num_rows} rows"
+        )
+    joined = joined.take(np.argsort(joined["row"].to_numpy(), kind="stable"))
+    visible = table.take(feast_snapshot.latest_ingestion_us(table))
+    wrong = {name: _differences(visible[name], joined[name]) for name in WINDOW_NAMES}
+    if any(wrong.values()):
+        raise BadInputError(
+            "Feast's point-in-time values are not the lake's", expected=f"{table.num_rows} equal rows",
+            got=", ".join(f"{count} differ in {name}" for name, count in wrong.items()),
+            hint="fraud build-features --full; if it stays, the definitions disagree",
+        )  # fmt: skip
+    return int(table.num_rows)
+
+
+def _differences(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> int:
+    """Rows that differ in a bit; null equals null."""
+    one, other = (pc.fill_null(pc.cast(column, pa.float64()), float("nan")).to_numpy() for column in (ours, theirs))
+    equal = (one == other) | (np.isnan(one) & np.isnan(other))
+    return int(np.count_nonzero(~equal))

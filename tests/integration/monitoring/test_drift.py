@@ -1,0 +1,202 @@
+"""`fraud drift` through Evidently and a real registry: what rings, what must not, and what a rerun changes."""
+
+import datetime as dt
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from fraud.errors import BadInputError, RefusedError
+from fraud.features.engines.arrow_vector import vectors
+from fraud.job import Context
+from fraud.lake.dataset import Dataset
+from fraud.monitoring import drift
+from fraud.scoring.onnx_session import OnnxModel
+
+LAST = dt.date(2026, 3, 9)
+WEEK = [LAST - dt.timedelta(days=back) for back in reversed(range(7))]
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def production(register: Make, linear_model: Make, reference: pa.Table) -> str:
+    """A production version with its training reference."""
+    version: str = register(linear_model(), reference=reference)
+    return version
+
+
+@pytest.fixture
+def reference(features_of: Make, linear_model: Make) -> pa.Table:
+    """20,000 rows of January, with the model's probability."""
+    days = [features_of(dt.date(2026, 1, 11) + dt.timedelta(days=n), 1_000, seed=1) for n in range(20)]
+    return with_probability(pa.concat_tables(days), linear_model())
+
+
+def with_probability(table: pa.Table, model: bytes) -> pa.Table:
+    return table.append_column("fraud_probability", pa.array(OnnxModel(model).probabilities(vectors(table))))
+
+
+def publish_scores(scores: Dataset, table: pa.Table, version: str, model: bytes) -> None:
+    columns = ["transaction_id", "user_id", "event_timestamp", "fraud_probability"]
+    scored = with_probability(table, model).select(columns)
+    day = str(table["event_timestamp"][0].as_py().date())
+    scores.publish(day, scored.append_column("model_version", pa.repeat(version, table.num_rows)))
+
+
+def record_of(result: drift.Result) -> dict[str, Any]:
+    path = Path(result.report_uri.removeprefix("file://")).with_suffix(".json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_a_week_like_the_reference_is_ok_and_a_rerun_touches_nothing(
+    context: Context, production: str, features: Dataset, scores: Dataset, features_of: Make, linear_model: Make
+) -> None:
+    for day in WEEK:
+        table = features_of(day, 400)
+        features.publish(str(day), table)
+        publish_scores(scores, table, production, linear_model())
+    result = drift.run(drift.Config(), context)
+    assert (result.day, result.verdict, result.retrain, result.drifted_features) == (str(LAST), "ok", False, [])
+    assert (result.rows, result.reference_rows, result.model_version) == (2_800, 20_000, production)
+    assert result.prediction_psi is not None
+    assert result.prediction_psi < 0.05
+
+    page = Path(result.report_uri.removeprefix("file://"))
+    assert "2026-03-03 to 2026-03-09" in page.read_text()
+    assert "Dataset Drift is" not in page.read_text()  # the verdict is ours alone
+    before = page.read_bytes(), page.with_suffix(".json").read_bytes()
+    again = drift.run(drift.Config(), context)
+    assert again == result.model_copy(update={"changed": False})
+    assert (page.read_bytes(), page.with_suffix(".json").read_bytes()) == before
+    page.with_suffix(".json").unlink()  # as after a kill between the two files
+    drift.run(drift.Config(), context)
+    assert page.with_suffix(".json").read_bytes() == before[1]
+
+
+def test_what_drifted_is_named_and_three_of_seven_ask_for_retraining(
+    context: Context, production: str, features: Dataset, scores: Dataset, features_of: Make, linear_model: Make
+) -> None:
+    for day in WEEK:
+        table = features_of(day, 400, amounts=3.0, missing=0.6)
+        busy = pa.array(table["transaction_velocity_1h"].to_numpy() + 1.0)
+        table = table.set_column(table.column_names.index("transaction_velocity_1h"), "transaction_velocity_1h", busy)
+        features.publish(str(day), table)
+        publish_scores(scores, table, production, linear_model())
+    result = drift.run(drift.Config(), context)
+    assert result.drifted_features == ["amount", "distance_from_home", "transaction_velocity_1h"]
+    assert result.drifted_share == pytest.approx(3 / 7, abs=1e-6)
+    assert (result.verdict, result.retrain) == ("drift", True)
+    record = record_of(result)
+    assert record["prediction"]["drifted"] is True
+    distance = record["features"]["distance_from_home"]
+    assert distance["psi"] < 0.05 < distance["missing"]["psi"]  # the values are the old ones, there are fewer of them
+    assert distance["missing"]["current"] == pytest.approx(0.6, abs=0.05)
+
+
+def test_one_day_that_moves_a_feature_by_a_lot_is_an_alarm_the_night_after(
+    context: Context, production: str, features: Dataset, features_of: Make
+) -> None:
+    """Six usual days hide it from the week's figure; asking for retraining takes more than one feature."""
+    for day in WEEK:
+        table = features_of(day, 1_200)
+        if day == LAST:
+            kinds = np.array(table["merchant_category"].to_pylist(), dtype=object)
+            kinds[::2] = "grocery"
+            at = table.column_names.index("merchant_category")
+            table = table.set_column(at, "merchant_category", pa.array(kinds, pa.string()))
+        features.publish(str(day), table)
+    result = drift.run(drift.Config(), context)
+    assert (result.verdict, result.retrain, result.jumped_features) == ("drift", False, ["merchant_category"])
+    found = record_of(result)["features"]["merchant_category"]
+    assert found["psi"] < 0.2 < found["newest_day_psi"]
+
+
+def test_an_unknown_category_is_counted_and_drifts(
+    context: Context, production: str, features: Dataset, features_of: Make
+) -> None:
+    for day in WEEK:
+        table = features_of(day, 400)
+        kinds = np.array(table["merchant_category"].to_pylist(), dtype=object)
+        kinds[::2] = "other"
+        at = table.column_names.index("merchant_category")
+        features.publish(str(day), table.set_column(at, "merchant_category", pa.array(kinds, pa.string())))
+    result = drift.run(drift.Config(), context)
+    assert result.drifted_features == ["merchant_category"]
+    assert (result.verdict, result.retrain) == ("ok", False)  # one of seven is within what params.yaml allows
+    unknown = record_of(result)["unknown_category"]
+    assert (unknown["reference"], unknown["current"]) == (0.0, 0.5)
+
+
+def test_scores_of_another_version_say_nothing_about_this_one(
+    context: Context, production: str, features: Dataset, scores: Dataset, features_of: Make, linear_model: Make
+) -> None:
+    for day in WEEK:
+        table = features_of(day, 200)
+        features.publish(str(day), table)
+        publish_scores(scores, table, production + "0", linear_model(bias=3.0))
+    result = drift.run(drift.Config(), context)
+    assert result.prediction_psi is None
+    assert record_of(result)["rows_scored"] == 0
+    assert result.verdict == "ok"
+
+
+def test_a_day_with_few_rows_has_no_verdict(
+    context: Context, production: str, features: Dataset, features_of: Make
+) -> None:
+    features.publish(str(LAST), features_of(LAST, 200, amounts=10.0))
+    result = drift.run(drift.Config(), context)
+    assert (result.verdict, result.retrain, result.drifted_features) == ("unknown", False, [])
+
+
+def test_many_rows_are_sampled_by_id_the_same_ones_every_time(
+    context: Context, production: str, features: Dataset, scores: Dataset, features_of: Make, linear_model: Make
+) -> None:
+    bounds = context.params.drift.model_copy(update={"reference_rows": 1_000})
+    small = Context(context.settings, context.params.model_copy(update={"drift": bounds}), context.log)
+    for day in WEEK:
+        table = features_of(day, 2_000)
+        features.publish(str(day), (table.slice(start, 500) for start in range(0, 2_000, 500)))
+        publish_scores(scores, table, production, linear_model())
+    result = drift.run(drift.Config(), small)
+    assert 850 < result.rows < 1_150
+    record = record_of(result)
+    assert record["rows_scored"] == result.rows
+    Path(result.report_uri.removeprefix("file://")).with_suffix(".json").unlink()
+    assert drift.run(drift.Config(), small) == result
+
+
+def test_the_first_month_of_history_is_no_reference(
+    context: Context, register: Make, linear_model: Make, reference: pa.Table, features: Dataset, features_of: Make
+) -> None:
+    """In the platform's first month windows fill up; compared with it, every later week would seem to drift."""
+    first_day = dt.date(2025, 12, 1)
+    cold = pa.concat_tables([features_of(first_day + dt.timedelta(days=n), 500) for n in range(20)])
+    filling = pa.array(np.zeros(cold.num_rows, np.int64))
+    at = cold.column_names.index("unique_merchants_30d")
+    cold = with_probability(cold.set_column(at, "unique_merchants_30d", filling), linear_model())
+    register(linear_model(), reference=pa.concat_tables([cold, reference]))
+    for day in (first_day, *WEEK):
+        features.publish(str(day), features_of(day, 400))
+    result = drift.run(drift.Config(), context)
+    assert result.reference_rows == 20_000
+    assert (result.verdict, result.drifted_features) == ("ok", [])
+
+
+def test_it_says_what_is_lacking(
+    context: Context, register: Make, linear_model: Make, features: Dataset, features_of: Make
+) -> None:
+    with pytest.raises(RefusedError, match="no production version"):
+        drift.run(drift.Config(), context)
+    register(linear_model())
+    with pytest.raises(BadInputError, match="no features"):
+        drift.run(drift.Config(), context)
+    features.publish(str(LAST), features_of(LAST, 10))
+    with pytest.raises(BadInputError, match="no day in"):
+        drift.run(drift.Config(date=dt.date(2027, 1, 1)), context)
+    with pytest.raises(RefusedError, match=r"reference\.parquet"):
+        drift.run(drift.Config(), context)

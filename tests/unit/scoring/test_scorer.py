@@ -1,0 +1,121 @@
+"""Rows in, rows out: the same order and bits as one row at a time, rejections counted with their reason."""
+
+import datetime as dt
+from collections import Counter
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pytest
+from onnx import TensorProto, helper
+
+from fraud.core.contract import CATEGORY_INDEX
+from fraud.core.features import VECTOR_NAMES
+from fraud.core.vector import fill_row
+from fraud.features.engines.arrow_vector import vectors
+from fraud.scoring.onnx_session import OnnxModel
+from fraud.scoring.scorer import INPUT, SCHEMA, Scorer
+
+TUESDAY_3AM = dt.datetime(2026, 3, 3, 3, 30, tzinfo=dt.UTC)
+
+
+def model(bias: float, *, probability: bool = True) -> bytes:
+    """sigmoid(0.01 * amount + bias), or without the sigmoid a number that is no probability."""
+    weights = np.zeros((len(VECTOR_NAMES), 1), np.float32)
+    weights[VECTOR_NAMES.index("amount"), 0] = 0.01
+    nodes = [
+        helper.make_node("MatMul", ["features", "w"], ["z"]),
+        helper.make_node("Add", ["z", "b"], ["s"]),
+        helper.make_node("Sigmoid" if probability else "Identity", ["s"], ["p"]),
+        helper.make_node("Reshape", ["p", "flat"], ["fraud_probability"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "toy",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, len(VECTOR_NAMES)])],
+        [helper.make_tensor_value_info("fraud_probability", TensorProto.FLOAT, [None])],
+        [
+            helper.make_tensor("w", TensorProto.FLOAT, weights.shape, weights.ravel()),
+            helper.make_tensor("b", TensorProto.FLOAT, [1], [bias]),
+            helper.make_tensor("flat", TensorProto.INT64, [1], [-1]),
+        ],
+    )
+    made: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return made.SerializeToString()
+
+
+def rows(**columns: list[object]) -> pa.Table:
+    """Three sound rows of `features`; the given columns replaced."""
+    sound: dict[str, list[object]] = {
+        "transaction_id": ["t1", "t2", "t3"],
+        "user_id": ["u", "u", "v"],
+        "event_timestamp": [TUESDAY_3AM] * 3,
+        "merchant_category": ["travel", "grocery", "never heard of"],
+        "amount": [100.0, 400.0, 700.0],
+        "distance_from_home": [1.5, None, 3.0],
+        "transaction_velocity_1h": [0.0, 1.0, 2.0],
+        "avg_amount_7d": [50.0, None, 350.0],
+        "unique_merchants_30d": [0, 1, 2],
+    }
+    return pa.table({**sound, **columns}, schema=INPUT)
+
+
+def scorer(threshold: float = 0.5, *, probability: bool = True) -> Scorer:
+    return Scorer(OnnxModel(model(-4.0, probability=probability)), "7", "hash", threshold)
+
+
+def test_vectors_are_those_of_the_request_path_bit_for_bit() -> None:
+    by_request = np.zeros((3, len(VECTOR_NAMES)), np.float32)
+    fill_row(by_request[0], 100.0, 3, 1, 1.5, CATEGORY_INDEX["travel"], 0.0, 50.0, 0)
+    fill_row(by_request[1], 400.0, 3, 1, None, CATEGORY_INDEX["grocery"], 1.0, None, 1)
+    fill_row(by_request[2], 700.0, 3, 1, 3.0, CATEGORY_INDEX["other"], 2.0, 350.0, 2)
+    assert vectors(rows()).tobytes() == by_request.tobytes()
+
+
+def test_rows_keep_their_order_and_carry_who_decided() -> None:
+    scored, rejected = scorer().score(rows())
+    assert scored.schema == SCHEMA
+    assert scored["transaction_id"].to_pylist() == ["t1", "t2", "t3"]
+    # The logistic function of -3, 0 and 3.
+    assert scored["fraud_probability"].to_pylist() == pytest.approx([0.04742587, 0.5, 0.95257413], abs=1e-6)
+    assert scored["is_fraud"].to_pylist() == [False, True, True]
+    assert set(scored["model_version"].to_pylist()) == {"7"}
+    assert rejected == Counter()
+
+
+def test_the_threshold_is_compared_as_serving_compares_it() -> None:
+    """float32(0.5) is 0.5: not at or above the next float64, which rounds to the same float32."""
+    scored, _ = scorer(float(np.nextafter(0.5, 1.0))).score(rows())
+    assert scored["is_fraud"].to_pylist() == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "reason"),
+    [
+        ("amount", [100.0, None, 700.0], "amount is null"),
+        ("amount", [100.0, float("nan"), 700.0], "amount is not finite"),
+        ("avg_amount_7d", [50.0, float("inf"), 350.0], "avg_amount_7d is not finite"),
+        ("user_id", ["u", None, "v"], "user_id is null"),
+    ],
+)
+def test_a_row_that_cannot_be_scored_is_left_out_and_counted(column: str, values: list[object], reason: str) -> None:
+    scored, rejected = scorer().score(rows(**{column: values}))
+    assert scored["transaction_id"].to_pylist() == ["t1", "t3"]
+    assert rejected == Counter({reason: 1})
+
+
+def test_a_row_with_two_faults_is_counted_once() -> None:
+    scored, rejected = scorer().score(rows(amount=[None] * 3, user_id=[None, "u", "v"]))
+    assert scored.num_rows == 0
+    assert rejected == Counter({"user_id is null": 1, "amount is null": 2})
+
+
+def test_a_day_without_rows_has_scores_without_rows() -> None:
+    scored, rejected = scorer().score(INPUT.empty_table())
+    assert scored.schema == SCHEMA
+    assert (scored.num_rows, rejected) == (0, Counter())
+
+
+def test_a_model_that_answers_no_probability_is_an_error_not_a_row() -> None:
+    with pytest.raises(ValueError, match="version 7 answered something that is not a probability"):
+        scorer(probability=False).score(rows())

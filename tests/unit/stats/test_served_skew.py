@@ -1,0 +1,123 @@
+"""Which events were known when, and what counts as equal: cases worked out by hand."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fraud.core.contract import US_PER_DAY
+from fraud.core.features import MAX_EVENTS
+from fraud.core.history import RECORD
+from fraud.stats.served_skew import FeatureSkew, Order, Tally, Values, known_before, lost, same, values_of
+
+DAY = US_PER_DAY
+NOW = 20_000 * DAY
+
+
+def order(events: list[tuple[int, int]], base: int = 0) -> Order:
+    """Events as (id, event time), in order of arrival."""
+    times = np.array([at for _, at in events], dtype=np.int64)
+    ids = np.array([name for name, _ in events], dtype=np.uint64)
+    return Order(base, int(times.max(initial=0)), times, ids)
+
+
+def values(events: list[tuple[int, int]]) -> Values:
+    records = np.array([(at, name * 100, name) for name, at in events], dtype=RECORD)
+    return values_of(np.array([name for name, _ in events], dtype=np.uint64), records)
+
+
+def units(known: object) -> list[int]:
+    events: NDArray[np.void] = known.events  # type: ignore[attr-defined]
+    return sorted(events["units"].tolist())
+
+
+def test_known_is_what_came_before_in_order_of_arrival_not_of_event_time() -> None:
+    arrived = [(1, NOW - DAY), (2, NOW - 2 * DAY), (3, NOW), (4, NOW - 3 * DAY)]
+    known = known_before(order(arrived), 2, 3, NOW, values(arrived))
+    assert known is not None
+    assert units(known) == [100, 200]
+    assert known.newest_us == NOW - DAY
+    assert known.unexplained == 0
+
+
+def test_a_sequence_counts_from_the_base() -> None:
+    arrived = [(1, NOW - DAY), (2, NOW)]
+    known = known_before(order(arrived, base=40), 41, 2, NOW, values(arrived))
+    assert known is not None
+    assert units(known) == [100]
+
+
+def test_at_most_the_bound_is_known() -> None:
+    arrived = [(i, NOW + i) for i in range(1, MAX_EVENTS + 3)]
+    known = known_before(order(arrived), MAX_EVENTS + 1, MAX_EVENTS + 2, NOW + MAX_EVENTS + 2, values(arrived))
+    assert known is not None
+    assert units(known)[0] == 200
+    assert len(known.events) == MAX_EVENTS
+
+
+def test_a_store_that_was_lost_and_filled_anew_cannot_tell() -> None:
+    arrived = [(1, NOW - DAY), (2, NOW)]
+    assert known_before(order(arrived), 0, 2, NOW, values(arrived)) is None
+    assert known_before(order(arrived), 7, 2, NOW, values(arrived)) is None
+    assert known_before(order(arrived, base=5), 1, 2, NOW, values(arrived)) is None
+
+
+def test_a_store_that_let_go_of_events_in_reach_cannot_tell() -> None:
+    arrived = [(1, NOW), (2, NOW + 8 * DAY)]
+    assert known_before(order(arrived, base=3), 3, 1, NOW, values(arrived)) is None
+    soon_enough = [(1, NOW), (2, NOW + 6 * DAY)]
+    assert known_before(order(soon_enough, base=3), 3, 1, NOW, values(soon_enough)) is not None
+
+
+def test_an_event_too_late_to_be_taken_in_is_checked_against_all_before_it() -> None:
+    arrived = [(1, NOW), (2, NOW + 1)]
+    known = known_before(order(arrived), 2, 9, NOW - 40 * DAY, values(arrived))
+    assert known is not None
+    assert units(known) == [100, 200]
+
+
+def test_an_event_in_reach_that_nobody_delivered_is_named() -> None:
+    arrived = [(1, NOW - DAY), (2, NOW - 40 * DAY), (3, NOW)]
+    known = known_before(order(arrived), 2, 3, NOW, values([(3, NOW)]))
+    assert known is not None
+    assert known.unexplained == 1  # event 2 lies behind every window
+
+
+def test_a_delivered_event_that_the_store_does_not_hold_is_lost() -> None:
+    held = order([(1, NOW), (3, NOW - DAY)])
+    ids = np.array([1, 2, 3, 4], dtype=np.uint64)
+    times = np.array([NOW, NOW - DAY, NOW - DAY, NOW - 38 * DAY])
+    assert lost(held, ids, times) == 1  # 2; 4 lies behind the retention
+
+
+def test_equality_is_of_bits() -> None:
+    assert same(0.1 + 0.2, 0.1 + 0.2)
+    assert not same(0.1 + 0.2, 0.3)
+    assert not same(0.0, -0.0)
+    assert same(3, 3.0)
+    assert same(None, None)
+    assert same("travel", "travel")
+
+
+def test_each_kind_of_difference_is_counted_by_its_name() -> None:
+    counted = FeatureSkew()
+    counted.add(1.0, 1.0, "p1")
+    counted.add(1.0, 1.5, "p2")
+    counted.add(None, 1.0, "p3")
+    counted.add(1.0, None, "p4")
+    assert (counted.equal, counted.mismatch, counted.missing, counted.extra, counted.wrong) == (1, 1, 1, 1, 3)
+    assert counted.worst == 0.5
+    assert counted.examples[0] == "p2: served 1.0, recomputed 1.5"
+
+
+def test_the_verdict_is_skew_for_any_wrong_value_probability_or_lost_event() -> None:
+    assert Tally({}).report()["verdict"] == "nothing"
+    assert Tally({}, records=3).report()["verdict"] == "nothing"  # nothing of them could be compared
+    assert Tally({}, records=3, compared=1).report()["verdict"] == "ok"
+    assert Tally({}, records=3, probabilities=1).report()["verdict"] == "ok"
+    assert Tally({"amount": FeatureSkew(equal=1)}, records=3).report()["verdict"] == "ok"
+    assert Tally({}, records=3, events_lost=1).report()["verdict"] == "skew"
+    wrong = Tally({"f": FeatureSkew(mismatch=1)}, records=3)
+    assert wrong.report()["verdict"] == "skew"
+    far = Tally({}, records=2)
+    far.add_probabilities(np.array([1e-7, 2e-6]), 1e-6)
+    assert far.report()["verdict"] == "skew"
+    assert far.report()["probabilities"] == {"checked": 2, "wrong": 1, "unchecked": 0, "worst": 2e-6}
