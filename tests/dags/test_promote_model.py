@@ -166,7 +166,7 @@ def write_stand_in(path: Path, version: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("version", "states", "asked"),
+    ("version", "states", "requested"),
     [
         ("7", {"gates": "success", "approval": "skipped", "promote": "success", "reject": "skipped"},
          ["gates staging --json", "promote --version=7 --json"]),
