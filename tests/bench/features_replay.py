@@ -43,12 +43,12 @@ KILLER: Final = """
 import os, signal, sys
 import structlog
 from redis.connection import Connection
-from fraud.io import online
-from fraud.job import Context, materialize
+from fraud.features import materialize, online_store
+from fraud.job import Context
 from fraud.params import Params
 from fraud.settings import Settings
 
-online._USERS_PER_ROUND_TRIP = int(sys.argv[1])
+online_store._USERS_PER_ROUND_TRIP = int(sys.argv[1])
 settings = Settings.load()
 structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 context = Context(settings, Params.load(settings.project / "params.yaml"), structlog.get_logger())

@@ -241,9 +241,9 @@ DIES_AFTER_ROUND_TRIPS = """
 import os, signal, sys
 from redis.client import Pipeline
 from fraud.cli import run_job
-from fraud.io import online
+from fraud.features import online_store
 
-online._USERS_PER_ROUND_TRIP = 1
+online_store._USERS_PER_ROUND_TRIP = 1
 execute, left = Pipeline.execute, int(sys.argv[1])
 
 def dying(pipeline, *arguments):

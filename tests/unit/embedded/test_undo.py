@@ -20,7 +20,8 @@ from fraud.embedded.stack import Stack
 DRILL = """
 import os, signal, sys
 from pathlib import Path
-from fraud.embedded import processes, undo
+from fraud.embedded import processes
+from fraud.embedded.fire_drill import undo
 from fraud.embedded.stack import Stack
 home, pid = Path(sys.argv[1]), int(sys.argv[2])
 with undo.Undo(Stack(home, home, {}, "", {})).after(undo.stopped([processes.identify(pid)])):
