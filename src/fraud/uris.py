@@ -26,6 +26,11 @@ def path_or_uri(uri: str) -> str:
     return uri.removeprefix(_FILE)
 
 
+def encoded_uri(path: Path) -> str:
+    """The percent-encoded `file://` URI of a path: for libraries that decode it, such as MLflow."""
+    return path.resolve().as_uri()
+
+
 def sqlite_url(path: Path) -> str:
     """SQLAlchemy's URL of a SQLite file: the two characters that a URL would take for its own are encoded."""
     return f"sqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}"

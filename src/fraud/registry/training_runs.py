@@ -18,6 +18,7 @@ from fraud.registry import mlflow_client
 from fraud.registry.mlflow_client import ModelVersion, lookup
 from fraud.registry.model_versions import MODEL_NAME
 from fraud.settings import Settings
+from fraud.uris import encoded_uri
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +40,7 @@ class TrainingRuns:
         self._entities = importlib.import_module("mlflow.entities")
         self._url = settings.mlflow_url.rstrip("/")
         self._has_server = self._url.startswith(("http://", "https://"))
-        location = None if self._has_server else f"{settings.home.as_uri()}/mlflow-artifacts"
+        location = None if self._has_server else encoded_uri(settings.home / "mlflow-artifacts")
         found = self._client.get_experiment_by_name(EXPERIMENT)
         self._experiment = found.experiment_id if found else self._client.create_experiment(EXPERIMENT, location)
 
