@@ -244,12 +244,14 @@ def test_an_object_store_without_credentials_or_endpoint_is_named(monkeypatch: p
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed_port()}")
+    s3 = fsspec.get_filesystem_class("s3")
+    s3.clear_instance_cache()  # a process keeps the credentials that it read first, here those of another test
     with pytest.raises(UnavailableError) as caught:
         SourceFiles("s3://no-credentials/a.csv")
     assert caught.value.got.startswith("NoCredentialsError: ")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "some")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "thing")
-    fsspec.get_filesystem_class("s3").clear_instance_cache()  # a process keeps the credentials it began with
+    s3.clear_instance_cache()
     with pytest.raises(UnavailableError) as caught:
         SourceFiles("s3://no-endpoint/a.csv")
     assert caught.value.got.startswith("EndpointConnectionError: ")
