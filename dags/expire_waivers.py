@@ -18,6 +18,6 @@ with fraud_dag("expire_waivers", doc=__doc__, stage="registry", schedule="5 0 * 
         task_id="expire_waivers",
         job="expire-waivers",
         actor="expire_waivers",
-        news=("changed",),
+        change_fields=("changed",),
         outlets=[PRODUCTION_MODEL],
     )

@@ -31,16 +31,16 @@ with fraud_dag(
     transactions = FraudJobOperator(
         task_id="ingest",
         job="ingest",
-        expected="{{ params.feed in ('all', 'transactions') }}",
-        news=("accepted",),
+        condition="{{ params.feed in ('all', 'transactions') }}",
+        change_fields=("accepted",),
         outlets=[TRANSACTIONS],
     )
     # After the transactions, so that a label can be told from one whose transaction nobody has seen.
     transactions >> FraudJobOperator(
         task_id="ingest_labels",
         job="ingest-labels",
-        expected="{{ params.feed in ('all', 'labels') }}",
+        condition="{{ params.feed in ('all', 'labels') }}",
         trigger_rule=TriggerRule.NONE_FAILED,
-        news=("accepted",),
+        change_fields=("accepted",),
         outlets=[LABELS],
     )

@@ -39,19 +39,19 @@ with fraud_dag(
     },
 ):
     gates = FraudJobOperator(
-        task_id=GATES, job="gates", arguments=["{{ params.version or 'staging' }}"], needs=("version",)
+        task_id=GATES, job="gates", arguments=["{{ params.version or 'staging' }}"], required_fields=("version",)
     )
     approval = OptionalApproval(
-        task_id=APPROVAL, expected="{{ params.approval }}", subject="Make the candidate the Production model?",
-        body="{{ gates_for_people(ti) }}", response_timeout=timedelta(days=2), execution_timeout=None, retries=0,
+        task_id=APPROVAL, condition="{{ params.approval }}", subject="Make the candidate the Production model?",
+        body="{{ gates_as_text(ti) }}", response_timeout=timedelta(days=2), execution_timeout=None, retries=0,
     )  # fmt: skip
     promote = FraudJobOperator(
-        task_id="promote", job="promote", arguments=[VERSION, REASON, *WAIVER], expected="{{ approved(ti) }}",
+        task_id="promote", job="promote", arguments=[VERSION, REASON, *WAIVER], condition="{{ approved(ti) }}",
         actor="{{ answered_by(ti) or dag_run.triggering_user_name or 'airflow' }}",
-        trigger_rule=TriggerRule.NONE_FAILED, news=("changed",), outlets=[PRODUCTION_MODEL],
+        trigger_rule=TriggerRule.NONE_FAILED, change_fields=("changed",), outlets=[PRODUCTION_MODEL],
     )  # fmt: skip
     reject = FraudJobOperator(
-        task_id="reject", job="reject", arguments=[VERSION, REASON], expected="{{ not approved(ti) }}",
+        task_id="reject", job="reject", arguments=[VERSION, REASON], condition="{{ not approved(ti) }}",
         actor="{{ answered_by(ti) }}", trigger_rule=TriggerRule.NONE_FAILED,
     )  # fmt: skip
     gates >> approval >> [promote, reject]

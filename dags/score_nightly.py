@@ -32,7 +32,9 @@ with fraud_dag(
         "to": Param(None, **DAY, description="last day of a range"),
     },
 ):
-    production_model = FraudJobOperator(task_id="production_model", job="production-version", needs=("version",))
+    production_model = FraudJobOperator(
+        task_id="production_model", job="production-version", required_fields=("version",)
+    )
     score = FraudJobOperator(
         task_id="score",
         job="score",
@@ -44,4 +46,8 @@ with fraud_dag(
         outlets=[SCORES],
         pool=SCORING_POOL,
     )
-    production_model >> score >> FraudJobOperator(task_id="consistency", job="consistency", needs=("compared",))
+    (
+        production_model
+        >> score
+        >> FraudJobOperator(task_id="consistency", job="consistency", required_fields=("compared",))
+    )

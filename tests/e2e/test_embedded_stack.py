@@ -70,7 +70,7 @@ def until(condition: Callable[[], object], seconds: float, what: str) -> None:
 
 def trouble(stack: Stack) -> dict[str, str]:
     """Service -> why it is not ready, of those that are not."""
-    return {state.name: state.trouble for state in services.states(stack) if state.trouble}
+    return {state.name: state.problem for state in services.states(stack) if state.problem}
 
 
 def kill(process: processes.Process) -> None:
@@ -79,7 +79,7 @@ def kill(process: processes.Process) -> None:
 
 
 def running(stack: Stack, service: str) -> processes.Process:
-    process = processes.remembered(service, stack.run)
+    process = processes.running_process(service, stack.run)
     assert process is not None, f"{service} does not run"
     return process
 
@@ -87,8 +87,8 @@ def running(stack: Stack, service: str) -> processes.Process:
 def start(stack: Stack) -> list[str]:
     """As `make start`, in this process; what it printed."""
     lines: list[str] = []
-    services.end_leftovers(stack, lines.append)
-    assert services.settle_ports(stack, lines.append) is stack
+    services.end_leftover_processes(stack, lines.append)
+    assert services.choose_free_ports(stack, lines.append) is stack
     services.start_all(stack, lines.append)
     return lines
 
@@ -176,7 +176,7 @@ def test_a_service_that_was_killed_is_told_and_started_again(stack: Stack, servi
     assert trouble(stack)[service].startswith("died")
     lines = start(stack)
     assert any(line.startswith(f"{service} is ready after") for line in lines)
-    assert f"{service} runs already" not in lines
+    assert f"{service} is running already" not in lines
     assert running(stack, service) != killed
     assert trouble(stack) == {}
 

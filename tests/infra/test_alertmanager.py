@@ -30,10 +30,10 @@ def test_the_configuration_is_valid_as_committed_and_with_the_example_receivers(
     assert "slack_configs" in (tmp_path / "whole.yml").read_text()
 
 
-def test_a_receiver_nobody_sends_to_is_refused(tmp_path: Path) -> None:
+def test_a_receiver_without_a_route_is_refused(tmp_path: Path) -> None:
     shutil.copy(FOLDER / "alertmanager.yml", tmp_path)
     (tmp_path / "receivers.yml").write_text("- name: on-cal\n")
-    with pytest.raises(BadConfigError, match="nobody sends to"):
+    with pytest.raises(BadConfigError, match="no route uses"):
         configuration(tmp_path)
 
 
