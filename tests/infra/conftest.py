@@ -1,4 +1,4 @@
-"""The watch's own tests. Prometheus' tools are a system package; tests that need one say so where it is missing."""
+"""Tests of the monitoring. Prometheus' tools are a system package; a test that needs a missing one is skipped."""
 
 import shutil
 from pathlib import Path
