@@ -21,5 +21,5 @@ with fraud_dag("build_features", doc=__doc__, stage="features", schedule=[TRANSA
     build = FraudJobOperator(
         task_id="build_features", job="build-features", change_fields=("days_built",), outlets=[FEATURES]
     )
-    # An earlier run may have built days and then lost the online store: bring over whatever is missing.
+    # An earlier run may have built days without loading them: materialize loads every missing event.
     build >> FraudJobOperator(task_id="materialize", job="materialize", trigger_rule=TriggerRule.NONE_FAILED)

@@ -1,11 +1,11 @@
 """Make a candidate the Production model.
 
-**What.** Moves the alias `production` to a version, after a person's approval where one is required. The question shows
+**What.** Moves the alias `production` to a version, after a person's approval where one is required. The form shows
 every gate. Approving a version that failed gates waives them: the form asks for the reason and for the day on which the
 waiver expires. The answer, the person and the reason are kept in the promotion history. *Reject*, or no answer within
 two days, takes the version off `staging`. Serving loads a new version by itself.
 
-**When.** After a training whose gates all passed. By hand: trigger with `version`, and with `approval` to be asked.
+**When.** After a training whose gates all passed. By hand: trigger with `version`, and with `approval` to require one.
 
 **Triage.** *Refused (exit code 3)*: the message names the failed gate or the newer Production; a rerun is refused too.
 To waive gates, trigger again with `version` and `approval`. *Waiting*: answer under *Required Actions*. *The wrong
@@ -35,7 +35,7 @@ with fraud_dag(
     schedule=[CANDIDATE],
     params={
         "version": Param(None, type=["null", "string"], description="version to promote; empty: the newest candidate"),
-        "approval": Param(JobEnvironment.read().approval, type="boolean", description="ask a person first"),
+        "approval": Param(JobEnvironment.read().approval, type="boolean", description="require an approval"),
     },
 ):
     gates = FraudJobOperator(

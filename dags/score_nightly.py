@@ -27,7 +27,7 @@ with fraud_dag(
     stage="scoring",
     schedule=FEATURES | PRODUCTION_MODEL,
     params={
-        "date": Param(None, **DAY, description="one day; leave all three empty to score what is not scored yet"),
+        "date": Param(None, **DAY, description="one day; leave all three empty for the days without current scores"),
         "from": Param(None, **DAY, description="first day of a range"),
         "to": Param(None, **DAY, description="last day of a range"),
     },

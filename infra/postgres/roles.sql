@@ -7,7 +7,7 @@
 \getenv superuser_password POSTGRES_PASSWORD
 
 SELECT format('CREATE ROLE %I LOGIN', name)
-FROM (VALUES ('airflow'), ('mlflow'), ('fraud')) AS wanted (name)
+FROM (VALUES ('airflow'), ('mlflow'), ('fraud')) AS required (name)
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
 
 ALTER ROLE airflow PASSWORD :'airflow_password';
@@ -17,9 +17,9 @@ ALTER ROLE postgres PASSWORD :'superuser_password';
 
 -- fraud: promotion history. feast: its registry. mlflow_auth: MLflow's users, whose migrations must not meet its own.
 SELECT format('CREATE DATABASE %I OWNER %I', name, owner)
-FROM (VALUES ('airflow', 'airflow'), ('mlflow', 'mlflow'), ('mlflow_auth', 'mlflow'), ('fraud', 'fraud'), ('feast', 'fraud')) AS wanted (name, owner)
+FROM (VALUES ('airflow', 'airflow'), ('mlflow', 'mlflow'), ('mlflow_auth', 'mlflow'), ('fraud', 'fraud'), ('feast', 'fraud')) AS required (name, owner)
 WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = name) \gexec
 
--- Nobody but its owner connects to a database.
+-- Only the owner of a database may connect to it.
 SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', name)
-FROM (VALUES ('airflow'), ('mlflow'), ('mlflow_auth'), ('fraud'), ('feast')) AS wanted (name) \gexec
+FROM (VALUES ('airflow'), ('mlflow'), ('mlflow_auth'), ('fraud'), ('feast')) AS required (name) \gexec

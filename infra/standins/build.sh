@@ -15,7 +15,7 @@ ca_bundle=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-wanted() { [[ -n ${REBUILD:-} ]] || ! docker image inspect "$1" >/dev/null 2>&1; }
+must_build() { [[ -n ${REBUILD:-} ]] || ! docker image inspect "$1" >/dev/null 2>&1; }
 
 # What Debian's own slim images leave out, now and in what is installed on top: the copyright notices stay.
 slim() { # ROOTFS
@@ -31,7 +31,7 @@ slim() { # ROOTFS
 }
 
 rootfs() { # SUITE PACKAGES: import a minimal Debian as fraud-standin/SUITE
-  wanted "fraud-standin/$1" || return 0
+  must_build "fraud-standin/$1" || return 0
   debootstrap --variant=minbase --include="$2" "$1" "$work/$1" "$mirror" >"$work/$1.log" ||
     { tail -n 20 "$work/$1.log" >&2; return 1; }
   slim "$work/$1"
@@ -41,7 +41,7 @@ rootfs() { # SUITE PACKAGES: import a minimal Debian as fraud-standin/SUITE
 }
 
 image() { # FOLDER TAG
-  wanted "$2" || return 0
+  must_build "$2" || return 0
   DOCKER_BUILDKIT=1 docker build --quiet --label org.fraud.standin=debian --tag "$2" "$1" >/dev/null
   echo "$2"
 }

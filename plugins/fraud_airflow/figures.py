@@ -2,7 +2,7 @@
 
 
 def figure(value: float) -> str:
-    """An integer with thousands separators (20,828), other numbers with 1 or 3 decimals, with an exponent below 0.001."""
+    """An integer with thousands separators (20,828); other numbers with 1 or 3 decimals, or an exponent below 0.001."""
     if not abs(value) < float("inf"):
         return str(value)
     if float(value).is_integer():

@@ -1,6 +1,6 @@
 """Run the main job on the running compose stack: `make smoke`.
 
-The script runs inside the scheduler's container with the ML environment's Python, so that the host needs only Docker. It
+The script runs in the scheduler's container with the ML environment's Python, so that the host needs only Docker. It
 simulates transactions, lets Airflow run ingest -> features -> train -> promote (the script gives the approval) -> score
 -> drift, and sends requests to the proxy. It may be run again: ingested data is kept, and then only the answers are
 checked. It prints a line for each step and a JSON line at the end.

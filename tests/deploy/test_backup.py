@@ -16,7 +16,7 @@ DATABASES = ("airflow", "mlflow", "mlflow_auth", "fraud", "feast")
 COUNTS = """SELECT table_name, (xpath('/row/n/text()', query_to_xml(format('SELECT count(*) AS n FROM %I.%I',
  table_schema, table_name), false, true, '')))[1] FROM information_schema.tables
  WHERE table_schema = 'public' AND table_type = 'BASE TABLE' ORDER BY 1"""
-# What beats on while nobody works: heartbeats and logins.
+# Tables that change without user activity: heartbeats and logins.
 ALIVE = (
     "job",
     "session",

@@ -1,4 +1,4 @@
-"""infra/kubernetes: every document is what Kubernetes' schemas ask for, and says what the image and the service say."""
+"""infra/kubernetes: every document is valid by Kubernetes' schemas and agrees with the image and the settings."""
 
 import re
 import shutil
@@ -100,7 +100,7 @@ def test_a_probe_asks_for_a_path_that_the_service_answers(probe: str) -> None:
     requested = CONTAINER[probe]["httpGet"]
     assert requested["port"] in PORTS
     assert f'"{requested["path"]}"' in (SERVING / "src/fraud_serving/app.py").read_text()
-    # A replica without a model still answers, by the rule: it is not ready, and nobody restarts it for that.
+    # A replica without a model answers by the rule. It is not ready, and it must not be restarted.
     assert requested["path"] == ("/ready" if probe == "readinessProbe" else "/health")
 
 

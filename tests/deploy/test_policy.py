@@ -30,7 +30,7 @@ def test_a_container_can_do_as_little_as_possible(name: str) -> None:
     assert "cap_add" not in service
     assert "privileged" not in service
     assert "no-new-privileges:true" in service["security_opt"]
-    # Our own images say it themselves: see below.
+    # The platform's own images set their user: see below.
     assert service["image"].startswith(OWN) or re.fullmatch(r"[1-9]\d*:\d+", service["user"])
 
 
@@ -52,7 +52,7 @@ def test_ports_are_published_on_the_loopback_interface(name: str) -> None:
 
 
 @each_service
-def test_nobody_reaches_the_engine_or_the_hosts_files(name: str) -> None:
+def test_no_container_reaches_the_engine_or_the_hosts_files(name: str) -> None:
     for volume in SERVICES[name].get("volumes", ()):
         source = volume.split(":")[0]
         assert "docker.sock" not in volume
@@ -112,7 +112,7 @@ def test_the_proxy_balances_over_every_replica() -> None:
 
 
 @each_dockerfile
-def test_an_own_image_runs_as_nobody_in_particular(path: Path) -> None:
+def test_an_own_image_runs_as_an_unprivileged_user(path: Path) -> None:
     stage = last_stage(path)
     assert re.search(r"^USER 10001:10001$", stage, re.MULTILINE)
     assert "HEALTHCHECK" in stage

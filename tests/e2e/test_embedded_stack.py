@@ -170,7 +170,7 @@ def test_prometheus_raises_an_alert_for_a_component_of_airflow_that_stands_still
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_that_was_killed_is_told_and_started_again(stack: Stack, service: str) -> None:
+def test_a_killed_service_is_reported_and_restarted(stack: Stack, service: str) -> None:
     killed = running(stack, service)
     kill(killed)
     assert trouble(stack)[service].startswith("died")
@@ -182,7 +182,7 @@ def test_a_service_that_was_killed_is_told_and_started_again(stack: Stack, servi
 
 
 @pytest.mark.parametrize("service", sorted(NEEDS_CHILD))
-def test_a_service_whose_child_was_killed_is_mended(stack: Stack, service: str) -> None:
+def test_a_service_whose_child_was_killed_is_repaired(stack: Stack, service: str) -> None:
     parent = running(stack, service)
     until(lambda: len(processes.members(service, stack.run)) > 1, 60, f"{service} has no child")
     child = next(process for process in processes.members(service, stack.run) if process != parent)
@@ -193,7 +193,7 @@ def test_a_service_whose_child_was_killed_is_mended(stack: Stack, service: str) 
     assert trouble(stack) == {}
 
 
-def test_a_service_that_stands_still_is_told_and_started_anew(stack: Stack) -> None:
+def test_a_stopped_service_is_reported_and_restarted(stack: Stack) -> None:
     stopped = running(stack, "platform-metrics") if PACKAGED else running(stack, "mlflow")
     name = "platform-metrics" if PACKAGED else "mlflow"
     os.kill(stopped.pid, signal.SIGSTOP)

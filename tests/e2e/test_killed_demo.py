@@ -146,7 +146,7 @@ def test_a_demo_that_is_killed_at_any_step_completes_when_it_is_run_again(projec
     assert len(killed_at) >= AT_LEAST, killed_at
     # Every payment got a decision: without a model the rule's, marked degraded.
     assert set(traffic.statuses) == {200}
-    # The same counts as of a run that nobody killed: every row once.
+    # The same counts as in a run without a kill: every row once.
     rows = pq.read_metadata(project / FILE).num_rows
     api = AirflowApi(stack.url("airflow"), stack.secret["AIRFLOW_ADMIN_PASSWORD"])
     ingested = api.results("ingest_transactions", "ingest")

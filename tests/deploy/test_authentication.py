@@ -62,7 +62,7 @@ def test_a_caller_with_a_key_gets_an_answer_with_the_version_that_made_it(key: s
     assert json.loads(body)["model_version"]
 
 
-@pytest.mark.parametrize("wrong", ["", "checkout.guessed", "nobody.guessed"])
+@pytest.mark.parametrize("wrong", ["", "checkout.guessed", "unknown.guessed"])
 def test_a_caller_without_one_is_refused(wrong: str) -> None:
     status, _ = ask(port_of("proxy"), "POST", "/predict", json.dumps(HANDBOOK).encode(), X_API_Key=wrong)
     assert status == 401
