@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv/ml/bin/python"
-# A split that a short world of much fraud fills, and gates that its holdout of some forty frauds can pass.
+# A split for a short simulation with a high fraud rate, and gates that its holdout of some forty frauds can pass.
 PARAMS = {
     "split": {"train_days": 16, "gap_days": 7, "validation_days": 5, "holdout_days": 5},
     "costs": {"alerts_per_1000": 20},
@@ -46,7 +46,7 @@ def write_params(project: Path, over: dict[str, Any]) -> None:
 
 
 def fraud(env: dict[str, str], *arguments: str) -> dict[str, Any]:
-    """A job by hand; its result."""
+    """Run a job. Returns its result."""
     answer = subprocess.run(
         [env["FRAUD_COMMAND"], *arguments, "--json"], env={**os.environ, **env}, check=True, stdout=subprocess.PIPE
     )

@@ -1,5 +1,6 @@
 """infra/kubernetes: every document is valid by Kubernetes' schemas and agrees with the image and the settings."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -31,22 +32,22 @@ ENVIRONMENT = dict(
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("kind", DOCUMENTS)
-def test_a_document_is_what_the_schema_asks_for(kind: str, version: str) -> None:
+def test_a_document_is_valid_by_the_schema(kind: str, version: str) -> None:
     kubernetes_validate.validate(DOCUMENTS[kind], version, strict=True)
 
 
-def test_the_schemas_refuse_what_is_misspelt() -> None:
+def test_the_schemas_refuse_a_misspelt_field() -> None:
     wrong = {**DOCUMENTS["Service"], "spec": {**DOCUMENTS["Service"]["spec"], "selectr": {}}}
     with pytest.raises(kubernetes_validate.ValidationError, match="selectr"):
         kubernetes_validate.validate(wrong, VERSIONS[-1], strict=True)
 
 
-def test_the_kustomization_names_every_file_that_is_there() -> None:
+def test_the_kustomization_names_every_file() -> None:
     named = {*KUSTOMIZATION["resources"], *(e for g in KUSTOMIZATION["configMapGenerator"] for e in g["envs"])}
     assert named | {"kustomization.yaml"} == {path.name for path in BASE.iterdir()}
 
 
-def test_every_reference_leads_to_something() -> None:
+def test_every_reference_has_a_target() -> None:
     labels = DOCUMENTS["Deployment"]["spec"]["template"]["metadata"]["labels"]
     for kind in ("Deployment", "PodDisruptionBudget"):
         assert DOCUMENTS[kind]["spec"]["selector"]["matchLabels"] == labels
@@ -61,7 +62,7 @@ def test_every_reference_leads_to_something() -> None:
     assert claim == DOCUMENTS["PersistentVolumeClaim"]["metadata"]["name"]
     config = {source["configMapRef"]["name"] for source in CONTAINER["envFrom"] if "configMapRef" in source}
     assert config == {generator["name"] for generator in KUSTOMIZATION["configMapGenerator"]}
-    # The two Secrets are the cluster's own; the page says how to make them.
+    # The two Secrets are created in the cluster; the page has the commands.
     page = (ROOT / "docs/kubernetes.md").read_text()
     secrets = {source["secretRef"]["name"] for source in CONTAINER["envFrom"] if "secretRef" in source}
     for name in (*secrets, volumes["api-keys"]["secret"]["secretName"]):
@@ -95,16 +96,24 @@ def test_ports_are_those_of_the_image_and_the_settings() -> None:
     assert allowed == set(PORTS)
 
 
+def routes() -> set[object]:
+    """Paths of the `@app.get(PATH, ...)` functions of the service."""
+    app = ast.parse((SERVING / "src/fraud_serving/http/app.py").read_text())
+    functions = [node for node in ast.walk(app) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    calls = [call for function in functions for call in function.decorator_list if isinstance(call, ast.Call)]
+    return {call.args[0].value for call in calls if call.args and isinstance(call.args[0], ast.Constant)}
+
+
 @pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
-def test_a_probe_asks_for_a_path_that_the_service_answers(probe: str) -> None:
+def test_a_probe_requests_a_route_of_the_service(probe: str) -> None:
     requested = CONTAINER[probe]["httpGet"]
     assert requested["port"] in PORTS
-    assert f'"{requested["path"]}"' in (SERVING / "src/fraud_serving/app.py").read_text()
+    assert requested["path"] in routes()
     # A replica without a model answers by the rule. It is not ready, and it must not be restarted.
     assert requested["path"] == ("/ready" if probe == "readinessProbe" else "/health")
 
 
-def test_a_replica_has_time_to_answer_what_it_was_asked() -> None:
+def test_a_stopping_replica_has_time_for_its_accepted_requests() -> None:
     main = (SERVING / "src/fraud_serving/__main__.py").read_text()
     [drain] = re.findall(r"^_GRACE_S = (\d+)$", main, re.MULTILINE)
     name, wait = CONTAINER["lifecycle"]["preStop"]["exec"]["command"]
