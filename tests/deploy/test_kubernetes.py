@@ -69,7 +69,7 @@ def test_every_reference_has_a_target() -> None:
         assert f"secret generic {name} " in page
 
 
-def test_the_pod_can_do_as_little_as_the_container_of_the_compose_stack() -> None:
+def test_the_pod_has_the_rights_of_the_container_of_the_compose_stack() -> None:
     assert POD["automountServiceAccountToken"] is False
     assert DOCUMENTS["ServiceAccount"]["automountServiceAccountToken"] is False
     security = POD["securityContext"]

@@ -15,7 +15,7 @@ def tool(name: str, package: str) -> str:
     """The path of a system program; skips the test where it is missing."""
     found = shutil.which(name)
     if found is None:
-        pytest.skip(f"{name} is not on this machine: nothing here was checked. Install the package {package}")
+        pytest.skip(f"NOT TESTED: {name} is not installed; install the package {package}")
     return found
 
 
