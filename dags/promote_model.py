@@ -1,9 +1,9 @@
 """Make a candidate the Production model.
 
 **What.** Moves the alias `production` to a version, after a person's approval where one is required. The form shows
-every gate. Approving a version that failed gates waives them: the form asks for the reason and for the day on which the
+every gate. Approving a version that failed gates waives them: the form requires the reason and the day on which the
 waiver expires. The answer, the person and the reason are kept in the promotion history. *Reject*, or no answer within
-two days, takes the version off `staging`. Serving loads a new version by itself.
+two days, removes the version from `staging`. Serving loads a new version automatically.
 
 **When.** After a training whose gates all passed. By hand: trigger with `version`, and with `approval` to require one.
 

@@ -6,11 +6,11 @@ week's answers of `POST /predict` with the scores of the same model version.
 
 **When.** After new features, and after each change of the Production model. By hand: trigger with `date` for one day,
 with `from` and `to` for a range, or with all three empty for the days without current scores. A range is one run: its
-days share one Spark session, and each is published by itself. (Airflow's own backfill needs a schedule by the clock.)
+days share one Spark session, and each is published separately. (Airflow's backfill needs a time-based schedule.)
 
 **Triage.** *`production_model` skipped*: there is no Production model; train and promote one. *Exit code 65*: the
 features of the day are missing or damaged; clear `build_features`. *`consistency` skipped*: no answer could be
-compared; its log says why. *`consistency` found differences*: its log lists examples; where window features differ,
+compared; its log has the reason. *`consistency` found differences*: its log lists examples; where window features differ,
 see `monitor_skew`. A rerun writes the same bytes.
 """
 

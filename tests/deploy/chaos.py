@@ -2,9 +2,9 @@
 
     python3 tests/deploy/chaos.py [--rate 30] [--only SERVICE ...]    as root: the kernel kills, not Docker
 
-A container's first process gets SIGKILL, and Docker's restart policy restarts it. Requests to POST /predict are sent at
-a constant rate through the proxy; the latency of a request counts from its scheduled time. For each container the output
-has seconds until it is healthy again, requests, those without a 200, degraded answers, p99 and the maximum.
+A container's first process gets SIGKILL, and Docker's restart policy restarts it. Requests are sent to POST /predict
+at a constant rate through the proxy; the latency of a request counts from its scheduled time. For each container, the
+output has seconds until it is healthy again, requests, those without a 200, degraded answers, p99 and the maximum.
 Exit code 1 when a container did not restart, or requests failed while another container than the proxy was down.
 """
 

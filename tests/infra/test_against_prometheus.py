@@ -194,7 +194,7 @@ def test_every_recording_rule_has_a_value(prometheus: str) -> None:
 
 
 def test_baselines_come_from_the_production_version(prometheus: str) -> None:
-    """By hand: amounts 10 and 30; one of two probabilities reaches 0.5; 25 % is assumed because two days are too few."""
+    """By hand: amounts 10 and 30; one of two probabilities reaches 0.5; 25 % is assumed, as two days are too few."""
     if "FRAUD_PROMETHEUS_URL" in os.environ:
         pytest.skip("a running stack has figures of its own: nothing to compare by hand")
     expected = {

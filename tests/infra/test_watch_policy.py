@@ -1,5 +1,6 @@
 """Rules for alerts and panels: a runbook, a severity, a description, and metrics that exist."""
 
+import ast
 import importlib.util
 import json
 import re
@@ -49,8 +50,10 @@ def panels() -> Iterator[tuple[str, dict[str, Any]]]:
 
 @pytest.fixture(scope="module")
 def exposed() -> set[str]:
-    """Every metric name of the platform, with the suffixes that Prometheus adds."""
-    bases = {name for path in SOURCES for name in re.findall(r'"((?:fraud|model|serving)_\w+)"', path.read_text())}
+    """Every metric name among the string constants of SOURCES, with the suffixes that Prometheus adds."""
+    nodes = [node for path in SOURCES for node in ast.walk(ast.parse(path.read_text()))]
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    bases = {text for text in texts if re.fullmatch(r"(?:fraud|model|serving)_\w+", text)}
     return {base + suffix for base in bases for suffix in SUFFIXES} | {r["record"] for r in rules() if "record" in r}
 
 
