@@ -1,7 +1,7 @@
 """Replace the Production model when the waiver it was promoted with has expired.
 
-**What.** A person may waive a failed gate until a day. On that day Production is set back to the last Production version
-before it that needs no waiver, or whose waiver is still valid. The promotion history records the action `expire`.
+**What.** A waiver of failed gates is valid until a day. On that day Production is set back to the last Production
+version before it that needs no waiver, or whose waiver is valid. The promotion history records the action `expire`.
 
 **When.** Daily at 00:05 UTC. The task is skipped when no waiver has expired.
 

@@ -10,7 +10,7 @@ days share one Spark session, and each is published separately. (Airflow's backf
 
 **Triage.** *`production_model` skipped*: there is no Production model; train and promote one. *Exit code 65*: the
 features of the day are missing or damaged; clear `build_features`. *`consistency` skipped*: no answer could be
-compared; its log has the reason. *`consistency` found differences*: its log lists examples; where window features differ,
+compared; see its log. *`consistency` found differences*: its log lists examples; where window features differ,
 see `monitor_skew`. A rerun writes the same bytes.
 """
 
