@@ -21,7 +21,7 @@ with fraud_dag(
     doc=__doc__,
     stage="data",
     schedule="0 5 * * 6",
-    params={"dry_run": Param(False, type="boolean", description="remove nothing, say what would go")},
+    params={"dry_run": Param(False, type="boolean", description="list what would be removed, and remove nothing")},
 ):
     FraudJobOperator(
         task_id="apply_retention",

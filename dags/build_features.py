@@ -18,6 +18,8 @@ from fraud_airflow.defaults import FEATURES, TRANSACTIONS, fraud_dag
 from fraud_airflow.operator import FraudJobOperator
 
 with fraud_dag("build_features", doc=__doc__, stage="features", schedule=[TRANSACTIONS]):
-    build = FraudJobOperator(task_id="build_features", job="build-features", news=("days_built",), outlets=[FEATURES])
-    # An earlier run may have built days and then lost the online store: bring over whatever is missing.
+    build = FraudJobOperator(
+        task_id="build_features", job="build-features", change_fields=("days_built",), outlets=[FEATURES]
+    )
+    # An earlier run may have built days without loading them: materialize loads every missing event.
     build >> FraudJobOperator(task_id="materialize", job="materialize", trigger_rule=TriggerRule.NONE_FAILED)

@@ -1,7 +1,7 @@
 """Replace the Production model when the waiver it was promoted with has expired.
 
-**What.** A person may waive a failed gate until a day. On that day Production goes back to the last Production version
-before it that needs no waiver, or whose waiver is still valid. The promotion history records the action `expire`.
+**What.** A waiver of failed gates is valid until a day. On that day Production is set back to the last Production
+version before it that needs no waiver, or whose waiver is valid. The promotion history records the action `expire`.
 
 **When.** Daily at 00:05 UTC. The task is skipped when no waiver has expired.
 
@@ -18,6 +18,6 @@ with fraud_dag("expire_waivers", doc=__doc__, stage="registry", schedule="5 0 * 
         task_id="expire_waivers",
         job="expire-waivers",
         actor="expire_waivers",
-        news=("changed",),
+        change_fields=("changed",),
         outlets=[PRODUCTION_MODEL],
     )

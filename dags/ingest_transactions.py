@@ -24,23 +24,23 @@ with fraud_dag(
     "ingest_transactions",
     doc=__doc__,
     stage="data",
-    # A new installation waits for the next night: without the last part Airflow runs what up to 2.4 hours ago was due.
+    # Without run_immediately=0, a new installation would start the run that was due up to 2.4 hours ago.
     schedule=CronTriggerTimetable("0 2 * * *", timezone="UTC", run_immediately=timedelta(0)),
-    params={"feed": Param("all", enum=["all", "transactions", "labels"], description="which feed to take in")},
+    params={"feed": Param("all", enum=["all", "transactions", "labels"], description="feed to ingest")},
 ):
     transactions = FraudJobOperator(
         task_id="ingest",
         job="ingest",
-        expected="{{ params.feed in ('all', 'transactions') }}",
-        news=("accepted",),
+        condition="{{ params.feed in ('all', 'transactions') }}",
+        change_fields=("accepted",),
         outlets=[TRANSACTIONS],
     )
-    # After the transactions, so that a label can be told from one whose transaction nobody has seen.
+    # After the transactions, because a label is checked against the ingested transactions.
     transactions >> FraudJobOperator(
         task_id="ingest_labels",
         job="ingest-labels",
-        expected="{{ params.feed in ('all', 'labels') }}",
+        condition="{{ params.feed in ('all', 'labels') }}",
         trigger_rule=TriggerRule.NONE_FAILED,
-        news=("accepted",),
+        change_fields=("accepted",),
         outlets=[LABELS],
     )

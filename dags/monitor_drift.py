@@ -8,8 +8,8 @@ with the holdout. Each writes an HTML report, and its figures are exported to Pr
 
 **Triage.** *Retraining requested*: more features drifted than params.yaml allows, or the decisions are worse than on
 the holdout. Open *Report*. One drifted feature is often a source that changed its unit; many at once are often a season
-or a new market. Training starts by itself, and its gates decide. *`request_retraining` skipped*: no monitor requests
-retraining, or the last request is younger than `FRAUD_RETRAINING_COOL_DOWN_HOURS`; the log says which.
+or a new market. Training starts automatically; its gates decide. *`request_retraining` skipped*: no monitor requests
+retraining, or the last request is younger than `FRAUD_RETRAINING_COOL_DOWN_HOURS`; see the log.
 """
 
 from airflow.sdk import XComArg

@@ -1,11 +1,11 @@
 """Make a candidate the Production model.
 
-**What.** Moves the alias `production` to a version, after a person's approval where one is required. The question shows
-every gate. Approving a version that failed gates waives them: the form asks for the reason and for the day on which the
+**What.** Moves the alias `production` to a version, after a person's approval where one is required. The form shows
+every gate. Approving a version that failed gates waives them: the form requires the reason and the day on which the
 waiver expires. The answer, the person and the reason are kept in the promotion history. *Reject*, or no answer within
-two days, takes the version off `staging`. Serving loads a new version by itself.
+two days, removes the version from `staging`. Serving loads a new version automatically.
 
-**When.** After a training whose gates all passed. By hand: trigger with `version`, and with `approval` to be asked.
+**When.** After a training whose gates all passed. By hand: trigger with `version`, and with `approval` to require one.
 
 **Triage.** *Refused (exit code 3)*: the message names the failed gate or the newer Production; a rerun is refused too.
 To waive gates, trigger again with `version` and `approval`. *Waiting*: answer under *Required Actions*. *The wrong
@@ -35,23 +35,23 @@ with fraud_dag(
     schedule=[CANDIDATE],
     params={
         "version": Param(None, type=["null", "string"], description="version to promote; empty: the newest candidate"),
-        "approval": Param(JobEnvironment.read().approval, type="boolean", description="ask a person first"),
+        "approval": Param(JobEnvironment.read().approval, type="boolean", description="require an approval"),
     },
 ):
     gates = FraudJobOperator(
-        task_id=GATES, job="gates", arguments=["{{ params.version or 'staging' }}"], needs=("version",)
+        task_id=GATES, job="gates", arguments=["{{ params.version or 'staging' }}"], required_fields=("version",)
     )
     approval = OptionalApproval(
-        task_id=APPROVAL, expected="{{ params.approval }}", subject="Make the candidate the Production model?",
-        body="{{ gates_for_people(ti) }}", response_timeout=timedelta(days=2), execution_timeout=None, retries=0,
+        task_id=APPROVAL, condition="{{ params.approval }}", subject="Make the candidate the Production model?",
+        body="{{ gates_as_text(ti) }}", response_timeout=timedelta(days=2), execution_timeout=None, retries=0,
     )  # fmt: skip
     promote = FraudJobOperator(
-        task_id="promote", job="promote", arguments=[VERSION, REASON, *WAIVER], expected="{{ approved(ti) }}",
+        task_id="promote", job="promote", arguments=[VERSION, REASON, *WAIVER], condition="{{ approved(ti) }}",
         actor="{{ answered_by(ti) or dag_run.triggering_user_name or 'airflow' }}",
-        trigger_rule=TriggerRule.NONE_FAILED, news=("changed",), outlets=[PRODUCTION_MODEL],
+        trigger_rule=TriggerRule.NONE_FAILED, change_fields=("changed",), outlets=[PRODUCTION_MODEL],
     )  # fmt: skip
     reject = FraudJobOperator(
-        task_id="reject", job="reject", arguments=[VERSION, REASON], expected="{{ not approved(ti) }}",
+        task_id="reject", job="reject", arguments=[VERSION, REASON], condition="{{ not approved(ti) }}",
         actor="{{ answered_by(ti) }}", trigger_rule=TriggerRule.NONE_FAILED,
     )  # fmt: skip
     gates >> approval >> [promote, reject]

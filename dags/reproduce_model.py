@@ -22,5 +22,5 @@ with fraud_dag(
     schedule="0 4 * * 0",
     params={"version": Param("production", type="string", minLength=1, description="number or alias")},
 ):
-    version = FraudJobOperator(task_id="production_model", job="production-version", needs=("version",))
+    version = FraudJobOperator(task_id="production_model", job="production-version", required_fields=("version",))
     version >> FraudJobOperator(task_id="reproduce", job="reproduce", arguments=["{{ params.version }}"])

@@ -6,11 +6,11 @@ week's answers of `POST /predict` with the scores of the same model version.
 
 **When.** After new features, and after each change of the Production model. By hand: trigger with `date` for one day,
 with `from` and `to` for a range, or with all three empty for the days without current scores. A range is one run: its
-days share one Spark session, and each is published by itself. (Airflow's own backfill needs a schedule by the clock.)
+days share one Spark session, and each is published separately. (Airflow's backfill needs a time-based schedule.)
 
 **Triage.** *`production_model` skipped*: there is no Production model; train and promote one. *Exit code 65*: the
 features of the day are missing or damaged; clear `build_features`. *`consistency` skipped*: no answer could be
-compared; its log says why. *`consistency` found differences*: its log lists examples; where window features differ,
+compared; see its log. *`consistency` found differences*: its log lists examples; where window features differ,
 see `monitor_skew`. A rerun writes the same bytes.
 """
 
@@ -27,12 +27,14 @@ with fraud_dag(
     stage="scoring",
     schedule=FEATURES | PRODUCTION_MODEL,
     params={
-        "date": Param(None, **DAY, description="one day; leave all three empty to score what is not scored yet"),
+        "date": Param(None, **DAY, description="one day; leave all three empty for the days without current scores"),
         "from": Param(None, **DAY, description="first day of a range"),
         "to": Param(None, **DAY, description="last day of a range"),
     },
 ):
-    production_model = FraudJobOperator(task_id="production_model", job="production-version", needs=("version",))
+    production_model = FraudJobOperator(
+        task_id="production_model", job="production-version", required_fields=("version",)
+    )
     score = FraudJobOperator(
         task_id="score",
         job="score",
@@ -44,4 +46,8 @@ with fraud_dag(
         outlets=[SCORES],
         pool=SCORING_POOL,
     )
-    production_model >> score >> FraudJobOperator(task_id="consistency", job="consistency", needs=("compared",))
+    (
+        production_model
+        >> score
+        >> FraudJobOperator(task_id="consistency", job="consistency", required_fields=("compared",))
+    )

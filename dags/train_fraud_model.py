@@ -28,7 +28,7 @@ def candidate(trained: dict[str, Any]) -> str:
     """Announce the version when every gate passed."""
     print(*gate_lines(trained["gates"]), sep="\n")
     if not trained["gates_passed"]:
-        raise AirflowSkipException("a gate failed: production stays as it is")
+        raise AirflowSkipException("a gate failed; Production is unchanged")
     return str(trained["version"])
 
 

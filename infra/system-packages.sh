@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Debian packages named as PROGRAM=PACKAGE whose program is missing, when we are root and apt is there;
-# otherwise says what is missing. Fails only for those marked with a trailing "!" (the platform cannot do without).
+# Installs the Debian packages of the PROGRAM=PACKAGE arguments whose program is missing, as root with apt. Otherwise prints
+# the missing packages. Fails only for required packages, which are marked with a trailing "!".
 set -euo pipefail
 
 missing=() needed=()
@@ -14,7 +14,7 @@ done
 
 if [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
   echo "installing ${missing[*]} with apt" >&2
-  # A package must not start a service of its own here: the stack runs its own processes on its own ports.
+  # A package must not start its service: the stack runs its own processes on its own ports.
   policy=/usr/sbin/policy-rc.d made=
   if [[ ! -e $policy ]]; then
     printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && made=yes
@@ -25,8 +25,8 @@ if [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
     { apt-get update -qq >&2 && apt-get install -yqq --no-install-recommends "${missing[@]}" >&2; } ||
     echo "apt could not install ${missing[*]}" >&2
 else
-  echo "not on this machine: ${missing[*]} (install the packages, or run as root where apt is)" >&2
+  echo "not installed: ${missing[*]} (install the packages, or run as root on a system with apt)" >&2
 fi
 for program in "${needed[@]}"; do
-  command -v "$program" >/dev/null || { echo "$program is needed and is not here" >&2; exit 1; }
+  command -v "$program" >/dev/null || { echo "$program is required and not installed" >&2; exit 1; }
 done

@@ -1,4 +1,4 @@
-"""A PostgreSQL server process of a test's own, from the system's package."""
+"""A PostgreSQL server process for a test, from the system's package."""
 
 import os
 import shutil
@@ -9,21 +9,25 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from fraud.embedded.sockets import free_port
 
+UNPRIVILEGED: Final = 65534
+"""The id of Debian's user without rights."""
+
 
 def programs() -> Path | None:
-    """The folder of the newest server's programs; None where there is none."""
+    """The folder of the newest server's programs. None if no server is installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
     return found[-1].parent if found else None
 
 
 @contextmanager
 def running(bin_folder: Path) -> Iterator[str]:
-    """The SQLAlchemy URL of an empty database `fraud`. The server refuses to run as root, so it runs as nobody then."""
+    """The SQLAlchemy URL of an empty database `fraud`. The server refuses to run as root: it gets another user."""
     folder, port = Path(tempfile.mkdtemp(prefix="fraud-postgres-")), free_port()
-    user = "nobody" if os.geteuid() == 0 else None
+    user = UNPRIVILEGED if os.geteuid() == 0 else None
     if user:
         shutil.chown(folder, user)
     try:

@@ -1,7 +1,7 @@
-"""Run every part of the test-suite in the environment it belongs to, and end with one summary.
+"""Run every part of the test suite in its environment, and print one summary.
 
-Airflow's part runs beside the first one, on the second core; its output comes when it has ended. Serving's runs alone:
-it has deadlines to keep.
+Airflow's part runs at the same time as the first one, on the second core; its output is printed at its end. Serving's
+part runs alone, because its tests have deadlines.
 """
 
 import argparse
@@ -33,25 +33,25 @@ class Outcome(NamedTuple):
 
 
 def parts() -> dict[str, tuple[str, ...]]:
-    """Environment -> folders. What is not another environment's runs in the ML one."""
+    """Environment -> folders. Folders without another environment run in the ML one."""
     taken = {folder for folders in ELSEWHERE.values() for folder in folders} | set(NO_TESTS)
     folders = sorted(f"tests/{path.name}" for path in (ROOT / "tests").iterdir() if path.is_dir())
     return {"ml": tuple(f for f in folders if f not in taken and "__" not in f), **ELSEWHERE}
 
 
 def run(environment: str, folders: tuple[str, ...], marker: str, output: IO[str] | None = None) -> Outcome:
-    """Run pytest over the folders that hold tests. `output` takes what it prints; None: the terminal."""
-    held = [folder for folder in folders if any((ROOT / folder).rglob("test_*.py"))]
+    """Run pytest on the folders with tests. Its output goes to `output`; None: the terminal."""
+    tested = [folder for folder in folders if any((ROOT / folder).rglob("test_*.py"))]
     report = ROOT / "build" / f"junit-{environment}.xml"
     report.parent.mkdir(exist_ok=True)
     report.unlink(missing_ok=True)
-    began = time.monotonic()
+    started = time.monotonic()
     command = [str(ROOT / ".venv" / environment / "bin/python"), "-m", "pytest", "-q", "-m", marker]
     code = (
         subprocess.run(
-            [*command, f"--junit-xml={report}", *held], cwd=ROOT, check=False, stdout=output, stderr=output
+            [*command, f"--junit-xml={report}", *tested], cwd=ROOT, check=False, stdout=output, stderr=output
         ).returncode
-        if held
+        if tested
         else _NOTHING_COLLECTED
     )
     slowest: list[tuple[float, str]] = []
@@ -67,7 +67,7 @@ def run(environment: str, folders: tuple[str, ...], marker: str, output: IO[str]
     failed = counts["failures"] + counts["errors"]
     passed = counts["tests"] - failed - counts["skipped"]
     ok = code in (0, _NOTHING_COLLECTED)
-    return Outcome(environment, passed, failed, counts["skipped"], time.monotonic() - began, ok, slowest)
+    return Outcome(environment, passed, failed, counts["skipped"], time.monotonic() - started, ok, slowest)
 
 
 def main() -> None:
@@ -77,7 +77,7 @@ def main() -> None:
     which.add_argument("--long", dest="marker", action="store_const", const="long", help="those marked long")
     parser.set_defaults(marker="not slow and not long")
     marker = parser.parse_args().marker
-    began = time.monotonic()
+    started = time.monotonic()
     of = parts()
     aside = ROOT / "build" / "test-airflow.log"
     aside.parent.mkdir(exist_ok=True)
@@ -94,10 +94,10 @@ def main() -> None:
     for o in outcomes:
         print(f"{o.part:<11}{o.passed:>8}{o.failed:>8}{o.skipped:>9}{o.seconds:>9.0f}{'' if o.ok else '  FAILED'}")
     total = [sum(column) for column in zip(*(o[1:4] for o in outcomes), strict=True)]
-    # The last line in pytest's own words, for whoever reads only that.
+    # The last line repeats pytest's summary.
     words = [f"{total[1]} failed"] * bool(total[1]) + [f"{total[0]} passed"]
     words += [f"{total[2]} skipped"] * bool(total[2])
-    print(f"\n===== {', '.join(words)} in {time.monotonic() - began:.2f}s =====")
+    print(f"\n===== {', '.join(words)} in {time.monotonic() - started:.2f}s =====")
     sys.exit(0 if all(o.ok for o in outcomes) else 1)
 
 

@@ -1,8 +1,8 @@
 """An S3 server process for tests, `rclone serve s3` over a folder, on a free loopback port.
 
-It signs, lists, copies and deletes as S3 does and replaces an object in one step; it has no versions and ignores
-`If-None-Match`, which nothing here sends. botocore's newer checksums are switched off, as most servers that are not
-AWS ask for: docs/deployment.md, "S3".
+It signs, lists, copies and deletes like S3 and replaces an object atomically. It has no versions and ignores
+`If-None-Match`, which the platform does not send. botocore's newer checksums are switched off, because most servers
+other than AWS do not support them: docs/deployment.md, "S3".
 """
 
 import secrets
@@ -22,7 +22,7 @@ _POLL_S: Final = 0.02
 
 
 class Server(NamedTuple):
-    """A running server. What a client reads from its environment to reach it, and where its objects lie as files."""
+    """A running server: the environment variables of its clients, and the folder with its objects as files."""
 
     environment: dict[str, str]
     folder: Path
@@ -37,7 +37,7 @@ def running(folder: Path) -> Iterator[Server]:
     (folder / BUCKET).mkdir(parents=True)
     port, key, secret = _free_port(), secrets.token_hex(10), secrets.token_hex(20)
     program = [str(Path(sys.executable).with_name("rclone")), "serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}"]
-    # Neither a configuration nor credentials of whoever runs the tests.
+    # Without the user's configuration and credentials.
     own = {"RCLONE_AUTH_KEY": f'"{key},{secret}"', "RCLONE_CONFIG": "", "PATH": "/usr/bin:/bin", "HOME": str(folder)}
     setpriv = shutil.which("setpriv")  # the kernel ends it with the tests, however they end
     with (folder.parent / "s3.log").open("wb") as log:

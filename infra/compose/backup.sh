@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Copy what the deployed stack must not lose into a new folder: `make backup TO=FOLDER`.
-# Databases, the online store, artifacts, lake, prediction log, API keys, secrets. The scheduler pauses for the time of
-# it, so that no job writes; serving keeps answering, and what it appends meanwhile is in the next backup.
+# Back up the deployed stack into a new folder: `make backup TO=FOLDER`.
+# Copies databases, the online store, artifacts, lake, prediction log, API keys and secrets. The scheduler is paused, so
+# that no job writes. Serving keeps answering; records that it appends during the backup are in the next one.
 set -euo pipefail
 to=$(realpath -m "${1:?usage: backup.sh FOLDER}")
 cd "$(dirname "$0")/../.."
@@ -10,7 +10,7 @@ project=$("${compose[@]}" config --format json | sed -nE 's/^  "name": "(.*)",$/
 databases=(airflow mlflow mlflow_auth fraud feast)
 volumes=(mlflow-artifacts platform predictions api-keys airflow-logs)
 
-[[ ! -e $to ]] || { echo "$to is there already: a backup goes into a new folder" >&2; exit 1; }
+[[ ! -e $to ]] || { echo "$to exists; a backup needs a new folder" >&2; exit 1; }
 umask 077
 mkdir -p "$to.part"
 # shellcheck disable=SC2329 # called by trap
@@ -28,7 +28,7 @@ valkey() { "${compose[@]}" exec -T valkey sh -c "REDISCLI_AUTH=\"\$VALKEY_PASSWO
 valkey config set auto-aof-rewrite-percentage 0 >/dev/null
 deadline=$((SECONDS + 300))
 until valkey info persistence | grep -q '^aof_rewrite_in_progress:0'; do
-  ((SECONDS < deadline)) || { echo "the online store does not end its rewrite" >&2; exit 1; }
+  ((SECONDS < deadline)) || { echo "the online store did not finish rewriting its append-only file" >&2; exit 1; }
   sleep 0.5
 done
 "${compose[@]}" exec -T valkey tar -C /data -c appendonlydir | gzip >"$to.part/valkey.tar.gz"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Bring a backup back as a new stack: `make restore FROM=FOLDER`, then `make up`.
-# Only into a project without volumes: what is there is never overwritten. COMPOSE_PROJECT_NAME restores beside a stack
-# that runs. The secrets of the backup are used where this checkout has none.
+# Restore a backup as a new stack: `make restore FROM=FOLDER`, then `make up`.
+# The project must have no volumes, so that nothing is overwritten. COMPOSE_PROJECT_NAME restores beside a running stack.
+# The secrets of the backup are used if this checkout has none.
 set -euo pipefail
 from=$(realpath "${1:?usage: restore.sh FOLDER}")
 cd "$(dirname "$0")/../.."
@@ -10,11 +10,11 @@ cd "$(dirname "$0")/../.."
 compose=(docker compose --profile full)
 project=$("${compose[@]}" config --format json | sed -nE 's/^  "name": "(.*)",$/\1/p')
 if docker volume ls --quiet --filter "label=com.docker.compose.project=$project" | grep -q .; then
-  echo "$project has volumes: remove them first (docker compose down --volumes), if nothing in them is needed" >&2
+  echo "$project has volumes; if their data is not needed, remove them first: docker compose down --volumes" >&2
   exit 1
 fi
 
-# What mounts each volume of a backup.
+# The service that mounts each volume of a backup.
 "${compose[@]}" create --no-build postgres postgres-roles valkey mlflow serving-a airflow-prepare serving-keys
 "${compose[@]}" up --detach --no-build --wait postgres
 "${compose[@]}" run --rm --no-deps --no-TTY postgres-roles

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Replace serving's replicas one after the other, each by a container of the image that is there now: `make rolling-restart`.
-# A replica ends when what it was asked is answered and logged; the next one starts when the proxy counts both again.
+# Replace serving's replicas one by one with containers of the current image: `make rolling-restart`.
+# A replica ends after it has answered and logged its accepted requests. The next one is replaced when the proxy counts both.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 compose=(docker compose --profile full)
@@ -14,7 +14,7 @@ for replica in serving-a serving-b; do
   "${compose[@]}" up --detach --no-deps --no-build --force-recreate --wait --wait-timeout 120 "$replica"
   deadline=$((SECONDS + 60))
   until both_ready; do
-    ((SECONDS < deadline)) || { echo "the proxy does not see $replica" >&2; exit 1; }
+    ((SECONDS < deadline)) || { echo "the proxy does not reach $replica" >&2; exit 1; }
     sleep 0.5
   done
   echo "$replica replaced"

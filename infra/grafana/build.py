@@ -1,6 +1,6 @@
-"""Writes dashboards/*.json. A panel is its question, its queries, a unit, where it turns bad, and the runbook for then.
+"""Write dashboards/*.json. A panel has a title, queries, a unit, thresholds and a runbook.
 
-Run after a change: `python infra/grafana/build.py`. Tests fail when the files differ from what this writes.
+Run it after a change: `python infra/grafana/build.py`. A test fails when the files differ from its output.
 """
 
 import json
@@ -18,9 +18,9 @@ _WIDE, _NARROW, _TALL, _LOW = 12, 6, 8, 4
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """`queries` are legend -> PromQL. `warn` and `bad` colour values at or above them; `low` those below it instead."""
+    """`queries`: legend -> PromQL. Values are orange from `warn` and red from `bad`, or red below `low`."""
 
-    question: str
+    title: str
     queries: Mapping[str, str]
     unit: str
     runbook: str
@@ -28,7 +28,7 @@ class Panel:
     warn: float | None = None
     low: float | None = None
     single: bool = False
-    why: str = ""
+    description: str = ""
 
     def steps(self) -> list[dict[str, Any]]:
         """Grafana's thresholds, lowest first."""
@@ -39,13 +39,13 @@ class Panel:
         return found + [{"color": "red", "value": self.bad}] * (self.bad is not None)
 
     def as_json(self, number: int, x: int, y: int) -> dict[str, Any]:
-        """Grafana's model of the panel."""
+        """The panel in Grafana's JSON model."""
         custom = {} if self.single else {"custom": {"thresholdsStyle": {"mode": "dashed"}, "fillOpacity": 5}}
         return {
             "id": number,
             "type": "stat" if self.single else "timeseries",
-            "title": self.question,
-            "description": self.why,
+            "title": self.title,
+            "description": self.description,
             "datasource": SOURCE,
             "gridPos": {"x": x, "y": y, "w": self.width, "h": self.height},
             "targets": [
@@ -79,165 +79,168 @@ class Panel:
 
 
 def one(
-    question: str,
+    title: str,
     expr: str,
     unit: str,
     runbook: str,
     *,
     bad: float | None = None,
     low: float | None = None,
-    why: str = "",
+    description: str = "",
 ) -> Panel:
-    """A panel of one figure."""
-    return Panel(question, {"": expr}, unit, runbook, bad=bad, low=low, why=why, single=True)
+    """A panel with a single value."""
+    return Panel(title, {"": expr}, unit, runbook, bad=bad, low=low, description=description, single=True)
 
 
 SERVING: Final = (
-    one("Does serving answer?", 'count(up{job="serving"} == 1) or vector(0)', "short", "ServingDown", low=1),
-    one("Is the objective of 99.9 % met today?", "1 - max(serving:failures:ratio_rate6h)", "percentunit",
+    one("Serving replicas that answer", 'count(up{job="serving"} == 1) or vector(0)', "short", "ServingDown", low=1),
+    one("Availability over 6 hours (objective 99.9 %)", "1 - max(serving:failures:ratio_rate6h)", "percentunit",
         "AvailabilityBudgetBurns", low=0.999),
-    one("Is the online store there?", "min(serving_store_up)", "bool_yes_no", "OnlineStoreDown", low=1),
-    one("How long ago did the registry answer?", "time() - min(serving_registry_seen_timestamp_seconds)", "s",
+    one("Online store connected", "min(serving_store_up)", "bool_yes_no", "OnlineStoreDown", low=1),
+    one("Time since the registry answered", "time() - min(serving_registry_seen_timestamp_seconds)", "s",
         "RegistryUnreachable", bad=120),
-    Panel("How much is asked, and how is it answered?",
+    Panel("Requests by endpoint and status",
           {"{{endpoint}} {{status}}": "sum by (endpoint, status) (rate(serving_requests_total[5m]))"}, "reqps",
           "AvailabilityBudgetBurnsFast"),
-    Panel("Which share of answers fails?",
+    Panel("Share of failed answers",
           {"5 minutes": "serving:failures:ratio_rate5m", "1 hour": "serving:failures:ratio_rate1h",
            "6 hours": "serving:failures:ratio_rate6h"}, "percentunit", "AvailabilityBudgetBurnsFast", warn=0.001,
-          bad=0.0144, why="A 5xx or a 429. Orange: the objective; red: 2 % of the month's budget goes in an hour."),
-    Panel("How long do customers wait?",
+          bad=0.0144, description="Answers with a 5xx or a 429. Orange: the objective. Red: an hour uses 2 % of the "
+          "month's error budget."),
+    Panel("Latency of answers",
           {"p50": "histogram_quantile(0.5, sum by (le) (rate(model_inference_duration_seconds_bucket[5m])))",
            "p95": "histogram_quantile(0.95, sum by (le) (rate(model_inference_duration_seconds_bucket[5m])))",
            "p99": "serving:latency:p99_5m"}, "s", "LatencyP99High", bad=0.2),
-    Panel("Which share waits longer than 200 ms?",
+    Panel("Share of answers slower than 200 ms",
           {"5 minutes": "serving:slow:ratio_rate5m", "1 hour": "serving:slow:ratio_rate1h",
            "6 hours": "serving:slow:ratio_rate6h"}, "percentunit", "LatencyBudgetBurnsFast", warn=0.01, bad=0.144),
-    Panel("Which answers are degraded, and why?",
+    Panel("Degraded answers by reason",
           {"{{reason}}": "sum by (reason) (rate(serving_degraded_total[5m]))"}, "reqps", "DegradedAnswers", bad=1),
-    Panel("What goes wrong at the online store?",
+    Panel("Errors of the online store by kind",
           {"{{kind}}": "sum by (kind) (rate(serving_store_errors_total[5m]))"}, "ops", "OnlineStoreDown", bad=1),
-    Panel("How busy are the workers?",
+    Panel("Load of the workers",
           {"CPU {{instance}}": 'rate(process_cpu_seconds_total{job="serving"}[5m])',
            "in flight {{instance}}": "serving_in_flight"}, "short", "LatencyP99High", warn=48, bad=96,
-          why="One worker has one CPU. 96 requests in flight is the default limit; one more is a 429."),
-    Panel("Does every answer get its log record?",
+          description="One worker uses one CPU. The default limit is 96 requests in flight; more requests get a 429."),
+    Panel("Records of the prediction log",
           {"written": "sum(rate(serving_log_records_total[5m]))", "dropped": "sum(rate(serving_log_dropped_total[5m]))",
            "failed writes": "sum(rate(serving_log_errors_total[5m]))"}, "ops", "PredictionLogLost"),
 )  # fmt: skip
 
 MODEL: Final = (
-    Panel("Which version is Production?", {"{{version}} {{level}}": "fraud_production_info"}, "short",
-          "NoProductionModel", low=1, single=True, why="Its name is the version and the ladder's level."),
-    one("How many replicas answer with another version?",
+    Panel("Production version", {"{{version}} {{level}}": "fraud_production_info"}, "short",
+          "NoProductionModel", low=1, single=True, description="The legend is the version and its level."),
+    one("Replicas with another version",
         "count(serving_model_info unless on (environment, version) fraud_production_info) or vector(0)", "short",
         "ServingBehindRegistry", bad=1),
-    one("How many artefacts were refused today?", "sum(increase(serving_artefacts_refused_total[1d]))", "short",
+    one("Artefacts refused in 24 hours", "sum(increase(serving_artefacts_refused_total[1d]))", "short",
         "ArtefactRefused", bad=1),
-    one("How many gates refuse the newest candidate?", "count(fraud_gate_passed == 0) or vector(0)", "short",
+    one("Failed gates of the newest candidate", "count(fraud_gate_passed == 0) or vector(0)", "short",
         "GatesFailed", bad=1),
-    Panel("Which version answers?", {"{{instance}} {{version}} {{level}}": "serving_model_info"}, "short",
+    Panel("Served version by replica", {"{{instance}} {{version}} {{level}}": "serving_model_info"}, "short",
           "ServingBehindRegistry"),
-    Panel("Which share is called fraud, and what is usual?",
+    Panel("Share of flagged transactions and its baseline",
           {"last day": "model:flagged:ratio1d", "baseline": "fraud_baseline_flagged_ratio",
            "baseline + 2 sigma": "fraud_baseline_flagged_ratio + 2 * fraud_baseline_flagged_ratio_sigma"},
           "percentunit", "FraudRatioOffBaseline"),
-    Panel("How unusual is that share?", {"standard deviations": "model:flagged:sigmas1d"}, "short",
-          "FraudRatioOffBaseline", bad=2, why="Below -2 is as unusual as above 2."),
-    Panel("How sure are decisions?", {"{{outcome}}": "model:confidence:mean1d"}, "percentunit", "ConfidenceLow",
-          low=0.6, why="0.5 is the threshold itself, 1 as far from it as can be."),
-    Panel("What do customers pay, and what did the model learn on?",
+    Panel("Deviation of the share from its baseline", {"standard deviations": "model:flagged:sigmas1d"}, "short",
+          "FraudRatioOffBaseline", bad=2, description="The alert uses the absolute value."),
+    Panel("Mean confidence by outcome", {"{{outcome}}": "model:confidence:mean1d"}, "percentunit", "ConfidenceLow",
+          low=0.6, description="0.5 is at the decision threshold, 1 is the largest distance from it."),
+    Panel("Mean amount, served and in training",
           {"mean of the last day": "model:amount:mean1d", "training mean": "fraud_baseline_amount_mean"},
           "currencyUSD", "AmountOffTraining"),
-    Panel("How far is that from training?", {"offset": "model:amount:offset1d"}, "percentunit", "AmountOffTraining",
-          bad=0.2),
-    Panel("Which gates did the newest candidate pass?", {"{{gate}}": "fraud_gate_passed"}, "bool_yes_no", "GatesFailed",
+    Panel("Deviation of the mean amount from training", {"offset": "model:amount:offset1d"}, "percentunit",
+          "AmountOffTraining", bad=0.2),
+    Panel("Gates of the newest candidate", {"{{gate}}": "fraud_gate_passed"}, "bool_yes_no", "GatesFailed",
           low=1),
-    Panel("Do decisions keep what the holdout promised?",
-          {"evidence against": "fraud_concept_evidence", "alarm": "fraud_concept_evidence_limit"}, "short",
-          "ConceptDriftFound", why="By labels that have come since. While the promise is kept it gets to the alarm "
-          "once in so many days or more rarely, however often one looks."),
-    Panel("How good are decisions once labels have come?",
+    Panel("Evidence of concept drift",
+          {"evidence": "fraud_concept_evidence", "limit": "fraud_concept_evidence_limit"}, "short",
+          "ConceptDriftFound", description="From labels that have arrived since. Without concept drift, the "
+          "evidence reaches the limit at most once in concept.false_alarm_days (params.yaml) on average."),
+    Panel("Quality of decisions with mature labels, and on the holdout",
           {"{{figure}}": 'fraud_concept_figure{figure!="saved_per_1000"}',
-           "{{figure}}, promised": 'fraud_concept_promise{figure!="saved_per_1000"}'}, "percentunit",
+           "{{figure}}, holdout": 'fraud_concept_promise{figure!="saved_per_1000"}'}, "percentunit",
           "ConceptDriftFound"),
-    Panel("What do they save per 1,000 transactions?",
+    Panel("Savings per 1,000 transactions",
           {"since": 'fraud_concept_figure{figure="saved_per_1000"}',
-           "promised": 'fraud_concept_promise{figure="saved_per_1000"}'}, "currencyUSD", "ConceptDriftFound"),
-    Panel("Which labels came in time, too late, or not at all?",
+           "holdout": 'fraud_concept_promise{figure="saved_per_1000"}'}, "currencyUSD", "ConceptDriftFound"),
+    Panel("Labels in time, late and missing",
           {"{{known}}": "fraud_concept_labels", "days with mature labels": "fraud_concept_days"}, "short",
           "LabelsStale"),
-    Panel("Where did window features come from?",
+    Panel("Source of window features",
           {"{{source}}": "sum by (source) (rate(serving_history_total[5m]))"}, "reqps", "DegradedAnswers"),
 )  # fmt: skip
 
 DATA: Final = (
-    one("Did the last days drift?", "max(fraud_drift_found)", "bool_yes_no", "DriftFound", bad=1),
-    one("Which share of the features drifted?", "max(fraud_drift_share)", "percentunit", "DriftFound", bad=0.3),
-    one("How many served values differ from their recomputation?", "sum(fraud_skew_mismatches)", "short", "SkewFound",
+    one("Drift found", "max(fraud_drift_found)", "bool_yes_no", "DriftFound", bad=1),
+    one("Share of drifted features", "max(fraud_drift_share)", "percentunit", "DriftFound", bad=0.3),
+    one("Served values that differ from their recomputation", "sum(fraud_skew_mismatches)", "short", "SkewFound",
         bad=1),
-    one("Which share of the last delivery is in quarantine?",
+    one("Quarantined share of the last delivery",
         'sum(fraud_ingest_rows{outcome="quarantined"}) / (sum(fraud_ingest_rows) > 0)', "percentunit",
         "QuarantineRateHigh", bad=0.02),
-    Panel("How far is each feature from training?",
+    Panel("PSI of each feature over the last week",
           {"{{feature}}": "fraud_drift_psi", "limit": "fraud_drift_psi_limit",
            "probability": "fraud_drift_prediction_psi"}, "short", "DriftFound", warn=0.05, bad=0.2,
-          why="Population stability index of the last week over the reference's bins."),
-    Panel("How far was the newest day alone?",
+          description="Population stability index of the last week, in the bins of the training reference."),
+    Panel("PSI of each feature on the newest day",
           {"{{feature}}": "fraud_drift_newest_day_psi", "limit": "fraud_drift_newest_day_psi_limit"}, "short",
           "DriftFound", warn=0.05, bad=0.2),
-    Panel("What is missing or unknown?",
+    Panel("Missing values and unknown categories",
           {"{{feature}}": "fraud_drift_missing_share", "unknown category": "fraud_drift_unknown_category_share"},
           "percentunit", "DriftFound"),
-    Panel("Which served values were recomputed otherwise?",
+    Panel("Skew by feature",
           {"{{feature}}": "fraud_skew_mismatches", "events lost": "fraud_skew_events_lost"}, "short", "SkewFound",
           bad=1),
-    Panel("How much was checked?", {"answers, skew": "fraud_skew_rows", "rows, drift": "fraud_drift_rows"}, "short",
-          "MonitorBehind"),
-    Panel("What became of the last delivery's rows?", {"{{outcome}}": "fraud_ingest_rows"}, "short",
+    Panel("Rows checked for skew and drift", {"answers, skew": "fraud_skew_rows", "rows, drift": "fraud_drift_rows"},
+          "short", "MonitorBehind"),
+    Panel("Rows of the last delivery by outcome", {"{{outcome}}": "fraud_ingest_rows"}, "short",
           "QuarantineRateHigh"),
-    Panel("Which categories and retries does serving see?",
+    Panel("Unknown categories and retries in requests",
           {"unknown categories": "sum(rate(serving_unknown_category_total[5m]))",
            "retries": "sum(rate(serving_repeated_total[5m]))"}, "reqps", "DriftFound"),
 )  # fmt: skip
 
 PIPELINES: Final = (
-    one("How many jobs failed last?", "sum(fraud_job_failed)", "short", "JobFailed", bad=1),
-    one("How many services are down?", "count(fraud_service_up == 0) or vector(0)", "short", "ServiceDown", bad=1),
-    one("How many sources cannot be read?", "count(fraud_source_up == 0) or vector(0)", "short", "SourceUnreadable",
+    one("Jobs whose last run failed", "sum(fraud_job_failed)", "short", "JobFailed", bad=1),
+    one("Services that are down", "count(fraud_service_up == 0) or vector(0)", "short", "ServiceDown", bad=1),
+    one("Sources that cannot be read", "count(fraud_source_up == 0) or vector(0)", "short", "SourceUnreadable",
         bad=1),
-    one("Are alerts delivered?", "min(prometheus_notifications_alertmanagers_discovered)", "bool_yes_no",
+    one("Alertmanager connected", "min(prometheus_notifications_alertmanagers_discovered)", "bool_yes_no",
         "AlertmanagerDown", low=1),
-    Panel("When did a delivery last arrive?",
+    Panel("Age of the last delivery",
           {"{{dataset}}": 'platform:published:age_seconds{dataset=~"transactions|labels"}'},
           "s", "TransactionsStale", warn=93600, bad=259200),
-    Panel("What lags behind its input?", {"{{dataset}}": "platform:behind:seconds"}, "s", "ScoresStale", bad=86400),
-    Panel("Was everything fresh this week?", {"{{dataset}}": "slo:freshness:ratio_7d"}, "percentunit", "FeaturesStale",
+    Panel("Lag of each dataset behind its input", {"{{dataset}}": "platform:behind:seconds"}, "s", "ScoresStale",
+          bad=86400),
+    Panel("Freshness over 7 days", {"{{dataset}}": "slo:freshness:ratio_7d"}, "percentunit", "FeaturesStale",
           low=0.99),
-    Panel("How many rows has the newest day?", {"{{dataset}}": "fraud_dataset_rows"}, "short", "TransactionsStale"),
-    Panel("Which job failed or runs?",
+    Panel("Rows of the newest day", {"{{dataset}}": "fraud_dataset_rows"}, "short", "TransactionsStale"),
+    Panel("Failed and running jobs",
           {"{{job_name}} failed": "fraud_job_failed", "{{job_name}} runs": "fraud_job_running"},
           "bool_yes_no", "JobFailed", bad=1),
-    Panel("How long did each job take?", {"{{job_name}}": "fraud_job_duration_seconds"}, "s", "JobStuck", bad=10800),
-    Panel("How long ago did each job succeed?", {"{{job_name}}": "time() - fraud_job_succeeded_seconds"}, "s",
+    Panel("Duration of the last run of each job", {"{{job_name}}": "fraud_job_duration_seconds"}, "s", "JobStuck",
+          bad=10800),
+    Panel("Time since the last success of each job", {"{{job_name}}": "time() - fraud_job_succeeded_seconds"}, "s",
           "JobFailed"),
-    Panel("Which services are well?", {"{{service}}": "fraud_service_up"}, "bool_yes_no", "ServiceDown", low=1),
-    Panel("How full is the online store?",
+    Panel("Healthy services", {"{{service}}": "fraud_service_up"}, "bool_yes_no", "ServiceDown", low=1),
+    Panel("Memory of the online store",
           {"used": "fraud_online_store_memory_bytes", "limit": "fraud_online_store_memory_limit_bytes"}, "bytes",
           "OnlineStoreDown"),
-    Panel("How many histories does it hold?", {"keys": "fraud_online_store_keys"}, "short", "OnlineStoreDown"),
+    Panel("Keys in the online store", {"keys": "fraud_online_store_keys"}, "short", "OnlineStoreDown"),
 )  # fmt: skip
 
 DASHBOARDS: Final = {
-    "serving": ("Serving", "For on-call: do checkouts get their answers, in time?", SERVING),
-    "model-health": ("Model health", "Does the model say what it should?", MODEL),
-    "data-and-drift": ("Data and drift", "Is what arrives what the model knows?", DATA),
-    "pipelines": ("Pipelines", "Is everything made, and on time?", PIPELINES),
+    "serving": ("Serving", "Availability, latency and degradation of POST /predict, for on-call.", SERVING),
+    "model-health": ("Model health", "Served versions, decisions, gates and concept drift.", MODEL),
+    "data-and-drift": ("Data and drift", "Deliveries, drift of the features and skew.", DATA),
+    "pipelines": ("Pipelines", "Freshness of the datasets, jobs and services.", PIPELINES),
 }
 
 
-def dashboard(uid: str, title: str, question: str, panels: Sequence[Panel]) -> dict[str, Any]:
-    """Grafana's model: panels from left to right, a new row where the next one does not fit."""
+def dashboard(uid: str, title: str, description: str, panels: Sequence[Panel]) -> dict[str, Any]:
+    """The dashboard in Grafana's JSON model. Panels fill rows from left to right."""
     placed, x, y = [], 0, 0
     for number, panel in enumerate(panels, start=1):
         if x + panel.width > _COLUMNS:
@@ -247,7 +250,7 @@ def dashboard(uid: str, title: str, question: str, panels: Sequence[Panel]) -> d
     return {
         "uid": f"fraud-{uid}",
         "title": title,
-        "description": question,
+        "description": description,
         "tags": ["fraud"],
         "schemaVersion": 39,
         "editable": False,
@@ -255,7 +258,7 @@ def dashboard(uid: str, title: str, question: str, panels: Sequence[Panel]) -> d
         "time": {"from": "now-6h", "to": "now"},
         "timezone": "utc",
         "templating": {
-            # Where docs/ can be read. Grafana knows no external labels, so the exporter tells it.
+            # The URL of docs/. Grafana does not get external labels, so the exporter exposes it as a metric.
             "list": [
                 {
                     "name": "docs",
@@ -285,9 +288,9 @@ def dashboard(uid: str, title: str, question: str, panels: Sequence[Panel]) -> d
 
 
 def text(name: str) -> str:
-    """The committed file's content."""
-    title, question, panels = DASHBOARDS[name]
-    return json.dumps(dashboard(name, title, question, panels), indent=1) + "\n"
+    """The content of a dashboard's file."""
+    title, description, panels = DASHBOARDS[name]
+    return json.dumps(dashboard(name, title, description, panels), indent=1) + "\n"
 
 
 if __name__ == "__main__":

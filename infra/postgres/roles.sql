@@ -1,5 +1,5 @@
--- Roles and databases of the platform, over the local socket, at every `make up`: running it again changes nothing,
--- and a password changed in .env counts from the next start.
+-- Create the platform's roles and databases over the local socket, at every `make up`. Repeated runs change nothing, except
+-- that they set the passwords of .env.
 \set ON_ERROR_STOP on
 \getenv airflow_password AIRFLOW_DB_PASSWORD
 \getenv mlflow_password MLFLOW_DB_PASSWORD
@@ -7,7 +7,7 @@
 \getenv superuser_password POSTGRES_PASSWORD
 
 SELECT format('CREATE ROLE %I LOGIN', name)
-FROM (VALUES ('airflow'), ('mlflow'), ('fraud')) AS wanted (name)
+FROM (VALUES ('airflow'), ('mlflow'), ('fraud')) AS required (name)
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
 
 ALTER ROLE airflow PASSWORD :'airflow_password';
@@ -15,11 +15,11 @@ ALTER ROLE mlflow PASSWORD :'mlflow_password';
 ALTER ROLE fraud PASSWORD :'fraud_password';
 ALTER ROLE postgres PASSWORD :'superuser_password';
 
--- fraud: promotion history. feast: its registry. mlflow_auth: MLflow's users, whose migrations must not meet its own.
+-- fraud: promotion history. feast: Feast's registry. mlflow_auth: MLflow's users, apart because they have own migrations.
 SELECT format('CREATE DATABASE %I OWNER %I', name, owner)
-FROM (VALUES ('airflow', 'airflow'), ('mlflow', 'mlflow'), ('mlflow_auth', 'mlflow'), ('fraud', 'fraud'), ('feast', 'fraud')) AS wanted (name, owner)
+FROM (VALUES ('airflow', 'airflow'), ('mlflow', 'mlflow'), ('mlflow_auth', 'mlflow'), ('fraud', 'fraud'), ('feast', 'fraud')) AS required (name, owner)
 WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = name) \gexec
 
--- Nobody but its owner connects to a database.
+-- Only the owner of a database may connect to it.
 SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC', name)
-FROM (VALUES ('airflow'), ('mlflow'), ('mlflow_auth'), ('fraud'), ('feast')) AS wanted (name) \gexec
+FROM (VALUES ('airflow'), ('mlflow'), ('mlflow_auth'), ('fraud'), ('feast')) AS required (name) \gexec

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Stand-in base images from Debian packages, for a machine that reaches no image registry: `make standins`.
+# Build stand-in base images from Debian packages, for a machine without access to an image registry: `make standins`.
 #
-# They carry the names and tags that docker-compose.yml and the Dockerfiles ask for, the same users and entry points as
-# far as this project uses them, and a label that says what they are. The product's own images know nothing of it. What
-# the host needs to reach its package mirrors (CA bundle, pip.conf) goes into the Python base here and nowhere else.
-# Needs root, debootstrap and a Docker engine. Images that are there are kept; REBUILD=1 makes them again.
+# They have the names and tags that docker-compose.yml and the Dockerfiles use, the users and entry points that this
+# project needs, and a label that marks them as stand-ins. The platform's images do not depend on it. The host's settings
+# for package mirrors (CA bundle, pip.conf) are copied into the Python base only.
+# Needs root, debootstrap and a Docker engine. Existing images are kept; REBUILD=1 builds them again.
 set -euo pipefail
 cd "$(dirname "$0")"
 
-# The mirror this machine installs from, or the one that is given.
+# The mirror of this machine, or the given one.
 # shellcheck disable=SC2016 # apt expands it
 mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -v security | head -n 1)}
 ca_bundle=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-wanted() { [[ -n ${REBUILD:-} ]] || ! docker image inspect "$1" >/dev/null 2>&1; }
+must_build() { [[ -n ${REBUILD:-} ]] || ! docker image inspect "$1" >/dev/null 2>&1; }
 
-# What Debian's own slim images leave out, now and in what is installed on top: the copyright notices stay.
+# Excludes the files that Debian's slim images exclude, also for packages installed later. Copyright notices are kept.
 slim() { # ROOTFS
   local kind
   for kind in doc doc-base groff info linda lintian locale man; do
@@ -31,7 +31,7 @@ slim() { # ROOTFS
 }
 
 rootfs() { # SUITE PACKAGES: import a minimal Debian as fraud-standin/SUITE
-  wanted "fraud-standin/$1" || return 0
+  must_build "fraud-standin/$1" || return 0
   debootstrap --variant=minbase --include="$2" "$1" "$work/$1" "$mirror" >"$work/$1.log" ||
     { tail -n 20 "$work/$1.log" >&2; return 1; }
   slim "$work/$1"
@@ -41,13 +41,13 @@ rootfs() { # SUITE PACKAGES: import a minimal Debian as fraud-standin/SUITE
 }
 
 image() { # FOLDER TAG
-  wanted "$2" || return 0
+  must_build "$2" || return 0
   DOCKER_BUILDKIT=1 docker build --quiet --label org.fraud.standin=debian --tag "$2" "$1" >/dev/null
   echo "$2"
 }
 
-# The tag of an image, from the file that asks for it: pinned there, in one place.
-asked() { # NAME
+# The tag of an image, from the file that pins it.
+pinned_tag() { # NAME
   grep -hoE "(image: |PYTHON_IMAGE=)([a-z]+/)?$1:[^ ]+" ../../docker-compose.yml ../../services/*/Dockerfile |
     sed -E 's/^(image: |PYTHON_IMAGE=)//' | sort -u | head -n 1
 }
@@ -57,7 +57,7 @@ rootfs trixie ca-certificates,netbase,tzdata
 
 cp -r python "$work/python"
 cp "$ca_bundle" "$work/python/ca-certificates.crt"
-image "$work/python" "$(asked python)"
+image "$work/python" "$(pinned_tag python)"
 for name in postgres valkey haproxy prometheus alertmanager; do
-  image "$name" "$(asked "$name")"
+  image "$name" "$(pinned_tag "$name")"
 done

@@ -1,1 +1,1 @@
-"""What Airflow needs to run `fraud` jobs: the operator, the tasks' defaults, the views. Knows no data library."""
+"""Airflow's extensions for `fraud` jobs: the operator, the tasks' defaults, the views. Imports no data library."""

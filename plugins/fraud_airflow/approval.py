@@ -1,4 +1,4 @@
-"""A person's yes or no before a model goes live, with the waiver of failed gates where one is needed."""
+"""The approval of a model before it is promoted, with a waiver of failed gates where one is needed."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -12,35 +12,36 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from fraud_airflow.figures import figure
 
 APPROVAL: Final = "approval"
-"""Task id of the question."""
+"""Task id of the approval."""
 GATES: Final = "gates"
-"""Task id of the job that read the candidate's gates."""
-NOBODY: Final = "nobody in time"
+"""Task id of the job that reads the candidate's gates."""
+TIMED_OUT: Final = "approval timeout"
+"""Recorded as the actor when the approval ended without an answer."""
 WAIVER_DAYS: Final = 30
-"""The length of a waiver that the form proposes."""
+"""Default duration of a waiver in the form."""
 MIN_WAIVER_REASON: Final = 10
-"""Characters; `fraud promote` refuses a shorter one."""
+"""Minimum length of a waiver's reason in characters. `fraud promote` has the same limit."""
 
 Answer = dict[str, Any]
 
 
 class OptionalApproval(ApprovalOperator):
-    """Airflow's own approval; skipped when `wanted` (templated) renders to anything but "True".
+    """Airflow's approval operator. It is skipped when `condition` (templated) does not render to "True".
 
-    A version that failed gates is approved with a waiver of them: the form then asks for its reason and its end. A
-    version that cannot be promoted at all is not asked about. A no is an answer, not a failure, and is recorded by
-    what follows; so nothing is skipped here. No answer in time is a no.
+    The form of a version that failed gates has fields for the waiver: its reason and its end. The task is skipped for
+    a version that cannot be promoted. *Reject* does not skip the downstream tasks: one of them records it. Without an
+    answer before the timeout, the answer is *Reject*.
     """
 
-    template_fields: Sequence[str] = (*ApprovalOperator.template_fields, "wanted")
+    template_fields: Sequence[str] = (*ApprovalOperator.template_fields, "condition")
 
-    def __init__(self, *, expected: str, **kwargs: Any) -> None:
+    def __init__(self, *, condition: str, **kwargs: Any) -> None:
         super().__init__(defaults=self.REJECT, **kwargs)
-        self.expected = expected
+        self.condition = condition
 
     def execute(self, context: Context) -> Any:
-        """Wait for the answer. Raises AirflowSkipException when none is wanted, or none could lead to a promotion."""
-        if self.expected != "True":
+        """Wait for the answer. Raises AirflowSkipException when `condition` is false or promotion is impossible."""
+        if self.condition != "True":
             raise AirflowSkipException("no approval is required in this run")
         if outdated := _outdated(_gates(context["ti"])):
             raise AirflowSkipException(outdated)
@@ -48,7 +49,7 @@ class OptionalApproval(ApprovalOperator):
         return super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Pass the answer on. Raises AirflowFailException for an approval that lacks the waiver it needs."""
+        """Return the answer. Raises AirflowFailException for an approval without the required waiver."""
         self._set_form(context)
         answer = super(ApprovalOperator, self).execute_complete(context, event)
         self.log.info("%s, by %s", *answer["chosen_options"], _person(answer))
@@ -57,21 +58,21 @@ class OptionalApproval(ApprovalOperator):
         return answer
 
     def validate_params_input(self, params_input: Mapping[str, Any]) -> None:
-        """As Airflow's, but a program that answers may leave fields out: *Reject* needs no waiver."""
+        """Accept answers through the API that leave out fields: *Reject* needs no waiver. Raises ValueError."""
         if unknown := set(params_input) - set(self.params):
             raise ValueError(f"unknown fields {sorted(unknown)}; the form has {sorted(self.params)}")
         for name, value in params_input.items():
             self.params[name] = value
 
     def _set_form(self, context: Context) -> None:
-        """A field whose type has no "null" must be filled in before Airflow's form can be submitted."""
+        """Set the fields of the form. Airflow requires a value for a field whose type has no "null"."""
         reason = Param(None, type=["null", "string"], title="Reason", description="kept in the promotion history")
         if not _failed(context["ti"]):
             self.params = ParamsDict({"reason": reason})
             return
-        about_reason = f"required for either answer, and kept; at least {MIN_WAIVER_REASON} characters to approve"
+        about_reason = f"required; kept in the history; at least {MIN_WAIVER_REASON} characters for an approval"
         end = (datetime.now(UTC).date() + timedelta(days=WAIVER_DAYS)).isoformat()
-        about_end = "on this day Production goes back to the version before; Reject does not use it"
+        about_end = "on this day Production is set back to the version before; not used by Reject"
         self.params = ParamsDict(
             {
                 "reason": Param(None, type="string", title="Reason", description=about_reason),
@@ -83,19 +84,19 @@ class OptionalApproval(ApprovalOperator):
 
 
 def approved(ti: Any) -> bool:
-    """Whether the model may go live: it was approved, or nobody was asked."""
+    """Whether the version may be promoted: it was approved, or no approval was required."""
     answer = _answer(ti)
     return answer is None or answer["chosen_options"] == [OptionalApproval.APPROVE]
 
 
 def answered_by(ti: Any) -> str:
-    """Who answered; "" when nobody was asked."""
+    """The name of the person who answered; "" when no approval was required."""
     answer = _answer(ti)
     return _person(answer) if answer else ""
 
 
 def answer_reason(ti: Any) -> str:
-    """Why, in the person's own words; "" without any."""
+    """The reason that the person entered; "" without one."""
     answer = _answer(ti)
     if answer is None:
         return ""
@@ -103,7 +104,7 @@ def answer_reason(ti: Any) -> str:
 
 
 def waiver(ti: Any) -> dict[str, str]:
-    """The waiver that an approval gave, for the flags of `fraud promote`; every value is "" without one."""
+    """The waiver of an approval, as values of `fraud promote`'s flags; each is "" without a waiver."""
     answer, failed = _answer(ti), _failed(ti)
     if answer is None or not failed or not approved(ti):
         return {"gates": "", "reason": "", "expires": ""}
@@ -115,21 +116,21 @@ def waiver(ti: Any) -> dict[str, str]:
 
 
 def gates_as_text(ti: Any) -> str:
-    """The candidate's gates as Markdown, for the question."""
+    """The candidate's gates as Markdown, for the approval form."""
     result = _gates(ti)
     if not result or not result["version"]:
         return "There is no candidate."
-    against = f"version {result['champion']}" if result["champion"] else "the untuned rule: there is no Production yet"
-    lines = [f"**Version {result['version']}**, level {result['selected']}, compared with {against}.", ""]
+    champion = f"version {result['champion']}" if result["champion"] else "the untuned rule: there is no Production yet"
+    lines = [f"**Version {result['version']}**, level {result['selected']}, compared with {champion}.", ""]
     if failed := result["failed_gates"]:
         lines.append(
             f"**Failed gates: {', '.join(failed)}.** *Approve* promotes this version with a waiver of them. Enter the "
-            "reason and the day on which the waiver expires: both stand in the promotion history, with your name."
+            "reason and the day on which the waiver expires. Both are kept in the promotion history, with your name."
         )
     else:
         lines.append("Every gate passed. *Approve* promotes this version.")
     lines += [
-        "*Reject*, or no answer within two days, takes it off `staging`.",
+        "*Reject*, or no answer within two days, removes it from `staging`.",
         "",
         "| | gate | measured | required | |",
         "| --- | --- | --- | --- | --- |",
@@ -143,7 +144,7 @@ def gates_as_text(ti: Any) -> str:
 
 
 def gate_lines(gates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line a gate, the failed ones first, for a log."""
+    """One log line for each gate, failed gates first."""
     return [
         f"{'passed' if gate['passed'] else 'FAILED'}  {gate['name']}: {_measured(gate)}, required "
         f"{gate['asked']} {figure(gate['threshold'])} ({gate['detail'] or gate['why']})"
@@ -170,7 +171,7 @@ def _failed(ti: Any) -> list[str]:
 
 
 def _outdated(result: Mapping[str, Any] | None) -> str:
-    """Why `fraud promote` refuses the version whatever a person answers; "" when it does not."""
+    """Why `fraud promote` refuses the version even after an approval; "" when it does not."""
     if not result or result["champion"] == result["production"] or result["version"] == result["production"]:
         return ""
     return (
@@ -190,7 +191,7 @@ def _require_waiver(answer: Answer) -> None:
             "an approval of a version that failed gates needs a waiver\n"
             f"  expected: a reason of at least {MIN_WAIVER_REASON} characters and a day after today\n"
             f"  got: {reason!r}, {expires or 'no day'}\n"
-            f"  hint: clear the task `{APPROVAL}` to be asked again"
+            f"  hint: clear the task `{APPROVAL}` and answer again"
         )
 
 
@@ -205,4 +206,4 @@ def _input(answer: Answer, field: str) -> str:
 
 def _person(answer: Mapping[str, Any]) -> str:
     user = answer["responded_by_user"]
-    return str(user["name"]) if user else NOBODY
+    return str(user["name"]) if user else TIMED_OUT

@@ -1,4 +1,4 @@
-"""What every DAG of the platform shares, and the assets that tie them (docs/architecture.md)."""
+"""Defaults of every DAG, and the assets that connect the DAGs (docs/architecture.md)."""
 
 from datetime import timedelta
 from typing import Any, Final
@@ -10,7 +10,7 @@ from fraud_airflow.retraining import retraining_cause
 
 TASK_DEFAULTS: Final[dict[str, Any]] = {
     "owner": "ml-platform",
-    # The operator decides what is worth trying again; these say how often.
+    # The operator fails without a retry where another try cannot help.
     "retries": 3,
     "retry_delay": timedelta(seconds=20),
     "retry_exponential_backoff": True,
@@ -26,11 +26,11 @@ CANDIDATE: Final = Asset("candidate", uri="x-fraud://registry/candidate", group=
 PRODUCTION_MODEL: Final = Asset("production_model", uri="x-fraud://registry/production", group="registry")
 
 SCORING_POOL: Final = "scoring"
-"""One slot, made where Airflow's database is: scoring, however many days are asked for, leaves a core to training."""
+"""A pool with one slot, so that scoring leaves a core to training. services/airflow/pools.json defines the pools."""
 
 
 def fraud_dag(dag_id: str, *, doc: str | None, stage: str, schedule: Any = None, **more: Any) -> DAG:
-    """A DAG with our defaults. One run at a time: two runs of a job would only do each other's work again."""
+    """A DAG with the platform's defaults. One run at a time: concurrent runs would repeat each other's work."""
     return DAG(
         dag_id,
         description=(doc or "").strip().splitlines()[0],

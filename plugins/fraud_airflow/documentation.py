@@ -1,4 +1,4 @@
-"""The documentation folder, read only: Markdown pages as HTML, and the pictures they show."""
+"""Read-only access to the documentation folder: Markdown pages as HTML, and their SVG pictures."""
 
 import posixpath
 import re
@@ -19,7 +19,7 @@ class NoSuchPageError(Exception):
 
 
 class Documentation:
-    """The pages below a folder. Paths are relative to it, with "/"."""
+    """The pages below a folder. Paths are relative to the folder and use "/"."""
 
     def __init__(self, root: Path) -> None:
         self._root = root.resolve()

@@ -1,8 +1,8 @@
-"""Numbers as people read them: in the log of a task, and in the question of an approval."""
+"""Number formatting for task logs and approval forms."""
 
 
 def figure(value: float) -> str:
-    """A count with separators (20,828), another number with the digits that matter; an exponent below 0.001 alone."""
+    """An integer with thousands separators (20,828); other numbers with 1 or 3 decimals, or an exponent below 0.001."""
     if not abs(value) < float("inf"):
         return str(value)
     if float(value).is_integer():

@@ -1,4 +1,4 @@
-"""Where this Airflow finds the jobs, the reports and the other services. Read from the environment, here alone."""
+"""Configuration of the plugin: the `fraud` command, the reports, the other services. Read from the environment."""
 
 import os
 from collections.abc import Mapping
@@ -6,19 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-# What a job may see. Airflow's own variables carry its database and its signing keys: no job needs them.
+# Variables that are passed to a job. Airflow's own hold its database address and signing keys and are not passed.
 PASSED_NAMES = frozenset({"PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "JAVA_HOME", "SSL_CERT_FILE"})
 PASSED_PREFIXES = ("FRAUD_", "MLFLOW_", "AWS_", "LC_", "SPARK_", "WANDB_")
 
 
 def _uri_of(path: Path) -> str:
-    """As `fraud.uris.uri_of`, which this environment does not have: not percent-encoded, fsspec does not decode it."""
+    """Same as `fraud.uris.uri_of`, not installed here. Not percent-encoded, because fsspec does not decode."""
     return f"file://{path}"
 
 
 @dataclass(frozen=True, slots=True)
 class JobEnvironment:
-    """`command` is the ML environment's `fraud`; URLs are as a browser reaches them, "" where there is none."""
+    """`command` is the ML environment's `fraud`. URLs are those a browser uses, "" for a service that is absent.
+
+    `variables` are the environment variables that a job gets.
+    """
 
     project: Path
     command: Path
@@ -27,11 +30,11 @@ class JobEnvironment:
     grafana_url: str
     approval: bool
     retraining_cool_down_hours: float
-    job_environment: Mapping[str, str]
+    variables: Mapping[str, str]
 
     @classmethod
     def read(cls) -> Self:
-        """From the environment of the Airflow component. Defaults suit a checkout."""
+        """Read the environment of the Airflow component. The defaults fit a checkout."""
         env = os.environ
         project = Path(env.get("FRAUD_PROJECT") or Path(__file__).resolve().parents[2]).resolve()
         home = Path(env.get("FRAUD_HOME") or project / "var").resolve()
@@ -43,7 +46,7 @@ class JobEnvironment:
             grafana_url=env.get("FRAUD_GRAFANA_URL", ""),
             approval=env.get("FRAUD_APPROVAL", "") == "required",
             retraining_cool_down_hours=float(env.get("FRAUD_RETRAINING_COOL_DOWN_HOURS") or 24),
-            job_environment={
+            variables={
                 name: value for name, value in env.items() if name in PASSED_NAMES or name.startswith(PASSED_PREFIXES)
             },
         )

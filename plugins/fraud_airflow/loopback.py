@@ -1,6 +1,6 @@
-"""The name of this machine for an Airflow whose components all run on it and listen on the loopback interface."""
+"""The host name of an Airflow whose components all run on one machine and listen on the loopback interface."""
 
 
 def hostname() -> str:
-    """`[core] hostname_callable` of the embedded stack: where the API server asks for the logs of running tasks."""
+    """`[core] hostname_callable` of the embedded stack. The API server reads logs of running tasks from this host."""
     return "127.0.0.1"

@@ -1,4 +1,4 @@
-"""The one way from Airflow into the ML environment: `fraud <job> --json` as a local process."""
+"""Run `fraud <job> --json` of the ML environment as a local process of an Airflow task."""
 
 import json
 import logging
@@ -17,18 +17,18 @@ from fraud_airflow.figures import figure
 from fraud_airflow.job_environment import JobEnvironment
 
 UNAVAILABLE = 75
-"""The exit code of `fraud.errors.UnavailableError`: something that should be there is not. Worth trying again."""
+"""The exit code of `fraud.errors.UnavailableError`: a service is unavailable. The task is retried."""
 UNFINISHED = "unfinished"
-"""Key in Airflow's task state store, which outlives a try and a clear: a try has started the job and not ended well."""
+"""Key in Airflow's task state store (kept across tries and clears): a try started the job and did not succeed."""
 
-_DETAILS = ("expected", "got", "do")
-"""What an error of the command line says beside its message."""
+_DETAILS = ("expected", "got", "hint")
+"""Fields of a job's error beside its message."""
 
 Result = dict[str, Any]
 
 
 class MlflowRunLink(BaseOperatorLink):
-    """Button of the task: the run this job logged."""
+    """Button of the task: the MLflow run that the job logged."""
 
     name = "MLflow run"
 
@@ -37,7 +37,7 @@ class MlflowRunLink(BaseOperatorLink):
 
 
 class ReportLink(BaseOperatorLink):
-    """Button of the task: the HTML report this job wrote, in the reports view behind Airflow's login."""
+    """Button of the task: the HTML report that the job wrote, in the reports view behind Airflow's login."""
 
     name = "Report"
 
@@ -50,7 +50,7 @@ def _mlflow_run(result: Result) -> str:
 
 
 def _report_page(result: Result) -> str:
-    """The page of a result's report behind Airflow's login; "" without a report that is served there."""
+    """The URL of a result's report behind Airflow's login; "" without a report below the reports URI."""
     uri = str(result.get("report_uri") or "")
     root = JobEnvironment.read().reports_uri.rstrip("/") + "/"
     if not uri.startswith(root):
@@ -65,19 +65,19 @@ def _result_of(operator: BaseOperator) -> Result:
 
 
 class FraudJobOperator(BaseOperator):
-    """Run one `fraud` job and pass its typed result on as XCom.
+    """Run one `fraud` job and return its result as XCom.
 
-    :param job: name of the job, as `fraud --help` lists it.
-    :param arguments: its flags. Templated; an empty rendered flag value (`--date=`) is left out.
-    :param wanted: rendered to anything but "True", the task is skipped without starting the job. Templated.
-    :param needs: names of result fields. When one of them is empty the task is skipped, and what follows with it.
-    :param news: names of result fields. When all of them are zero or empty the task is skipped, so that its assets
-        start nothing. Not after a try that started the job and failed or was killed: that one may have done the work
-        whose asset was never recorded. So a cleared task that finds nothing to do is skipped, a retried one is not.
-    :param actor: who is recorded as having decided, for jobs that record it. Templated.
+    :param job: name of the job, as in `fraud --help`.
+    :param arguments: flags of the job. Templated. A flag with an empty value (`--date=`) is left out.
+    :param condition: the task is skipped without starting the job unless this renders to "True". Templated.
+    :param required_fields: names of result fields. The task is skipped, with its downstream tasks, when one is empty.
+    :param change_fields: names of result fields. The task is skipped, so that it emits no asset event, when all are
+        zero or empty. It is not skipped when an earlier try started the job and failed or was killed: that try may
+        have done the work without recording the asset event. A cleared task without changes is skipped.
+    :param actor: the person or process that the job records. Templated.
     """
 
-    template_fields: Sequence[str] = ("arguments", "wanted", "actor")
+    template_fields: Sequence[str] = ("arguments", "condition", "actor")
     operator_extra_links: Sequence[BaseOperatorLink] = (MlflowRunLink(), ReportLink())
     ui_color: ClassVar[str] = "#e8f0fe"
 
@@ -86,65 +86,65 @@ class FraudJobOperator(BaseOperator):
         *,
         job: str,
         arguments: Sequence[str] = (),
-        expected: str = "True",
-        needs: Sequence[str] = (),
-        news: Sequence[str] = (),
+        condition: str = "True",
+        required_fields: Sequence[str] = (),
+        change_fields: Sequence[str] = (),
         actor: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.job = job
         self.arguments = list(arguments)
-        self.expected = expected
-        self.needs = tuple(needs)
-        self.news = tuple(news)
+        self.condition = condition
+        self.required_fields = tuple(required_fields)
+        self.change_fields = tuple(change_fields)
         self.actor = actor
         self.result: Result = {}
         self._session: session.Session | None = None
 
     def execute(self, context: Context) -> Result:
-        """Run the job to its end. Raises by its exit code: see `failure`."""
-        if self.expected != "True":
-            raise AirflowSkipException(f"not asked for in this run: {self.job}")
+        """Run the job and return its result. Raises the exception of its exit code (see `failure`)."""
+        if self.condition != "True":
+            raise AirflowSkipException(f"not part of this run: {self.job}")
         job_environment = JobEnvironment.read()
         arguments = [argument for argument in self.arguments if not argument.endswith("=")]
         command = [str(job_environment.command), self.job, *arguments, "--json"]
-        env = {**job_environment.job_environment, **({"FRAUD_ACTOR": self.actor} if self.actor else {})}
+        env = {**job_environment.variables, **({"FRAUD_ACTOR": self.actor} if self.actor else {})}
         self.log.info("fraud %s", " ".join([self.job, *arguments]))
-        tried_before = self._note_try(context) if self.news else False
+        tried_before = self._record_try(context) if self.change_fields else False
         self._session = session.start(command, env=env, cwd=job_environment.project)
         try:
             stdout, stderr = self._session.streams
             with ThreadPoolExecutor(1) as reader:
-                said = reader.submit(lambda: list(self._results(stdout)))
-                last = ""
+                results = reader.submit(self._results, stdout)
+                last_line = ""
                 for line in stderr:
-                    last = log_line(self.log, line) or last
+                    last_line = log_line(self.log, line) or last_line
             code = self._session.process.wait()
         finally:
             self._session.end()
-        answer = said.result()[-1] if said.result() else {}
+        result = results.result()[-1] if results.result() else {}
         if code:
-            raise failure(self.job, code, {"message": last, **answer})
-        self.result = answer
-        for name, value in answer.items():
+            raise failure(self.job, code, {"message": last_line, **result})
+        self.result = result
+        for name, value in result.items():
             for text in _readable(value):
                 self.log.info("%s: %s", name, text)
-        for name, url in (("MLflow run", _mlflow_run(answer)), ("Report", _report_page(answer))):
+        for name, url in (("MLflow run", _mlflow_run(result)), ("Report", _report_page(result))):
             if url:
                 self.log.info("%s: %s", name, url)
-        if missing := [name for name in self.needs if not answer[name]]:
-            raise AirflowSkipException(f"nothing to go on with: no {', no '.join(missing)}")
-        if self.news and not any(answer[name] for name in self.news) and not tried_before:
+        if missing := [name for name in self.required_fields if not result[name]]:
+            raise AirflowSkipException(f"the result has no {', no '.join(missing)}")
+        if self.change_fields and not any(result[name] for name in self.change_fields) and not tried_before:
             context["task_state_store"].delete(UNFINISHED)
-            raise AirflowSkipException(f"nothing new: {', '.join(f'{n} = {answer[n]}' for n in self.news)}")
-        return answer
+            raise AirflowSkipException(f"no change: {', '.join(f'{n} = {result[n]}' for n in self.change_fields)}")
+        return result
 
     @staticmethod
-    def _note_try(context: Context) -> bool:
-        """Note that a try starts the job; whether an earlier one did and did not end well.
+    def _record_try(context: Context) -> bool:
+        """Record that a try starts the job. True when an earlier try did and did not succeed.
 
-        Airflow removes the note together with recording a success (`[state_store] clear_on_success`).
+        Airflow removes the record in the transaction of a success (`[state_store] clear_on_success`).
         """
         store = context["task_state_store"]
         before = bool(store.get(UNFINISHED))
@@ -152,12 +152,12 @@ class FraudJobOperator(BaseOperator):
         return before
 
     def on_kill(self) -> None:
-        """Called when the task is cleared, marked, or out of time: leave no process of the job behind."""
+        """End every process of the job. Airflow calls it when the task is cleared, marked, or over its time limit."""
         if self._session is not None:
             session.end(self._session.process.pid)
 
     def _results(self, stdout: IO[str]) -> Sequence[Result]:
-        """JSON objects on standard output, in order; whatever else a library prints there goes to the log."""
+        """JSON objects on standard output, in order. Other lines are logged."""
         results = []
         for line in stdout:
             parsed = _json_object(line)
@@ -168,35 +168,35 @@ class FraudJobOperator(BaseOperator):
         return results
 
 
-def failure(job: str, code: int, answer: Mapping[str, Any]) -> AirflowException:
-    """What to raise for an exit code.
+def failure(job: str, code: int, result: Mapping[str, Any]) -> AirflowException:
+    """The exception for an exit code.
 
-    Tried again: 75 (a service is down) and death by a signal (out of memory, a node that goes away: jobs are safe to
-    run again). All else would fail the same way.
+    The task is retried after 75 (a service is unavailable) and after death by a signal (out of memory, a node that was
+    shut down); jobs are idempotent. Every other failure would repeat.
     """
     killed = _signal_name(code)
-    message = answer.get("message")
+    message = result.get("message")
     if killed:
-        hint = "the kernel's log (dmesg) says whether memory ran out" if killed == "SIGKILL" else ""
-        answer = {"last output": message, "hint": hint}
+        hint = "the kernel's log (dmesg) shows whether memory ran out" if killed == "SIGKILL" else ""
+        result = {"last output": message, "hint": hint}
         message = f"killed by {killed} before it ended"
     parts = [f"fraud {job}: {message or 'it ended without a message'}"]
-    parts += [f"  {key}: {answer[key]}" for key in (*_DETAILS, "last output", "hint") if answer.get(key)]
+    parts += [f"  {key}: {result[key]}" for key in ("last output", *_DETAILS) if result.get(key)]
     parts.append(f"  exit code: {code}")
-    again = code == UNAVAILABLE or bool(killed)
-    return (AirflowException if again else AirflowFailException)("\n".join(parts))
+    retried = code == UNAVAILABLE or bool(killed)
+    return (AirflowException if retried else AirflowFailException)("\n".join(parts))
 
 
 def _signal_name(code: int) -> str:
-    """The signal that ended a process, "" for none: -9 as Python gives it, 137 as a shell around the job does."""
+    """The signal that ended a process; "" for none. Python reports SIGKILL as -9, a shell as 137."""
     number = -code if code < 0 else code - 128
     return signal.Signals(number).name if number in {each.value for each in signal.Signals} else ""
 
 
 def log_line(log: Any, line: str) -> str:
-    """One line of a job's standard error as a line of the task's log, at its level: `event key=value ...`.
+    """Log one line of a job's standard error at its level, as `event key=value ...`.
 
-    Returns what was logged, without a traceback; "" for an empty line.
+    Returns the logged text without the traceback; "" for an empty line.
     """
     entry = _json_object(line)
     if entry is None:
@@ -205,7 +205,7 @@ def log_line(log: Any, line: str) -> str:
         return line.strip()
     level = logging.getLevelNamesMapping().get(str(entry.pop("level", "info")).upper(), logging.INFO)
     event = entry.pop("event", "")
-    entry.pop("timestamp", None)  # Airflow puts its own
+    entry.pop("timestamp", None)  # Airflow adds its own
     entry.pop("job", None)
     trace = entry.pop("exception", "")
     write: Callable[..., None] = log.error if level >= logging.ERROR else log.warning
@@ -217,7 +217,7 @@ def log_line(log: Any, line: str) -> str:
 
 
 def _readable(value: Any) -> list[Any]:
-    """A result's value as lines: one a record, and of a long list its ends."""
+    """A result's value as log lines: one for each record; a long list as its length and its ends."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return [figure(value)]
     if isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""Our pages inside Airflow: reports, documentation and version.
+"""The platform's pages inside Airflow: reports, documentation and version.
 
-Airflow does not put a plugin's app behind its login: this module does. A browser without a login is sent to the login
-page and comes back to the page that it asked for, so that a link in an alert works.
+Airflow does not require a login for a plugin's app, so this module does. A browser without a login is redirected to the
+login page, and after the login to the requested page. A link in an alert therefore works.
 """
 
 import mimetypes
@@ -24,13 +24,13 @@ from fraud_airflow.version import platform_version
 
 app = FastAPI(
     title="fraud",
-    # On the app, not on a route: a page added later is behind the login too.
+    # On the app instead of a route, so that every later page requires the login too.
     dependencies=[Depends(requires_access_view(AccessView.WEBSITE))],
     openapi_url=None,
 )
 
 _PRIVATE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-# A report runs the scripts of its charting library. Sandboxed, it has no origin: it cannot use the reader's login.
+# A report runs the scripts of its charting library. The sandbox gives it no origin, so it cannot use the login cookie.
 _SEALED = _PRIVATE | {
     "Content-Security-Policy": "sandbox allow-scripts; default-src 'unsafe-inline' data: blob:; frame-ancestors 'self'"
 }
@@ -44,7 +44,7 @@ KINDS: Final = {
     "skew": "The features and probabilities that were served compared with a recomputation from the lake",
     "compare": "Two versions scored on the same day: where their decisions differ",
 }
-"""What the reports of each kind, a folder below the reports' root, are about."""
+"""Folder below the reports' root -> description of its reports."""
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width"><title>{title}</title>
 <style>
@@ -77,8 +77,8 @@ def _page(title: str, body: str) -> Response:
 
 
 @app.exception_handler(HTTPException)
-async def ask_for_login(request: Request, error: HTTPException) -> Response:
-    """Send a browser without a login to Airflow's login page, and a program its 401."""
+async def redirect_to_login(request: Request, error: HTTPException) -> Response:
+    """Redirect a browser without a login to Airflow's login page. Other clients get the 401."""
     if error.status_code != status.HTTP_401_UNAUTHORIZED or "text/html" not in request.headers.get("accept", ""):
         return await http_exception_handler(request, error)
     return RedirectResponse(f"{_base()}/api/v2/auth/login?{urlencode({'next': request.url.path})}")
@@ -86,7 +86,7 @@ async def ask_for_login(request: Request, error: HTTPException) -> Response:
 
 @app.get("/docs/{path:path}")
 def document(path: str) -> Response:
-    """A page of docs/, rendered."""
+    """A page of docs/ as HTML, or an SVG picture."""
     documentation = Documentation(JobEnvironment.read().project / "docs")
     try:
         if path.endswith(".svg"):
@@ -99,14 +99,14 @@ def document(path: str) -> Response:
 
 @app.get("/version")
 def version() -> Response:
-    """What is running: versions, commit, and where the services are."""
+    """Versions of the packages, the commit, and the addresses of the services."""
     rows = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in platform_version().items())
     return _page("Platform version", f"<h1>Platform version</h1><table>{rows}</table>")
 
 
 @app.get("/reports/{path:path}")
 def report(path: str) -> Response:
-    """A folder's list, or a report."""
+    """The list of a folder, or a report."""
     reports = Reports(JobEnvironment.read().reports_uri)
     try:
         if path and not path.endswith("/"):
@@ -118,7 +118,7 @@ def report(path: str) -> Response:
     base = path.strip("/")
     rows = "".join(
         f'<tr><td><a href="{quote(posixpath.relpath(s.page, base or "."))}">{s.written:%Y-%m-%d %H:%M}</a></td>'
-        f"<td>{escape(posixpath.basename(posixpath.dirname(s.page)))}</td><td>{escape(s.says)}</td></tr>"
+        f"<td>{escape(posixpath.basename(posixpath.dirname(s.page)))}</td><td>{escape(s.result)}</td></tr>"
         for s in summaries
     ) or "".join(
         f'<tr><td><a href="{quote(e.name)}{"/" * e.folder}">{escape(e.name)}</a></td>'
@@ -126,7 +126,7 @@ def report(path: str) -> Response:
         for e in entries
     )
     title = f"Reports / {base}".rstrip(" /")
-    about = f"<p>{KINDS[base]}.</p>" if base in KINDS else ""
+    description = f"<p>{KINDS[base]}.</p>" if base in KINDS else ""
     head = "<tr><th>Written (UTC)</th><th>Run or day</th><th>Result</th></tr>" if summaries else ""
     table = f"<table>{head}{rows}</table>" if rows else "<p>There is no report yet.</p>"
-    return _page(title, f"<h1>{escape(title)}</h1>{about}{table}")
+    return _page(title, f"<h1>{escape(title)}</h1>{description}{table}")

@@ -1,4 +1,4 @@
-"""Airflow's user interface, extended: reports, runbooks, registry and Grafana in the menu, our pages under /fraud."""
+"""Extensions of Airflow's user interface: menu entries for reports, runbooks, registry and Grafana; pages at /fraud."""
 
 from typing import Any, ClassVar
 
@@ -7,7 +7,7 @@ from airflow.plugins_manager import AirflowPlugin
 from fraud_airflow.job_environment import JobEnvironment
 from fraud_airflow.pages import app
 
-_PLACES = JobEnvironment.read()
+_ENVIRONMENT = JobEnvironment.read()
 
 
 def _view(name: str, href: str, route: str) -> dict[str, Any]:
@@ -15,12 +15,12 @@ def _view(name: str, href: str, route: str) -> dict[str, Any]:
 
 
 def _link(name: str, href: str) -> dict[str, Any]:
-    """Opens apart: these services refuse to be framed, rightly."""
+    """A menu entry that leaves Airflow: these services do not allow framing."""
     return {"name": name, "href": href, "destination": "nav", "category": "browse"}
 
 
 class FraudPlugin(AirflowPlugin):
-    """What Airflow loads."""
+    """The plugin that Airflow loads."""
 
     name = "fraud"
     fastapi_apps: ClassVar[list[Any]] = [{"app": app, "url_prefix": "/fraud", "name": "fraud"}]
@@ -28,6 +28,10 @@ class FraudPlugin(AirflowPlugin):
         _view("Reports", "/fraud/reports/", "fraud-reports"),
         _view("Runbooks", "/fraud/docs/runbooks/README.md", "fraud-runbooks"),
         _view("Platform version", "/fraud/version", "fraud-version"),
-        *([_link("Model registry", f"{_PLACES.mlflow_url}/#/models/fraud-detector")] if _PLACES.mlflow_url else []),
-        *([_link("Grafana", _PLACES.grafana_url)] if _PLACES.grafana_url else []),
+        *(
+            [_link("Model registry", f"{_ENVIRONMENT.mlflow_url}/#/models/fraud-detector")]
+            if _ENVIRONMENT.mlflow_url
+            else []
+        ),
+        *([_link("Grafana", _ENVIRONMENT.grafana_url)] if _ENVIRONMENT.grafana_url else []),
     ]

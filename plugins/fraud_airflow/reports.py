@@ -1,4 +1,4 @@
-"""The reports folder, read only: what lies in it, and nothing beside it."""
+"""Read-only access to the reports folder. Paths outside of it are refused."""
 
 import json
 import posixpath
@@ -11,7 +11,7 @@ import fsspec
 
 
 class NoSuchReportError(Exception):
-    """There is no such file or folder below the reports' root, or the path tries to leave it."""
+    """There is no such file or folder below the reports' root, or the path leaves it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +29,18 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One report in a list: the page (relative to the root), when it was written, and what it says in a few words."""
+    """One report in a list: its page (relative to the root), when it was written, and its result in a few words."""
 
     page: str
     written: datetime
-    says: str
+    result: str
 
 
 class Reports:
     """HTML reports below a `file://` or `s3://` URI."""
 
     def __init__(self, uri: str) -> None:
-        # Listings from memory would hide what is written after the first look: the server lives for weeks.
+        # A cached listing would hide reports that are written later; the server runs for weeks.
         self._fs, self._root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
         self._local = "file" in ([self._fs.protocol] if isinstance(self._fs.protocol, str) else self._fs.protocol)
 
@@ -49,18 +49,18 @@ class Reports:
         if any(part.startswith(".") or "\\" in part or "\0" in part for part in parts):
             raise NoSuchReportError(path)
         full = posixpath.join(self._root, *parts)
-        # A symbolic link could still lead out.
+        # A symbolic link could still point outside.
         if self._local and not Path(full).resolve().is_relative_to(Path(self._root).resolve()):
             raise NoSuchReportError(path)
         return full
 
     def entries(self, path: str) -> list[Entry]:
-        """What a folder holds, by name, newest first where names are dates. Raises NoSuchReportError."""
+        """The entries of a folder in descending order of names: newest first for dates. Raises NoSuchReportError."""
         full = self._inside(path)
         if not self._fs.isdir(full):
             if path.strip("/"):
                 raise NoSuchReportError(path)
-            return []  # nothing was ever reported
+            return []  # no report was written yet
         found = [
             Entry(posixpath.relpath(item["name"], self._root), item["type"] == "directory", int(item["size"] or 0))
             for item in self._fs.ls(full, detail=True)
@@ -68,14 +68,14 @@ class Reports:
         return sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name, reverse=True)
 
     def read(self, path: str) -> bytes:
-        """A report's bytes. Raises NoSuchReportError."""
+        """The bytes of a report. Raises NoSuchReportError."""
         full = self._inside(path)
         if not self._fs.isfile(full):
             raise NoSuchReportError(path)
         return bytes(self._fs.cat_file(full))
 
     def summaries(self, path: str) -> list[Summary]:
-        """The reports one level below a folder, newest first: each an HTML page beside its JSON record."""
+        """The reports one level below a folder, newest first. A report is an HTML page and its JSON record."""
         found = []
         for folder in (entry for entry in self.entries(path) if entry.folder):
             names = {entry.name: entry for entry in self.entries(folder.path)}
@@ -84,13 +84,13 @@ class Reports:
                 if dot and kind == "html" and f"{stem}.json" in names:
                     record = names[f"{stem}.json"].path
                     written: datetime = self._fs.modified(self._inside(record))
-                    found.append(Summary(page.path, written.astimezone(UTC), _says(json.loads(self.read(record)))))
+                    found.append(Summary(page.path, written.astimezone(UTC), _result(json.loads(self.read(record)))))
         return sorted(found, key=lambda summary: (summary.written, summary.page), reverse=True)
 
 
-def _says(record: dict[str, Any]) -> str:
-    """Of a training what it made and which gates refused it, of a watch its verdict."""
+def _result(record: dict[str, Any]) -> str:
+    """Of a training its version, level and failed gates; of a monitor its verdict."""
     if "gates_passed" in record:
-        refused = ", ".join(record["failed_gates"]).replace("_", " ")
-        return f"{record['candidate']}, {record['selected_level']}: {f'refused by {refused}' if refused else 'passed'}"
+        failed = ", ".join(record["failed_gates"]).replace("_", " ")
+        return f"{record['candidate']}, {record['selected_level']}: {f'failed {failed}' if failed else 'passed'}"
     return str(record.get("verdict", ""))

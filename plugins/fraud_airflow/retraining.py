@@ -1,4 +1,4 @@
-"""Monitoring's request for a training run: at most one per cool-down, and the training says why it was asked for."""
+"""Monitoring's request for a training run: at most one per cool-down. The training records the cause."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -11,11 +11,11 @@ from fraud_airflow.job_environment import JobEnvironment
 
 RETRAINING_REQUESTED = Asset("retraining_requested", uri="x-fraud://monitoring/retraining", group="monitoring")
 RETRAINING_POOL = "retraining"
-"""One slot: of two monitors that ask at the same moment, the second one sees what the first one asked."""
+"""A pool with one slot: of two concurrent monitors, the second one reads the request of the first one."""
 CAUSES = "causes"
 
 
-# The asset's own events are the memory: there is no other record of requests that could disagree with them.
+# The asset's own events are the only record of requests.
 @task(
     inlets=[RETRAINING_REQUESTED],
     outlets=[RETRAINING_REQUESTED],
@@ -25,13 +25,13 @@ CAUSES = "causes"
 def request_retraining(
     results: Mapping[str, Mapping[str, Any] | None], *, inlet_events: Any = None, outlet_events: Any = None
 ) -> list[str]:
-    """Ask for a training run when a monitor's result (cause -> result) wants one; the causes.
+    """Request a training run and return its causes. `results`: cause -> result of a monitor.
 
-    Skipped when none does, and when the last request lies less than the cool-down back.
+    Raises AirflowSkipException when no result has `retrain`, and when the last request is younger than the cool-down.
     """
     causes = sorted(cause for cause, result in results.items() if result and result["retrain"])
     if not causes:
-        raise AirflowSkipException("nothing asks for retraining")
+        raise AirflowSkipException("no monitor requests retraining")
     cool_down = timedelta(hours=JobEnvironment.read().retraining_cool_down_hours)
     before = list(inlet_events[RETRAINING_REQUESTED].ascending(False).limit(1))
     if before and (since := datetime.now(UTC) - before[0].timestamp) < cool_down:
@@ -41,7 +41,7 @@ def request_retraining(
 
 
 def retraining_cause(triggering_asset_events: Mapping[Any, Any]) -> str:
-    """Why this run of a DAG was asked for by monitoring, for a template; "" when it was not."""
+    """The causes of a run that monitoring requested, for a template; "" for any other run."""
     named = {
         cause
         for asset, events in triggering_asset_events.items()

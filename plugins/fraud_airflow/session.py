@@ -1,8 +1,7 @@
-"""A job's processes as one thing that can be ended: all that share its session, whatever groups they made.
+"""End a job with all processes of its session, including those in other process groups.
 
-`start` gives the job a session of its own and sets a guard beside it. The guard holds the reading end of a pipe whose
-writing end only the task holds: when the task is gone, however it died, the pipe closes and the guard ends the
-session. So a SIGKILLed task leaves no JVM behind.
+`start` runs the job in a new session and starts a guard process. The guard reads a pipe whose writing end only the task
+holds. When the task ends for any reason, SIGKILL included, the pipe closes and the guard ends the session.
 """
 
 import os
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 GRACE_SECONDS = 3.0
-"""Between SIGTERM and SIGKILL. Airflow itself kills a task 5 s after it asked it to end."""
+"""Between SIGTERM and SIGKILL. Airflow kills a task 5 s after its SIGTERM."""
 
 
 def members(session: int) -> list[int]:
@@ -25,7 +24,7 @@ def members(session: int) -> list[int]:
         if not entry.name.isdigit():
             continue
         try:
-            # "pid (comm) state ppid pgrp session ...": comm may hold anything, a closing parenthesis too.
+            # "pid (comm) state ppid pgrp session ...": comm may contain any character, also a closing parenthesis.
             state, _parent, _group, its_session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
         except (FileNotFoundError, ProcessLookupError):
             continue
@@ -35,7 +34,7 @@ def members(session: int) -> list[int]:
 
 
 def _signal(session: int, number: signal.Signals) -> bool:
-    """Send to every member; False when there was none."""
+    """Send a signal to every member. False when there is none."""
     pids = members(session)
     for pid in pids:
         try:
@@ -81,7 +80,7 @@ class Session:
 
 
 def start(command: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> Session:
-    """Start a command in its own session, under guard."""
+    """Start a command in a new session, with its guard process."""
     process = subprocess.Popen(
         command, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, errors="replace", start_new_session=True,

@@ -1,7 +1,7 @@
-"""Whether this container's component works: exit code 0 or 1, with the reason. Standard library only; milliseconds.
+"""Health check of a container with an Airflow component: exit code 0, or 1 with the reason. Standard library only.
 
-FRAUD_COMPONENT names the component as the API server's health report does. That report tells of each component's last
-heartbeat in the database, so a scheduler that runs but does not schedule is found too.
+FRAUD_COMPONENT is the name of the component in the API server's health report. The report contains each component's
+last heartbeat in the database, so it also finds a scheduler that runs but does not schedule.
 """
 
 import json
@@ -19,8 +19,8 @@ def main() -> None:
     except OSError as error:
         sys.exit(f"{url}: {error}")
     expected = ("metadatabase",) if component == "api-server" else (component.replace("-", "_"),)
-    if sick := [name for name in expected if (health.get(name) or {}).get("status") != "healthy"]:
-        sys.exit(f"not healthy: {', '.join(sick)}")
+    if unhealthy := [name for name in expected if (health.get(name) or {}).get("status") != "healthy"]:
+        sys.exit(f"not healthy: {', '.join(unhealthy)}")
 
 
 if __name__ == "__main__":

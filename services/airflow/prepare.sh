@@ -1,12 +1,10 @@
 #!/bin/sh
-# Before Airflow's components start: its database at this version, the pool that scoring takes its slot from, and the
-# administrator with the password of .env. Then what is older than AIRFLOW_HISTORY_DAYS goes: rows of its database and
-# task logs. No task could do that, Airflow gives tasks no way to its database; so this is run again on a schedule:
-# docs/operations.md, "How long things are kept".
+# Run before Airflow's components start: migrates the database, creates the pools, and creates the administrator with the
+# password of .env. Then it removes database rows and task logs older than AIRFLOW_HISTORY_DAYS. Airflow tasks cannot
+# access the database, so this script also runs on a schedule: docs/operations.md, "How long things are kept".
 set -eu
 airflow db migrate
-airflow pools set scoring 1 'one run of batch scoring at a time'
-airflow pools set retraining 1 'one request for retraining at a time'
+airflow pools import "$(dirname "$0")/pools.json"
 airflow users create --role Admin --username "$AIRFLOW_ADMIN_USER" --password "$AIRFLOW_ADMIN_PASSWORD" \
   --firstname "$AIRFLOW_ADMIN_USER" --lastname Administrator --email "$AIRFLOW_ADMIN_USER@localhost"
 airflow users reset-password --username "$AIRFLOW_ADMIN_USER" --password "$AIRFLOW_ADMIN_PASSWORD"

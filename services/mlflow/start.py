@@ -1,7 +1,7 @@
-"""Start the tracking server: its users as `.env` says, the model's name taken, authentication on.
+"""Start the tracking server with authentication: set its users' passwords and create the registered model first.
 
-MLflow takes the administrator's password only when its user store is empty. Here the environment is the truth at every
-start, so that a password is rotated by changing `.env` and starting again.
+MLflow reads the administrator's password only when its user store is empty. This script sets the passwords of `.env` at
+every start, so that a password is rotated by changing `.env` and restarting.
 """
 
 import os
@@ -24,8 +24,8 @@ auth_cache_ttl_seconds = 60
 
 
 def ensure_users(database: str, passwords: dict[str, str]) -> None:
-    """Create the two users, or set their passwords to what they should be."""
-    from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore  # noqa: PLC0415 - seconds, and not for --help
+    """Create the two users, or set their passwords. `passwords`: user -> password."""
+    from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore  # noqa: PLC0415 - the import takes seconds
 
     store = SqlAlchemyStore()
     store.init_db(database)
@@ -38,10 +38,10 @@ def ensure_users(database: str, passwords: dict[str, str]) -> None:
 
 
 def ensure_model(database: str) -> None:
-    """Create the registered model while nobody else can: MLflow lets any user create one, and who does, owns it.
+    """Create the registered model before the server accepts requests. MLflow makes the user who creates it its owner.
 
-    It also lets the reader ask about it from the start: a model that does not exist is forbidden to everybody but the
-    administrator, and serving could not tell "none yet" from "no registry".
+    The model must exist for the reader too: MLflow answers 403 to any user except the administrator for a model that
+    does not exist, and serving could not distinguish "no version yet" from "registry unavailable".
     """
     from mlflow.exceptions import MlflowException  # noqa: PLC0415
     from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode  # noqa: PLC0415
@@ -68,16 +68,16 @@ def main() -> None:
     env |= {
         "MLFLOW_AUTH_CONFIG_PATH": config,
         "MLFLOW_AUTH_ADMIN_USERNAME": ADMIN,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes and half a gigabyte that nothing here uses
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves eight processes and half a gigabyte
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    # Addresses with passwords come from the environment (MLFLOW_BACKEND_STORE_URI): arguments are readable by all.
-    os.execv(  # noqa: S606 - no shell wanted
+    # Addresses with passwords are environment variables (MLFLOW_BACKEND_STORE_URI): every user can read arguments.
+    os.execv(  # noqa: S606 - without a shell on purpose
         sys.executable,
         [
             sys.executable, "-m", "mlflow", "server", "--host", "0.0.0.0", "--port", "5000",  # noqa: S104 - a container
             "--workers", env.pop("MLFLOW_WORKERS", "2"), "--app-name", "basic-auth", "--serve-artifacts",
-            # A worker imports for seconds before it answers its parent: uvicorn's 5 s are short on a busy machine.
+            # A worker imports for seconds before it answers its parent. uvicorn's default of 5 s is too short.
             "--uvicorn-opts", "--timeout-worker-healthcheck 60",
         ],
     )  # fmt: skip

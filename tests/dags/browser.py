@@ -1,4 +1,4 @@
-"""Headless Chromium over the W3C WebDriver protocol: what the tests of Airflow's pages need of it."""
+"""Headless Chromium over the W3C WebDriver protocol, for the tests of Airflow's pages."""
 
 import shutil
 import subprocess
@@ -16,30 +16,30 @@ import httpx
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 MISSING = "" if CHROMIUM and DRIVER else "chromium and chromedriver are not installed (Debian: chromium-driver)"
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
-"""The key under which the protocol gives an element's id."""
+"""The protocol's key for an element's id."""
 _SECONDS = 60.0
 ENTER = "\ue007"
 """The key, in a typed text."""
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = _SECONDS) -> Any:
-    """The condition's first true value. Raises TimeoutError saying what did not happen."""
+def until(condition: Callable[[], Any], description: str, seconds: float = _SECONDS) -> Any:
+    """Wait for the condition and return its value. Raises TimeoutError with the description."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds:.0f} s: {what}")
+            raise TimeoutError(f"not within {seconds:.0f} s: {description}")
         time.sleep(0.05)
     return value
 
 
 class Browser:
-    """One browser window. Elements are found by XPath; a missing one is waited for."""
+    """One browser window. Elements are found by XPath; the methods wait for a missing one."""
 
     def __init__(self, driver: str) -> None:
         self._http = httpx.Client(base_url=driver, timeout=120)
         options = {
             "binary": CHROMIUM,
-            # --no-sandbox: Chromium's own sandbox does not start for root. It loads our own pages only.
+            # --no-sandbox: Chromium's sandbox does not start for root. Only pages of the platform are loaded.
             "args": [
                 "--headless=new",
                 "--no-sandbox",
@@ -48,8 +48,8 @@ class Browser:
                 "--lang=en",
             ],
         }
-        expected = {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}
-        self._session = self._ask("POST", "/session", {"capabilities": expected})["sessionId"]
+        capabilities = {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}
+        self._session = self._request("POST", "/session", {"capabilities": capabilities})["sessionId"]
 
     def __enter__(self) -> Self:
         return self
@@ -60,31 +60,31 @@ class Browser:
         self._command("DELETE", "")
         self._http.close()
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         answer = self._http.request(method, path, json=body).json()["value"]
         if isinstance(answer, dict) and "error" in answer:
             raise LookupError(f"{answer['error']}: {answer['message']}")
         return answer
 
     def _command(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        return self._ask(method, f"/session/{self._session}{path}", body)
+        return self._request(method, f"/session/{self._session}{path}", body)
 
     def open(self, url: str) -> None:
-        """Go to a page."""
+        """Open a page."""
         self._command("POST", "/url", {"url": url})
 
     @property
     def url(self) -> str:
-        """The address of the page that is shown."""
+        """The URL of the current page."""
         return str(self._command("GET", "/url"))
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """Run a script's body in the page; its return value."""
+        """Run the body of a script in the page. Returns its value."""
         return self._command("POST", "/execute/sync", {"script": script, "args": list(arguments)})
 
     @property
     def text(self) -> str:
-        """All text that the page shows."""
+        """All visible text of the page."""
         return str(self.run("return document.body.innerText"))
 
     def find(self, xpath: str, seconds: float = _SECONDS) -> dict[str, str]:
@@ -104,19 +104,19 @@ class Browser:
         return self._command(method, f"/element/{quote(element[_ELEMENT])}{path}", body)
 
     def click(self, xpath: str) -> None:
-        """Click an element as a person does: it must be enabled and not covered."""
+        """Click an element. It must be enabled and not covered."""
         element = self.find(xpath)
         until(lambda: self._element("GET", element, "/enabled"), f"{xpath} is enabled")
         self._element("POST", element, "/click", {})
 
     def type(self, xpath: str, text: str) -> None:
-        """Put a text into a field, in place of what is there."""
+        """Replace the text of a field."""
         element = self.find(xpath)
         self._element("POST", element, "/clear", {})
         self._element("POST", element, "/value", {"text": text})
 
     def enabled(self, xpath: str) -> bool:
-        """Whether a control can be used."""
+        """Whether a control is enabled."""
         return bool(self._element("GET", self.find(xpath), "/enabled"))
 
     def screenshot(self, path: Path) -> None:
@@ -128,7 +128,7 @@ class Browser:
 
 @contextmanager
 def browsing() -> Iterator[Browser]:
-    """A browser; ended with its driver."""
+    """A browser, ended with its driver."""
     with tempfile.TemporaryDirectory(prefix="fraud-browser-", ignore_cleanup_errors=True) as home:
         driver = subprocess.Popen(
             [str(DRIVER), "--port=0"], env={"HOME": home, "TMPDIR": home, "PATH": "/usr/bin:/bin"},

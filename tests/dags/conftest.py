@@ -1,4 +1,4 @@
-"""An Airflow of its own for these tests. Airflow reads its settings when it is imported, so they are set before."""
+"""A separate Airflow for these tests. Airflow reads its settings when it is imported, so they are set before."""
 
 import atexit
 import os
@@ -51,7 +51,7 @@ def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def database() -> Path:
-    """Airflow's tables; a copy of them without any row of the tests, for an Airflow with a database of its own."""
+    """A migrated database without rows of tests, to be copied for a separate Airflow."""
     airflow = Path(sys.executable).with_name("airflow")
     subprocess.run([airflow, "db", "migrate"], check=True, capture_output=True)
     empty = Path(_HOME, "empty.db")
@@ -62,7 +62,7 @@ def database() -> Path:
 
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The path that the operator runs as `fraud`; a test writes a Python program there."""
+    """The path that the operator runs as `fraud`. A test writes a Python program there."""
     path = tmp_path / "fraud"
     monkeypatch.setenv("FRAUD_COMMAND", str(path))
     return path

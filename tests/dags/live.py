@@ -1,4 +1,4 @@
-"""A whole Airflow of its own on SQLite: components as processes, DAGs of this checkout, a stand-in for `fraud`."""
+"""A separate Airflow on SQLite: its components as processes, the DAGs of this checkout, a stand-in for `fraud`."""
 
 import json
 import os

@@ -23,7 +23,7 @@ def main() -> None:
     when = served["event_us"].cast(pa.timestamp("us", "UTC"))
     mlflow.set_tracking_uri(settings.mlflow_url)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow remarks on versions; what counts here is the answer
+        warnings.simplefilter("ignore")  # MLflow warns about package versions
         model = mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}@production")
     rows = pd.DataFrame(vectors(served.append_column("event_timestamp", when)), columns=list(VECTOR_NAMES))
     again = model.predict(rows[sorted(VECTOR_NAMES)])["fraud_probability"]

@@ -1,6 +1,6 @@
-"""Every DAG's tasks for real, on a tiny world: real jobs, a real Valkey, a real MLflow, one Airflow in this process.
+"""Every DAG's tasks on a small simulation: real jobs, a real Valkey, a real MLflow, one Airflow in this process.
 
-The order is the one in which assets would start them. The figures below are those of the simulated world.
+The order is that in which assets would start them. The figures below are those of the simulation.
 """
 
 import json
@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv/ml/bin/python"
-# A split that a short world of much fraud fills, and gates that its holdout of some forty frauds can pass.
+# A split for a short simulation with a high fraud rate, and gates that its holdout of some forty frauds can pass.
 PARAMS = {
     "split": {"train_days": 16, "gap_days": 7, "validation_days": 5, "holdout_days": 5},
     "costs": {"alerts_per_1000": 20},
@@ -30,7 +30,7 @@ WORLD = ("--days=50", "--users=400", "--seed=3", "--fraud-rate=0.04", "--hold-ba
 
 
 def write_params(project: Path, over: dict[str, Any]) -> None:
-    """params.yaml as it is, with other values laid over it."""
+    """Write params.yaml with some values replaced."""
     code = (
         "import json, sys, yaml\n"
         "values = yaml.safe_load(open(sys.argv[1]))\n"
@@ -46,7 +46,7 @@ def write_params(project: Path, over: dict[str, Any]) -> None:
 
 
 def fraud(env: dict[str, str], *arguments: str) -> dict[str, Any]:
-    """A job by hand; its result."""
+    """Run a job. Returns its result."""
     answer = subprocess.run(
         [env["FRAUD_COMMAND"], *arguments, "--json"], env={**os.environ, **env}, check=True, stdout=subprocess.PIPE
     )
@@ -68,7 +68,7 @@ def served_version(world: dict[str, str]) -> str:
 
 
 def wait_for_version(world: dict[str, str], version: str) -> None:
-    """Until serving answers with a version; fails after half a minute."""
+    """Wait until serving answers with a version. Fails after half a minute."""
     deadline = time.monotonic() + 30
     while (found := served_version(world)) != version:
         assert time.monotonic() < deadline, f"serving stays at version {found}"
@@ -77,7 +77,7 @@ def wait_for_version(world: dict[str, str], version: str) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[dict[str, str]]:
-    """A project beside this one, its stores running, its landing zone filled; yields its environment."""
+    """The environment of a separate project with running stores and data in its landing zone."""
     project = tmp_path_factory.mktemp("project")
     for name in ("dags", "plugins", "feature_repo", "services", "infra", "src", ".venv", "requirements", "mappings"):
         if (ROOT / name).exists():
@@ -100,7 +100,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[
 
 @pytest.fixture(scope="module")
 def airflow(world: dict[str, str]) -> Iterator[Any]:
-    """Runs a DAG to its end; gives its tasks' states."""
+    """A function that runs a DAG and returns its tasks' states."""
     from airflow.dag_processing.dagbag import DagBag
 
     bag = DagBag(ROOT / "dags")
@@ -115,8 +115,8 @@ def airflow(world: dict[str, str]) -> Iterator[Any]:
         yield run
 
 
-def test_every_dag_does_its_part(airflow: Any, world: dict[str, str]) -> None:
-    """The steps build on each other, so they are one test."""
+def test_every_dag_runs_in_the_order_of_the_assets(airflow: Any, world: dict[str, str]) -> None:
+    """One test, because each step needs the result of the one before."""
     assert airflow("score_nightly") == {"production_model": "skipped", "score": "skipped", "consistency": "skipped"}
     assert airflow("ingest_transactions", feed="all") == {"ingest": "success", "ingest_labels": "success"}
     assert airflow("ingest_transactions", feed="all") == {"ingest": "skipped", "ingest_labels": "skipped"}
@@ -124,10 +124,10 @@ def test_every_dag_does_its_part(airflow: Any, world: dict[str, str]) -> None:
     assert airflow("build_features") == {"build_features": "skipped", "materialize": "success"}
     trained = {"training_set": "success", "train": "success", "candidate": "success"}
     assert airflow("train_fraud_model") == trained
-    unasked = {"gates": "success", "approval": "skipped", "reject": "skipped"}
-    assert airflow("promote_model") == {**unasked, "promote": "success"}
-    # Production already: were this news, retraining on unchanged data would go round for ever.
-    assert airflow("promote_model", version="1") == {**unasked, "promote": "skipped"}
+    without_approval = {"gates": "success", "approval": "skipped", "reject": "skipped"}
+    assert airflow("promote_model") == {**without_approval, "promote": "success"}
+    # It is Production already. If this counted as a change, retraining on unchanged data would repeat without end.
+    assert airflow("promote_model", version="1") == {**without_approval, "promote": "skipped"}
     wait_for_version(world, "1")
 
     home = Path(world["FRAUD_HOME"])
@@ -144,15 +144,15 @@ def test_every_dag_does_its_part(airflow: Any, world: dict[str, str]) -> None:
     agreed = json.loads(again.stdout.splitlines()[-1])
     assert agreed["compared"] >= sent["answered"]
     assert agreed["largest"] <= 1e-6
-    # What was served has not landed, so there is nothing to compare.
+    # The served transactions were not delivered, so there is no row to compare.
     scored = {"production_model": "success", "score": "success", "consistency": "skipped"}
     assert airflow("score_nightly") == scored
     assert airflow("monitor_drift") == {"drift": "success", "concept_drift": "success", "request_retraining": "skipped"}
 
-    # Nothing of a world of today is old.
+    # A simulation that ends today has no expired data.
     assert airflow("apply_retention") == {"apply_retention": "success"}
 
-    # Another seed makes another version, no better than the one before: it waits for a person who takes it upon them.
+    # Another seed gives another version that is not better than the one before: it needs an approval with a waiver.
     write_params(Path(world["FRAUD_PROJECT"]), {**PARAMS, "training": {**PARAMS["training"], "seed": 2}})
     assert airflow("train_fraud_model") == {**trained, "candidate": "skipped"}
     shown = fraud(world, "gates", "2")

@@ -1,4 +1,4 @@
-"""What only a whole Airflow shows: an approval answered in the browser, and cleared tasks. The jobs are stand-ins."""
+"""Tests that need a whole Airflow: an approval in the browser, and cleared tasks. The jobs are stand-ins."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterat
 
 
 def jobs(platform: Airflow, results: dict[str, Any]) -> Path:
-    """Let `fraud <job>` answer as given; the file that the calls are written to."""
+    """Set the results of `fraud <job>`. Returns the file to which the calls are written."""
     calls = platform.home / "calls"
     calls.unlink(missing_ok=True)
     program = platform.fraud.with_suffix(".new")
@@ -74,7 +74,7 @@ def emitted(platform: Airflow, run: str) -> list[str]:
     return [event["name"] for event in sorted(events, key=lambda event: event["id"])]
 
 
-def test_a_cleared_task_emits_its_asset_again_only_when_it_has_news(platform: Airflow) -> None:
+def test_a_cleared_task_emits_its_asset_again_only_after_a_change(platform: Airflow) -> None:
     dag = "build_features"
 
     def clear(run: str) -> None:
@@ -82,7 +82,7 @@ def test_a_cleared_task_emits_its_asset_again_only_when_it_has_news(platform: Ai
             body = {"dry_run": False, "task_ids": ["build_features"], "dag_run_id": run, "only_failed": False}
             api.post(f"/dags/{dag}/clearTaskInstances", json=body).raise_for_status()
 
-    with platform.api as api:  # what an event starts is not looked at here
+    with platform.api as api:  # runs that the events start are not part of this test
         for other in ("score_nightly", "monitor_skew", "train_fraud_model"):
             api.patch(f"/dags/{other}", json={"is_paused": True}).raise_for_status()
     jobs(platform, {"build-features": {"days_built": ["2026-01-02"]}, "materialize": {}})

@@ -1,4 +1,4 @@
-"""The operator against real processes: a small program stands where `fraud` is."""
+"""The operator with real processes: a small program replaces `fraud`."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def program(path: Path, body: str) -> None:
 def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not come about in time"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.02)
     return value
 
@@ -50,15 +50,15 @@ def test_the_result_is_the_json_line_on_standard_output(stand_in: Path) -> None:
     assert result == {"accepted": 3, "argv": ["ingest", "--date=2026-01-02", "--json"]}
 
 
-def test_log_lines_are_shown_as_they_come_and_at_their_level(
+def test_log_lines_are_written_at_once_and_at_their_level(
     stand_in: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    go_on = tmp_path / "go_on"
+    resume = tmp_path / "resume"
     program(
         stand_in,
         "print(json.dumps({'event': 'rows quarantined', 'level': 'warning', 'rows': 2, 'job': 'ingest',"
         " 'timestamp': 'x'}), file=sys.stderr, flush=True)\n"
-        f"while not os.path.exists({str(go_on)!r}): time.sleep(0.01)\n"
+        f"while not os.path.exists({str(resume)!r}): time.sleep(0.01)\n"
         "print('{}')",
     )
     task = threading.Thread(target=run)
@@ -70,26 +70,24 @@ def test_log_lines_are_shown_as_they_come_and_at_their_level(
         return [line for line in shown if "rows quarantined rows=2" in line]
 
     assert "[warning" in until(warning)[0]
-    assert task.is_alive(), "the line must be there while the job still runs"
-    go_on.touch()
+    assert task.is_alive(), "the line must be logged while the job runs"
+    resume.touch()
     task.join()
 
 
-@pytest.mark.parametrize(("code", "again"), [(75, True), (1, False), (2, False), (3, False), (65, False)])
-def test_only_a_service_that_is_down_is_tried_again(stand_in: Path, code: int, again: bool) -> None:
-    program(
-        stand_in,
-        f"print(json.dumps({{'message': 'no day', 'expected': 'one', 'got': 'none', 'do': 'wait'}}))\nsys.exit({code})",
-    )
+@pytest.mark.parametrize(("code", "retried"), [(75, True), (1, False), (2, False), (3, False), (65, False)])
+def test_only_an_unavailable_service_is_retried(stand_in: Path, code: int, retried: bool) -> None:
+    error = "{'message': 'no day', 'expected': 'one', 'got': 'none', 'hint': 'wait'}"
+    program(stand_in, f"print(json.dumps({error}))\nsys.exit({code})")
     with pytest.raises(AirflowException) as raised:
         run()
-    assert isinstance(raised.value, AirflowFailException) is not again
+    assert isinstance(raised.value, AirflowFailException) is not retried
     assert str(raised.value) == (
-        f"fraud ingest: no day\n  expected: one\n  came: none\n  do: wait\n  exit code: {code}"
+        f"fraud ingest: no day\n  expected: one\n  got: none\n  hint: wait\n  exit code: {code}"
     )
 
 
-def test_an_import_of_which_nothing_can_be_read_fails_the_task_at_once(
+def test_an_import_without_a_readable_row_fails_the_task_without_a_retry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real job, not a stand-in."""
@@ -112,10 +110,12 @@ def test_an_import_of_which_nothing_can_be_read_fails_the_task_at_once(
     [
         ("os.kill(os.getpid(), 9)", "SIGKILL", -9),
         ("os.kill(os.getpid(), 15)", "SIGTERM", -15),
-        ("sys.exit(137)", "SIGKILL", 137),  # a shell around the job reports the signal so
+        ("sys.exit(137)", "SIGKILL", 137),  # a shell around the job reports the signal in this form
     ],
 )
-def test_a_job_that_a_signal_killed_says_so_and_is_tried_again(stand_in: Path, end: str, name: str, code: int) -> None:
+def test_a_job_that_a_signal_killed_names_the_signal_and_is_retried(
+    stand_in: Path, end: str, name: str, code: int
+) -> None:
     program(
         stand_in,
         "print(json.dumps({'event': 'scored', 'days': 40, 'level': 'info'}), file=sys.stderr, flush=True)\n" + end,
@@ -129,37 +129,37 @@ def test_a_job_that_a_signal_killed_says_so_and_is_tried_again(stand_in: Path, e
     assert ("memory" in str(raised.value)) is (name == "SIGKILL")
 
 
-def test_a_job_that_fails_without_a_result_says_its_last_line(stand_in: Path) -> None:
+def test_a_job_that_fails_without_a_result_reports_its_last_line(stand_in: Path) -> None:
     program(stand_in, "raise KeyError('amount')")
     with pytest.raises(AirflowFailException, match=r"^fraud ingest: KeyError: 'amount'\n  exit code: 1$"):
         run()
 
 
-def test_a_try_that_finds_nothing_new_is_skipped_and_so_is_the_next_after_a_clear(stand_in: Path) -> None:
+def test_a_try_without_changes_is_skipped_and_so_is_the_next_one_after_a_clear(stand_in: Path) -> None:
     program(stand_in, "print(json.dumps({'accepted': 0, 'days': []}))")
     store = StateStore()
     for _ in range(2):
-        with pytest.raises(AirflowSkipException, match=r"nothing new: accepted = 0, days = \[\]"):
-            run(store, news=("accepted", "days"))
+        with pytest.raises(AirflowSkipException, match=r"no change: accepted = 0, days = \[\]"):
+            run(store, change_fields=("accepted", "days"))
     assert store == {}
 
 
 def test_after_a_try_that_was_killed_the_next_one_is_not_skipped(stand_in: Path) -> None:
-    """The killed one may have done the work and died before its asset was recorded."""
+    """The killed try may have done the work before its asset event was recorded."""
     store = StateStore()
     program(stand_in, "os.kill(os.getpid(), 9)")
     with pytest.raises(AirflowException):
-        run(store, news=("accepted",))
+        run(store, change_fields=("accepted",))
     program(stand_in, "print(json.dumps({'accepted': 0}))")
-    assert run(store, news=("accepted",)) == {"accepted": 0}
+    assert run(store, change_fields=("accepted",)) == {"accepted": 0}
 
 
-def test_what_is_needed_and_missing_skips_on_every_try(stand_in: Path) -> None:
+def test_a_missing_required_field_skips_every_try(stand_in: Path) -> None:
     program(stand_in, "print(json.dumps({'version': None}))")
     store = StateStore()
     for _ in range(2):
         with pytest.raises(AirflowSkipException, match="no version"):
-            run(store, needs=("version",))
+            run(store, required_fields=("version",))
 
 
 @pytest.mark.parametrize(
@@ -167,11 +167,11 @@ def test_what_is_needed_and_missing_skips_on_every_try(stand_in: Path) -> None:
     [(20828, "20,828"), (20828.0, "20,828"), (999, "999"), (1234.56, "1,234.6"), (0.15, "0.150"), (0.00042, "4.2e-04"),
      (0, "0"), (float("nan"), "nan")],
 )  # fmt: skip
-def test_a_number_is_shown_as_people_read_it(value: float, shown: str) -> None:
+def test_numbers_are_formatted_for_readers(value: float, shown: str) -> None:
     assert figure(value) == shown
 
 
-def test_counts_and_links_stand_in_the_log(stand_in: Path, reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_counts_and_links_are_logged(stand_in: Path, reports: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program(
         stand_in,
         "print(json.dumps({'accepted': 20828, 'days': [{'day': '2026-01-02', 'rows': 10414}], 'ok': True,"
@@ -192,12 +192,12 @@ def test_counts_and_links_stand_in_the_log(stand_in: Path, reports: Path, capsys
         assert line in logged
 
 
-def test_an_unwanted_job_is_not_started(stand_in: Path) -> None:
+def test_a_job_with_a_false_condition_is_not_started(stand_in: Path) -> None:
     with pytest.raises(AirflowSkipException):
-        run(expected="False")
+        run(condition="False")
 
 
-def test_a_job_sees_the_platforms_variables_and_none_of_airflows(
+def test_a_job_gets_the_platforms_variables_and_none_of_airflows(
     stand_in: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FRAUD_LAKE_URI", "file:///lake")
@@ -218,7 +218,9 @@ time.sleep(600)
 """
 
 
-def test_kill_ends_every_process_of_the_job_even_deaf_ones_in_other_groups(stand_in: Path, tmp_path: Path) -> None:
+def test_kill_ends_every_process_of_the_job_also_those_in_other_groups_that_ignore_sigterm(
+    stand_in: Path, tmp_path: Path
+) -> None:
     pid_file = tmp_path / "pid"
     program(stand_in, STUBBORN_FAMILY.format(pid_file=str(pid_file)))
     operator = FraudJobOperator(task_id="job", job="score")
@@ -241,7 +243,7 @@ def test_kill_ends_every_process_of_the_job_even_deaf_ones_in_other_groups(stand
     assert len(failures) == 1
 
 
-def test_a_task_that_is_killed_outright_leaves_no_process_of_its_job(stand_in: Path, tmp_path: Path) -> None:
+def test_a_task_that_is_killed_by_sigkill_leaves_no_process_of_its_job(stand_in: Path, tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     program(stand_in, STUBBORN_FAMILY.format(pid_file=str(pid_file)))
     code = (
@@ -259,7 +261,7 @@ def test_a_task_that_is_killed_outright_leaves_no_process_of_its_job(stand_in: P
     until(lambda: session.members(job) == [])
 
 
-def test_the_buttons_lead_to_the_run_and_to_the_report_behind_the_login(stand_in: Path, reports: Path) -> None:
+def test_the_buttons_link_to_the_run_and_to_the_report_behind_the_login(stand_in: Path, reports: Path) -> None:
     program(
         stand_in,
         f"report = 'file://{reports}/drift/a b.html'\n"

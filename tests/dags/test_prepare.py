@@ -1,4 +1,4 @@
-"""What runs before Airflow's components start: a database at this version, an administrator, and no old history."""
+"""The preparation of Airflow's components: migrated database, pools, administrator, removal of old history."""
 
 import os
 import sqlite3
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_what_is_older_than_its_term_goes_from_database_and_task_logs_and_the_rest_stays(tmp_path: Path) -> None:
+def test_it_creates_pools_and_an_administrator_and_removes_old_rows_and_task_logs_only(tmp_path: Path) -> None:
     env = dict(os.environ) | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "AIRFLOW_HOME": str(tmp_path),
@@ -33,14 +33,16 @@ def test_what_is_older_than_its_term_goes_from_database_and_task_logs_and_the_re
             log.write_text("a line\n")
             for path in (log, log.parent):
                 os.utime(path, (at.timestamp(), at.timestamp()))
-    done = subprocess.run(
+    prepared = subprocess.run(
         ["sh", str(ROOT / "services/airflow/prepare.sh")], env=env, check=False, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert prepared.returncode == 0, prepared.stderr[-2000:]
     with sqlite3.connect(tmp_path / "airflow.db") as database:
         events = {event for (event,) in database.execute("SELECT event FROM log")}
         users = {name for (name,) in database.execute("SELECT username FROM ab_user")}
+        pools = dict(database.execute("SELECT pool, slots FROM slot_pool WHERE pool != 'default_pool'"))
     assert "young" in events
     assert "old" not in events
     assert users == {"admin"}
+    assert pools == {"scoring": 1, "retraining": 1}
     assert [path.parent.name for path in logs.rglob("*.log")] == ["dag_id=young"]

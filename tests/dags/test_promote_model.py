@@ -1,4 +1,4 @@
-"""The question of `promote_model`: what it shows, and what follows from each answer. The job is a stand-in."""
+"""The approval of `promote_model`: the form, and the effect of each answer. A stand-in replaces the job."""
 
 import sys
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ VERDICT = {
 
 
 class TaskInstance:
-    """What the functions under test need of one: XComs by task id."""
+    """A task instance with XComs by task id."""
 
     def __init__(self, **xcoms: Any) -> None:
         self._xcoms = xcoms
@@ -42,10 +42,10 @@ def answer(option: str, name: str | None, reason: str = "") -> dict[str, Any]:
         (answer("Approve", "ada", "earns more"), True, "ada", "earns more"),
         (answer("Approve", "ada"), True, "ada", ""),
         (answer("Reject", "grace", "a campaign runs"), False, "grace", "a campaign runs"),
-        (answer("Reject", None), False, "nobody in time", "no answer in time"),
+        (answer("Reject", None), False, "approval timeout", "no answer in time"),
     ],
 )
-def test_an_answer_says_whether_who_and_why(given: Any, yes: bool, who: str, why: str) -> None:
+def test_an_answer_has_a_decision_a_person_and_a_reason(given: Any, yes: bool, who: str, why: str) -> None:
     from fraud_airflow.approval import answer_reason, answered_by, approved
 
     ti = TaskInstance(approval=given)
@@ -55,7 +55,7 @@ def test_an_answer_says_whether_who_and_why(given: Any, yes: bool, who: str, why
 PASSED: dict[str, Any] = {**VERDICT, "gates_passed": True, "failed_gates": []}
 
 
-def test_the_question_shows_every_gate_the_failed_ones_first_and_offers_the_waiver() -> None:
+def test_the_form_lists_every_gate_failed_gates_first_and_offers_the_waiver() -> None:
     from fraud_airflow.approval import gates_as_text
 
     text = gates_as_text(TaskInstance(gates=VERDICT))
@@ -92,10 +92,10 @@ def test_an_approval_of_a_version_that_failed_gates_is_a_waiver_of_them() -> Non
     assert waiver(TaskInstance(gates=VERDICT, approval=answer("Reject", "ada", "a campaign runs"))) == none
 
 
-def question() -> Any:
+def approval_task() -> Any:
     from fraud_airflow.approval import APPROVAL, OptionalApproval
 
-    return OptionalApproval(task_id=APPROVAL, subject="?", body="", expected="True")
+    return OptionalApproval(task_id=APPROVAL, subject="?", body="", condition="True")
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def question() -> Any:
     [(PASSED, {"reason": ["null", "string"]}), (VERDICT, {"reason": "string", "waiver_expires": "string"})],
     ids=["passed", "failed"],
 )
-def test_the_form_asks_for_a_waiver_where_one_is_needed(verdict: dict[str, Any], fields: dict[str, Any]) -> None:
-    operator = question()
+def test_the_form_has_waiver_fields_where_a_waiver_is_needed(verdict: dict[str, Any], fields: dict[str, Any]) -> None:
+    operator = approval_task()
     operator._set_form({"ti": TaskInstance(gates=verdict)})
     assert {name: field["schema"]["type"] for name, field in operator.serialized_params.items()} == fields
 
@@ -119,54 +119,54 @@ def test_the_form_asks_for_a_waiver_where_one_is_needed(verdict: dict[str, Any],
         ("agreed with risk", None, False),
     ],
 )
-def test_an_approval_without_a_complete_waiver_is_refused_at_the_question(
+def test_an_approval_without_a_complete_waiver_fails_the_approval_task(
     reason: str, expires: str | None, complete: bool
 ) -> None:
     from airflow.sdk.exceptions import AirflowFailException
 
     given = answer("Approve", "ada", reason) | {"responded_at": datetime(2026, 1, 2, tzinfo=UTC)}
-    # A program that answers through the API may leave fields out altogether, which Airflow does not check.
+    # A client of the API may leave out fields. Airflow does not check this.
     given["params_input"] = {"reason": reason, "waiver_expires": expires} if expires else {}
     context: Any = {"ti": TaskInstance(gates=VERDICT)}
     if complete:
-        assert question().execute_complete(context, given)["chosen_options"] == ["Approve"]
+        assert approval_task().execute_complete(context, given)["chosen_options"] == ["Approve"]
     else:
         with pytest.raises(AirflowFailException, match="needs a waiver"):
-            question().execute_complete(context, given)
+            approval_task().execute_complete(context, given)
     refused = {**given, "chosen_options": ["Reject"], "params_input": {"reason": reason}}
-    assert question().execute_complete(context, refused)["chosen_options"] == ["Reject"]
+    assert approval_task().execute_complete(context, refused)["chosen_options"] == ["Reject"]
 
 
 def test_an_answer_with_a_field_that_the_form_lacks_is_refused() -> None:
     given = answer("Approve", "ada") | {"params_input": {"until": "2999-01-01"}}
     with pytest.raises(ValueError, match=r"unknown fields \['until'\]; the form has \['reason'\]"):
-        question().execute_complete({"ti": TaskInstance(gates=PASSED)}, given)
+        approval_task().execute_complete({"ti": TaskInstance(gates=PASSED)}, given)
 
 
-def test_nobody_is_asked_about_a_version_that_cannot_be_promoted() -> None:
-    """It was compared with version 6 and 8 is Production: `fraud promote` refuses it, whatever is waived."""
+def test_the_approval_is_skipped_for_a_version_that_cannot_be_promoted() -> None:
+    """It was compared with version 6, and 8 is Production: `fraud promote` refuses it with any waiver."""
     from airflow.sdk.exceptions import AirflowSkipException
 
     context: Any = {"ti": TaskInstance(gates={**VERDICT, "production": "8"})}
     with pytest.raises(AirflowSkipException, match=r"compared with Production version 6.*now there is.*version 8"):
-        question().execute(context)
+        approval_task().execute(context)
 
 
 def write_stand_in(path: Path, version: str) -> Path:
-    """A `fraud` that answers as the jobs do, and writes down what it was asked."""
-    requested = path.with_name("asked")
+    """A stand-in for `fraud` that prints the jobs' results. Returns the file to which it writes its arguments."""
+    commands = path.with_name("commands")
     path.write_text(
         f"#!{sys.executable}\n"
         "import json, sys\n"
-        f"open({str(requested)!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
+        f"open({str(commands)!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
         f"print(json.dumps({VERDICT | {'version': version, 'changed': bool(version)}!r}))\n"
     )
     path.chmod(0o755)
-    return requested
+    return commands
 
 
 @pytest.mark.parametrize(
-    ("version", "states", "requested"),
+    ("version", "states", "commands"),
     [
         ("7", {"gates": "success", "approval": "skipped", "promote": "success", "reject": "skipped"},
          ["gates staging --json", "promote --version=7 --json"]),
@@ -175,12 +175,12 @@ def write_stand_in(path: Path, version: str) -> Path:
     ],
     ids=["a candidate", "none"],
 )  # fmt: skip
-def test_without_a_question_the_candidate_that_was_looked_at_is_promoted(
-    stand_in: Path, database: Path, version: str, states: dict[str, str], requested: list[str]
+def test_without_an_approval_the_version_whose_gates_were_read_is_promoted(
+    stand_in: Path, database: Path, version: str, states: dict[str, str], commands: list[str]
 ) -> None:
     from airflow.dag_processing.dagbag import DagBag
 
-    said = write_stand_in(stand_in, version)
+    recorded = write_stand_in(stand_in, version)
     finished = DagBag(ROOT / "dags").dags["promote_model"].test(run_conf={})
     assert {task.task_id: str(task.state) for task in finished.get_task_instances()} == states
-    assert said.read_text().splitlines() == requested
+    assert recorded.read_text().splitlines() == commands

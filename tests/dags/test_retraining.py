@@ -1,4 +1,4 @@
-"""The monitors' request for retraining, in an Airflow of its own; small programs stand where `fraud` is."""
+"""The monitors' request for retraining, in a separate Airflow, with stand-in programs for `fraud`."""
 
 import json
 import sys
@@ -16,20 +16,20 @@ DAGS = Path(__file__).resolve().parents[2] / "dags"
 
 @pytest.fixture
 def monitors(database: Path, stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a monitor's DAG whose jobs answer `retrain` as given; gives its tasks' states."""
+    """Run a monitor's DAG. The named jobs return `retrain`. Gives the states of the request task and of the run."""
     from airflow.dag_processing.dagbag import DagBag
 
     bag = DagBag(DAGS)
-    expected = tmp_path / "wanted.json"
+    retraining = tmp_path / "retraining.json"
     stand_in.write_text(
         f"#!{sys.executable}\nimport json, sys\n"
-        f"wanted = json.load(open({str(expected)!r}))\n"
-        "print(json.dumps({'retrain': sys.argv[1] in wanted}))\n"
+        f"jobs = json.load(open({str(retraining)!r}))\n"
+        "print(json.dumps({'retrain': sys.argv[1] in jobs}))\n"
     )
     stand_in.chmod(0o755)
 
     def run(dag_id: str, *drifted: str) -> tuple[str, str]:
-        expected.write_text(json.dumps(drifted))
+        retraining.write_text(json.dumps(drifted))
         finished = bag.dags[dag_id].test(logical_date=None)
         states = {task.task_id: str(task.state) for task in finished.get_task_instances()}
         return states["request_retraining"], str(finished.state)
@@ -54,15 +54,15 @@ def events() -> list[list[str]]:
 
 
 @pytest.mark.slow  # five runs of a DAG
-def test_a_request_says_why_and_comes_at_most_once_per_cool_down(
+def test_a_request_has_its_causes_and_is_made_at_most_once_per_cool_down(
     monitors: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One test: the requests are the memory of the cool-down."""
+    """One test, because the cool-down is computed from the earlier requests."""
     assert monitors("monitor_drift") == ("skipped", "success")
     assert events() == []
     assert monitors("monitor_drift", "drift", "concept-drift") == ("success", "success")
     assert events() == [["concept drift", "data drift"]]
-    # Within the day, whoever asks.
+    # Within the cool-down, from either monitor.
     assert monitors("monitor_drift", "drift") == ("skipped", "success")
     assert monitors("monitor_skew", "skew") == ("skipped", "success")
     assert len(events()) == 1
@@ -71,7 +71,7 @@ def test_a_request_says_why_and_comes_at_most_once_per_cool_down(
     assert events() == [["concept drift", "data drift"], ["skew"]]
 
 
-def test_a_training_knows_what_it_was_asked_for() -> None:
+def test_a_training_run_has_the_causes_of_its_request() -> None:
     from airflow.sdk import Asset
 
     requested = [SimpleNamespace(extra={"causes": ["skew"]}), SimpleNamespace(extra={"causes": ["data drift", "skew"]})]

@@ -1,4 +1,4 @@
-"""Airflow's own side of S3: task logs by the amazon provider, reports by our pages. A real server (tests/s3.py)."""
+"""S3 in Airflow: task logs of the amazon provider, and reports in the platform's pages. A real server (tests/s3.py)."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from tests import s3
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.Server]:
-    """The server, and an environment that leads to it."""
+    """The server, with the environment variables of its clients set."""
     with s3.running(tmp_path_factory.mktemp("s3") / "objects") as running, pytest.MonkeyPatch.context() as patch:
         for name, value in running.environment.items():
             patch.setenv(name, value)
@@ -49,8 +49,8 @@ def test_reports_on_s3_are_listed_and_read_and_new_ones_are_seen(server: s3.Serv
     for day, verdict in (("2025-03-01", "ok"), ("2025-03-02", "drift")):
         for kind, text in (("html", "<p>"), ("json", json.dumps({"verdict": verdict}))):
             client.put_object(Bucket=s3.BUCKET, Key=f"reports/drift/{day}/drift.{kind}", Body=text.encode())
-        says = {summary.page: summary.says for summary in reports.summaries("drift")}
-        assert says[f"drift/{day}/drift.html"] == verdict
+        results = {summary.page: summary.result for summary in reports.summaries("drift")}
+        assert results[f"drift/{day}/drift.html"] == verdict
     assert [entry.name for entry in reports.entries("drift")] == ["2025-03-02", "2025-03-01"]
     assert reports.read("drift/2025-03-01/drift.html") == b"<p>"
     with pytest.raises(NoSuchReportError):

@@ -11,7 +11,7 @@ from . import browser as chromium
 from .browser import Browser, until
 from .live import ROOT, Airflow, airflow
 
-# DAG, what a person enters, the configuration of the run that follows. A switch is flipped as often as its value says.
+# DAG, the entered values, the configuration of the run. The value of a switch is the number of clicks on it.
 NOTHING: dict[str, Any] = {}
 UNSET = {"date": None, "from": None, "to": None}
 FORMS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
@@ -48,7 +48,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[Airflow]:
-    """No scheduler: the runs wait in the queue and are looked at there."""
+    """An Airflow without a scheduler: the test reads the queued runs."""
     with airflow(tmp_path_factory.mktemp("airflow"), database, ["api-server"]) as running:
         yield running
 
@@ -61,7 +61,7 @@ def browser(platform: Airflow) -> Iterator[Browser]:
 
 
 def enter(browser: Browser, field: str, value: Any, kind: str) -> None:
-    """Fill in one field as a person does."""
+    """Fill in one field."""
     control = f"//*[@role='dialog']//input[@name='element_{field}']"
     if kind == "switch":
         for _ in range(value):
@@ -98,7 +98,7 @@ def test_a_form_starts_a_run_with_what_was_entered(
 
 
 def kind_of(dag: str, field: str) -> str:
-    """How the form shows a field."""
+    """The kind of a field in the form."""
     schema = DAGS[dag].params.get_param(field).schema
     if schema.get("type") == "boolean":
         return "switch"

@@ -1,11 +1,11 @@
-"""Kill each container of the running stack in turn, under load, and print what happened.
+"""Kill each container of the running stack in turn, under load, and print the effects.
 
     python3 tests/deploy/chaos.py [--rate 30] [--only SERVICE ...]    as root: the kernel kills, not Docker
 
-A container's first process gets SIGKILL, as a crash would do it, and Docker's restart policy brings it back. Meanwhile
-a checkout sends POST /predict at a constant rate through the proxy, each request timed from when it was due. For each
-container: seconds until it is healthy again, requests, those without a 200, degraded answers, p99 and the worst.
-Exit code 1 when something did not come back, or requests failed while anything but the proxy was down.
+A container's first process gets SIGKILL, and Docker's restart policy restarts it. Requests are sent to POST /predict
+at a constant rate through the proxy; the latency of a request counts from its scheduled time. For each container, the
+output has seconds until it is healthy again, requests, those without a 200, degraded answers, p99 and the maximum.
+Exit code 1 when a container did not restart, or requests failed while another container than the proxy was down.
 """
 
 import argparse
@@ -29,7 +29,7 @@ PROJECT: Final = "fraud"
 ENV: Final = Path(__file__).resolve().parents[2] / ".env"
 QUIET_S: Final = 5.0
 DEADLINE_S: Final = 240.0
-# Whose death a caller may notice: there is one proxy, and what it holds in flight dies with it.
+# Services whose crash may fail requests: there is one proxy, and its requests in progress are lost.
 SINGLE: Final = "proxy"
 
 
@@ -108,19 +108,19 @@ class Load:
 
 
 def checkout(rate: float) -> Load:
-    """A load by the first client's key, at the port where the proxy is published."""
+    """A load with the first client's key at the published port of the proxy."""
     env = dict(line.split("=", 1) for line in ENV.read_text().splitlines() if "=" in line and not line.startswith("#"))
     return Load(int(env.get("SERVING_PORT", "8000")), f"checkout.{env['SERVING_CHECKOUT_KEY']}", rate)
 
 
 def containers() -> dict[str, str]:
-    """Service -> id of its container, of those that run."""
+    """Service -> id of its running container."""
     ids = docker("ps", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}").split()
     return {inspect(i)["Config"]["Labels"]["com.docker.compose.service"]: i for i in ids}
 
 
 def kill(identifier: str) -> tuple[str, float]:
-    """SIGKILL the first process; wait until a new one is healthy. Returns what happened and the seconds it took."""
+    """Send SIGKILL to the first process and wait until a new one is healthy. Returns the outcome and its seconds."""
     before = inspect(identifier)["State"]
     os.kill(before["Pid"], signal.SIGKILL)
     began = time.monotonic()

@@ -1,14 +1,14 @@
-"""Restart the whole running stack under load, and count what was accepted before and is there afterwards.
+"""Restart the whole running stack under load, and count accepted requests whose records are missing afterwards.
 
     python3 tests/deploy/restart.py [--rate 30] [--without SERVICE ...]          make stop, make up
     python3 tests/deploy/restart.py --kill                                       as root: SIGKILL to every container
     python3 tests/deploy/restart.py --rolling                                    make rolling-restart
 
-A checkout sends payments at a constant rate through the proxy all the while. Afterwards each answer with 200 is looked
-up in the prediction log by its id, the events of its user are counted in the online history, and every entry of
-`fraud history` and every run of Airflow's from before must be there. After a kill, what is missing must have been
-accepted within the stated guarantee before it (docs/deployment.md). Exit code 1 when more is missing, or a request
-failed during a rolling restart. Prints a line of JSON.
+Payments are sent at a constant rate through the proxy during the restart. Afterwards each answer with 200 is looked up
+in the prediction log by its id, the events of its user are counted in the online history, and every earlier entry of
+`fraud history` and every earlier run of Airflow must exist. After a kill, missing records must be of requests that were
+accepted within the guarantee before it (docs/deployment.md). Exit code 1 when more is missing, or a request failed
+during a rolling restart. Prints a line of JSON.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from chaos import DEADLINE_S, QUIET_S, Load, checkout, containers, docker, inspe
 ROOT: Final = Path(__file__).resolve().parents[2]
 LOG_MAY_LOSE_S: Final = 0.2
 HISTORY_MAY_LOSE_S: Final = 1.0
-# Between an answer's way out of serving and its arrival here, and from the first container killed to the last.
+# From the end of an answer in serving to its arrival here, and from the first to the last killed container.
 SLACK_S: Final = 0.3
 
 
@@ -44,8 +44,8 @@ def logged() -> Counter[str]:
     return ids
 
 
-def remembered(users: set[str]) -> dict[str, int]:
-    """User -> events in the online history: 24 bytes each behind 16 of header (fraud.core.history)."""
+def online_events(users: set[str]) -> dict[str, int]:
+    """User -> number of events in the online history: 24 bytes each after a header of 16 (fraud.core.history)."""
     names = sorted(users)
     ask = "\n".join(f"STRLEN h:{{{name}}}" for name in names)
     script = 'REDISCLI_AUTH="$VALKEY_PASSWORD" valkey-cli'
@@ -72,7 +72,7 @@ def make(target: str, *arguments: str) -> None:
 
 
 def kill_all() -> float:
-    """SIGKILL to the first process of every container at once, and when; waits until all of them are healthy again."""
+    """Send SIGKILL to the first process of every container. Returns the time, once all are healthy again."""
     before = {name: inspect(identifier)["State"] for name, identifier in containers().items()}
     killed_at = time.monotonic()
     for state in before.values():
@@ -91,14 +91,14 @@ def kill_all() -> float:
 
 def missing(load: Load, ended: float) -> tuple[list[float], list[float]]:
     """Seconds from each answer that the log, or the online history, does not have to the end; below 0 when after it."""
-    ids, stored = logged(), remembered({answer.user_id for answer in load.accepted})
+    ids, stored = logged(), online_events({answer.user_id for answer in load.accepted})
     from_log = [ended - answer.at for answer in load.accepted if not ids[answer.prediction_id]]
     from_history = []
     for user, count in stored.items():
-        known = sorted(a.at for a in load.accepted if a.user_id == user and a.in_history)
-        lost = max(0, len(known) - count)
-        # A store that loses its last second loses the latest events before the end; more than those is worse.
-        before = [at for at in known if at < ended][::-1][:lost]
+        accepted = sorted(a.at for a in load.accepted if a.user_id == user and a.in_history)
+        lost = max(0, len(accepted) - count)
+        # A store that loses its last second loses the latest events before the end.
+        before = [at for at in accepted if at < ended][::-1][:lost]
         from_history += [ended - at for at in before] + [-math.inf] * (lost - len(before))
     return from_log, from_history
 
@@ -129,7 +129,7 @@ def main() -> None:
         load.stopped.set()
         thread.join()
     during = load.window()
-    time.sleep(2 * LOG_MAY_LOSE_S)  # what was answered last is on its way to the log
+    time.sleep(2 * LOG_MAY_LOSE_S)  # the last records may not be written yet
     from_log, from_history = missing(load, ended)
     changes_now, runs_now = histories()
     result = {

@@ -1,9 +1,9 @@
-"""The main job's path against the running compose stack: `make smoke`.
+"""Run the main job on the running compose stack: `make smoke`.
 
-Runs inside the scheduler's container, with the ML environment's Python, so that a host needs Docker and nothing else:
-it reaches the other containers as jobs do. A world is landed, Airflow runs ingest -> features -> train -> promote (this
-script is the person who approves) -> score -> drift, the proxy answers a checkout. Safe to run again: what was taken in
-is kept, and then only the answers are checked. Prints a line per step and one of JSON at the end.
+The script runs in the scheduler's container with the ML environment's Python, so that the host needs only Docker. It
+simulates transactions, lets Airflow run ingest -> features -> train -> promote (the script gives the approval) -> score
+-> drift, and sends requests to the proxy. It may be run again: ingested data is kept, and then only the answers are
+checked. It prints a line for each step and a JSON line at the end.
 """
 
 import json
@@ -33,48 +33,48 @@ HANDBOOK: Final = {
 }  # fmt: skip
 
 
-def say(line: str) -> None:
+def progress(line: str) -> None:
     print(f"{time.monotonic() - STARTED:6.0f} s  {line}", flush=True)
 
 
 def job(*arguments: str) -> dict[str, Any]:
     """Run `fraud` and return its result."""
-    done = subprocess.run(
+    finished = subprocess.run(
         [os.environ["FRAUD_COMMAND"], *arguments, "--json"], stdout=subprocess.PIPE, text=True, check=False
     )
-    if done.returncode:
-        sys.exit(f"fraud {' '.join(arguments)} failed with {done.returncode}: {done.stdout}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if finished.returncode:
+        sys.exit(f"fraud {' '.join(arguments)} failed with {finished.returncode}: {finished.stdout}")
+    result: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
     return result
 
 
-def dags_known(api: AirflowApi) -> None:
+def wait_for_dags(api: AirflowApi) -> None:
     deadline = time.monotonic() + 180
     while not MAIN_JOB.issubset(api.dags()):
         if time.monotonic() > deadline:
-            sys.exit(f"Airflow knows {api.dags()}; import errors: {api.import_errors()}")
+            sys.exit(f"Airflow lists {api.dags()}; import errors: {api.import_errors()}")
         time.sleep(1)
 
 
 def approve(api: AirflowApi, run: Run) -> None:
-    """Answer the approval that `promote_model` asks for, as the person we are logged in as."""
+    """Approve in the run of `promote_model`, as the user of the login."""
     path = f"/dags/{run.dag}/dagRuns/{run.id}/taskInstances/approval/-1/hitlDetails"
-    api._ask("PATCH", path, json={"chosen_options": ["Approve"], "params_input": {}})
+    api._request("PATCH", path, json={"chosen_options": ["Approve"], "params_input": {}})
 
 
 def until_finished(api: AirflowApi, follower: Follower, dag: str, after: datetime) -> Run:
-    """The run of `dag` queued after a time; approves when it asks."""
+    """The finished run of `dag` queued after a time. Gives the approval if the run waits for one."""
     deadline, approved = time.monotonic() + 1200, False
     while time.monotonic() < deadline:
-        for run in (run for run in follower.look() if run.dag == dag and run.queued_at > after):
+        for run in (run for run in follower.poll() if run.dag == dag and run.queued_at > after):
             if run.state in FINISHED:
                 return run
-            requested = next((task.state for task in api.tasks(run) if task.id == "approval"), None)
-            waiting = requested in ("awaiting_input", "deferred")
+            approval = next((task.state for task in api.tasks(run) if task.id == "approval"), None)
+            waiting = approval in ("awaiting_input", "deferred")
             if waiting and not approved:
                 approve(api, run)
                 approved = True
-                say("  approved")
+                progress("  approved")
         time.sleep(1)
     sys.exit(f"no finished run of {dag} after 20 minutes")
 
@@ -98,19 +98,19 @@ def served_version(client: httpx.Client) -> str:
 def main() -> None:
     key = f"checkout.{os.environ['SERVING_CHECKOUT_KEY']}"
     if not (LANDING / "transactions").is_dir():
-        say(f"fraud simulate {' '.join(WORLD)}")
-        say(f"  {job('simulate', *WORLD, '--hold-back-days=1')}")
+        progress(f"fraud simulate {' '.join(WORLD)}")
+        progress(f"  {job('simulate', *WORLD, '--hold-back-days=1')}")
     api = AirflowApi(AIRFLOW, os.environ["AIRFLOW_ADMIN_PASSWORD"])
-    dags_known(api)
-    follower = Follower(api, Path("/var/lib/airflow/logs"), datetime.now(UTC), say)
-    say("ingest_transactions")
+    wait_for_dags(api)
+    follower = Follower(api, Path("/var/lib/airflow/logs"), datetime.now(UTC), progress)
+    progress("ingest_transactions")
     ingest = follower.until_finished(api.trigger("ingest_transactions", {"feed": "all"}))
     if any(task.state == "success" for task in api.tasks(ingest)):
         trained = chain(api, follower, ingest, ["build_features", "train_fraud_model"])
         promoted = until_finished(api, follower, "promote_model", trained.queued_at)
         chain(api, follower, promoted, ["score_nightly", "monitor_drift"])
     else:
-        say("nothing new to take in")
+        progress("no new file to ingest")
     with httpx.Client(base_url=PROXY, headers={"X-API-Key": key}, timeout=10) as client:
         version = served_version(client)
         answer = client.post("/predict", json=HANDBOOK)

@@ -1,4 +1,4 @@
-"""Backup and restore, rehearsed: a backup of the stack that runs comes back as a second project beside it, whole."""
+"""Backup and restore: a backup of the running stack is restored as a second project beside it."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ DATABASES = ("airflow", "mlflow", "mlflow_auth", "fraud", "feast")
 COUNTS = """SELECT table_name, (xpath('/row/n/text()', query_to_xml(format('SELECT count(*) AS n FROM %I.%I',
  table_schema, table_name), false, true, '')))[1] FROM information_schema.tables
  WHERE table_schema = 'public' AND table_type = 'BASE TABLE' ORDER BY 1"""
-# What beats on while nobody works: heartbeats and logins.
+# Tables that change without user activity: heartbeats and logins.
 ALIVE = (
     "job",
     "session",
@@ -92,7 +92,7 @@ def files(project: str, volume: str) -> set[str]:
 
 
 def histories(project: str) -> str:
-    """How many users' histories the online store holds, and a digest over them."""
+    """The number of histories in the online store, and a digest of them."""
     script = """export REDISCLI_AUTH="$VALKEY_PASSWORD"; keys=$(valkey-cli --scan --pattern 'h:*' | sort)
 echo "$keys" | grep -c .; for key in $keys; do valkey-cli --raw dump "$key"; done | sha256sum"""
     return compose("exec", "-T", "valkey", "sh", "-c", script, project=project)
@@ -100,7 +100,7 @@ echo "$keys" | grep -c .; for key in $keys; do valkey-cli --raw dump "$key"; don
 
 @pytest.fixture
 def restored(tmp_path: Path) -> Iterator[str]:
-    """The rehearsal's project, its stores running; gone without a trace afterwards."""
+    """The restored project with running stores. It is removed at the end."""
     run("infra/compose/backup.sh", str(tmp_path / "backup"))
     compose("down", "--volumes", project=REHEARSAL)
     try:
@@ -112,12 +112,12 @@ def restored(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.timeout(1200)
-def test_a_restored_stack_has_all_that_the_backed_up_one_had(restored: str) -> None:
+def test_a_restored_stack_has_all_data_of_the_backup(restored: str) -> None:
     assert rows(restored) == rows("fraud")
     assert histories(restored) == histories("fraud")
     for volume in VOLUMES:
         now, then = files("fraud", volume), files(restored, volume)
-        # Serving goes on while the backup is taken: files may have grown or come since, none of the past is missing.
+        # Serving continues during the backup: files may have been added or extended, and no earlier file is missing.
         missing = {line.split("  ")[1] for line in now} - {line.split("  ")[1] for line in then}
         assert not (then - now) or volume in ("predictions", "airflow-logs"), volume
         assert not missing or volume in ("predictions", "airflow-logs"), volume

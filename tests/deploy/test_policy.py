@@ -1,4 +1,4 @@
-"""What every container of the stack must be, read from docker-compose.yml and the Dockerfiles. No engine needed."""
+"""Rules for every container of the stack, checked on docker-compose.yml and the Dockerfiles. No engine needed."""
 
 import json
 import re
@@ -23,14 +23,14 @@ def last_stage(path: Path) -> str:
 
 
 @each_service
-def test_a_container_can_do_as_little_as_possible(name: str) -> None:
+def test_a_container_has_minimal_rights(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert "cap_add" not in service
     assert "privileged" not in service
     assert "no-new-privileges:true" in service["security_opt"]
-    # Our own images say it themselves: see below.
+    # The platform's own images set their user: see below.
     assert service["image"].startswith(OWN) or re.fullmatch(r"[1-9]\d*:\d+", service["user"])
 
 
@@ -52,7 +52,7 @@ def test_ports_are_published_on_the_loopback_interface(name: str) -> None:
 
 
 @each_service
-def test_nobody_reaches_the_engine_or_the_hosts_files(name: str) -> None:
+def test_no_container_reaches_the_engine_or_the_hosts_files(name: str) -> None:
     for volume in SERVICES[name].get("volumes", ()):
         source = volume.split(":")[0]
         assert "docker.sock" not in volume
@@ -60,7 +60,7 @@ def test_nobody_reaches_the_engine_or_the_hosts_files(name: str) -> None:
 
 
 @each_service
-def test_what_runs_has_a_health_check_and_waits_for_healthy_stores(name: str) -> None:
+def test_a_service_has_a_health_check_and_waits_for_healthy_stores(name: str) -> None:
     service = SERVICES[name]
     one_shot = service["restart"] == "no"
     assert one_shot or service["image"].startswith(OWN) or "test" in service["healthcheck"]
@@ -112,7 +112,7 @@ def test_the_proxy_balances_over_every_replica() -> None:
 
 
 @each_dockerfile
-def test_an_own_image_runs_as_nobody_in_particular(path: Path) -> None:
+def test_an_own_image_runs_as_an_unprivileged_user(path: Path) -> None:
     stage = last_stage(path)
     assert re.search(r"^USER 10001:10001$", stage, re.MULTILINE)
     assert "HEALTHCHECK" in stage
@@ -125,11 +125,11 @@ def test_an_own_image_is_built_in_stages_from_locks_with_hashes(path: Path) -> N
     assert text.count("\nFROM ") > 1
     for line in re.findall(r"pip install .*", text):
         assert "--require-hashes" in line or "--no-index" in line, line
-    # Where packages come from is the builder's business (pip.conf, build arguments).
+    # The source of packages is configured outside of the file (pip.conf, build arguments).
     assert "https://" not in text
 
 
-def test_the_serving_image_holds_nothing_of_training() -> None:
+def test_the_serving_image_has_no_package_of_training() -> None:
     lock = (ROOT / "services/serving/requirements.txt").read_text()
     for name in ("pandas", "pyspark", "torch", "mlflow", "scikit-learn", "pyarrow", "feast"):
         assert not re.search(rf"^{name}==", lock, re.MULTILINE), name

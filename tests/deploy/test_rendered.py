@@ -1,4 +1,4 @@
-"""What Docker Compose makes of docker-compose.yml and an environment. No engine needed, and no stack."""
+"""The output of `docker compose config` for docker-compose.yml and an environment. No engine or stack needed."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def test_a_secret_that_is_missing_is_named_and_nothing_is_rendered(tmp_path: Pat
     assert "VALKEY_PASSWORD" in done.stderr
 
 
-def test_every_secret_that_is_asked_for_is_used(tmp_path: Path) -> None:
+def test_every_required_secret_is_used(tmp_path: Path) -> None:
     rendered = json.dumps(services(tmp_path))
     assert all(f"a-value-for-{name}" in rendered for name in SECRETS)
 
@@ -62,20 +62,20 @@ def test_every_secret_that_is_asked_for_is_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize("executor", ["CeleryExecutor", "KubernetesExecutor"])
 def test_one_setting_moves_every_component_of_airflow_to_another_executor(tmp_path: Path, executor: str) -> None:
     found = services(tmp_path, AIRFLOW_EXECUTOR=executor)
-    said = {name: s["environment"]["AIRFLOW__CORE__EXECUTOR"] for name, s in found.items() if "airflow-" in name}
-    assert said == dict.fromkeys(
+    executors = {name: s["environment"]["AIRFLOW__CORE__EXECUTOR"] for name, s in found.items() if "airflow-" in name}
+    assert executors == dict.fromkeys(
         (f"airflow-{part}" for part in ("prepare", "api-server", "scheduler", "dag-processor", "triggerer")), executor
     )
 
 
-def test_what_chooses_engine_and_history_reaches_the_jobs(tmp_path: Path) -> None:
+def test_the_settings_of_engine_and_repository_are_passed_to_the_jobs(tmp_path: Path) -> None:
     given = {"FRAUD_FEATURE_ENGINE": "spark", "FRAUD_SPARK_MASTER": "spark://m:7077", "FRAUD_REPOSITORY": "https://r/f"}
     environment = services(tmp_path, **given)["airflow-scheduler"]["environment"]
     assert {name: environment[name] for name in given} == given
     assert services(tmp_path)["airflow-scheduler"]["environment"]["FRAUD_FEATURE_ENGINE"] == "one-machine"
 
 
-def test_how_long_things_are_kept_reaches_the_jobs_and_airflow(tmp_path: Path) -> None:
+def test_retention_settings_are_passed_to_the_jobs_and_airflow(tmp_path: Path) -> None:
     terms = [f"FRAUD_{name}_DAYS" for name in ("PREDICTION_RETENTION", "TRANSACTION", "VERSION", "LANDING", "REPORT")]
     given = {name: str(900 + n) for n, name in enumerate(terms)} | {"AIRFLOW_HISTORY_DAYS": "30"}
     found = services(tmp_path, **given)

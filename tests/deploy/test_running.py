@@ -1,4 +1,4 @@
-"""The containers of the stack that runs, as the kernel and the engine see them. Needs `make up` first."""
+"""The containers of the running stack, checked by /proc and the engine. Needs `make up` first."""
 
 import json
 import re
@@ -17,15 +17,15 @@ def docker(*arguments: str) -> str:
 
 
 def running() -> list[dict[str, Any]]:
-    """What `docker inspect` says about each running container of the project; nothing without an engine."""
+    """The output of `docker inspect` for each running container of the project. Empty without an engine."""
     if shutil.which("docker") is None:
         return []
-    requested = subprocess.run(
+    listed = subprocess.run(
         ["docker", "ps", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}"],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    ids = requested.stdout.split()
-    inspected: list[dict[str, Any]] = json.loads(docker("inspect", *ids)) if requested.returncode == 0 and ids else []
+    ids = listed.stdout.split()
+    inspected: list[dict[str, Any]] = json.loads(docker("inspect", *ids)) if listed.returncode == 0 and ids else []
     return inspected
 
 
@@ -44,8 +44,8 @@ def test_it_is_healthy_and_was_not_restarted(container: dict[str, Any]) -> None:
 
 
 @each_container
-def test_its_processes_have_no_rights_to_lose(container: dict[str, Any]) -> None:
-    """Every process inside: not root, no capability effective or to be gained, no new privileges."""
+def test_its_processes_have_no_privileges(container: dict[str, Any]) -> None:
+    """Every process: not root, no effective, permitted or bounding capability, no new privileges."""
     pids = [line.split()[1] for line in docker("top", container["Id"]).splitlines()[1:]]
     seen = 0
     for pid in pids:
@@ -53,7 +53,7 @@ def test_its_processes_have_no_rights_to_lose(container: dict[str, Any]) -> None
             with open(f"/proc/{pid}/status", encoding="ascii") as file:  # noqa: PTH123 - a pseudo file
                 status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
         except (FileNotFoundError, ProcessLookupError):
-            continue  # ended since
+            continue  # the process has ended
         seen += 1
         assert "0" not in status["Uid"].split()
         assert "0" not in status["Gid"].split() or container["Config"]["Image"].startswith("grafana/")
@@ -65,7 +65,7 @@ def test_its_processes_have_no_rights_to_lose(container: dict[str, Any]) -> None
 
 
 @each_container
-def test_an_own_image_says_who_it_is_and_how_it_is_asked(container: dict[str, Any]) -> None:
+def test_an_own_image_has_labels_and_a_health_check(container: dict[str, Any]) -> None:
     if not container["Config"]["Image"].startswith("fraud-"):
         assert container["Config"]["Healthcheck"]["Test"][0] in ("CMD", "CMD-SHELL")
         return
@@ -102,7 +102,7 @@ def test_it_has_limits(container: dict[str, Any]) -> None:
 
 
 @each_container
-def test_no_secret_stands_in_a_command_line(container: dict[str, Any]) -> None:
+def test_no_command_line_contains_a_secret(container: dict[str, Any]) -> None:
     names = ("PASSWORD", "SECRET", "FERNET_KEY")
     given = [pair.partition("=") for pair in container["Config"]["Env"]]
     secrets = {value for name, _, value in given if any(n in name for n in names) and len(value) >= 16}

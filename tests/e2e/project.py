@@ -1,4 +1,4 @@
-"""A project folder of its own for a stack in a test: the code of this checkout, parameters for a small world."""
+"""A separate project folder for a stack in a test: the code of this checkout, parameters for few transactions."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -6,7 +6,7 @@ from typing import Any, Final
 import yaml
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-# A split that a short world of much fraud fills, and gates that its holdout can pass.
+# A split for a short simulation with a high fraud rate, and gates that its holdout can pass.
 PARAMS: Final = {
     "split": {"train_days": 16, "gap_days": 7, "validation_days": 5, "holdout_days": 5},
     "costs": {"alerts_per_1000": 20},
@@ -21,16 +21,16 @@ _FOLDERS: Final = (
 
 
 def small_project(folder: Path) -> Path:
-    """Make the folder a project that reads this checkout's files."""
+    """Create a project folder with links to this checkout's files."""
     folder.mkdir()
     for name in (*_FOLDERS, "Makefile"):
         (folder / name).symlink_to(ROOT / name)
-    params = _lay(PARAMS, yaml.safe_load((ROOT / "params.yaml").read_text()))
+    params = _merged(PARAMS, yaml.safe_load((ROOT / "params.yaml").read_text()))
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     return folder
 
 
-def _lay(over: dict[str, Any], under: dict[str, Any]) -> dict[str, Any]:
+def _merged(over: dict[str, Any], under: dict[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
-        under[key] = _lay(value, under[key]) if isinstance(value, dict) else value
+        under[key] = _merged(value, under[key]) if isinstance(value, dict) else value
     return under

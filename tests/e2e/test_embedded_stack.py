@@ -1,4 +1,4 @@
-"""The embedded stack under kill -9, with its real services: what runs, where it listens, and what is left of it."""
+"""The embedded stack with its real services: readiness, listening sockets, kill -9 of services, leftover processes."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ PACKAGED = [
     *(["alertmanager"] if alertmanager.binary() else []),
 ]
 SERVICES = ["valkey", "mlflow", "serving", *PACKAGED, *AIRFLOW]
-# Of the services with lasting children, those that end or stop listening without one. The scheduler starts another.
+# Services with a permanent child -> whether they end or stop listening without it. The scheduler starts another one.
 NEEDS_CHILD = {"mlflow": True, "airflow-triggerer": True, "airflow-scheduler": False}
 
 
@@ -39,7 +39,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def command(project: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    """`python -m fraud.embedded` on a running stack of the test's own."""
+    """`python -m fraud.embedded` on a running stack for these tests."""
     env = {**os.environ, "FRAUD_HOME": str(project / "var"), "FRAUD_PROJECT": str(project)}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -48,8 +48,8 @@ def command(project: Path) -> Iterator[Callable[..., subprocess.CompletedProcess
         )
 
     try:
-        done = run("up", "--free-ports")
-        assert done.returncode == 0, done.stdout + done.stderr
+        started = run("up", "--free-ports")
+        assert started.returncode == 0, started.stdout + started.stderr
         yield run
     finally:
         run("down")
@@ -61,40 +61,40 @@ def stack(command: Callable[..., subprocess.CompletedProcess[str]], project: Pat
     return Stack.open(Settings(home=project / "var", project=project))
 
 
-def until(condition: Callable[[], object], seconds: float, what: str) -> None:
+def until(condition: Callable[[], object], seconds: float, message: str) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, message
         time.sleep(0.1)
 
 
-def trouble(stack: Stack) -> dict[str, str]:
-    """Service -> why it is not ready, of those that are not."""
-    return {state.name: state.trouble for state in services.states(stack) if state.trouble}
+def problems(stack: Stack) -> dict[str, str]:
+    """Service -> why it is not ready, for services that are not ready."""
+    return {state.name: state.problem for state in services.states(stack) if state.problem}
 
 
 def kill(process: processes.Process) -> None:
     os.kill(process.pid, signal.SIGKILL)
-    until(lambda: not processes.is_running(process), 10, "a killed process goes on")
+    until(lambda: not processes.is_running(process), 10, "a killed process still runs")
 
 
 def running(stack: Stack, service: str) -> processes.Process:
-    process = processes.remembered(service, stack.run)
+    process = processes.running_process(service, stack.run)
     assert process is not None, f"{service} does not run"
     return process
 
 
 def start(stack: Stack) -> list[str]:
-    """As `make start`, in this process; what it printed."""
+    """Do what `make start` does, in this process. Returns the printed lines."""
     lines: list[str] = []
-    services.end_leftovers(stack, lines.append)
-    assert services.settle_ports(stack, lines.append) is stack
+    services.end_leftover_processes(stack, lines.append)
+    assert services.choose_free_ports(stack, lines.append) is stack
     services.start_all(stack, lines.append)
     return lines
 
 
 def writing_below(home: Path) -> list[psutil.Process]:
-    """Every process of this machine that has a file of the stack open: they all write into its logs."""
+    """Every process of this machine with an open file of the stack: all of its processes write into its logs."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -115,7 +115,7 @@ def test_every_service_runs_and_status_prints_a_page_that_opens(
     assert [row[0] for row in rows] == SERVICES
     assert {row[1] for row in rows} == {"ready"}
     pages = [row[2] for row in rows if len(row) > 2 and row[2].startswith("http")]
-    assert len(pages) == len(SERVICES) - 5  # the store speaks no HTTP; four parts of Airflow have no page
+    assert len(pages) == len(SERVICES) - 5  # the store has no HTTP server; four parts of Airflow have no page
     login = httpx.BasicAuth("admin", stack.secret["MLFLOW_ADMIN_PASSWORD"])
     answers = {page: httpx.get(page, auth=login, follow_redirects=True).status_code for page in pages}
     assert set(answers.values()) == {200}, answers
@@ -151,7 +151,7 @@ def test_an_alerts_links_open(stack: Stack) -> None:
 
 
 @pytest.mark.skipif(not PACKAGED, reason="needs the package prometheus")
-def test_prometheus_raises_an_alert_for_a_component_of_airflow_that_stands_still(stack: Stack) -> None:
+def test_an_alert_is_pending_for_a_stopped_component_of_airflow(stack: Stack) -> None:
     def alerting() -> set[str]:
         alerts = httpx.get(f"{stack.url('prometheus')}/api/v1/alerts").raise_for_status().json()["data"]["alerts"]
         return {alert["labels"]["service"] for alert in alerts if alert["labels"]["alertname"] == "AirflowDown"}
@@ -170,38 +170,38 @@ def test_prometheus_raises_an_alert_for_a_component_of_airflow_that_stands_still
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_that_was_killed_is_told_and_started_again(stack: Stack, service: str) -> None:
+def test_a_killed_service_is_reported_and_restarted(stack: Stack, service: str) -> None:
     killed = running(stack, service)
     kill(killed)
-    assert trouble(stack)[service].startswith("died")
+    assert problems(stack)[service].startswith("died")
     lines = start(stack)
     assert any(line.startswith(f"{service} is ready after") for line in lines)
-    assert f"{service} runs already" not in lines
+    assert f"{service} is running already" not in lines
     assert running(stack, service) != killed
-    assert trouble(stack) == {}
+    assert problems(stack) == {}
 
 
 @pytest.mark.parametrize("service", sorted(NEEDS_CHILD))
-def test_a_service_whose_child_was_killed_is_mended(stack: Stack, service: str) -> None:
+def test_a_service_whose_child_was_killed_is_repaired(stack: Stack, service: str) -> None:
     parent = running(stack, service)
     until(lambda: len(processes.members(service, stack.run)) > 1, 60, f"{service} has no child")
     child = next(process for process in processes.members(service, stack.run) if process != parent)
     kill(child)
     if NEEDS_CHILD[service]:
-        until(lambda: trouble(stack).get(service), 60, "status does not tell")
+        until(lambda: problems(stack).get(service), 60, "status does not show it")
     start(stack)
-    assert trouble(stack) == {}
+    assert problems(stack) == {}
 
 
-def test_a_service_that_stands_still_is_told_and_started_anew(stack: Stack) -> None:
+def test_a_stopped_service_is_reported_and_restarted(stack: Stack) -> None:
     stopped = running(stack, "platform-metrics") if PACKAGED else running(stack, "mlflow")
     name = "platform-metrics" if PACKAGED else "mlflow"
     os.kill(stopped.pid, signal.SIGSTOP)
-    assert trouble(stack)[name].startswith("not ready")
+    assert problems(stack)[name].startswith("not ready")
     lines = start(stack)
-    assert any(line.startswith(f"{name} ran but is not ready") for line in lines)
+    assert any(line.startswith(f"{name} was running but is not ready") for line in lines)
     assert running(stack, name) != stopped
-    assert trouble(stack) == {}
+    assert problems(stack) == {}
 
 
 def test_down_leaves_no_process_even_of_services_that_were_killed(

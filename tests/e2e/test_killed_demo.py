@@ -1,4 +1,4 @@
-"""`make demo` killed at one step after another, under checkout traffic, and run again until it completes."""
+"""`make demo` is killed at each of its steps during checkout traffic, and started again until it completes."""
 
 import os
 import shutil
@@ -25,11 +25,11 @@ from fraud.embedded.stack import Stack
 from fraud.settings import Settings
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]  # Airflow starts, a training, the demo many times over
-# What the demo prints when a step starts. It is killed at the first of these that it prints and was not killed at yet.
+# Lines that the demo prints at the start of a step. It is killed once at each, in the order of its output.
 STEPS: Final = (
     "preparing Airflow's database", "is ready after", "fraud import", "ingest_transactions, all feeds",
     "ingest_transactions.ingest", "build_features.build_features", "train_fraud_model.training_set",
-    "train_fraud_model.train", "promote_model.promote", "sending the held-back day", "the held-back day lands",
+    "train_fraud_model.train", "promote_model.promote", "sending the held-back day", "held-back day delivered",
     "ingest_transactions, transactions feeds",
 )  # fmt: skip
 AT_LEAST: Final = 6
@@ -49,18 +49,18 @@ label: {column: is_fraud, fraud: ["1"], legitimate: ["0"], delay_days: 7}
 
 
 class Traffic(threading.Thread):
-    """One payment after another, whether serving runs or not."""
+    """Sends one payment after another, also while serving does not run."""
 
     def __init__(self, stack: Stack) -> None:
         super().__init__(name="traffic")
         self._url = f"{stack.url('serving')}/predict"
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self.statuses: Counter[int] = Counter()
 
     def run(self) -> None:
         number = 0
         with httpx.Client(timeout=10) as client:
-            while not self._over.wait(0.1):
+            while not self._ended.wait(0.1):
                 number += 1
                 payment = {
                     "transaction_id": f"traffic-{number}", "user_id": f"traffic-{number % 7}", "merchant_id": "m",
@@ -73,12 +73,12 @@ class Traffic(threading.Thread):
                     continue  # serving does not run yet
 
     def end(self) -> None:
-        self._over.set()
+        self._ended.set()
         self.join()
 
 
 def write_source(folder: Path, program: str) -> None:
-    """A world with much fraud as one file with labels, and its mapping."""
+    """Write simulated transactions with a high fraud rate as one file with labels, and its mapping."""
     env = {**os.environ, "FRAUD_HOME": str(folder / "world")}
     arguments = ["--days=50", "--users=400", "--seed=3", "--fraud-rate=0.04", f"--out={(folder / 'out').as_uri()}"]
     subprocess.run([program, "simulate", *arguments], env=env, check=True, capture_output=True)
@@ -93,7 +93,7 @@ def write_source(folder: Path, program: str) -> None:
 def project(tmp_path: Path) -> Iterator[Path]:
     made = small_project(tmp_path / "project")
     write_source(made, str(made / ".venv/ml/bin/fraud"))
-    # Free ports, chosen before the first demo, which would take the usual ones.
+    # Free ports, chosen before the first demo, which would use the default ones.
     Stack.open(Settings(home=made / "var", project=made), usual_ports=False)
     yield made
     subprocess.run([*MAKE, "down"], env=environment(made), cwd=made, check=True)
@@ -108,9 +108,9 @@ def environment(project: Path) -> dict[str, str]:
 
 
 def demo(project: Path, steps: list[str]) -> str | None:
-    """Run the demo. Killed outright, make and its steps too, at the first of `steps` that it prints; which one it was.
+    """Run the demo and kill it, with make and its steps, at the first of `steps` that it prints. Returns this step.
 
-    None: it ended by itself, and well.
+    None: the demo ended with exit code 0.
     """
     command = [*MAKE, "demo", f"SOURCE={project / FILE}", f"MAPPING={project / 'mapping.yaml'}", "DETACH=1"]
     with subprocess.Popen(
@@ -130,7 +130,7 @@ def demo(project: Path, steps: list[str]) -> str | None:
     return None
 
 
-def test_a_demo_that_is_killed_at_any_step_completes_when_it_is_run_again(project: Path) -> None:
+def test_a_demo_that_was_killed_at_any_step_completes_when_it_is_run_again(project: Path) -> None:
     left = list(STEPS)
     killed_at: list[str] = []
     stack = Stack.open(Settings(home=project / "var", project=project))
@@ -144,9 +144,9 @@ def test_a_demo_that_is_killed_at_any_step_completes_when_it_is_run_again(projec
         traffic.end()
     print("killed at:", killed_at, "answers:", dict(traffic.statuses))
     assert len(killed_at) >= AT_LEAST, killed_at
-    # Every payment got a decision: without a model the rule's, marked degraded.
+    # Every payment got a decision: without a model that of the rule, marked degraded.
     assert set(traffic.statuses) == {200}
-    # The same counts as of a run that nobody killed: every row once.
+    # The same counts as in a run without a kill: every row once.
     rows = pq.read_metadata(project / FILE).num_rows
     api = AirflowApi(stack.url("airflow"), stack.secret["AIRFLOW_ADMIN_PASSWORD"])
     ingested = api.results("ingest_transactions", "ingest")
@@ -155,5 +155,5 @@ def test_a_demo_that_is_killed_at_any_step_completes_when_it_is_run_again(projec
     )
     assert accepted + duplicates + quarantined == rows
     served = httpx.get(f"{stack.url('serving')}/model").raise_for_status().json()
-    assert served["model_version"] == "1"  # nothing was trained twice
+    assert served["model_version"] == "1"  # there was one training
     assert (stack.home / "summary.txt").is_file()

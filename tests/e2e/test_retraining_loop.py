@@ -1,8 +1,8 @@
-"""The world changes, and the platform follows without a hand on it: a whole embedded stack, Airflow's scheduler too.
+"""Automatic retraining after drift, on a whole embedded stack with Airflow's scheduler.
 
-A first model is trained and promoted by what the assets start. Then days land on which customers spend differently and
-thieves test cards with two dollars, with the labels that came meanwhile. From one trigger of ingest, which at night
-is the clock's, everything else follows: features, scores, drift, the request, training, gates, promotion, the swap.
+A first model is trained and promoted by runs that the assets start. Then days are delivered on which customers spend
+differently and stolen cards are tested with 2 USD, with their labels. One trigger of ingest starts the rest: features,
+scores, drift, the request for retraining, training, gates, promotion, the swap in serving.
 """
 
 import json
@@ -31,7 +31,7 @@ from fraud.settings import Settings
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]  # Airflow starts, two trainings
 WORLD = ("--users=400", "--seed=3", "--fraud-rate=0.04", "--data-drift", "--drift-from=50")
-CHANGES = "2025-02-20"  # day 50 of the world
+CHANGES = "2025-02-20"  # day 50 of the simulation
 PAYMENT = {
     "amount": 40.0, "merchant_category": "grocery", "hour_of_day": 12, "day_of_week": 2, "transaction_velocity": 0.0,
     "distance_from_home": 2.0,
@@ -39,7 +39,7 @@ PAYMENT = {
 
 
 class Platform:
-    """A running stack, and Airflow over its API."""
+    """A running stack and a client of its Airflow."""
 
     def __init__(self, project: Path, home: Path) -> None:
         self.stack = Stack.open(Settings(home=home, project=project))
@@ -50,7 +50,7 @@ class Platform:
             time.sleep(0.5)
 
     def fraud(self, *arguments: str) -> dict[str, Any]:
-        """A job by hand; its result."""
+        """Run a job. Returns its result."""
         env = {**os.environ, **self.stack.environment("ml")}
         command = [self.stack.program("ml", "fraud"), *arguments, "--json"]
         answer = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE)
@@ -58,7 +58,7 @@ class Platform:
         return result
 
     def from_ingest(self, feed: str, *dags: str) -> list[Run]:
-        """Trigger ingest; wait for the runs that follow from it, each started by an asset, and until all is quiet."""
+        """Trigger ingest, and wait for the runs that its assets start and until no run is left."""
         follower = Follower(self.api, self.stack.home / "airflow/logs", datetime.now(UTC), print)
         runs = follower.chain(self.api.trigger("ingest_transactions", {"feed": feed}), dags)
         follower.until_quiet()
@@ -84,8 +84,8 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
         shutil.rmtree(project, ignore_errors=True)
 
 
-def land_what_changed(platform: Platform) -> None:
-    """The next forty days of the same world; what is reported as fraud there was a payment of 2 USD online."""
+def deliver_drifted_days(platform: Platform) -> None:
+    """Deliver the next forty days of the same simulation. Every fraud in them is an online payment of 2 USD."""
     landing, later = platform.stack.home / "landing", platform.stack.home / "later"
     platform.fraud("simulate", "--days=90", f"--out=file://{later}", *WORLD)
     labels = ds.dataset(later / "labels", format="parquet").to_table()
@@ -105,18 +105,18 @@ def land_what_changed(platform: Platform) -> None:
 
 
 class Checkout:
-    """Asks serving all the time; keeps which versions answered, and everything but a 200."""
+    """Sends requests continuously; records the versions that answered and every answer other than a 200."""
 
     def __init__(self, url: str) -> None:
         self.versions: list[str] = []
         self.refused: list[str] = []
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._ask, args=(url,))
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._send, args=(url,))
         self._thread.start()
 
-    def _ask(self, url: str) -> None:
+    def _send(self, url: str) -> None:
         with httpx.Client(base_url=url, timeout=10) as client:
-            while not self._over.wait(0.05):
+            while not self._ended.wait(0.05):
                 answer = client.post("/predict", json=PAYMENT)
                 if answer.status_code != httpx.codes.OK:
                     self.refused.append(answer.text)
@@ -124,26 +124,26 @@ class Checkout:
                     self.versions.append(version)
 
     def end(self) -> None:
-        self._over.set()
+        self._ended.set()
         self._thread.join()
 
 
-def test_drift_ends_in_a_new_model_that_serves(platform: Platform) -> None:
+def test_drift_leads_to_a_new_production_model(platform: Platform) -> None:
     platform.fraud("simulate", "--days=50", *WORLD)
     platform.from_ingest("all", "build_features", "train_fraud_model", "promote_model", "score_nightly")
     assert platform.served() == "1"
 
     checkout = Checkout(platform.stack.url("serving"))
     try:
-        land_what_changed(platform)
-        # By hand, so that labels and features together do not start the nightly training: what starts it is the drift.
+        deliver_drifted_days(platform)
+        # Without Airflow: labels and features together would start the nightly training. Only drift may start one.
         platform.fraud("ingest-labels")
         runs = platform.from_ingest(
             "transactions", "build_features", "score_nightly", "monitor_drift", "train_fraud_model", "promote_model"
         )
         deadline = time.monotonic() + 60
         while platform.served() != "2":
-            assert time.monotonic() < deadline, "serving stays with the old model"
+            assert time.monotonic() < deadline, "serving did not load the new model"
             time.sleep(0.2)
     finally:
         checkout.end()
@@ -153,8 +153,8 @@ def test_drift_ends_in_a_new_model_that_serves(platform: Platform) -> None:
     drift = platform.api.result(runs[3], "drift") or {}
     assert drift["retrain"] is True
     assert drift["model_version"] == "1"
-    requested = {task.id: task.state for task in platform.api.tasks(runs[3])}
-    assert requested["request_retraining"] == "success"
+    states = {task.id: task.state for task in platform.api.tasks(runs[3])}
+    assert states["request_retraining"] == "success"
     assert runs[4].id.startswith("asset_triggered")
     trained = platform.api.result(runs[4], "train") or {}
     assert trained["gates_passed"] is True

@@ -1,4 +1,4 @@
-"""The watch's own tests. Prometheus' tools are a system package; tests that need one say so where it is missing."""
+"""Tests of the monitoring. Prometheus' tools are a system package; a test that needs a missing one is skipped."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ def tool(name: str, package: str) -> str:
     """The path of a system program; skips the test where it is missing."""
     found = shutil.which(name)
     if found is None:
-        pytest.skip(f"{name} is not on this machine: nothing here was checked. Install the package {package}")
+        pytest.skip(f"NOT TESTED: {name} is not installed; install the package {package}")
     return found
 
 

@@ -1,6 +1,6 @@
-"""Every panel and every rule asked of a real Prometheus, over the real exporter, lake, store and registry.
+"""Every panel and every rule in a real Prometheus, with the real exporter, lake, store and registry.
 
-FRAUD_PROMETHEUS_URL=http://... asks a running stack's Prometheus instead: there every panel must have data.
+FRAUD_PROMETHEUS_URL=http://... queries a running stack's Prometheus instead, in which every panel must have data.
 """
 
 import json
@@ -34,7 +34,7 @@ DAYS = ("2026-01-01", "2026-01-02")
 
 
 def panel_queries() -> list[tuple[str, str]]:
-    """(dashboard: question, PromQL) of every panel."""
+    """(dashboard: title, PromQL) of every panel."""
     found = []
     for path in sorted((ROOT / "infra/grafana/dashboards").glob("*.json")):
         for panel in json.loads(path.read_text())["panels"]:
@@ -43,7 +43,7 @@ def panel_queries() -> list[tuple[str, str]]:
 
 
 def fill_lake(home: Path) -> None:
-    """Two days of everything the exporter looks at."""
+    """Two days of each dataset that the exporter reads."""
     for name in ("transactions", "labels", "features", "predictions"):
         for day in DAYS:
             Dataset(f"file://{home}/lake", name).publish(day, pa.table({"x": [1, 2, 3]}))
@@ -74,7 +74,7 @@ def fill_reports(home: Path) -> None:
 
 
 def fill_jobs(home: Path) -> None:
-    """What ingest and training leave behind."""
+    """The records of an ingest and a training."""
     log = structlog.get_logger()
     for job, result in (
         ("ingest", {"accepted": 98, "quarantined": 1, "duplicates": 1}),
@@ -152,8 +152,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-def ask(url: str, expression: str) -> list[dict[str, Any]]:
-    """The answer's series. Fails the test for an expression Prometheus refuses."""
+def query_series(url: str, expression: str) -> list[dict[str, Any]]:
+    """The series of a query's result. Fails the test for an invalid expression."""
     answer = httpx.get(f"{url}/api/v1/query", params={"query": expression}, timeout=10)
     assert answer.status_code == httpx.codes.OK, answer.text
     found: list[dict[str, Any]] = answer.json()["data"]["result"]
@@ -165,7 +165,7 @@ def wait_for(url: str, expression: str) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while True:
         try:
-            if httpx.get(f"{url}/-/ready", timeout=10).is_success and ask(url, expression):
+            if httpx.get(f"{url}/-/ready", timeout=10).is_success and query_series(url, expression):
                 return
         except httpx.TransportError:
             pass  # not listening yet
@@ -178,7 +178,7 @@ def wait_for(url: str, expression: str) -> None:
 
 @pytest.mark.parametrize(("panel", "query"), panel_queries())
 def test_a_panel_has_data(panel: str, query: str, prometheus: str) -> None:
-    assert ask(prometheus, query), f"{panel} is empty: {query}"
+    assert query_series(prometheus, query), f"{panel} is empty: {query}"
 
 
 def test_no_rule_fails(prometheus: str) -> None:
@@ -188,13 +188,13 @@ def test_no_rule_fails(prometheus: str) -> None:
     assert {rule["name"]: rule["lastError"] for rule in evaluated if rule["health"] != "ok"} == {}
 
 
-def test_every_recording_rule_yields_a_figure(prometheus: str) -> None:
+def test_every_recording_rule_has_a_value(prometheus: str) -> None:
     recorded_names = {rule["record"] for rule in rules() if "record" in rule}
-    assert {name for name in recorded_names if not ask(prometheus, name)} == set()
+    assert {name for name in recorded_names if not query_series(prometheus, name)} == set()
 
 
 def test_baselines_come_from_the_production_version(prometheus: str) -> None:
-    """By hand: amounts 10 and 30; one of two probabilities reaches 0.5; two days are too few, so 25 % is assumed."""
+    """By hand: amounts 10 and 30; one of two probabilities reaches 0.5; 25 % is assumed, as two days are too few."""
     if "FRAUD_PROMETHEUS_URL" in os.environ:
         pytest.skip("a running stack has figures of its own: nothing to compare by hand")
     expected = {
@@ -203,4 +203,4 @@ def test_baselines_come_from_the_production_version(prometheus: str) -> None:
         'fraud_job_failed{job_name="train"}': 0.0, 'fraud_dataset_rows{dataset="scores"}': 3.0,
         'fraud_dataset_newest_day_seconds{dataset="features"}': 1767312000.0,
     }  # fmt: skip
-    assert {name: float(ask(prometheus, name)[0]["value"][1]) for name in expected} == expected
+    assert {name: float(query_series(prometheus, name)[0]["value"][1]) for name in expected} == expected

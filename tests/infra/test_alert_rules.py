@@ -1,4 +1,4 @@
-"""Every alert fires when it must and only then: infra/prometheus/tests/cases.yml, judged by promtool."""
+"""Unit tests of every alert, evaluated by promtool: infra/prometheus/tests/cases.yml."""
 
 import re
 import subprocess
@@ -9,39 +9,39 @@ import pytest
 import yaml
 from tests.infra.conftest import ROOT, RULES, alerts, tool
 
-# Nothing but text, or YAML takes `0x60` for a hexadecimal number.
+# Every value is read as text: YAML would take `0x60` for a hexadecimal number.
 CASES: dict[str, Any] = yaml.load((ROOT / "infra/prometheus/tests/cases.yml").read_text(), yaml.BaseLoader)  # noqa: S506
 LONG_HOURS = 12
 FIRING = 'count by (alertname) (ALERTS{alertstate="firing",alertname!="Watchdog"})'
 
 
 def in_environment(series: str) -> str:
-    """As scraped: with the labels that every target has."""
+    """A series with the labels that a scrape adds."""
     name, _, labels = series.rstrip("}").partition("{")
     job = "platform" if name.startswith("fraud_") else "prometheus" if name.startswith("prometheus_") else "serving"
     found = dict(re.findall(r'(\w+)="([^"]*)"', labels))
-    every = {"environment": "test", "instance": "a", "job": job, **found}
-    return name + "{" + ",".join(f'{key}="{value}"' for key, value in every.items()) + "}"
+    labelled = {"environment": "test", "instance": "a", "job": job, **found}
+    return name + "{" + ",".join(f'{key}="{value}"' for key, value in labelled.items()) + "}"
 
 
 def hours(duration: str) -> float:
-    """Of promtool's notation."""
+    """Hours of a duration in promtool's notation."""
     units = {"m": 1 / 60, "h": 1.0, "d": 24.0}
     return sum(float(number) * units[unit] for number, unit in re.findall(r"(\d+)([mhd])", duration))
 
 
 def last(case: dict[str, Any]) -> float:
-    """Hours a case takes."""
+    """The time of a case's last check, in hours."""
     return max(hours(at) for at in [*case.get("quiet", []), *case.get("fires", {})])
 
 
 def shortened(values: str, until_hours: float) -> str:
-    """`x6000` cut to what the case looks at: most of promtool's time goes into samples."""
+    """`x6000` reduced to the length of the case. promtool's time is proportional to the samples."""
     return values.replace("x6000", f"x{round(until_hours * 60) + 10}")
 
 
 def as_promtool(case: dict[str, Any]) -> dict[str, Any]:
-    """One test group of promtool."""
+    """The case as a test group of promtool."""
     world = {**CASES["healthy"], **case.get("with", {})}
     expected = {**{at: [] for at in case.get("quiet", [])}, **case.get("fires", {})}
     return {

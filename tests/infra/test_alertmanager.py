@@ -1,4 +1,4 @@
-"""Alertmanager's configuration: valid, routed by severity, receivers by a file of the deployment's own."""
+"""Alertmanager's configuration: validity, routes by severity, receivers of a deployment's file."""
 
 import shutil
 import subprocess
@@ -30,25 +30,25 @@ def test_the_configuration_is_valid_as_committed_and_with_the_example_receivers(
     assert "slack_configs" in (tmp_path / "whole.yml").read_text()
 
 
-def test_a_receiver_nobody_sends_to_is_refused(tmp_path: Path) -> None:
+def test_a_receiver_without_a_route_is_refused(tmp_path: Path) -> None:
     shutil.copy(FOLDER / "alertmanager.yml", tmp_path)
     (tmp_path / "receivers.yml").write_text("- name: on-cal\n")
-    with pytest.raises(BadConfigError, match="nobody sends to"):
+    with pytest.raises(BadConfigError, match="no route uses"):
         configuration(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("severity", "receiver"), [("page", "on-call"), ("ticket", "tickets"), ("none", "dead-man-switch")]
 )
-def test_severity_decides_who_is_told(severity: str, receiver: str) -> None:
+def test_the_severity_determines_the_receiver(severity: str, receiver: str) -> None:
     labels = (f"severity={severity}", "area=serving", "alertname=X")
     assert amtool("config", "routes", "test", f"--config.file={FOLDER / 'alertmanager.yml'}", *labels) == receiver
 
 
-def test_no_inhibition_names_an_alert_that_is_not_there() -> None:
+def test_every_inhibition_names_existing_alerts() -> None:
     rules = yaml.safe_load((FOLDER / "alertmanager.yml").read_text())["inhibit_rules"]
     matchers = [m for rule in rules for side in ("source_matchers", "target_matchers") for m in rule[side]]
     named = [m.partition("alertname")[2].strip(' =~!"').split("|") for m in matchers if m.startswith("alertname")]
-    known = alerts()
+    names = alerts()
     for name in (n for names in named for n in names):
-        assert name in known or any(a.startswith(name.removesuffix(".*")) for a in known), name
+        assert name in names or any(a.startswith(name.removesuffix(".*")) for a in names), name

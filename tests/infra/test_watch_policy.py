@@ -1,5 +1,6 @@
-"""What is promised about every alert and panel: a runbook, a severity, metrics that somebody exposes."""
+"""Rules for alerts and panels: a runbook, a severity, a description, and metrics that exist."""
 
+import ast
 import importlib.util
 import json
 import re
@@ -32,7 +33,7 @@ WORDS = {"and", "or", "unless", "bool", "offset", "by", "on", "ignoring", "witho
 
 
 def metrics(expression: str) -> set[str]:
-    """The metric names of a PromQL expression: what is left without strings, label lists, functions and words."""
+    """The metric names of a PromQL expression: the names without strings, label lists, functions and keywords."""
     bare = re.sub(r'"[^"]*"', "", expression)
     bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]", "", bare)
     bare = re.sub(r"\b(by|on|ignoring|without|group_left|group_right)\s*\([^)]*\)", " ", bare)
@@ -49,8 +50,10 @@ def panels() -> Iterator[tuple[str, dict[str, Any]]]:
 
 @pytest.fixture(scope="module")
 def exposed() -> set[str]:
-    """Every name our own code exposes, with what Prometheus makes of it."""
-    bases = {name for path in SOURCES for name in re.findall(r'"((?:fraud|model|serving)_\w+)"', path.read_text())}
+    """Every metric name among the string constants of SOURCES, with the suffixes that Prometheus adds."""
+    nodes = [node for path in SOURCES for node in ast.walk(ast.parse(path.read_text()))]
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    bases = {text for text in texts if re.fullmatch(r"(?:fraud|model|serving)_\w+", text)}
     return {base + suffix for base in bases for suffix in SUFFIXES} | {r["record"] for r in rules() if "record" in r}
 
 
@@ -77,23 +80,23 @@ def test_every_runbook_belongs_to_an_alert() -> None:
 
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.get("alert") or rule["record"])
-def test_a_rule_reads_metrics_that_somebody_exposes(rule: dict[str, Any], exposed: set[str]) -> None:
+def test_a_rule_reads_metrics_that_exist(rule: dict[str, Any], exposed: set[str]) -> None:
     unknown = {name for name in metrics(rule["expr"]) - exposed if not THIRD_PARTY.match(name)}
     assert not unknown
 
 
-def test_a_runbook_queries_metrics_that_somebody_exposes(exposed: set[str]) -> None:
+def test_a_runbook_queries_metrics_that_exist(exposed: set[str]) -> None:
     for path in RUNBOOKS.glob("*.md"):
         named = set(re.findall(r"\b(?:fraud|serving|model)_[a-z0-9_]+\b", path.read_text()))
-        # Prometheus' names only: a DAG or a column may begin like one.
+        # Names of DAGs and columns may have the same prefix.
         assert {n for n in named if n not in exposed} <= {"model_sha256", "model_version"}, path.name
 
 
 @pytest.mark.parametrize(("dashboard", "panel"), list(panels()), ids=lambda v: v if isinstance(v, str) else v["title"])
-def test_a_panel_asks_its_question_with_unit_thresholds_and_runbook(
+def test_a_panel_has_a_title_a_unit_thresholds_and_a_runbook(
     dashboard: str, panel: dict[str, Any], exposed: set[str]
 ) -> None:
-    assert panel["title"].endswith("?"), f"{dashboard}: a panel is titled with its question"
+    assert panel["title"], f"{dashboard}: a panel without a title"
     assert panel["fieldConfig"]["defaults"]["unit"]
     assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
     assert panel["datasource"] == {"type": "prometheus", "uid": "prometheus"}
@@ -105,7 +108,7 @@ def test_a_panel_asks_its_question_with_unit_thresholds_and_runbook(
         assert not unknown
 
 
-def test_dashboards_have_ids_of_their_own_and_panels_do_not_overlap() -> None:
+def test_dashboards_have_unique_ids_and_panels_do_not_overlap() -> None:
     boards = [json.loads(path.read_text()) for path in DASHBOARDS]
     assert sorted(b["uid"] for b in boards) == [
         "fraud-data-and-drift", "fraud-model-health", "fraud-pipelines", "fraud-serving",
@@ -123,12 +126,12 @@ def test_dashboards_have_ids_of_their_own_and_panels_do_not_overlap() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(build.DASHBOARDS))
-def test_a_dashboard_is_what_its_builder_writes(name: str) -> None:
+def test_a_dashboard_is_the_output_of_its_builder(name: str) -> None:
     path = ROOT / f"infra/grafana/dashboards/{name}.json"
     assert path.read_text() == build.text(name), "run: python infra/grafana/build.py"
 
 
-def test_provisioning_names_the_data_source_the_panels_use() -> None:
+def test_provisioning_defines_the_data_source_of_the_panels() -> None:
     folder = ROOT / "infra/grafana/provisioning"
     source = yaml.safe_load((folder / "datasources/prometheus.yml").read_text())["datasources"][0]
     assert (source["type"], source["uid"]) == ("prometheus", "prometheus")

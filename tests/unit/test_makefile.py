@@ -1,4 +1,4 @@
-"""What the Makefile runs: where torch comes from, and values with any character in them."""
+"""Commands of the Makefile: the source of torch, and values with arbitrary characters."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ AWKWARD = 'it\'s $5 "off" $(HOME) `id` 50%; a\\b & c.csv'
 
 
 def make(*arguments: str, **variables: str) -> str:
-    """Standard output of make, with these variables alone of those that the Makefile reads."""
+    """Standard output of make. Of the variables that the Makefile reads, only the given ones are set."""
     ours = {"PIP_FIND_LINKS", "TORCH_INDEX", "SOURCE", "MAPPING", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"}
     env = {name: value for name, value in os.environ.items() if name not in ours}
     done = subprocess.run(
@@ -41,7 +41,7 @@ def test_without_a_variable_torch_comes_from_uvs_cpu_index_checked_by_hash() -> 
     assert "--torch-backend=cpu" in line
     assert "--require-hashes" in line
     assert "--no-deps" in line
-    # The pin that the sed command of that line makes of the lock.
+    # The pin that the sed command of that line writes.
     program = re.findall(r"sed '([^']*)'", line)[0]
     lock = subprocess.run(
         ["sed", program, "requirements/torch.txt"], cwd=ROOT, check=True, capture_output=True, text=True
@@ -72,7 +72,7 @@ def test_the_airflow_image_installs_torch_in_the_same_order() -> None:
 
 
 @pytest.mark.parametrize("given", ["command line", "environment"])
-def test_a_source_reaches_the_demo_as_it_was_given(tmp_path: Path, given: str) -> None:
+def test_a_source_is_passed_to_the_demo_unchanged(tmp_path: Path, given: str) -> None:
     program = tmp_path / "arguments"
     program.write_text(f"#!{sys.executable}\nimport sys\nprint(ascii(sys.argv[1:]))\n")
     program.chmod(0o755)
@@ -86,7 +86,7 @@ def test_a_source_reaches_the_demo_as_it_was_given(tmp_path: Path, given: str) -
     assert printed == ascii(["demo", "--source", AWKWARD, "--mapping", "a 'b'.yaml"]) + "\n"
 
 
-def test_clean_removes_the_folder_that_it_is_given_and_no_other(tmp_path: Path) -> None:
+def test_clean_removes_only_the_given_folder(tmp_path: Path) -> None:
     (line,) = (line for line in make("--dry-run", "clean").splitlines() if line.startswith("rm -rf"))
     home, neighbour = tmp_path / "a b", tmp_path / "a"
     home.mkdir()

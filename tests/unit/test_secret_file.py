@@ -1,4 +1,4 @@
-"""The secrets' file: what it generates, keeps and refuses."""
+"""The file of secrets: generated, kept and refused values."""
 
 import stat
 import subprocess
@@ -19,7 +19,7 @@ def compose(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_the_compose_file_asks_for_is_generated_once(tmp_path: Path, compose: Path) -> None:
+def test_required_variables_are_generated_once(tmp_path: Path, compose: Path) -> None:
     env = tmp_path / ".env"
     main([str(env), str(compose)])
     first = read_env(env)
@@ -29,7 +29,7 @@ def test_what_the_compose_file_asks_for_is_generated_once(tmp_path: Path, compos
     assert read_env(env) == first
 
 
-def test_other_lines_stay(tmp_path: Path, compose: Path) -> None:
+def test_other_lines_are_kept(tmp_path: Path, compose: Path) -> None:
     env = tmp_path / ".env"
     env.write_text("# mine\nAIRFLOW_PORT=18080\nDB_PASSWORD=\n")
     main([str(env), str(compose)])
@@ -52,7 +52,7 @@ def test_a_generated_secret_is_never_refused(tmp_path: Path) -> None:
     assert weak(read_env(tmp_path / ".env")) == []
 
 
-def test_it_needs_no_environment_of_ours(tmp_path: Path, compose: Path) -> None:
+def test_it_runs_with_the_standard_library_only(tmp_path: Path, compose: Path) -> None:
     source = Path(__file__).resolve().parents[2] / "src"
     command = [sys.executable, "-S", "-m", "fraud.secret_file", str(tmp_path / ".env"), str(compose)]
     subprocess.run(command, check=True, env={"PYTHONPATH": str(source)})

@@ -1,4 +1,4 @@
-"""docs/threat-model.md names tests that exist, and the scan that it relies on finds what it must."""
+"""docs/threat-model.md names existing tests, and the secret scan finds a secret."""
 
 import re
 import subprocess

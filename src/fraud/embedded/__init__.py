@@ -1,1 +1,1 @@
-"""The embedded stack: every service of the platform as local processes, started and stopped as one."""
+"""The embedded stack: every service of the platform as a local process, started and stopped together."""

@@ -1,4 +1,4 @@
-"""`python -m fraud.embedded up | demo | status | down`."""
+"""`python -m fraud.embedded up | demo | drill | status | down`."""
 
 import argparse
 import signal
@@ -15,110 +15,112 @@ from fraud.embedded.stack import Stack
 from fraud.errors import FraudError
 from fraud.settings import Settings
 
-_BEGAN = time.monotonic()
+_STARTED = time.monotonic()
 
 
-def say(line: str) -> None:
-    """One line of progress, with the seconds since the command began."""
-    print(f"{time.monotonic() - _BEGAN:6.0f} s  {line}", flush=True)
+def progress(line: str) -> None:
+    """Print one line of progress with the seconds since the start of the command."""
+    print(f"{time.monotonic() - _STARTED:6.0f} s  {line}", flush=True)
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m fraud.embedded", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start every service and return")
-    up.add_argument("--only", nargs="*", default=[], metavar="SERVICE", help="these alone: valkey, mlflow, ...")
-    up.add_argument("--free-ports", action="store_true", help="any free ports, not the usual ones")
-    commands.add_parser("status", help="what runs")
-    commands.add_parser("down", help="stop everything")
-    drill = commands.add_parser("drill", help="inject a fault for each alert, and see it ring")
-    drill.add_argument("--alert", nargs="*", default=[], help="these alone")
-    demo = commands.add_parser("demo", help="start everything and run the main job once, end to end")
-    demo.add_argument("--source", default="", help="a file or URI to import; without it a world is simulated")
-    demo.add_argument("--mapping", type=Path, help="how to read --source")
-    demo.add_argument("--days", type=int, default=150)
-    demo.add_argument("--users", type=int, default=1500)
-    demo.add_argument("--seed", type=int, default=1)
-    demo.add_argument("--detach", action="store_true", help="return when done; `down` stops the stack")
+    up.add_argument("--only", nargs="*", default=[], metavar="SERVICE", help="start only these: valkey, mlflow, ...")
+    up.add_argument("--free-ports", action="store_true", help="use free ports instead of the default ones")
+    commands.add_parser("status", help="list the services and their state")
+    commands.add_parser("down", help="stop every service")
+    drill = commands.add_parser(
+        "drill", help="inject a fault for each alert and check that the alert fires and resolves"
+    )
+    drill.add_argument("--alert", nargs="*", default=[], help="only the faults of these alerts")
+    demo = commands.add_parser("demo", help="start every service and run the main job once, end to end")
+    demo.add_argument("--source", default="", help="file or URI to import; default: simulated transactions")
+    demo.add_argument("--mapping", type=Path, help="mapping of the columns of --source")
+    demo.add_argument("--days", type=int, default=150, help="days to simulate")
+    demo.add_argument("--users", type=int, default=1500, help="users to simulate")
+    demo.add_argument("--seed", type=int, default=1, help="seed of the simulation")
+    demo.add_argument("--detach", action="store_true", help="return when the demo is done; `down` stops the stack")
     return parser.parse_args()
 
 
 def _start(stack: Stack, only: Sequence[str] = ()) -> Stack:
-    """Start what does not run, and return the stack with the ports it has then."""
-    services.end_leftovers(stack, say)
-    stack = services.settle_ports(stack, say)
+    """Start every service that does not run. Returns the stack with its ports, which may have changed."""
+    services.end_leftover_processes(stack, progress)
+    stack = services.choose_free_ports(stack, progress)
     stack.write_shell_environment()
-    _put_right(stack)  # what stands still would never get ready
-    services.start_all(stack, say, only)
-    _put_right(stack)
+    _repair_after_drill(stack)  # a process that a drill stopped would not become ready
+    services.start_all(stack, progress, only)
+    _repair_after_drill(stack)
     return stack
 
 
 def _status(stack: Stack) -> int:
-    """Print every service with its address. 0: all are ready; 1: one is not, or none was started."""
+    """Print every service with its address. Returns 0 if all are ready, 1 if one is not or none was started."""
     states = services.states(stack)
     for state in states:
-        print(f"{state.name:<24}{state.trouble or 'ready':<12}  {state.page}".rstrip())
-    bad = [state.name for state in states if state.trouble]
+        print(f"{state.name:<24}{state.problem or 'ready':<12}  {state.page}".rstrip())
+    bad = [state.name for state in states if state.problem]
     if not states:
-        print("nothing runs: make start, or make demo")
+        print("no service runs; start with: make start, or make demo")
     elif bad:
-        print(f"\nmake start starts what is not ready; why: {', '.join(str(stack.log(name)) for name in bad)}")
+        print(f"\n`make start` restarts them; logs: {', '.join(str(stack.log(name)) for name in bad)}")
     return 1 if bad or not states else 0
 
 
-def _put_right(stack: Stack) -> None:
-    """What a drill that was killed left broken."""
-    for what in Undo(stack).everything():
-        say(f"a drill was killed; put right what it left: {what}")
+def _repair_after_drill(stack: Stack) -> None:
+    """Undo the faults of a drill that was killed."""
+    for kind in Undo(stack).repair_all():
+        progress(f"undid a fault of a killed drill: {kind}")
 
 
 def _drill(stack: Stack, only: list[str]) -> None:
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: every fault ends as it was before
+    for number in (signal.SIGTERM, signal.SIGHUP):  # handled like Ctrl-C, so that every fault is undone
         signal.signal(number, signal.default_int_handler)
     try:
-        Drill(stack, say).run(only)
+        Drill(stack, progress).run(only)
     except KeyboardInterrupt:
-        say("the drill was interrupted; what it broke is put right")
+        progress("drill interrupted; its faults are undone")
         sys.exit(128 + signal.SIGINT)
 
 
-def _stay() -> None:
-    say("the stack stays up until Ctrl-C")
+def _wait_for_signal() -> None:
+    progress("the stack runs until Ctrl-C")
     signal.sigwait({signal.SIGINT, signal.SIGTERM})
 
 
 def main() -> None:
-    """Entry point. A failure ends with its message and exit code; what was started stays up to be looked at."""
-    given = arguments()
+    """Entry point. After a failure, it exits with the error's message and code; started services keep running."""
+    arguments = parse_arguments()
     try:
-        stack = Stack.open(Settings.load(), usual_ports=not getattr(given, "free_ports", False))
-        if given.command == "status":
+        stack = Stack.open(Settings.load(), usual_ports=not getattr(arguments, "free_ports", False))
+        if arguments.command == "status":
             sys.exit(_status(stack))
-        elif given.command == "drill":
-            with lock.alone(stack.run):
-                _drill(stack, given.alert)
-        elif given.command == "down":
-            with lock.alone(stack.run, end_other=True):
-                _put_right(stack)
-                services.stop_all(stack, say)
-        elif given.command == "up":
-            with lock.alone(stack.run):
-                _start(stack, given.only)
+        elif arguments.command == "drill":
+            with lock.exclusive(stack.run):
+                _drill(stack, arguments.alert)
+        elif arguments.command == "down":
+            with lock.exclusive(stack.run, end_other=True):
+                _repair_after_drill(stack)
+                services.stop_all(stack, progress)
+        elif arguments.command == "up":
+            with lock.exclusive(stack.run):
+                _start(stack, arguments.only)
         else:
-            source = Source.of(given)  # what is wrong with it shows before anything starts
-            with lock.alone(stack.run):
+            source = Source.of(arguments)  # a wrong source is reported before any service starts
+            with lock.exclusive(stack.run):
                 stack = _start(stack)
-                Demo(stack, source, say).run()
-            if not given.detach:
+                Demo(stack, source, progress).run()
+            if not arguments.detach:
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-                _stay()
-                services.stop_all(stack, say)
+                _wait_for_signal()
+                services.stop_all(stack, progress)
     except FraudError as error:
         print(f"\nfailed: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        say("interrupted; what was started stays up: make down stops it")
+        progress("interrupted; started services keep running, `make down` stops them")
         sys.exit(128 + signal.SIGINT)
 
 

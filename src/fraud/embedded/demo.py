@@ -1,7 +1,7 @@
-"""The main job once, end to end, on a running stack: data in, a model out, a day of checkout traffic against it.
+"""Run the main job once, end to end, on a running stack: from landed data to a model and a day of checkout traffic.
 
-Airflow does the work; this triggers it, follows it and sums it up. It may be killed at any step and run again: data
-that is there is kept, files that were ingested are skipped, and Airflow's unfinished runs are followed to their end.
+The demo triggers Airflow's DAGs, follows their runs and prints a summary. It may be killed at any step and started
+again: existing data is kept, ingested files are skipped, and unfinished runs of Airflow are followed to their end.
 """
 
 import argparse
@@ -32,59 +32,59 @@ _POLL_SECONDS: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the demo's data comes from, as the command that lands it."""
+    """The source of the demo's data: the `fraud` command that writes it to the landing zone."""
 
     command: tuple[str, ...]
 
     @classmethod
-    def of(cls, given: argparse.Namespace) -> Self:
-        """From the command line. Raises BadConfigError for a source without mapping, or a missing file."""
-        if not given.source:
-            flags = {"days": given.days, "users": given.users, "seed": given.seed, "hold-back-days": 1}
+    def of(cls, arguments: argparse.Namespace) -> Self:
+        """Read the command line. Raises BadConfigError for a source without a mapping, or a missing file."""
+        if not arguments.source:
+            flags = {"days": arguments.days, "users": arguments.users, "seed": arguments.seed, "hold-back-days": 1}
             return cls(("simulate", *(f"--{name}={value}" for name, value in flags.items())))
-        if given.mapping is None:
+        if arguments.mapping is None:
             raise BadConfigError("a source needs a mapping", hint="MAPPING=mappings/<dataset>.yaml; see docs/data.md")
-        for path in (str(given.mapping), *([] if "://" in given.source else [given.source])):
+        for path in (str(arguments.mapping), *([] if "://" in arguments.source else [arguments.source])):
             # A source may be a folder or a glob pattern.
             if not (Path(path).exists() or glob(path, recursive=True)):  # noqa: PTH207 - pathlib takes no absolute ones
-                raise BadConfigError(f"{path} is not there", hint="check the path: it counts from the project's folder")
-        return cls(("import", f"--source={given.source}", f"--mapping={given.mapping}", "--hold-back-days=1"))
+                raise BadConfigError(f"{path} does not exist", hint="relative paths start at the project's folder")
+        return cls(("import", f"--source={arguments.source}", f"--mapping={arguments.mapping}", "--hold-back-days=1"))
 
 
 class Demo:
-    """One walk through the main job. `say` tells a line of progress."""
+    """One run of the main job. `progress` is called with each line of progress."""
 
-    def __init__(self, stack: Stack, source: Source, say: Callable[[str], None]) -> None:
-        self._stack, self._source, self._say = stack, source, say
+    def __init__(self, stack: Stack, source: Source, progress: Callable[[str], None]) -> None:
+        self._stack, self._source, self._progress = stack, source, progress
         self._landing = stack.home / "landing"
         self._state = stack.home / "demo.json"
 
     def run(self) -> None:
-        """All of it. Raises FraudError naming the step that failed and its log."""
-        began = time.monotonic()
+        """Run every step. Raises FraudError with the failed step and its log."""
+        started = time.monotonic()
         landed = self._land()
         api = self._airflow()
-        # The held-back day lands only after a model was served, and no training follows from it.
+        # The held-back day is delivered only after a model was served, and it starts no training.
         if not any(target.exists() for _, target in self._held_back()):
             first = self._through_airflow(api, {"feed": "all"})
             if first:
                 self._follow_first(api, first)
         version = self._serving_version(api)
-        self._say(f"serving answers with version {version}; sending the held-back day through /predict")
+        self._progress(f"serving answers with version {version}; sending the held-back day through /predict")
         traffic = self._job("traffic", f"--source={self._landing / 'held_back'}", f"--url={self._stack.url('serving')}")
         self._land_held_back()
-        self._say("the held-back day lands")
+        self._progress("held-back day delivered to the landing zone")
         second = self._through_airflow(api, {"feed": "transactions"})
         if second:
             follower, run = second
             follower.chain(run, ["build_features", "score_nightly", "monitor_drift"])
             follower.until_quiet()
-        text = summary(self._stack, api, landed, traffic, time.monotonic() - began)
+        text = summary(self._stack, api, landed, traffic, time.monotonic() - started)
         (self._stack.home / "summary.txt").write_text(text)
-        print(text, flush=True)  # noqa: T201 - the demo's answer
+        print(text, flush=True)  # noqa: T201 - the demo's output
 
     def _job(self, *arguments: str) -> dict[str, Any]:
-        """Run a `fraud` job as a person would. Returns its result."""
+        """Run a `fraud` job as from a shell. Returns its result."""
         log = self._stack.log(arguments[0])
         command = [self._stack.program("ml", "fraud"), *arguments, "--json"]
         output = processes.run_step(arguments[0], command, self._stack.environment("ml"), log, self._stack.project)
@@ -92,46 +92,46 @@ class Demo:
         return result
 
     def _land(self) -> dict[str, Any]:
-        """Data in the landing zone, made now or found there. Raises BadConfigError when another world is there."""
+        """Write the data to the landing zone, once. Raises BadConfigError when the stack has data of another source."""
         if self._state.is_file():
-            known = json.loads(self._state.read_text())
-            if known["command"] != list(self._source.command):
+            recorded = json.loads(self._state.read_text())
+            if recorded["command"] != list(self._source.command):
                 raise BadConfigError(
-                    "this stack holds other data",
-                    expected=" ".join(known["command"]),
+                    "this stack contains data of another source",
+                    expected=" ".join(recorded["command"]),
                     got=" ".join(self._source.command),
-                    hint="make clean for a new start, or another FRAUD_HOME",
+                    hint="remove the data with make clean, or set another FRAUD_HOME",
                 )
-            self._say(f"data is there: fraud {' '.join(known['command'])}")
-            kept: dict[str, Any] = known["result"]
-            return kept
-        self._say(f"fraud {' '.join(self._source.command)}")
+            self._progress(f"data exists already: fraud {' '.join(recorded['command'])}")
+            landed: dict[str, Any] = recorded["result"]
+            return landed
+        self._progress(f"fraud {' '.join(self._source.command)}")
         result = self._job(*self._source.command)
         write_private(self._state, json.dumps({"command": self._source.command, "result": result}, indent=1))
         return result
 
     def _airflow(self) -> AirflowApi:
-        """A session, once the main job's DAGs are known. Raises UnavailableError with the import errors otherwise."""
+        """Wait until Airflow lists the main job's DAGs. Raises UnavailableError with the import errors."""
         api = AirflowApi(self._stack.url("airflow"), self._stack.secret["AIRFLOW_ADMIN_PASSWORD"])
         deadline = time.monotonic() + _DAGS_APPEAR_SECONDS
         while missing := MAIN_JOB.difference(api.dags()):
             errors = api.import_errors()
             if errors or time.monotonic() > deadline:
-                raise UnavailableError("Airflow does not know every DAG", got=f"no {sorted(missing)}; {errors}")
+                raise UnavailableError("Airflow does not list every DAG", got=f"no {sorted(missing)}; {errors}")
             time.sleep(_POLL_SECONDS)
         return api
 
     def _follower(self, api: AirflowApi) -> Follower:
-        return Follower(api, self._stack.home / "airflow/logs", datetime.now(UTC), self._say)
+        return Follower(api, self._stack.home / "airflow/logs", datetime.now(UTC), self._progress)
 
     def _through_airflow(self, api: AirflowApi, conf: dict[str, str]) -> tuple[Follower, Run] | None:
-        """Trigger ingest; None when there was nothing new and what was under way is done."""
+        """Trigger ingest and wait for its end. None when it ingested no new file, after unfinished runs ended."""
         follower = self._follower(api)
-        self._say(f"ingest_transactions, {conf['feed']} feeds")
+        self._progress(f"ingest_transactions, {conf['feed']} feeds")
         run = follower.until_finished(api.trigger("ingest_transactions", conf))
         if any(task.state == "success" for task in api.tasks(run)):
             return follower, run
-        self._say("nothing new to take in")
+        self._progress("no new file to ingest")
         follower.until_quiet()
         return None
 
@@ -151,7 +151,7 @@ class Demo:
         follower.until_quiet()
 
     def _serving_version(self, api: AirflowApi) -> str:
-        """Wait until serving has a model, as long as Airflow is at work. Raises UnavailableError."""
+        """Wait until serving has a model, as long as a DAG runs. Raises UnavailableError."""
         url, follower = self._stack.url("serving"), self._follower(api)
         deadline = time.monotonic() + _SERVING_SECONDS
         while True:
@@ -162,24 +162,24 @@ class Demo:
                 reason = answer.text[:300]
             except httpx.HTTPError as error:
                 reason = type(error).__name__
-            if any(run.state not in FINISHED for run in follower.look()):
+            if any(run.state not in FINISHED for run in follower.poll()):
                 deadline = time.monotonic() + _SERVING_SECONDS
             elif time.monotonic() > deadline:
                 raise UnavailableError(
                     "serving is not ready",
                     got=reason,
-                    hint=f"look at the newest run of {self._stack.url('airflow')}/dags/train_fraud_model, and read "
+                    hint=f"open the newest run of {self._stack.url('airflow')}/dags/train_fraud_model and read "
                     f"{self._stack.log('serving')}",
                 )
             time.sleep(_POLL_SECONDS)
 
     def _held_back(self) -> list[tuple[Path, Path]]:
-        """The files of the held-back day, and where each lands."""
+        """The files of the held-back day, each with its path in the landing zone."""
         held_back = self._landing / "held_back"
         return [(file, self._landing / file.relative_to(held_back)) for file in sorted(held_back.rglob("*.parquet"))]
 
     def _land_held_back(self) -> None:
-        """Deliver the held-back files. They stay where they were too: a second demo sends them again."""
+        """Copy the held-back files to the landing zone. The originals are kept: a second demo sends them again."""
         for file, target in self._held_back():
             if not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)

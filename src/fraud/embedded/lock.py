@@ -1,4 +1,4 @@
-"""One command at a time works on a stack. The kernel frees the lock when its holder ends, however it ends."""
+"""A lock that allows one command at a time on a stack. The kernel releases it when its holder ends for any reason."""
 
 import fcntl
 import os
@@ -14,22 +14,23 @@ from fraud.errors import UnavailableError
 
 _POLL_SECONDS: Final = 0.05
 _ENDS_SECONDS: Final = 60.0
-"""A drill puts right what it broke before it ends."""
+"""A drill undoes its faults before it ends."""
 
 
 @contextmanager
-def alone(folder: Path, *, end_other: bool = False) -> Iterator[None]:
+def exclusive(folder: Path, *, end_other: bool = False) -> Iterator[None]:
     """Hold the lock of the stack whose processes are recorded in `folder`.
 
-    Raises UnavailableError naming the process that holds it; with `end_other` that process is asked to end first.
+    `end_other` sends SIGTERM to another holder and waits for its end. Otherwise a held lock raises UnavailableError
+    with the holder's process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "command.lock").open("a+") as file:
-        if not _taken(file):
+        if not _acquire(file):
             other = _holder(file)
             if not end_other:
                 raise UnavailableError(
-                    "another command works on this stack", got=_described(other), hint="wait for it, or make down"
+                    "another command is running on this stack", got=_described(other), hint="wait for it, or make down"
                 )
             _end(file, other)
         file.truncate(0)
@@ -38,7 +39,7 @@ def alone(folder: Path, *, end_other: bool = False) -> Iterator[None]:
         yield
 
 
-def _taken(file: IO[str]) -> bool:
+def _acquire(file: IO[str]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -47,7 +48,7 @@ def _taken(file: IO[str]) -> bool:
 
 
 def _holder(file: IO[str]) -> int | None:
-    """The process id in the file; None in the moment before its holder has written it."""
+    """The process id in the file; None before the holder has written it."""
     file.seek(0)
     text = file.read()
     return int(text) if text.isdigit() else None
@@ -58,14 +59,12 @@ def _described(pid: int | None) -> str:
 
 
 def _end(file: IO[str], other: int | None) -> None:
-    """SIGTERM to the holder, until the lock is ours. Raises UnavailableError when it does not end."""
+    """Send SIGTERM to the holder and wait for the lock. Raises UnavailableError when the holder does not end."""
     if other is not None:
         with suppress(ProcessLookupError):
             os.kill(other, signal.SIGTERM)
     deadline = time.monotonic() + _ENDS_SECONDS
-    while not _taken(file):
+    while not _acquire(file):
         if time.monotonic() > deadline:
-            raise UnavailableError(
-                "another command works on this stack and does not end", got=_described(other), hint="kill it"
-            )
+            raise UnavailableError("another command on this stack does not end", got=_described(other), hint="kill it")
         time.sleep(_POLL_SECONDS)

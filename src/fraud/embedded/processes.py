@@ -1,9 +1,9 @@
-"""Local processes that outlive the command that started them, and can be ended by a later one.
+"""Local processes that outlive the command that started them, and that a later command can end.
 
-A service is recorded by process id *and* start time: an id that the system gave to another process since is never
-signalled. Each runs in a session of its own. The session outlives its first process, so children of a process that was
-killed are found by it; the kernel does not give the session's number to a new process while one member lives. What a
-service started in yet another session (Airflow's jobs) carries the stack's mark in its environment and is found by it.
+A service is recorded by process id *and* start time, so that a process that got the same id later is never signalled.
+Each service runs in its own session. The session outlives its first process, so the children of a killed process are
+found by it; the kernel does not reuse the session's number while a member lives. Processes that a service starts in
+another session (Airflow's jobs) are found by the stack's mark in their environment.
 """
 
 import json
@@ -30,21 +30,21 @@ _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class ServiceFailedError(FraudError):
-    """A step of the stack failed. The message names the step, its log and the log's last lines."""
+    """A step of the stack failed. The message has the step, its log file and the log's last lines."""
 
     def __init__(self, step: str, why: str, log: Path) -> None:
         super().__init__(f"{step}: {why}", got="\n" + last_lines(log), hint=f"read {log}")
 
 
 class Process(NamedTuple):
-    """A process that cannot be mistaken for a later one with the same id. `started` is in clock ticks after boot."""
+    """A process, distinct from a later one with the same id. `started` is in clock ticks after boot."""
 
     pid: int
     started: int
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Fields of /proc/PID/stat from `state` on; None when there is no such process, or only its zombie."""
+    """Fields of /proc/PID/stat from `state` on. None without such a process, or for a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -62,7 +62,7 @@ def is_running(process: Process) -> bool:
 
 
 def started_at(process: Process) -> datetime:
-    """When a process began, by this machine's clock."""
+    """The start time of a process, by this machine's clock."""
     since_boot = process.started / os.sysconf("SC_CLK_TCK")
     return datetime.fromtimestamp(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot, UTC)
 
@@ -82,7 +82,7 @@ def in_session(session: int) -> list[Process]:
 
 
 def marked(mark: str) -> list[Process]:
-    """Every process, ourselves excepted, whose first environment held `MARK=mark`."""
+    """Every process except this one whose initial environment contains `MARK=mark`."""
     expected = f"{MARK}={mark}".encode()
     found = []
     for pid in _pids():
@@ -96,7 +96,7 @@ def marked(mark: str) -> list[Process]:
 
 
 def apart(processes: Iterable[Process], sessions: Container[int]) -> list[Process]:
-    """Of `processes`, those that are neither in one of the sessions nor descend from a process that is."""
+    """The `processes` that are in none of the sessions and do not descend from a process in one of them."""
     return [process for process in processes if not _descends(process.pid, sessions)]
 
 
@@ -109,14 +109,14 @@ def _descends(pid: int, sessions: Container[int]) -> bool:
 
 
 def end_all(find: Callable[[], list[Process]], grace: float) -> None:
-    """SIGTERM to what `find` finds, SIGKILL to what it still finds after `grace` seconds, until it finds nothing."""
-    requested: set[Process] = set()
+    """Send SIGTERM to the processes of `find()`, and SIGKILL after `grace` seconds, until it returns none."""
+    signalled: set[Process] = set()
     deadline = time.monotonic() + grace
     while processes := find():
         late = time.monotonic() > deadline
         for process in processes:
-            if late or process not in requested:
-                requested.add(process)
+            if late or process not in signalled:
+                signalled.add(process)
                 try:
                     os.kill(process.pid, signal.SIGKILL if late else signal.SIGTERM)
                 except ProcessLookupError:
@@ -125,9 +125,9 @@ def end_all(find: Callable[[], list[Process]], grace: float) -> None:
 
 
 def start(name: str, command: Sequence[str], env: Mapping[str, str], folder: Path, log: Path) -> Process:
-    """Start a service in its own session, output appended to `log`, and record it as `folder/name.json`.
+    """Start a service in its own session, with output appended to `log`, and record it as `folder/name.json`.
 
-    What an earlier start of it left running is ended first.
+    Processes of an earlier start of the service are ended first. Raises ServiceFailedError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     end_all(lambda: members(name, folder), _LEFTOVER_SECONDS)
@@ -137,8 +137,8 @@ def start(name: str, command: Sequence[str], env: Mapping[str, str], folder: Pat
         (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     )
-    for entry in list(Path("/proc/self/fd").iterdir()):  # a service must not keep our caller's files and locks open
-        with suppress(OSError):  # the listing's own descriptor is closed by now
+    for entry in list(Path("/proc/self/fd").iterdir()):  # a service must not inherit open files and locks
+        with suppress(OSError):  # the descriptor of the listing itself is already closed
             if int(entry.name) > 2:
                 os.set_inheritable(int(entry.name), False)
     pid = os.posix_spawn(command[0], list(command), dict(env), file_actions=streams, setsid=True)
@@ -149,16 +149,18 @@ def start(name: str, command: Sequence[str], env: Mapping[str, str], folder: Pat
     return process
 
 
-def note_ready(name: str, folder: Path) -> None:
-    """Record that the running service was ready."""
-    process = remembered(name, folder)
+def record_ready(name: str, folder: Path) -> None:
+    """Record that the running service has become ready."""
+    process = running_process(name, folder)
     if process is not None:
         _record(name, folder, process, was_ready=True)
 
 
 def was_ready(name: str, folder: Path) -> bool:
-    """Whether the running service was ready once."""
-    return remembered(name, folder) is not None and bool(json.loads((folder / f"{name}.json").read_text())["was_ready"])
+    """Whether the running service has been ready since its start."""
+    return running_process(name, folder) is not None and bool(
+        json.loads((folder / f"{name}.json").read_text())["was_ready"]
+    )
 
 
 def _record(name: str, folder: Path, process: Process, *, was_ready: bool) -> None:
@@ -167,31 +169,31 @@ def _record(name: str, folder: Path, process: Process, *, was_ready: bool) -> No
 
 
 def _recorded(name: str, folder: Path) -> Process | None:
-    """The first process of the last start, whether it runs or not; None when it was of an earlier boot."""
+    """The first process of the last start, running or not; None when it belongs to an earlier boot."""
     path = folder / f"{name}.json"
     record = json.loads(path.read_text()) if path.is_file() else {}
     return Process(record["pid"], record["started"]) if record.get("boot") == _BOOT.read_text() else None
 
 
-def remembered(name: str, folder: Path) -> Process | None:
-    """The running first process of a service that `start` recorded under this name."""
+def running_process(name: str, folder: Path) -> Process | None:
+    """The first process of the service that `start` recorded under this name, if it runs."""
     process = _recorded(name, folder)
     return process if process is not None and is_running(process) else None
 
 
 def members(name: str, folder: Path) -> list[Process]:
-    """Every running process of the recorded service's session, whether its first process still runs or not."""
+    """Every running process of the recorded service's session, also when its first process has ended."""
     process = _recorded(name, folder)
-    if process is None or identify(process.pid) not in (process, None):  # the id is another process's by now
+    if process is None or identify(process.pid) not in (process, None):  # the id belongs to another process now
         return []
     return in_session(process.pid)
 
 
 def stop(name: str, folder: Path, grace: float = 20.0) -> bool:
-    """End a recorded service: its first process is asked, then its whole session. False when nothing of it ran."""
-    process = remembered(name, folder)
+    """End a recorded service: its first process, then the rest of its session. False when no process of it ran."""
+    process = running_process(name, folder)
     if process is not None:
-        # The first process alone first, so that it can end its own children in order.
+        # The first process is signalled first, so that it can end its children in order.
         end_all(lambda: [process] if is_running(process) else [], grace)
     left = members(name, folder)
     end_all(lambda: members(name, folder), _LEFTOVER_SECONDS)
@@ -200,26 +202,26 @@ def stop(name: str, folder: Path, grace: float = 20.0) -> bool:
 
 
 def run_step(name: str, command: Sequence[str], env: Mapping[str, str], log: Path, cwd: Path) -> str:
-    """Run a command to its end, standard error into `log`, and return what it printed. Raises ServiceFailedError."""
+    """Run a command and return its standard output. Standard error goes to `log`. Raises ServiceFailedError."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as errors:
-        done = subprocess.run(
+        finished = subprocess.run(
             command, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
             check=False,
         )  # fmt: skip
-    if done.returncode:
-        raise ServiceFailedError(name, f"ended with exit code {done.returncode}", log)
-    return done.stdout.decode()
+    if finished.returncode:
+        raise ServiceFailedError(name, f"ended with exit code {finished.returncode}", log)
+    return finished.stdout.decode()
 
 
 def last_lines(log: Path, count: int = 15) -> str:
-    """The end of a log, indented; of structured lines what a person reads."""
+    """The last lines of a log, indented. JSON lines are shortened to level, event and exceptions."""
     lines = log.read_text(errors="replace").splitlines()[-count:] if log.is_file() else ["(no log)"]
     return "\n".join(f"    {part}" for line in lines for part in _readable(line).splitlines())
 
 
 def _readable(line: str) -> str:
-    """`level event key=value ...` of a JSON line, with the exceptions that Airflow puts beside it."""
+    """`level event` of a JSON line, and the exceptions that Airflow adds to it."""
     try:
         entry = json.loads(line)
     except json.JSONDecodeError:

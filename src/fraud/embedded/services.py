@@ -1,4 +1,4 @@
-"""The services of the embedded stack: what each runs, when it is ready, in which order they start and stop."""
+"""The services of the embedded stack: their commands, readiness checks, and order of start and stop."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,21 +18,21 @@ from fraud.errors import UnavailableError
 
 _POLL_SECONDS: Final = 0.25
 _HUNG_SECONDS: Final = 30.0
-"""A service that was ready before is started again when it is not ready for so long."""
+"""A service that was ready before is restarted after this time without being ready."""
 _API: Final = "airflow-api-server"
 _DIED: Final = "died"
 
 
 class State(NamedTuple):
-    """One service as `status` shows it. `trouble` is "" when it is ready."""
+    """One service in the output of `status`. `problem` is "" when it is ready."""
 
     name: str
-    trouble: str
+    problem: str
     page: str
 
 
 class Launch(NamedTuple):
-    """What to run."""
+    """The command and the environment of a process."""
 
     command: Sequence[str]
     env: Mapping[str, str]
@@ -40,34 +40,34 @@ class Launch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One service. `not_ready` gives the reason why it cannot be used yet, "" when it can."""
+    """One service. `not_ready` returns why it cannot be used yet, "" when it is ready."""
 
     name: str
     launch: Callable[[], Launch]
-    """Writes the service's configuration and returns what to run."""
+    """Writes the service's configuration and returns its command and environment."""
     not_ready: Callable[[], str]
     deadline_s: float
     port: int | None = None
-    """Where it listens."""
+    """The port that it listens on."""
     page: str = ""
-    """The URL for a person or a client."""
-    told_by: str = ""
-    """The service that reports whether this one is ready, where that is another one."""
+    """Its URL for users and clients."""
+    reported_by: str = ""
+    """The other service that reports whether this one is ready, if any."""
 
 
 def _http_not_ready(url: str) -> Callable[[], str]:
-    def ask() -> str:
+    def check() -> str:
         try:
             httpx.get(url, timeout=5).raise_for_status()
         except httpx.HTTPError as error:
             return f"{url}: {error if isinstance(error, httpx.HTTPStatusError) else type(error).__name__}"
         return ""
 
-    return ask
+    return check
 
 
 def _valkey_not_ready(url: str) -> Callable[[], str]:
-    def ask() -> str:
+    def check() -> str:
         try:
             with redis.Redis.from_url(url, socket_timeout=2) as client:
                 client.ping()
@@ -75,7 +75,7 @@ def _valkey_not_ready(url: str) -> Callable[[], str]:
             return str(error)
         return ""
 
-    return ask
+    return check
 
 
 def _valkey(stack: Stack) -> Service:
@@ -92,9 +92,9 @@ def _mlflow(stack: Stack) -> Service:
     url, port = stack.url("mlflow"), stack.ports["mlflow"]
 
     def launch() -> Launch:
-        # Without what points a client at a server: this is the server.
-        ours = {name: value for name, value in stack.environment("ml").items() if not name.startswith("MLFLOW_")}
-        env = ours | mlflow_server.environment(
+        # The variables of MLflow's client do not apply to the server.
+        base = {name: value for name, value in stack.environment("ml").items() if not name.startswith("MLFLOW_")}
+        env = base | mlflow_server.environment(
             stack.home / "mlflow", stack.secret["MLFLOW_ADMIN_PASSWORD"], stack.secret["MLFLOW_FLASK_SECRET"]
         )
         return Launch(mlflow_server.command(stack.home / "mlflow", port), env)
@@ -103,7 +103,7 @@ def _mlflow(stack: Stack) -> Service:
 
 
 def serving(stack: Stack) -> Service:
-    """The service that answers checkouts."""
+    """The prediction service."""
     url, port = stack.url("serving"), stack.ports["serving"]
 
     def launch() -> Launch:
@@ -156,27 +156,27 @@ def _alertmanager(stack: Stack) -> list[Service]:
 
 
 def _airflow(stack: Stack) -> list[Service]:
-    def service(part: str, port: int | None, url: str = "", told_by: str = _API) -> Service:
+    def service(part: str, port: int | None, url: str = "", reported_by: str = _API) -> Service:
         name = f"airflow-{part}"
 
         def not_ready() -> str:
-            process = processes.remembered(name, stack.run)
-            return airflow.not_ready(stack, part, processes.started_at(process)) if process else "it does not run"
+            process = processes.running_process(name, stack.run)
+            return airflow.not_ready(stack, part, processes.started_at(process)) if process else "not running"
 
         return Service(
             name, lambda: Launch(airflow.command(stack, part), airflow.environment(stack)), not_ready, 180.0, port, url,
-            told_by,
+            reported_by,
         )  # fmt: skip
 
     return [
         service("api-server", stack.ports["airflow"], stack.url("airflow"), ""),
-        service("task-logs", stack.ports["airflow_task_logs"], told_by=""),
+        service("task-logs", stack.ports["airflow_task_logs"], reported_by=""),
         *(service(part, None) for part in airflow.REPORTED),
     ]
 
 
-def every(stack: Stack) -> list[Service]:
-    """The services that this machine can run, in the order of their start."""
+def all_services(stack: Stack) -> list[Service]:
+    """The services that can run on this machine, in the order of their start."""
     return [
         _valkey(stack),
         _mlflow(stack),
@@ -187,71 +187,72 @@ def every(stack: Stack) -> list[Service]:
     ]
 
 
-def end_leftovers(stack: Stack, say: Callable[[str], None]) -> None:
-    """End what a command or a service that was killed left running: steps, children, a drill's own servers.
+def end_leftover_processes(stack: Stack, progress: Callable[[str], None]) -> None:
+    """End the processes that a killed command or service left running: steps, children, servers of a drill.
 
-    Only one command works on a stack at a time, so a process that belongs to no running service is nobody's.
+    One command at a time uses a stack, so a process that belongs to no running service is a leftover.
     """
-    known = {service.name for service in every(stack)}
+    names = {service.name for service in all_services(stack)}
     for path in stack.run.glob("*.json"):
-        runs = path.stem in known and processes.remembered(path.stem, stack.run) is not None
+        runs = path.stem in names and processes.running_process(path.stem, stack.run) is not None
         if not runs and processes.stop(path.stem, stack.run):
-            say(f"ended what was left of {path.stem}")
+            progress(f"ended leftover processes of {path.stem}")
 
-    def left() -> list[Process]:
-        running = [processes.remembered(path.stem, stack.run) for path in stack.run.glob("*.json")]
+    def leftover() -> list[Process]:
+        running = [processes.running_process(path.stem, stack.run) for path in stack.run.glob("*.json")]
         return processes.apart(processes.marked(stack.mark), {process.pid for process in running if process})
 
-    for process in left():
-        say(f"ending what a killed command left: {sockets.describe(process.pid)}")
-    processes.end_all(left, 5.0)
+    for process in leftover():
+        progress(f"ending a leftover of a killed command: {sockets.describe(process.pid)}")
+    processes.end_all(leftover, 5.0)
 
 
-def settle_ports(stack: Stack, say: Callable[[str], None]) -> Stack:
-    """The stack with a port of its own for each service, others where a foreign process holds one.
+def choose_free_ports(stack: Stack, progress: Callable[[str], None]) -> Stack:
+    """The stack, with another port for each service whose port a foreign process uses.
 
-    Raises UnavailableError when services of the stack run already: they are told the addresses at their start.
+    Raises UnavailableError when services of the stack run already, because they got the addresses at their start.
     """
     running = [m for path in stack.run.glob("*.json") for m in processes.members(path.stem, stack.run)]
-    ours = {listener.port for listener in sockets.listening(process.pid for process in running)}
-    taken = [name for name, port in stack.ports.items() if port not in ours and not sockets.is_free(port)]
+    own = {listener.port for listener in sockets.listening(process.pid for process in running)}
+    taken = [name for name, port in stack.ports.items() if port not in own and not sockets.is_free(port)]
     for name in taken:
-        found = f"port {stack.ports[name]} of {name} is held by {sockets.describe(sockets.holder(stack.ports[name]))}"
+        conflict = (
+            f"port {stack.ports[name]} of {name} is used by {sockets.describe(sockets.holder(stack.ports[name]))}"
+        )
         if running:
-            raise UnavailableError(found, hint=f"end it; or make down, after which {name} takes another port")
-        say(f"{found}; taking another port")
-    return stack.moved(taken) if taken else stack
+            raise UnavailableError(conflict, hint=f"end it, or run make down: {name} then starts on another port")
+        progress(f"{conflict}; using another port")
+    return stack.with_new_ports(taken) if taken else stack
 
 
-def start_all(stack: Stack, say: Callable[[str], None], only: Sequence[str] = ()) -> None:
-    """Start what does not run yet, all at once, and return when everything is ready; `only` narrows it by name.
+def start_all(stack: Stack, progress: Callable[[str], None], only: Sequence[str] = ()) -> None:
+    """Start all services that do not run, concurrently, and return when all are ready. `only`: names of services.
 
-    Raises ServiceFailedError naming the service and its log.
+    Raises ServiceFailedError with the service and its log.
     """
     if prometheus.binary() is None:
-        say("prometheus is not on this machine: install the system's package to have it in the stack")
-    services = [service for service in every(stack) if not only or service.name in only]
-    ran = {service.name for service in services if processes.remembered(service.name, stack.run)}
+        progress("prometheus is not installed; the stack starts without it")
+    services = [service for service in all_services(stack) if not only or service.name in only]
+    ran = {service.name for service in services if processes.running_process(service.name, stack.run)}
     missing = [service for service in services if service.name not in ran]
     airflows = [service for service in missing if service.name.startswith("airflow-")]
     for service in missing:
         if service not in airflows:
             _start(stack, service)
     if airflows and not any(name.startswith("airflow-") for name in ran):
-        say("preparing Airflow's database")
+        progress("preparing Airflow's database")
         migrate(stack, airflow.environment(stack))
     for service in airflows:
         _start(stack, service)
-    _wait(stack, services, ran, say)
+    _wait(stack, services, ran, progress)
 
 
 def migrate(stack: Stack, env: Mapping[str, str]) -> None:
-    """Bring Airflow's database to this version, with the pools of one slot that scoring and monitoring take."""
+    """Migrate Airflow's database and create the pools of services/airflow/pools.json."""
     airflow, log = stack.program("airflow", "airflow"), stack.log("airflow-migrate")
+    pools = str(stack.project / "services/airflow/pools.json")
     processes.run_step("airflow-migrate", [airflow, "db", "migrate"], env, log, stack.project)
-    for pool, why in (("scoring", "one run of batch scoring"), ("retraining", "one request for retraining")):
-        command = [airflow, "pools", "set", pool, "1", f"{why} at a time"]
-        processes.run_step("airflow-pools", command, env, log, stack.project)
+    processes.run_step("airflow-pools", [airflow, "pools", "import", pools], env, log, stack.project)
 
 
 def _start(stack: Stack, service: Service, more: Mapping[str, str] | None = None) -> None:
@@ -260,9 +261,9 @@ def _start(stack: Stack, service: Service, more: Mapping[str, str] | None = None
 
 
 def restart(stack: Stack, service: Service, more: Mapping[str, str] | None = None) -> None:
-    """Stop a service and start it, with `more` in its environment.
+    """Stop a service and start it with the variables `more` added to its environment.
 
-    Raises ServiceFailedError when it does not get ready.
+    Raises ServiceFailedError when it does not become ready.
     """
     processes.stop(service.name, stack.run)
     _start(stack, service, more)
@@ -270,38 +271,38 @@ def restart(stack: Stack, service: Service, more: Mapping[str, str] | None = Non
 
 
 def not_ready(stack: Stack, service: Service) -> str:
-    """Why a service cannot be used; "" when its own process answers. Another one on its port does not count."""
+    """Why a service cannot be used; "" when it is ready. An answer of another process on its port does not count."""
     pids = [process.pid for process in processes.members(service.name, stack.run)]
     if service.port and service.port not in {listener.port for listener in sockets.listening(pids)}:
-        return f"it does not listen on port {service.port}"
+        return f"no listener on port {service.port}"
     return service.not_ready()
 
 
-def _wait(stack: Stack, services: Sequence[Service], ran: AbstractSet[str], say: Callable[[str], None]) -> None:
-    """Until each is ready. One that ran before (`ran`), and ends or does not answer, is started again once."""
-    began = time.monotonic()
+def _wait(stack: Stack, services: Sequence[Service], ran: AbstractSet[str], progress: Callable[[str], None]) -> None:
+    """Wait until each service is ready. A service of `ran` that has ended or does not answer is restarted once."""
+    started = time.monotonic()
     since: dict[str, float] = {}
     earlier = set(ran)
     waiting = list(services)
     while waiting:
         for service in list(waiting):
             name = service.name
-            if service.told_by in {other.name for other in waiting}:
+            if service.reported_by in {other.name for other in waiting}:
                 continue
             waited = time.monotonic() - since.setdefault(name, time.monotonic())
-            runs = processes.remembered(name, stack.run) is not None
-            reason = not_ready(stack, service) if runs else "it ended"
+            runs = processes.running_process(name, stack.run) is not None
+            reason = not_ready(stack, service) if runs else "ended"
             hung = waited > _HUNG_SECONDS and processes.was_ready(name, stack.run)
             if not reason:
-                say(
-                    f"{name} runs already"
+                progress(
+                    f"{name} is running already"
                     if name in earlier
-                    else f"{name} is ready after {time.monotonic() - began:.0f} s"
+                    else f"{name} is ready after {time.monotonic() - started:.0f} s"
                 )
-                processes.note_ready(name, stack.run)
+                processes.record_ready(name, stack.run)
                 waiting.remove(service)
             elif name in earlier and (hung or not runs):
-                say(f"{name} ran but is not ready ({reason}): starting it again")
+                progress(f"{name} was running but is not ready ({reason}); restarting it")
                 processes.stop(name, stack.run, grace=5.0)
                 _start(stack, service)
                 earlier.remove(name)
@@ -309,7 +310,7 @@ def _wait(stack: Stack, services: Sequence[Service], ran: AbstractSet[str], say:
             elif not runs:
                 raise ServiceFailedError(name, _why_it_ended(service), stack.log(name))
             elif waited > service.deadline_s:
-                why = f"not ready after {service.deadline_s:.0f} s ({reason})"
+                why = f"not ready after {service.deadline_s:.0f} s: {reason}"
                 raise ServiceFailedError(name, why, stack.log(name))
         time.sleep(_POLL_SECONDS)
 
@@ -317,36 +318,36 @@ def _wait(stack: Stack, services: Sequence[Service], ran: AbstractSet[str], say:
 def _why_it_ended(service: Service) -> str:
     if service.port and not sockets.is_free(service.port):
         return (
-            f"it ended while starting; port {service.port} is held by {sockets.describe(sockets.holder(service.port))}"
+            f"ended during its start; port {service.port} is used by {sockets.describe(sockets.holder(service.port))}"
         )
-    return "it ended while starting"
+    return "ended during its start"
 
 
-def stop_all(stack: Stack, say: Callable[[str], None]) -> None:
-    """End every process of the stack, those of Airflow's tasks included. Safe when nothing runs."""
+def stop_all(stack: Stack, progress: Callable[[str], None]) -> None:
+    """End every process of the stack, Airflow's tasks included. Safe to call when no process runs."""
     stores = ["mlflow", "valkey"]
     others = sorted({path.stem for path in stack.run.glob("*.json")} - set(stores))
 
     def stop(name: str) -> None:
         if processes.stop(name, stack.run):
-            say(f"{name} stopped")
+            progress(f"{name} stopped")
 
-    for together in (others, stores):  # the stores last, so that everybody can still write
-        with ThreadPoolExecutor(max(len(together), 1)) as pool:
-            list(pool.map(stop, together))
+    for group in (others, stores):  # the stores last, so that the other services can still write
+        with ThreadPoolExecutor(max(len(group), 1)) as pool:
+            list(pool.map(stop, group))
     processes.end_all(lambda: processes.marked(stack.mark), 5.0)
 
 
 def states(stack: Stack) -> list[State]:
-    """Every service that was started and not stopped, in the order of their start; a drill's own come last."""
+    """Every service that was started and not stopped, in the order of start. Services of a drill come last."""
     names = {path.stem for path in stack.run.glob("*.json")}
-    found = [_state(stack, service) for service in every(stack) if service.name in names]
+    found = [_state(stack, service) for service in all_services(stack) if service.name in names]
     others = sorted(names - {state.name for state in found})
-    return found + [State(n, "" if processes.remembered(n, stack.run) else _DIED, "") for n in others]
+    return found + [State(n, "" if processes.running_process(n, stack.run) else _DIED, "") for n in others]
 
 
 def _state(stack: Stack, service: Service) -> State:
-    if processes.remembered(service.name, stack.run) is None:
+    if processes.running_process(service.name, stack.run) is None:
         left = len(processes.members(service.name, stack.run))
         return State(service.name, _DIED + (f", {left} of its processes still run" if left else ""), service.page)
     reason = not_ready(stack, service)

@@ -1,4 +1,4 @@
-"""Which process listens where, as the kernel tells it below /proc."""
+"""Listening sockets and their processes, read from /proc."""
 
 import socket
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ class Listener(NamedTuple):
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could bind the port on the loopback interface now."""
+    """Whether a server can bind the port on the loopback interface now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -37,7 +37,7 @@ def free_port() -> int:
 
 
 def listening(pids: Iterable[int]) -> set[Listener]:
-    """The sockets on which these processes listen. Those of a process whose files we may not read are left out."""
+    """The sockets on which these processes listen. A process whose files are not readable has none."""
     listeners = _listeners()
     return {listeners[inode] for pid in pids for inode in _socket_inodes(pid) if inode in listeners}
 
@@ -50,7 +50,7 @@ def holder(port: int) -> int | None:
 
 
 def describe(pid: int | None) -> str:
-    """A process for a person: its id, its command, and the folder of the embedded stack that it belongs to."""
+    """A process as text: its id, its command, and the folder of the embedded stack that it belongs to."""
     if pid is None:
         return "a process of another user"
     try:
@@ -76,14 +76,14 @@ def _listeners() -> dict[str, Listener]:
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:
-    """From hexadecimal words of four bytes, each in the machine's order (little-endian where this runs)."""
+    """From hexadecimal words of four bytes, each little-endian."""
     words = [bytes.fromhex(text[i : i + 8])[::-1] for i in range(0, len(text), 8)]
     return ip_address(b"".join(words))
 
 
 def _socket_inodes(pid: int) -> set[str]:
     inodes = set()
-    with suppress(OSError):  # it ended, or is another user's
+    with suppress(OSError):  # the process ended or belongs to another user
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(FileNotFoundError):
                 target = str(descriptor.readlink())

@@ -1,7 +1,7 @@
-"""The embedded stack's own facts: its folders, its ports, its secrets, and the environment its services share.
+"""Folders, ports, secrets and the shared environment of one embedded stack.
 
-Secrets are generated once into `.env` (mode 600, ignored by git), ports are chosen once and kept in
-`<home>/stack.json`, so that a bookmark survives a restart.
+Secrets are generated once into `.env` (mode 600, ignored by git). Ports are chosen once and kept in
+`<home>/stack.json`, so that URLs stay the same after a restart.
 """
 
 import json
@@ -25,7 +25,7 @@ SECRETS: Final = (
     "AIRFLOW_ADMIN_PASSWORD", "AIRFLOW_JWT_SECRET", "AIRFLOW_API_SECRET", "AIRFLOW_FERNET_KEY",
     "MLFLOW_ADMIN_PASSWORD", "MLFLOW_FLASK_SECRET", "VALKEY_PASSWORD",
 )  # fmt: skip
-# What a service may take over from the shell that starts it.
+# Variables that a service inherits from the shell that starts it.
 _INHERITED: Final = ("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "JAVA_HOME", "SSL_CERT_FILE")
 
 
@@ -35,7 +35,7 @@ def _write_state(home: Path, ports: Mapping[str, int], mark: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Where everything of one embedded stack is. `mark` names it in its processes' environments."""
+    """One embedded stack. `mark` identifies it in the environment of its processes."""
 
     home: Path
     project: Path
@@ -47,7 +47,7 @@ class Stack:
     def open(cls, settings: Settings, *, usual_ports: bool = True) -> Self:
         """Load the stack below `settings.home`, or create it.
 
-        Without `usual_ports` a new stack takes any free ones: two that start at once would both find the usual free.
+        Without `usual_ports` a new stack gets free ports: two stacks that start at once would share the default ones.
         """
         home = settings.home
         home.mkdir(parents=True, exist_ok=True)
@@ -62,8 +62,8 @@ class Stack:
             _write_state(home, ports, state["mark"])
         return cls(home, settings.project, ports, state["mark"], ensure_secrets(settings.project / ".env", SECRETS))
 
-    def moved(self, names: Iterable[str]) -> Self:
-        """The same stack with other, free ports for these services."""
+    def with_new_ports(self, names: Iterable[str]) -> Self:
+        """The same stack with other free ports for these services. Writes `stack.json`."""
         ports = {**self.ports, **{name: sockets.free_port() for name in names}}
         _write_state(self.home, ports, self.mark)
         return replace(self, ports=ports)
@@ -83,13 +83,13 @@ class Stack:
         return str(self.project / ".venv" / environment / "bin" / name)
 
     def environment(self, environment: str) -> dict[str, str]:
-        """What every process of the stack gets: where things are, and no secret of Airflow's."""
+        """The environment of every process of the stack. It contains no secret of Airflow."""
         path = os.pathsep.join([str(self.project / ".venv" / environment / "bin"), os.environ.get("PATH", os.defpath)])
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         return inherited | {"PATH": path, processes.MARK: self.mark} | self.platform_environment()
 
     def platform_environment(self) -> dict[str, str]:
-        """The variables with which `fraud` reaches this stack."""
+        """The variables with which `fraud` connects to this stack."""
         return {
             "FRAUD_HOME": str(self.home),
             "FRAUD_PROJECT": str(self.project),
@@ -106,7 +106,7 @@ class Stack:
         }
 
     def write_shell_environment(self) -> Path:
-        """`<home>/stack.env`: source it, and `fraud` runs against this stack from a shell."""
+        """Write `<home>/stack.env`. A shell that sources it runs `fraud` against this stack."""
         path = self.home / "stack.env"
         write_private(
             path, "".join(f"{name}={shlex.quote(value)}\n" for name, value in self.platform_environment().items())

@@ -1,4 +1,4 @@
-"""What the demo ends with: figures of every step, as the tasks returned them, and how to get in."""
+"""The summary that the demo prints: the results of every step's task, and the addresses and logins of the services."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def _text(cell: object) -> str:
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
-    """Columns aligned: text to the left, numbers to the right."""
+    """Aligned columns: text to the left, numbers to the right."""
     texts = [[_text(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in texts) for i in range(len(texts[0]))] if texts else []
     return [
@@ -45,7 +45,7 @@ def _facts(title: str, values: Mapping[str, Any] | None) -> list[str]:
 
 
 def _summed(results: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """The counts of several runs, added up."""
+    """The sum of each count over several runs."""
     names = [name for name, value in results[0].items() if _is_int(value)] if results else []
     return {name: sum(result[name] for result in results) for name in names}
 
@@ -64,7 +64,7 @@ def _records(title: str, records: Sequence[Mapping[str, Any]]) -> list[str]:
 def summary(
     stack: Stack, api: AirflowApi, landed: Mapping[str, Any], traffic: Mapping[str, Any], seconds: float
 ) -> str:
-    """The whole page as text."""
+    """The summary as text. `landed` and `traffic` are the results of those jobs."""
     trained = _newest(api.results("train_fraud_model", "train")) or {}
     lines = [
         "", "=" * 100, f"The main job ran end to end in {seconds:.0f} s",
@@ -79,20 +79,22 @@ def summary(
         *_facts("checkout traffic", traffic),
         *_facts("drift", _newest(api.results("monitor_drift", "drift"))),
         *_facts("skew", _newest(api.results("monitor_skew", "skew"))),
-        "", "where", *_table(_places(stack)),
-        f"  fraud on this stack, by hand: set -a; . {stack.home / 'stack.env'}; set +a; .venv/ml/bin/fraud history",
+        "", "services", *_table(_addresses(stack)),
+        f"  fraud from a shell: set -a; . {stack.home / 'stack.env'}; set +a; .venv/ml/bin/fraud history",
         "=" * 100,
     ]  # fmt: skip
     return "\n".join(lines)
 
 
-def _places(stack: Stack) -> list[Row]:
+def _addresses(stack: Stack) -> list[Row]:
     rows: list[Row] = [
         ("Airflow", stack.url("airflow"), f"{ADMIN} / {stack.secret['AIRFLOW_ADMIN_PASSWORD']}"),
         ("MLflow", stack.url("mlflow"), f"admin / {stack.secret['MLFLOW_ADMIN_PASSWORD']}"),
-        ("serving", f"{stack.url('serving')}/docs", "open: this stack asks callers for no key"),
-        ("reports", f"{stack.url('airflow')}/fraud/reports/", "Airflow's login"),
+        ("serving", f"{stack.url('serving')}/docs", "no key required in this stack"),
+        ("reports", f"{stack.url('airflow')}/fraud/reports/", "login of Airflow"),
     ]
-    rows.append(("runbooks", f"{stack.url('airflow')}/fraud/docs/runbooks/README.md", "Airflow's login"))
-    watchers = (("Prometheus", prometheus), ("Alertmanager", alertmanager))
-    return rows + [(name, tool.page(stack), "open, this machine only") for name, tool in watchers if tool.binary()]
+    rows.append(("runbooks", f"{stack.url('airflow')}/fraud/docs/runbooks/README.md", "login of Airflow"))
+    monitoring = (("Prometheus", prometheus), ("Alertmanager", alertmanager))
+    return rows + [
+        (name, server.page(stack), "no login, this machine only") for name, server in monitoring if server.binary()
+    ]

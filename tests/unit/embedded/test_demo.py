@@ -1,4 +1,4 @@
-"""What the demo knows before anything starts."""
+"""The demo's command line."""
 
 import argparse
 from pathlib import Path
@@ -9,12 +9,12 @@ from fraud.embedded.demo import Source
 from fraud.errors import BadConfigError
 
 
-def given(source: str, mapping: Path | None) -> argparse.Namespace:
+def arguments(source: str, mapping: Path | None) -> argparse.Namespace:
     return argparse.Namespace(source=source, mapping=mapping, days=150, users=1500, seed=1)
 
 
-def test_without_a_source_a_world_is_simulated() -> None:
-    assert Source.of(given("", None)).command == (
+def test_without_a_source_transactions_are_simulated() -> None:
+    assert Source.of(arguments("", None)).command == (
         "simulate", "--days=150", "--users=1500", "--seed=1", "--hold-back-days=1",
     )  # fmt: skip
 
@@ -24,28 +24,28 @@ def test_a_file_is_imported_by_its_mapping(tmp_path: Path) -> None:
     file.touch()
     mapping.touch()
     command = ("import", f"--source={file}", f"--mapping={mapping}", "--hold-back-days=1")
-    assert Source.of(given(str(file), mapping)).command == command
+    assert Source.of(arguments(str(file), mapping)).command == command
 
 
 def test_a_source_without_its_mapping_is_refused() -> None:
     with pytest.raises(BadConfigError, match="needs a mapping"):
-        Source.of(given("a.csv", None))
+        Source.of(arguments("a.csv", None))
 
 
-def test_a_file_that_is_not_there_is_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_before_any_service_starts(tmp_path: Path) -> None:
     mapping = tmp_path / "a.yaml"
-    with pytest.raises(BadConfigError, match=r"a\.yaml is not there"):
-        Source.of(given("s3://bucket/a.csv", mapping))
+    with pytest.raises(BadConfigError, match=r"a\.yaml does not exist"):
+        Source.of(arguments("s3://bucket/a.csv", mapping))
     mapping.touch()
-    with pytest.raises(BadConfigError, match=r"missing\.csv is not there"):
-        Source.of(given(str(tmp_path / "missing.csv"), mapping))
-    assert Source.of(given("s3://bucket/a.csv", mapping)).command[0] == "import"
+    with pytest.raises(BadConfigError, match=r"missing\.csv does not exist"):
+        Source.of(arguments(str(tmp_path / "missing.csv"), mapping))
+    assert Source.of(arguments("s3://bucket/a.csv", mapping)).command[0] == "import"
 
 
 def test_a_source_may_be_a_folder_or_a_pattern(tmp_path: Path) -> None:
     mapping = tmp_path / "a.yaml"
     mapping.touch()
     for source in (str(tmp_path), str(tmp_path / "*.yaml")):
-        assert Source.of(given(source, mapping)).command[1] == f"--source={source}"
-    with pytest.raises(BadConfigError, match="is not there"):
-        Source.of(given(str(tmp_path / "*.csv"), mapping))
+        assert Source.of(arguments(source, mapping)).command[1] == f"--source={source}"
+    with pytest.raises(BadConfigError, match="does not exist"):
+        Source.of(arguments(str(tmp_path / "*.csv"), mapping))

@@ -1,4 +1,4 @@
-"""The drill's parts that need no running stack: the fast clock, and faults that leave the copy as it was."""
+"""The drill without a running stack: the accelerated rules, and faults that leave the copy as it was."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ RULES = sorted((ROOT / "infra/prometheus/rules").glob("*.yml"))
 
 
 class OnlyCopy:
-    """A site of which only the copy is looked at."""
+    """A site with the copy alone."""
 
     def __init__(self, copy: Path) -> None:
         self.copy = copy
@@ -35,7 +35,7 @@ def test_every_alert_has_a_fault() -> None:
     assert {alert for _, _, fires in FAULTS for alert in fires} == alerts - {"Watchdog"}
 
 
-def test_a_day_takes_two_minutes_and_thresholds_stay() -> None:
+def test_windows_and_waits_are_divided_and_thresholds_are_not() -> None:
     text = "        expr: rate(x[1d]) > 0.2 and rate(x[5m]) > 3600\n        for: 6h\n        for: 2m\n"
     assert faster(text) == (
         "        expr: rate(x[120000ms]) > 0.2 and rate(x[10000ms]) > 3600\n"
@@ -46,14 +46,14 @@ def test_a_day_takes_two_minutes_and_thresholds_stay() -> None:
 def test_the_fast_rules_are_valid(tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
-        pytest.skip("promtool is not on this machine: nothing here was checked. Install the package prometheus")
+        pytest.skip("NOT TESTED: the accelerated rules. promtool is not installed; install the package prometheus")
     for path in RULES:
         (tmp_path / path.name).write_text(faster(path.read_text()))
     done = subprocess.run([promtool, "check", "rules", *tmp_path.glob("*.yml")], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_data_fault_ends_as_it_began(tmp_path: Path) -> None:
+def test_a_data_fault_restores_the_files_at_its_end(tmp_path: Path) -> None:
     manifest = tmp_path / "lake/transactions/dt=2026-01-31/_manifest.json"
     manifest.parent.mkdir(parents=True)
     manifest.write_text("{}")
@@ -69,7 +69,7 @@ def test_a_data_fault_ends_as_it_began(tmp_path: Path) -> None:
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == [manifest]
 
 
-def test_a_fault_that_needs_what_is_not_there_says_so(tmp_path: Path) -> None:
+def test_a_fault_without_its_data_is_reported_as_not_possible(tmp_path: Path) -> None:
     with pytest.raises(NotPossibleError, match="no labels"), faults.aged("labels", 1)(site(tmp_path)):
         pass
     change = faults.edited("reports/drift/*/drift.json", lambda r: r.clear())

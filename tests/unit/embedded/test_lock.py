@@ -1,4 +1,4 @@
-"""Two commands on one stack: the second names the first, or ends it; a killed one leaves no lock."""
+"""Two commands on one stack: the second one is refused, or ends the first; a killed command leaves no lock."""
 
 import signal
 import subprocess
@@ -15,7 +15,7 @@ HOLD = """
 import signal, sys
 from pathlib import Path
 from fraud.embedded import lock
-with lock.alone(Path(sys.argv[1])):
+with lock.exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     signal.pause()
 """
@@ -23,7 +23,7 @@ with lock.alone(Path(sys.argv[1])):
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another command that works on the stack."""
+    """Another command that holds the lock of the stack."""
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -32,21 +32,23 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_a_second_command_is_refused_and_names_the_first(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    with pytest.raises(UnavailableError, match=rf"process {holder.pid} \("), lock.alone(tmp_path):
+def test_a_second_command_is_refused_with_the_process_of_the_first(
+    tmp_path: Path, holder: subprocess.Popen[str]
+) -> None:
+    with pytest.raises(UnavailableError, match=rf"process {holder.pid} \("), lock.exclusive(tmp_path):
         pass
     assert holder.poll() is None
 
 
-def test_down_ends_the_command_at_work(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    with lock.alone(tmp_path, end_other=True):
+def test_down_ends_the_running_command(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    with lock.exclusive(tmp_path, end_other=True):
         assert holder.wait(10) == -signal.SIGTERM
 
 
-def test_a_killed_command_leaves_the_stack_free(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+def test_a_killed_command_releases_the_lock(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     holder.kill()
     holder.wait()
-    with lock.alone(tmp_path):
+    with lock.exclusive(tmp_path):
         pass
-    with lock.alone(tmp_path):  # nor does one that ended
+    with lock.exclusive(tmp_path):  # a command that ended releases it too
         pass

@@ -1,4 +1,4 @@
-"""Services as processes: found again by a later command, never mistaken for a stranger, ended to the last child."""
+"""Services as processes: found by a later command, distinguished from other processes, ended with all children."""
 
 import json
 import os
@@ -22,7 +22,7 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 def until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 10
     while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.02)
 
 
@@ -32,50 +32,50 @@ def start(tmp_path: Path, command: list[str], **env: str) -> Process:
 
 def test_a_service_is_found_again_and_stopped(tmp_path: Path) -> None:
     started = start(tmp_path, SLEEP)
-    assert processes.remembered("it", tmp_path / "run") == started
+    assert processes.running_process("it", tmp_path / "run") == started
     assert processes.stop("it", tmp_path / "run") is True
     assert not is_running(started)
-    assert processes.remembered("it", tmp_path / "run") is None
+    assert processes.running_process("it", tmp_path / "run") is None
     assert processes.stop("it", tmp_path / "run") is False
 
 
 def open_files(pid: int) -> set[str]:
-    """What a process holds open; it opens and closes files while it starts."""
-    held = set()
+    """The open files of a process. It opens and closes files while it starts."""
+    files = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):
-            held.add(str(descriptor.readlink()))
-    return held
+            files.add(str(descriptor.readlink()))
+    return files
 
 
-def test_a_service_keeps_none_of_its_starters_files_open(tmp_path: Path) -> None:
+def test_a_service_inherits_no_open_file(tmp_path: Path) -> None:
     with (tmp_path / "lock").open("w") as lock:
         os.set_inheritable(lock.fileno(), True)
         started = start(tmp_path, SLEEP)
-        held = open_files(started.pid)
+        files = open_files(started.pid)
         processes.stop("it", tmp_path / "run")
-    assert str(tmp_path / "lock") not in held
+    assert str(tmp_path / "lock") not in files
 
 
-def test_a_stranger_with_the_same_process_id_is_left_alone(tmp_path: Path) -> None:
-    stranger = subprocess.Popen(SLEEP)
+def test_another_process_with_the_same_id_is_not_signalled(tmp_path: Path) -> None:
+    other = subprocess.Popen(SLEEP)
     try:
-        known = identify(stranger.pid)
-        assert known is not None
+        process = identify(other.pid)
+        assert process is not None
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
-        record = {"pid": known.pid, "started": known.started - 1, "boot": boot, "was_ready": True}
+        record = {"pid": process.pid, "started": process.started - 1, "boot": boot, "was_ready": True}
         (tmp_path / "it.json").write_text(json.dumps(record))
         assert processes.members("it", tmp_path) == []
         assert processes.stop("it", tmp_path) is False
-        assert stranger.poll() is None
+        assert other.poll() is None
     finally:
-        stranger.kill()
-        stranger.wait()
+        other.kill()
+        other.wait()
 
 
-def test_stopping_ends_children_that_ignore_being_asked(tmp_path: Path) -> None:
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-    parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {deaf!r}]); time.sleep(600)"
+def test_stopping_ends_children_that_ignore_sigterm(tmp_path: Path) -> None:
+    child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    parent = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(600)"
     started = start(tmp_path, [sys.executable, "-c", parent])
     until(lambda: len(processes.in_session(started.pid)) == 2)
     processes.stop("it", tmp_path / "run", grace=1.0)
@@ -85,7 +85,7 @@ def test_stopping_ends_children_that_ignore_being_asked(tmp_path: Path) -> None:
 CHILD_WITHOUT_MARK = (
     f"import subprocess, time; subprocess.Popen({SLEEP!r}, env={{}}); open('ready', 'w').close(); time.sleep(600)"
 )
-"""A service whose child has nothing of the stack in its environment, as Airflow's, which rewrite their titles."""
+"""A service whose child lacks the stack's mark in its environment, like children of Airflow that set their title."""
 
 
 @pytest.fixture
@@ -104,14 +104,14 @@ def orphan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Process]
 
 def test_children_of_a_killed_service_are_found_and_stopped(tmp_path: Path, orphan: Process) -> None:
     run = tmp_path / "run"
-    assert processes.remembered("it", run) is None
+    assert processes.running_process("it", run) is None
     assert processes.members("it", run) == [orphan]
     assert processes.stop("it", run) is True
     assert not is_running(orphan)
     assert processes.stop("it", run) is False
 
 
-def test_a_start_ends_what_an_earlier_one_left(tmp_path: Path, orphan: Process) -> None:
+def test_a_start_ends_leftovers_of_an_earlier_start(tmp_path: Path, orphan: Process) -> None:
     started = start(tmp_path, SLEEP)
     try:
         assert not is_running(orphan)
@@ -120,18 +120,18 @@ def test_a_start_ends_what_an_earlier_one_left(tmp_path: Path, orphan: Process) 
         processes.stop("it", tmp_path / "run")
 
 
-def test_a_session_of_an_earlier_boot_is_not_ours(tmp_path: Path, orphan: Process) -> None:
+def test_a_session_of_an_earlier_boot_is_ignored(tmp_path: Path, orphan: Process) -> None:
     path = tmp_path / "run/it.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "boot": "another"}))
     assert processes.members("it", tmp_path / "run") == []
     assert is_running(orphan)
 
 
-def test_a_service_was_ready_only_while_the_process_that_was_runs(tmp_path: Path) -> None:
+def test_readiness_is_recorded_for_one_process(tmp_path: Path) -> None:
     run = tmp_path / "run"
     start(tmp_path, SLEEP)
     assert processes.was_ready("it", run) is False
-    processes.note_ready("it", run)
+    processes.record_ready("it", run)
     assert processes.was_ready("it", run) is True
     processes.stop("it", run)
     start(tmp_path, SLEEP)
@@ -139,7 +139,7 @@ def test_a_service_was_ready_only_while_the_process_that_was_runs(tmp_path: Path
     processes.stop("it", run)
 
 
-def test_a_process_is_told_when_it_began(tmp_path: Path) -> None:
+def test_the_start_time_of_a_process_is_known(tmp_path: Path) -> None:
     before = datetime.now(UTC)
     started = start(tmp_path, SLEEP)
     after = datetime.now(UTC)
@@ -148,10 +148,10 @@ def test_a_process_is_told_when_it_began(tmp_path: Path) -> None:
     assert before - tick <= processes.started_at(started) <= after
 
 
-def test_what_a_service_started_elsewhere_is_found_by_the_stacks_mark(tmp_path: Path) -> None:
+def test_processes_in_other_sessions_are_found_by_the_stacks_mark(tmp_path: Path) -> None:
     mark = f"mark-{os.getpid()}"
-    apart = f"import subprocess, time; subprocess.Popen({SLEEP!r}, start_new_session=True); time.sleep(600)"
-    started = start(tmp_path, [sys.executable, "-c", apart], **{processes.MARK: mark})
+    program = f"import subprocess, time; subprocess.Popen({SLEEP!r}, start_new_session=True); time.sleep(600)"
+    started = start(tmp_path, [sys.executable, "-c", program], **{processes.MARK: mark})
     until(lambda: len(processes.marked(mark)) == 2)
     processes.stop("it", tmp_path / "run")
     assert not is_running(started)
@@ -160,7 +160,7 @@ def test_what_a_service_started_elsewhere_is_found_by_the_stacks_mark(tmp_path: 
     assert processes.marked(mark) == []
 
 
-def test_a_failing_step_names_itself_its_log_and_the_logs_last_lines(tmp_path: Path) -> None:
+def test_the_error_of_a_step_has_its_name_its_log_and_the_last_lines(tmp_path: Path) -> None:
     log = tmp_path / "logs/step.log"
     command = [sys.executable, "-c", "import sys; sys.exit('the disk is full')"]
     with pytest.raises(ServiceFailedError) as raised:

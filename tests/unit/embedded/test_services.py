@@ -1,4 +1,4 @@
-"""Ports that others hold, and processes that a killed command left: named, moved, ended, and nothing else touched."""
+"""Ports used by other processes, and leftover processes of a killed command."""
 
 import os
 import socket
@@ -30,7 +30,7 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
 
 @pytest.fixture
 def foreign(stack: Stack) -> Iterator[int]:
-    """A web server that is not the stack's, on MLflow's port; the port."""
+    """The port of a web server that does not belong to the stack, on MLflow's port."""
 
     class Healthy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -52,33 +52,33 @@ def begin(stack: Stack, name: str, command: list[str]) -> processes.Process:
     return processes.start(name, command, {**os.environ, processes.MARK: stack.mark}, stack.run, stack.log(name))
 
 
-def test_a_new_stack_takes_another_port_and_names_who_holds_the_usual_one(stack: Stack, foreign: int) -> None:
+def test_a_new_stack_uses_another_port_and_names_the_process_on_the_default_one(stack: Stack, foreign: int) -> None:
     lines: list[str] = []
-    settled = services.settle_ports(stack, lines.append)
+    settled = services.choose_free_ports(stack, lines.append)
     assert settled.ports["mlflow"] != foreign
     assert {**settled.ports, "mlflow": foreign} == stack.ports
     assert len(lines) == 1
-    assert lines[0].startswith(f"port {foreign} of mlflow is held by process {os.getpid()} (")
+    assert lines[0].startswith(f"port {foreign} of mlflow is used by process {os.getpid()} (")
 
 
-def test_a_running_stack_does_not_move_but_names_who_is_in_the_way(stack: Stack, foreign: int) -> None:
+def test_a_running_stack_keeps_its_ports_and_names_the_process_on_one_of_them(stack: Stack, foreign: int) -> None:
     begin(stack, "valkey", SLEEP)
-    with pytest.raises(UnavailableError, match=f"port {foreign} of mlflow is held by process {os.getpid()}"):
-        services.settle_ports(stack, print)
+    with pytest.raises(UnavailableError, match=f"port {foreign} of mlflow is used by process {os.getpid()}"):
+        services.choose_free_ports(stack, print)
 
 
-def test_a_port_of_the_stacks_own_process_is_no_obstacle(stack: Stack) -> None:
+def test_a_port_of_the_stacks_own_process_is_kept(stack: Stack) -> None:
     port = stack.ports["valkey"]
     begin(stack, "valkey", [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)])
     while sockets.is_free(port):
-        assert processes.remembered("valkey", stack.run), stack.log("valkey").read_text()
-    assert services.settle_ports(stack, print) is stack
+        assert processes.running_process("valkey", stack.run), stack.log("valkey").read_text()
+    assert services.choose_free_ports(stack, print) is stack
 
 
 def test_an_answer_of_another_process_does_not_make_a_service_ready(stack: Stack, foreign: int) -> None:
     begin(stack, "mlflow", SLEEP)
     registry_errors = Service("mlflow", lambda: Launch(SLEEP, {}), lambda: "", 1.0, port=foreign)
-    assert services.not_ready(stack, registry_errors) == f"it does not listen on port {foreign}"
+    assert services.not_ready(stack, registry_errors) == f"no listener on port {foreign}"
 
 
 def test_steps_of_a_killed_command_are_ended_and_running_services_with_their_jobs_are_not(stack: Stack) -> None:
@@ -89,16 +89,16 @@ def test_steps_of_a_killed_command_are_ended_and_running_services_with_their_job
     drill = begin(stack, "drill-exporter", SLEEP)
     with subprocess.Popen(SLEEP, env={processes.MARK: stack.mark}) as step, socket.socket():
         lines: list[str] = []
-        services.end_leftovers(stack, lines.append)
+        services.end_leftover_processes(stack, lines.append)
         assert step.wait(10) < 0
     assert processes.is_running(service)
     assert processes.is_running(job)
     assert not processes.is_running(drill)
-    assert lines[0] == "ended what was left of drill-exporter"
-    assert lines[1].startswith(f"ending what a killed command left: process {step.pid}")
+    assert lines[0] == "ended leftover processes of drill-exporter"
+    assert lines[1].startswith(f"ending a leftover of a killed command: process {step.pid}")
 
 
-def test_states_tell_a_dead_service_and_what_it_left(stack: Stack) -> None:
+def test_states_show_a_dead_service_and_its_leftover_processes(stack: Stack) -> None:
     parent = begin(stack, "serving", [sys.executable, "-c", f"import subprocess; subprocess.run({SLEEP!r})"])
     while len(processes.members("serving", stack.run)) < 2:
         assert processes.is_running(parent)
@@ -107,5 +107,5 @@ def test_states_tell_a_dead_service_and_what_it_left(stack: Stack) -> None:
         pass
     (state,) = services.states(stack)
     assert state.name == "serving"
-    assert state.trouble == "died, 1 of its processes still run"
+    assert state.problem == "died, 1 of its processes still run"
     assert state.page == f"http://127.0.0.1:{stack.ports['serving']}/docs"

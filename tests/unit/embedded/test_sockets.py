@@ -1,4 +1,4 @@
-"""Who listens where, compared with what psutil reads from the same kernel."""
+"""Listening sockets, compared with psutil's."""
 
 import os
 import socket
@@ -60,13 +60,13 @@ def test_the_holder_of_a_port_is_named_with_the_stack_it_belongs_to(other: tuple
     assert text.endswith("of the stack in /srv/second")
 
 
-def test_a_port_that_nobody_holds_is_free() -> None:
+def test_an_unused_port_is_free() -> None:
     port = sockets.free_port()
     assert sockets.is_free(port) is True
     assert sockets.holder(port) is None
 
 
-def test_a_process_that_ended_listens_nowhere() -> None:
+def test_a_process_that_ended_has_no_listening_socket() -> None:
     ended = subprocess.Popen(["/bin/true"])
     ended.wait()
     assert sockets.listening([ended.pid]) == set()

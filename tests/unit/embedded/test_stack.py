@@ -24,7 +24,7 @@ def test_secrets_are_generated_once_into_a_private_file(tmp_path: Path) -> None:
     assert ensure_secrets(tmp_path / ".env", SECRETS) == first
 
 
-def test_what_a_person_wrote_into_the_file_stays_and_gaps_are_filled(tmp_path: Path) -> None:
+def test_values_in_the_file_are_kept_and_missing_ones_are_generated(tmp_path: Path) -> None:
     env = tmp_path / ".env"
     env.write_text("# mine\nMLFLOW_ADMIN_PASSWORD=chosen by hand\nVALKEY_PASSWORD=\nOTHER=1\n")
     env.chmod(0o644)
@@ -44,22 +44,22 @@ def test_ports_and_mark_survive_a_restart(tmp_path: Path) -> None:
     assert mode(tmp_path / "var/stack.json") == 0o600
 
 
-def test_a_stack_beside_another_takes_free_ports_and_keeps_them(tmp_path: Path) -> None:
+def test_a_second_stack_uses_free_ports_and_keeps_them(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "var", project=tmp_path)
     stack = Stack.open(settings, usual_ports=False)
     assert not set(stack.ports.values()) & set(PREFERRED_PORTS.values())
     assert Stack.open(settings, usual_ports=False).ports == stack.ports
 
 
-def test_a_stack_that_moved_a_port_keeps_the_new_one(tmp_path: Path) -> None:
+def test_a_stack_keeps_a_changed_port(tmp_path: Path) -> None:
     first = opened(tmp_path)
-    moved = first.moved(["airflow"])
+    moved = first.with_new_ports(["airflow"])
     assert moved.ports["airflow"] != first.ports["airflow"]
     assert {**moved.ports, "airflow": 0} == {**first.ports, "airflow": 0}
     assert opened(tmp_path) == moved
 
 
-def test_jobs_are_given_no_secret_of_airflows(tmp_path: Path) -> None:
+def test_jobs_get_no_secret_of_airflow(tmp_path: Path) -> None:
     stack = opened(tmp_path)
     env = stack.environment("ml")
     ours = {stack.secret[name] for name in stack.secret if name.startswith("AIRFLOW")}

@@ -1,4 +1,4 @@
-"""What a killed drill leaves is put right by the next command: real processes, stopped and limited."""
+"""The faults of a killed drill are undone by the next command: real processes, stopped and limited."""
 
 import json
 import resource
@@ -54,16 +54,16 @@ def becomes(process: Process, expected: str) -> bool:
     return state(process) == expected
 
 
-def test_what_a_killed_drill_stopped_runs_again(tmp_path: Path, victim: Process) -> None:
-    done = subprocess.run([sys.executable, "-c", DRILL, str(tmp_path), str(victim.pid)], check=False)
-    assert done.returncode == -signal.SIGKILL
+def test_a_process_that_a_killed_drill_stopped_runs_again(tmp_path: Path, victim: Process) -> None:
+    drill = subprocess.run([sys.executable, "-c", DRILL, str(tmp_path), str(victim.pid)], check=False)
+    assert drill.returncode == -signal.SIGKILL
     assert becomes(victim, "T")
-    assert Undo(stack(tmp_path)).everything() == ["stopped"]
+    assert Undo(stack(tmp_path)).repair_all() == ["stopped"]
     assert becomes(victim, "S")
-    assert Undo(stack(tmp_path)).everything() == []
+    assert Undo(stack(tmp_path)).repair_all() == []
 
 
-def test_a_fault_that_ends_leaves_nothing_to_put_right(tmp_path: Path, victim: Process) -> None:
+def test_a_fault_that_ends_leaves_no_entry(tmp_path: Path, victim: Process) -> None:
     before = resource.prlimit(victim.pid, resource.RLIMIT_FSIZE)
     with Undo(stack(tmp_path)).after(undo.limited(victim, before)):
         resource.prlimit(victim.pid, resource.RLIMIT_FSIZE, (1, before[1]))
@@ -71,20 +71,20 @@ def test_a_fault_that_ends_leaves_nothing_to_put_right(tmp_path: Path, victim: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_needs_the_registry_waits_for_it_and_the_rest_does_not(tmp_path: Path, victim: Process) -> None:
+def test_an_entry_that_needs_the_registry_is_kept_until_it_runs(tmp_path: Path, victim: Process) -> None:
     path = tmp_path / "drill-undo.json"
     path.write_text(json.dumps([undo.renamed("3", "4"), undo.stopped([victim])]))
-    assert Undo(stack(tmp_path)).everything() == ["stopped"]
+    assert Undo(stack(tmp_path)).repair_all() == ["stopped"]
     assert json.loads(path.read_text()) == [undo.renamed("3", "4")]
 
 
-def test_a_process_that_ended_since_is_left_alone(tmp_path: Path, victim: Process) -> None:
+def test_a_process_that_has_ended_is_not_signalled(tmp_path: Path, victim: Process) -> None:
     (tmp_path / "drill-undo.json").write_text(json.dumps([undo.stopped([Process(victim.pid, victim.started - 1)])]))
-    victim_stands_still(victim)
-    Undo(stack(tmp_path)).everything()
+    stop_victim(victim)
+    Undo(stack(tmp_path)).repair_all()
     assert state(victim) == "T"
 
 
-def victim_stands_still(victim: Process) -> None:
+def stop_victim(victim: Process) -> None:
     subprocess.run(["/bin/kill", "-STOP", str(victim.pid)], check=True)
     assert becomes(victim, "T")

@@ -1,7 +1,7 @@
-"""A second Prometheus over the running stack, in which time runs faster: the committed rules, their durations divided.
+"""A second Prometheus over the running stack with accelerated rules: the committed rules with shorter durations.
 
-Only windows and waits are divided, never thresholds or counts, so what is drilled is the rule that is deployed. A
-window is not made shorter than SHORTEST_S: below that a rate has too few samples.
+Windows and waits are divided; thresholds and counts are not changed. A window is at least SHORTEST_S long, because a
+shorter rate has too few samples.
 """
 
 import json
@@ -17,10 +17,10 @@ from fraud.embedded.stack import Stack
 
 NAME: Final = "drill-prometheus"
 FASTER: Final = 720
-"""A day takes two minutes."""
+"""Divisor of all durations: a day takes two minutes."""
 SHORTEST_S: Final = 10.0
 SHORTEST_WAIT_S: Final = 10.0
-"""Of rules that wait at all: three scrapes. One that came late on a busy machine is no fault on this clock either."""
+"""Shortest `for` of a rule: three scrapes. One late scrape on a busy machine must not fire the alert."""
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _WINDOW: Final = re.compile(r"\[(\d+)([smhd])\]")
 _WAIT: Final = re.compile(r"^(\s*for: )(\d+)([smhd])$", re.MULTILINE)
@@ -69,26 +69,26 @@ class Watch:
         processes.start(NAME, command, stack.environment("ml"), self._run, folder / "prometheus.log")
 
     def point(self, job: str, ports: list[int]) -> None:
-        """Let a scrape job have these targets from now on."""
+        """Replace the targets of a scrape job. `ports` are on this machine."""
         group = [{"targets": [f"127.0.0.1:{port}" for port in ports], "labels": {"environment": "drill"}}]
         new = self.targets / f".{job}.new"
         new.write_text(json.dumps(group if ports else []))
         new.replace(self.targets / f"{job}.json")
 
     def is_ready(self) -> bool:
-        """Whether it answers and has evaluated its rules once."""
+        """Whether the server answers and has evaluated its rules once."""
         try:
             return httpx.get(f"{self._url}/-/ready", timeout=2).is_success and "Watchdog" in self.firing()
         except httpx.TransportError:
             return False
 
     def firing(self) -> set[str]:
-        """Names of the alerts that fire now."""
+        """Names of the firing alerts."""
         answer = httpx.get(f"{self._url}/api/v1/alerts", timeout=5).raise_for_status().json()
         return {alert["labels"]["alertname"] for alert in answer["data"]["alerts"] if alert["state"] == "firing"}
 
     def value(self, expression: str) -> float | None:
-        """The first figure of an instant query; None when there is none."""
+        """The first value of an instant query. None without a result."""
         answer = httpx.get(f"{self._url}/api/v1/query", params={"query": expression}, timeout=5)
         found: list[dict[str, Any]] = answer.raise_for_status().json()["data"]["result"]
         return float(found[0]["value"][1]) if found else None

@@ -1,7 +1,7 @@
-"""The fire drill: a fault for each alert, injected into the running stack; seconds until it rings, and until it ends.
+"""The fire drill: inject a fault for each alert into the running stack; measure when the alert fires and resolves.
 
-The committed rules run in a second Prometheus in which a day takes two minutes (`drill_watch`): times are of that
-clock. First a quiet time, in which nothing may ring.
+The committed rules run in a second Prometheus in which a day takes two minutes (`alert_watch`); all times are of that
+clock. The drill starts with a quiet period without faults, in which no alert may fire.
 """
 
 import json
@@ -41,13 +41,13 @@ _NEEDED: Final = (
 _RUN: Final = {"job": "drill", "finished_s": 1.0, "exit_code": 0, "error": "", "result": None}
 
 
-class AlarmFailedError(FraudError):
-    """An alert did not ring when it must, rang when it must not, or did not end."""
+class DrillFailedError(FraudError):
+    """An alert did not fire during its fault, fired without a fault, or did not resolve."""
 
 
-# Fault -> what must ring. Several alerts of one fault ring together: Alertmanager tells the cause.
+# Description, fault, and the alerts that must fire. Alertmanager groups the alerts of one fault.
 FAULTS: Final[tuple[tuple[str, faults.Fault, tuple[str, ...]], ...]] = (
-    ("serving stands still", faults.frozen("serving"), ("ServingDown",)),
+    ("serving is stopped", faults.frozen("serving"), ("ServingDown",)),
     (
         "serving is overloaded",
         faults.overload,
@@ -59,20 +59,20 @@ FAULTS: Final[tuple[tuple[str, faults.Fault, tuple[str, ...]], ...]] = (
         ("LatencyBudgetBurnsFast", "LatencyBudgetBurns", "LatencyBudgetBurnsSlow", "LatencyP99High"),
     ),
     (
-        "the online store stands still",
+        "the online store is stopped",
         faults.store_frozen,
         ("ServiceDown", "OnlineStoreDown", "DegradedAnswers"),
     ),
-    ("Airflow's scheduler stands still", faults.frozen("airflow-scheduler"), ("AirflowDown",)),
-    ("Airflow's DAG processor stands still", faults.frozen("airflow-dag-processor"), ("AirflowDown",)),
-    ("Airflow's API server stands still", faults.frozen("airflow-api-server"), ("AirflowDown",)),
-    ("the registry stands still", faults.frozen("mlflow"), ("RegistryUnreachable",)),
+    ("Airflow's scheduler is stopped", faults.frozen("airflow-scheduler"), ("AirflowDown",)),
+    ("Airflow's DAG processor is stopped", faults.frozen("airflow-dag-processor"), ("AirflowDown",)),
+    ("Airflow's API server is stopped", faults.frozen("airflow-api-server"), ("AirflowDown",)),
+    ("the registry is stopped", faults.frozen("mlflow"), ("RegistryUnreachable",)),
     ("a tampered model is Production", faults.tampered_model, ("ArtefactRefused", "ServingBehindRegistry")),
     ("serving finds no model", faults.no_model, ("NoProductionModel",)),
     ("the disk of the prediction log is full", faults.full_disk, ("PredictionLogLost",)),
-    ("ten times the usual share of stops", faults.attack, ("FraudRatioOffBaseline",)),
+    ("ten times the usual share of flagged transactions", faults.attack, ("FraudRatioOffBaseline",)),
     ("amounts of ten times the usual", faults.wrong_units, ("AmountOffTraining",)),
-    ("stops near the threshold", faults.doubt, ("ConfidenceLow",)),
+    ("flagged transactions near the threshold", faults.low_confidence, ("ConfidenceLow",)),
     ("no delivery for 27 hours", faults.aged("transactions", 27), ("TransactionsStale",)),
     ("no labels for 73 hours", faults.aged("labels", 73), ("LabelsStale",)),
     ("a day without features", faults.ahead("transactions"), ("FeaturesStale",)),
@@ -101,7 +101,7 @@ FAULTS: Final[tuple[tuple[str, faults.Fault, tuple[str, ...]], ...]] = (
         ("JobStuck",),
     ),
     (
-        "a gate refuses",
+        "a gate failed",
         faults.edited(
             "job_runs/train/succeeded.json",
             lambda r: r.update(result={"gates": [{"name": "drill", "passed": False}]}),
@@ -111,20 +111,20 @@ FAULTS: Final[tuple[tuple[str, faults.Fault, tuple[str, ...]], ...]] = (
     ),
     ("drift", faults.edited("reports/drift/*/drift.json", lambda r: r.update(verdict="drift")), ("DriftFound",)),
     (
-        "decisions break their promise",
+        "concept drift",
         faults.edited("reports/concept/*/concept.json", lambda r: r.update(verdict="drift")),
         ("ConceptDriftFound",),
     ),
     ("skew", faults.edited("reports/skew/*/skew.json", lambda r: r.update(events_lost=1)), ("SkewFound",)),
     ("a job's record is damaged", faults.unreadable, ("SourceUnreadable",)),
-    ("the exporter stands still", faults.exporter_frozen, ("PlatformMetricsDown",)),
-    ("Alertmanager is not known", faults.no_alertmanager, ("AlertmanagerDown",)),
+    ("the exporter is stopped", faults.exporter_frozen, ("PlatformMetricsDown",)),
+    ("Prometheus has no Alertmanager", faults.no_alertmanager, ("AlertmanagerDown",)),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
-    """One alert of one fault. Seconds of the drill's clock; None: it did not, within the time given."""
+class AlertTiming:
+    """Times of one alert of one fault, in seconds of the drill's clock. None: not within the time limit."""
 
     alert: str
     fault: str
@@ -134,11 +134,11 @@ class Rung:
 
 
 class Drill:
-    """One drill; `say` tells a line of progress. Raises BadConfigError when the stack does not run."""
+    """One drill. `progress` is called with each line of progress. Raises BadConfigError when the stack does not run."""
 
-    def __init__(self, stack: Stack, say: Callable[[str], None]) -> None:
-        self._stack, self._say = stack, say
-        missing = [name for name in _NEEDED if processes.remembered(name, stack.run) is None]
+    def __init__(self, stack: Stack, progress: Callable[[str], None]) -> None:
+        self._stack, self._progress = stack, progress
+        missing = [name for name in _NEEDED if processes.running_process(name, stack.run) is None]
         program = prometheus.binary()
         if missing or program is None:
             raise BadConfigError(
@@ -146,31 +146,33 @@ class Drill:
             )
         self._program, self._undo = program, Undo(stack)
 
-    def run(self, only: list[str]) -> list[Rung]:
-        """All faults, or those whose alert is named, and the table. Raises AlarmFailedError after the last one."""
-        self._undo.everything()
+    def run(self, only: list[str]) -> list[AlertTiming]:
+        """Inject all faults, or those of the named alerts, and print a table. Raises DrillFailedError at the end."""
+        self._undo.repair_all()
         for name in (_EXPORTER, alert_watch.NAME):
             processes.stop(name, self._stack.run)
         chosen = [entry for entry in FAULTS if not only or set(only) & set(entry[2])]
         with self._site() as site:
-            noise = self._quiet(site)
-            rungs = [rung for name, fault, alerts in chosen for rung in self._inject(site, name, fault, alerts, noise)]
-        self._report(rungs, noise)
-        bad = [r.alert for r in rungs if not r.note and (r.detected_s is None or r.resolved_s is None)]
+            noise = self._fired_without_fault(site)
+            timings = [
+                timing for name, fault, alerts in chosen for timing in self._inject(site, name, fault, alerts, noise)
+            ]
+        self._write_report(timings, noise)
+        bad = [t.alert for t in timings if not t.note and (t.detected_s is None or t.resolved_s is None)]
         if bad or noise:
-            raise AlarmFailedError(
-                "the watch does not tell the truth",
-                got=f"missed or stuck: {bad}; rang in the quiet time: {sorted(noise)}",
+            raise DrillFailedError(
+                "the drill found alerts that do not work",
+                got=f"did not fire or resolve: {bad}; fired without a fault: {sorted(noise)}",
             )
-        return rungs
+        return timings
 
     @contextmanager
     def _site(self) -> Iterator[Site]:
         folder = self._stack.home / "drill"
         shutil.rmtree(folder, ignore_errors=True)
-        _copy_what_is_read(self._stack.home, folder / "copy")
+        _copy_exporters_input(self._stack.home, folder / "copy")
         url = self._stack.url("serving")
-        self._say("sorting requests by what serving decides about them")
+        self._progress("sorting requests by serving's decision")
         pool = sort_candidates(url)
         with ExitStack() as stack:
             port = free_port()
@@ -200,69 +202,75 @@ class Drill:
         finally:
             processes.stop(_EXPORTER, self._stack.run)
 
-    def _until(self, true: Callable[[], bool], what: str) -> None:
+    def _until(self, condition: Callable[[], bool], server: str) -> None:
         deadline = time.monotonic() + _READY_S
-        while not true():
+        while not condition():
             if time.monotonic() > deadline:
                 raise UnavailableError(
-                    f"{what} is not ready after {_READY_S:.0f} s", hint=f"read {self._stack.home / 'drill'}"
+                    f"{server} is not ready after {_READY_S:.0f} s", hint=f"read {self._stack.home / 'drill'}"
                 )
             time.sleep(_POLL_S)
 
-    def _quiet(self, site: Site) -> set[str]:
-        """What rings while nothing is wrong."""
-        self._say(f"{QUIET_S:.0f} s of usual traffic, in which nothing may ring")
-        rang: set[str] = set()
+    def _fired_without_fault(self, site: Site) -> set[str]:
+        """The alerts that fire during QUIET_S of usual traffic without a fault."""
+        self._progress(f"{QUIET_S:.0f} s of usual traffic without a fault: no alert may fire")
+        fired: set[str] = set()
         deadline = time.monotonic() + QUIET_S
         while time.monotonic() < deadline:
-            rang |= site.watch.firing() - {"Watchdog"}
+            fired |= site.watch.firing() - {"Watchdog"}
             time.sleep(_POLL_S)
-        self._say(f"rang: {sorted(rang)}" if rang else "nothing rang")
-        return rang
+        self._progress(f"fired: {sorted(fired)}" if fired else "no alert fired")
+        return fired
 
     def _inject(
         self, site: Site, name: str, fault: faults.Fault, alerts: tuple[str, ...], noise: set[str]
-    ) -> list[Rung]:
-        known = [Rung(alert, name, None, None, "rang before") for alert in alerts if alert in noise]
+    ) -> list[AlertTiming]:
+        skipped = [AlertTiming(alert, name, None, None, "fired before") for alert in alerts if alert in noise]
         alerts = tuple(alert for alert in alerts if alert not in noise)
         if not alerts:
-            return known
-        # What an earlier fault set off on the way must have ended, or its time would be taken for this one's.
+            return skipped
+        # An alert that an earlier fault fired must have resolved, or its time would be measured for this fault.
         self._times(site, lambda firing: {a for a in alerts if a not in firing}, len(alerts), RESOLVE_S)
-        self._say(f"fault: {name}")
+        self._progress(f"fault: {name}")
         try:
             with fault(site):
                 detected = self._times(site, lambda firing: {a for a in alerts if a in firing}, len(alerts), DETECT_S)
         except NotPossibleError as error:
-            self._say(f"  not possible: {error}")
-            return known + [Rung(alert, name, None, None, str(error)) for alert in alerts]
+            self._progress(f"  not possible: {error}")
+            return skipped + [AlertTiming(alert, name, None, None, str(error)) for alert in alerts]
         resolved = self._times(site, lambda firing: {a for a in alerts if a not in firing}, len(alerts), RESOLVE_S)
-        rungs = [Rung(a, name, detected.get(a), resolved.get(a)) for a in alerts]
-        for rung in rungs:
-            self._say(f"  {rung.alert}: rang after {_s(rung.detected_s)}, ended after {_s(rung.resolved_s)}")
-        return known + rungs
+        timings = [AlertTiming(a, name, detected.get(a), resolved.get(a)) for a in alerts]
+        for timing in timings:
+            self._progress(
+                f"  {timing.alert}: fired after {_s(timing.detected_s)}, resolved after {_s(timing.resolved_s)}"
+            )
+        return skipped + timings
 
     def _times(
-        self, site: Site, expected: Callable[[set[str]], set[str]], count: int, limit_s: float
+        self, site: Site, selected: Callable[[set[str]], set[str]], count: int, limit_s: float
     ) -> dict[str, float]:
-        """Seconds until each name was first wanted."""
-        began, times = time.monotonic(), dict[str, float]()
-        while len(times) < count and time.monotonic() - began < limit_s:
-            for alert in expected(site.watch.firing()):
-                times.setdefault(alert, time.monotonic() - began)
+        """Seconds until `selected`, applied to the firing alerts, first returned each alert."""
+        started, times = time.monotonic(), dict[str, float]()
+        while len(times) < count and time.monotonic() - started < limit_s:
+            for alert in selected(site.watch.firing()):
+                times.setdefault(alert, time.monotonic() - started)
             time.sleep(_POLL_S)
         return times
 
-    def _report(self, rungs: list[Rung], noise: set[str]) -> None:
+    def _write_report(self, timings: list[AlertTiming], noise: set[str]) -> None:
         path = self._stack.project / "build/drill.json"
         path.parent.mkdir(exist_ok=True)
         machine = f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}"
-        record = {"machine": machine, "rang_in_quiet_time": sorted(noise), "alerts": [asdict(rung) for rung in rungs]}
+        record = {
+            "machine": machine,
+            "fired_without_fault": sorted(noise),
+            "alerts": [asdict(timing) for timing in timings],
+        }
         path.write_text(json.dumps(record, indent=1) + "\n")
-        self._say(f"{'alert':<30}{'rang':>8}{'ended':>8}  fault")
-        for r in rungs:
-            self._say(
-                f"{r.alert:<30}{_s(r.detected_s):>8}{_s(r.resolved_s):>8}  {r.fault}{f' ({r.note})' if r.note else ''}"
+        self._progress(f"{'alert':<30}{'fired':>8}{'resolved':>10}  fault")
+        for t in timings:
+            self._progress(
+                f"{t.alert:<30}{_s(t.detected_s):>8}{_s(t.resolved_s):>10}  {t.fault}{f' ({t.note})' if t.note else ''}"
             )
 
 
@@ -270,8 +278,8 @@ def _s(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds:.1f} s"
 
 
-def _copy_what_is_read(home: Path, copy: Path) -> None:
-    """Manifests, reports' JSON and job records, with their times. Data objects are not needed."""
+def _copy_exporters_input(home: Path, copy: Path) -> None:
+    """Copy manifests, JSON records of reports and job records with their times. Data objects are not needed."""
     for pattern in ("lake/*/*/_manifest.json", "reports/*/*/*.json", "job_runs/*/*.json"):
         for path in home.glob(pattern):
             target = copy / path.relative_to(home)

@@ -1,7 +1,7 @@
-"""Faults that the fire drill injects, each a context: broken inside, as it was outside.
+"""The faults of the fire drill. Each is a context manager: the fault is active inside and undone at the end.
 
-Faults of processes are real (signals, limits, connections). Faults of data are made in the drill's own copy of what the
-exporter reads (manifests, reports' JSON, job records): nothing of the platform's data is touched.
+Faults of processes are real (signals, limits, connections). Faults of data change the drill's copy of the exporter's
+input (manifests, JSON records of reports, job records). The platform's data is not changed.
 """
 
 import itertools
@@ -32,26 +32,26 @@ from fraud.embedded.stack import Stack
 
 _HOUR: Final = 3600
 _STOPPED_S, _RUNNING_S = 0.22, 0.002
-"""Stopped for longer than the objective."""
+"""Seconds for which serving is stopped (longer than the latency objective) and runs, in turn."""
 _BATCH: Final = 200
 _CALLER_S: Final = 10.0
 _POLL_S: Final = 0.05
 _CALLERS: Final = 400
-"""More than serving takes at once (SERVING_MAX_IN_FLIGHT, 96)."""
+"""More than serving's limit of requests in progress (SERVING_MAX_IN_FLIGHT, 96)."""
 
 
 class NotPossibleError(Exception):
-    """The stack has not what this fault needs; the message says what."""
+    """The stack lacks something that the fault needs. The message names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where faults are injected."""
+    """The running parts of a drill, into which faults are injected."""
 
     stack: Stack
     undo: Undo
     copy: Path
-    """lake/, reports/, job_runs/ as the drill's exporter reads them."""
+    """The exporter's input: lake/, reports/, job_runs/."""
     exporter: Process
     traffic: Traffic
     pool: Pool
@@ -63,7 +63,7 @@ Fault = Callable[[Site], AbstractContextManager[None]]
 
 
 def _process(site: Site, service: str) -> Process:
-    found = processes.remembered(service, site.stack.run)
+    found = processes.running_process(service, site.stack.run)
     if found is None:
         raise NotPossibleError(f"{service} does not run")
     return found
@@ -78,7 +78,7 @@ def _frozen(site: Site, found: Sequence[Process]) -> Iterator[None]:
 
 
 def frozen(service: str) -> Fault:
-    """Every process of the service stands still: it holds its port and answers nobody."""
+    """Stop every process of the service (SIGSTOP). Its port stays open and requests get no answer."""
 
     @contextmanager
     def fault(site: Site) -> Iterator[None]:
@@ -90,18 +90,18 @@ def frozen(service: str) -> Fault:
 
 @contextmanager
 def exporter_frozen(site: Site) -> Iterator[None]:
-    """The drill's exporter answers nobody."""
+    """Stop the drill's exporter (SIGSTOP)."""
     with _frozen(site, [site.exporter]):
         yield
 
 
 @contextmanager
-def _meanwhile(step: Callable[[], None]) -> Iterator[None]:
-    """`step` again and again, in a thread of its own."""
-    over = threading.Event()
+def _repeating(step: Callable[[], None]) -> Iterator[None]:
+    """Call `step` repeatedly in a thread until the end of the `with` block."""
+    ended = threading.Event()
 
     def work() -> None:
-        while not over.is_set():
+        while not ended.is_set():
             step()
 
     thread = threading.Thread(target=work, name="drill-fault")
@@ -109,12 +109,12 @@ def _meanwhile(step: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         thread.join()
 
 
 def _caller(site: Site, path: str, body: Callable[[], Mapping[str, Any]]) -> Callable[[], None]:
-    """A step that sends one more request, whatever comes back."""
+    """A step that sends one request and ignores the answer."""
 
     def step() -> None:
         with suppress(httpx.HTTPError):
@@ -126,7 +126,7 @@ def _caller(site: Site, path: str, body: Callable[[], Mapping[str, Any]]) -> Cal
 
 @contextmanager
 def slow(site: Site) -> Iterator[None]:
-    """Serving gets the processor for a hundredth of the time, in pieces shorter than a batch takes."""
+    """Serving runs for a hundredth of the time, in slices shorter than a batch takes."""
     serving = _process(site, "serving")
 
     def throttle() -> None:
@@ -135,58 +135,59 @@ def slow(site: Site) -> Iterator[None]:
         os.kill(serving.pid, signal.SIGCONT)
         time.sleep(_RUNNING_S)
 
-    usual = site.traffic.usual  # in order of amount: every so many of them have the usual mean
+    usual = site.traffic.usual  # sorted by amount: an even sample has the usual mean
     batch = {"transactions": [usual[n * len(usual) // _BATCH] for n in range(_BATCH)]}
     with (
         site.undo.after(undo.stopped([serving])),
-        _meanwhile(throttle),
-        _meanwhile(_caller(site, "/predict/batch", lambda: batch)),
+        _repeating(throttle),
+        _repeating(_caller(site, "/predict/batch", lambda: batch)),
     ):
         yield
 
 
 @contextmanager
 def store_frozen(site: Site) -> Iterator[None]:
-    """The online store answers nobody, while a user pays: the drill's own, so that nobody's history changes."""
+    """Stop the online store while the drill's user pays. No other user's history changes."""
     numbers = itertools.count()
 
     def payment() -> dict[str, Any]:
         return _payment(site, f"drill-{time.time()}-{next(numbers)}")
 
-    with frozen("valkey")(site), _meanwhile(_caller(site, "/predict", payment)):
+    with frozen("valkey")(site), _repeating(_caller(site, "/predict", payment)):
         yield
 
 
 @contextmanager
 def overload(site: Site) -> Iterator[None]:
-    """More requests at work than serving takes: so many callers with one payment each, again and again, all at once.
+    """More concurrent requests than serving accepts: _CALLERS connections repeatedly send one payment each.
 
-    Each repeats its own payment of the drill's user, so that nobody's history changes, nor the drill's after the first.
+    Each connection repeats the same payment of the drill's user. No other user's history changes, and the drill's
+    changes only once for each payment.
     """
-    began = time.time()
+    started = time.time()
     with ExitStack() as stack:
         callers = []
         for number in range(_CALLERS):
             caller = stack.enter_context(
                 socket.create_connection(("127.0.0.1", site.stack.ports["serving"]), _CALLER_S)
             )
-            body = json.dumps(_payment(site, f"drill-{began}-{number}")).encode()
+            body = json.dumps(_payment(site, f"drill-{started}-{number}")).encode()
             head = f"POST /predict HTTP/1.1\r\nHost: drill\r\nContent-Length: {len(body)}\r\n\r\n"
             callers.append((caller, head.encode() + body))
 
-        def ask() -> None:
+        def send_all() -> None:
             for caller, request in callers:
                 caller.sendall(request)
             for caller, _ in callers:
                 caller.recv(65_536)
             time.sleep(_POLL_S)
 
-        stack.enter_context(_meanwhile(ask))
+        stack.enter_context(_repeating(send_all))
         yield
 
 
 def _payment(site: Site, transaction: str) -> dict[str, Any]:
-    """Of the drill's own user, and of the usual amount: another alert must not ring for it."""
+    """A payment of the drill's user with the usual amount, so that it does not fire another alert."""
     return {
         "transaction_id": transaction, "user_id": "drill", "merchant_id": "drill", "merchant_category": "grocery",
         "event_timestamp": datetime.now(UTC).isoformat(), "amount": site.traffic.mean_amount, "distance_from_home": 1.0,
@@ -195,7 +196,7 @@ def _payment(site: Site, transaction: str) -> dict[str, Any]:
 
 @contextmanager
 def full_disk(site: Site) -> Iterator[None]:
-    """Serving may not make any file larger than it is: every write of the prediction log fails."""
+    """Limit serving's file size to one byte, so that every write to the prediction log fails."""
     serving = _process(site, "serving")
     before = resource.prlimit(serving.pid, resource.RLIMIT_FSIZE)
     with site.undo.after(undo.limited(serving, before)):
@@ -205,7 +206,7 @@ def full_disk(site: Site) -> Iterator[None]:
 
 @contextmanager
 def no_alertmanager(site: Site) -> Iterator[None]:
-    """Prometheus knows no Alertmanager any more."""
+    """Remove Alertmanager from Prometheus' targets."""
     site.watch.point("alertmanager", [])
     try:
         yield
@@ -215,18 +216,18 @@ def no_alertmanager(site: Site) -> Iterator[None]:
 
 @contextmanager
 def tampered_model(site: Site) -> Iterator[None]:
-    """`production` names a version whose bytes are not what was registered."""
-    with undo.registry(site.stack) as api:
-        named = api.get("registered-models/alias", params={"name": undo.MODEL, "alias": "production"})
-        if not named.is_success:
+    """Move `production` to a version whose bytes do not have the registered sha256."""
+    with undo.registry_client(site.stack) as api:
+        production = api.get("registered-models/alias", params={"name": undo.MODEL, "alias": "production"})
+        if not production.is_success:
             raise NotPossibleError("there is no Production model")
-        good = named.json()["model_version"]
+        good = production.json()["model_version"]
         tags = [t if t["key"] != "model_sha256" else {**t, "value": "0" * 64} for t in good.get("tags", [])]
-        made = api.post(
+        created = api.post(
             "model-versions/create",
             json={"name": undo.MODEL, "source": good["source"], "run_id": good["run_id"], "tags": tags},
         )
-        bad = made.raise_for_status().json()["model_version"]["version"]
+        bad = created.raise_for_status().json()["model_version"]["version"]
         with site.undo.after(undo.renamed(good["version"], bad)):
             body = {"name": undo.MODEL, "alias": "production", "version": bad}
             api.post("registered-models/alias", json=body).raise_for_status()
@@ -235,7 +236,7 @@ def tampered_model(site: Site) -> Iterator[None]:
 
 @contextmanager
 def no_model(site: Site) -> Iterator[None]:
-    """Serving starts again, without its local copy, and follows a model that does not exist."""
+    """Restart serving without its local copy and with the name of a model that does not exist."""
     empty = {"SERVING_MODEL_CACHE": str(site.copy / "no-model"), "SERVING_MODEL_NAME": "drill-none"}
     with site.undo.after(undo.modelless()):
         services.restart(site.stack, services.serving(site.stack), empty)
@@ -244,9 +245,9 @@ def no_model(site: Site) -> Iterator[None]:
 
 @contextmanager
 def attack(site: Site) -> Iterator[None]:
-    """Ten times the usual share of stops."""
+    """Ten times the usual share of flagged transactions."""
     if not site.pool.fraud:
-        raise NotPossibleError("serving stops none of the drill's requests")
+        raise NotPossibleError("serving flags none of the drill's requests")
     site.traffic.fraud_share = min(10 * max(site.usual_share, 0.01), 0.9)
     try:
         yield
@@ -256,7 +257,7 @@ def attack(site: Site) -> Iterator[None]:
 
 @contextmanager
 def wrong_units(site: Site) -> Iterator[None]:
-    """Amounts of ten times what they were."""
+    """Amounts multiplied by ten."""
     site.traffic.amount_factor = 10.0
     try:
         yield
@@ -265,15 +266,15 @@ def wrong_units(site: Site) -> Iterator[None]:
 
 
 @contextmanager
-def doubt(site: Site) -> Iterator[None]:
-    """Stops near the threshold only, and enough of them to count."""
-    if not site.pool.doubtful:
-        raise NotPossibleError("serving stops none of the drill's requests")
-    site.traffic.stops, site.traffic.fraud_share = site.pool.doubtful, max(site.usual_share, 0.05)
+def low_confidence(site: Site) -> Iterator[None]:
+    """Flagged transactions only near the threshold, and enough of them for the alert."""
+    if not site.pool.uncertain:
+        raise NotPossibleError("serving flags none of the drill's requests")
+    site.traffic.flagged, site.traffic.fraud_share = site.pool.uncertain, max(site.usual_share, 0.05)
     try:
         yield
     finally:
-        site.traffic.stops, site.traffic.fraud_share = site.pool.fraud, site.usual_share
+        site.traffic.flagged, site.traffic.fraud_share = site.pool.fraud, site.usual_share
 
 
 def _newest(site: Site, dataset: str) -> Path:
@@ -284,7 +285,7 @@ def _newest(site: Site, dataset: str) -> Path:
 
 
 def aged(dataset: str, hours: float) -> Fault:
-    """The newest day was published so long ago."""
+    """The newest day of the dataset was published `hours` ago."""
 
     @contextmanager
     def fault(site: Site) -> Iterator[None]:
@@ -300,19 +301,19 @@ def aged(dataset: str, hours: float) -> Fault:
 
 
 def ahead(*datasets: str) -> Fault:
-    """These have one more day than those made of them."""
+    """The datasets have one day more than the datasets that are computed from them."""
 
     @contextmanager
     def fault(site: Site) -> Iterator[None]:
-        made = []
+        created = []
         for dataset in datasets:
             newest = _newest(site, dataset).parent
             day = date.fromisoformat(newest.name.removeprefix("dt=")) + timedelta(days=1)
-            made.append(shutil.copytree(newest, newest.with_name(f"dt={day}")))
+            created.append(shutil.copytree(newest, newest.with_name(f"dt={day}")))
         try:
             yield
         finally:
-            for folder in made:
+            for folder in created:
                 shutil.rmtree(folder)
 
     return fault
@@ -321,7 +322,7 @@ def ahead(*datasets: str) -> Fault:
 def edited(
     pattern: str, change: Callable[[dict[str, Any]], object], otherwise: Mapping[str, Any] | None = None
 ) -> Fault:
-    """The newest file of the copy that matches has another content; `otherwise` is what it is where there is none."""
+    """Change the newest JSON file of the copy that matches `pattern`. `otherwise`: the content if there is none."""
 
     @contextmanager
     def fault(site: Site) -> Iterator[None]:
@@ -347,7 +348,7 @@ def edited(
 
 @contextmanager
 def unreadable(site: Site) -> Iterator[None]:
-    """A job's record is no JSON."""
+    """The record of a job is not valid JSON."""
     path = site.copy / "job_runs/ingest/last.json"
     before = path.read_bytes() if path.is_file() else None
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,6 @@
-"""Checkout traffic whose composition is known: short requests, sorted beforehand by what serving decides about them.
+"""Checkout traffic of a chosen composition: short requests that are sorted in advance by serving's decision.
 
-Short requests carry no user, so no user's history changes. The share of stops and the amounts of the stream can then be
-set at will: the usual ones by default, others as a fault.
+Short requests have no user, so no user's history changes. A fault changes the share of flagged requests or the amounts.
 """
 
 import itertools
@@ -27,7 +26,7 @@ _TIMEOUT_S: Final = 2.0
 
 
 def candidates(seed: int) -> Iterator[Request]:
-    """Short requests of every kind, without end. Amounts log-normal (median 40 USD), some large, some at night."""
+    """An endless stream of short requests. Amounts are log-normal (median 40 USD); a third are large and at night."""
     rng = random.Random(seed)  # noqa: S311 - traffic, not a secret
     categories = ("grocery", "travel", "electronics", "gas_transport", "home", "shopping_net", "misc_net")
     for number in itertools.count():
@@ -44,17 +43,17 @@ def candidates(seed: int) -> Iterator[Request]:
 
 @dataclass(slots=True)
 class Pool:
-    """Requests by what serving decided."""
+    """Requests by serving's decision."""
 
     fraud: list[Request] = field(default_factory=list)
     legitimate: list[Request] = field(default_factory=list)
-    doubtful: list[Request] = field(default_factory=list)
-    """Stops with the lowest probabilities."""
+    uncertain: list[Request] = field(default_factory=list)
+    """Flagged requests with the lowest probabilities."""
 
 
 def sort_candidates(url: str, count: int = CANDIDATES) -> Pool:
-    """Ask serving about `count` candidates. Raises UnavailableError when it does not answer."""
-    pool, stops = Pool(), []
+    """Send `count` candidates to serving and sort them by its answers. Raises UnavailableError without an answer."""
+    pool, flagged = Pool(), []
     with httpx.Client(base_url=url, timeout=10) as client:
         for request in itertools.islice(candidates(1), count):
             try:
@@ -64,24 +63,24 @@ def sort_candidates(url: str, count: int = CANDIDATES) -> Pool:
                     f"{url} does not answer", got=str(error), hint="make demo, then make drill"
                 ) from error
             if answer["is_fraud"]:
-                stops.append((float(answer["fraud_probability"]), request))
+                flagged.append((float(answer["fraud_probability"]), request))
             else:
                 pool.legitimate.append(request)
-    stops.sort(key=lambda pair: pair[0])
-    pool.fraud = [request for _, request in stops]
-    pool.doubtful = pool.fraud[: max(len(stops) // 20, 1)]
+    flagged.sort(key=lambda pair: pair[0])
+    pool.fraud = [request for _, request in flagged]
+    pool.uncertain = pool.fraud[: max(len(flagged) // 20, 1)]
     return pool
 
 
 class Traffic:
-    """Threads that send RATE requests a second together until closed. Set the attributes to change what they send.
+    """Threads that together send RATE requests a second until closed. Its attributes change the requests.
 
-    Several, so that a serving which takes half a second for each is still sent as many.
+    The number of threads keeps the rate when serving takes half a second for each request.
     """
 
     def __init__(self, url: str, pool: Pool, fraud_share: float, mean_amount: float | None) -> None:
-        self.fraud_share, self.stops, self.amount_factor = fraud_share, pool.fraud, 1.0
-        # Without the model's own mean the amounts stay as they are.
+        self.fraud_share, self.flagged, self.amount_factor = fraud_share, pool.fraud, 1.0
+        # Without the mean of the model's training data, the amounts are not changed.
         self.usual = _near(pool.legitimate, mean_amount) if mean_amount else pool.legitimate
         self.mean_amount = round(statistics.fmean(request["amount"] for request in self.usual), 2)
         self._url = url
@@ -98,11 +97,11 @@ class Traffic:
         with httpx.Client(base_url=self._url, timeout=_TIMEOUT_S) as client:
             due = time.monotonic() + number / RATE
             while not self._closed.wait(due - time.monotonic()):
-                stop = bool(self.stops) and rng.random() < self.fraud_share
-                request = dict(rng.choice(self.stops if stop else self.usual))
-                if not stop:
+                is_flagged = bool(self.flagged) and rng.random() < self.fraud_share
+                request = dict(rng.choice(self.flagged if is_flagged else self.usual))
+                if not is_flagged:
                     request["amount"] = round(request["amount"] * self.amount_factor, 2)
-                with suppress(httpx.HTTPError):  # failures are what the drill is about; Prometheus counts them
+                with suppress(httpx.HTTPError):  # expected during faults; Prometheus counts them
                     client.post("/predict", json=request)
                 due = max(due + _SENDERS / RATE, time.monotonic() - 1)
 
@@ -114,7 +113,7 @@ class Traffic:
 
 
 def _near(requests: list[Request], mean: float) -> list[Request]:
-    """As many of the requests, smallest amounts first, as have about this mean amount."""
+    """The requests with the smallest amounts, as many as keep their mean amount at or below `mean`; at least one."""
     by_amount = sorted(requests, key=lambda request: float(request["amount"]))
     total, kept = 0.0, 0
     for count, request in enumerate(by_amount, start=1):

@@ -1,7 +1,7 @@
-"""What a fault breaks is written down before it is broken, so that a drill that was killed leaves nothing broken.
+"""A record of injected faults, written before each injection, so that the faults of a killed drill can be undone.
 
-Each entry of `<home>/drill-undo.json` says how to put one thing right. A fault that ends does so itself; after a drill
-that could not (SIGKILL, a power cut), the next `drill`, `start` or `down` does.
+Each entry of `<home>/drill-undo.json` describes how to undo one fault. A fault undoes itself at its end. After a drill
+that was killed (SIGKILL, power loss), the next `drill`, `start` or `down` undoes its faults.
 """
 
 import json
@@ -23,38 +23,38 @@ MODEL: Final = "fraud-detector"
 Entry = dict[str, Any]
 
 
-def registry(stack: Stack) -> httpx.Client:
-    """MLflow's REST API, as its administrator."""
+def registry_client(stack: Stack) -> httpx.Client:
+    """A client of MLflow's REST API with the administrator's login."""
     url = f"{stack.url('mlflow')}/api/2.0/mlflow/"
     return httpx.Client(base_url=url, auth=("admin", stack.secret["MLFLOW_ADMIN_PASSWORD"]), timeout=30)
 
 
 def stopped(found: Sequence[Process]) -> Entry:
-    """These processes are going to stand still."""
+    """Entry: these processes will be stopped by SIGSTOP."""
     return {"what": "stopped", "processes": found}
 
 
 def limited(process: Process, limit: tuple[int, int]) -> Entry:
-    """The largest file that this process may write is going to be another than `limit` (soft, hard)."""
+    """Entry: the file size limit of this process will change from `limit` (soft, hard)."""
     return {"what": "limited", "processes": [process], "limit": limit}
 
 
 def renamed(good: str, bad: str) -> Entry:
-    """`production` is going to name version `bad`, made for the drill, instead of `good`."""
+    """Entry: the alias `production` will move from version `good` to `bad`, which the drill creates."""
     return {"what": "renamed", "good": good, "bad": bad}
 
 
 def modelless() -> Entry:
-    """Serving is going to run with another environment."""
+    """Entry: serving will run with another environment."""
     return {"what": "modelless"}
 
 
 class Undo:
-    """The list of one stack."""
+    """The entries of one stack."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack, self._path = stack, stack.home / "drill-undo.json"
-        self._put_right: Final[Mapping[str, Callable[[Entry], bool]]] = {
+        self._repairs: Final[Mapping[str, Callable[[Entry], bool]]] = {
             "stopped": self._resume,
             "limited": self._lift,
             "renamed": self._rename,
@@ -63,21 +63,21 @@ class Undo:
 
     @contextmanager
     def after(self, entry: Entry) -> Iterator[None]:
-        """Inside, the thing may be broken; behind, it is put right."""
+        """Record the entry, and undo its fault at the end of the `with` block."""
         self._write([*self._read(), entry])
         try:
             yield
         finally:
-            self._put_right[entry["what"]](entry)
-            self._write(self._read()[:-1])  # entries nest, as faults do
+            self._repairs[entry["what"]](entry)
+            self._write(self._read()[:-1])  # entries are nested like faults
 
-    def everything(self) -> list[str]:
-        """Put right what an earlier drill left, newest first, and return what that was.
+    def repair_all(self) -> list[str]:
+        """Undo the faults of an earlier drill, newest first. Returns the kinds of the undone entries.
 
-        What needs a service that is down waits for the next time.
+        An entry that needs a service that is down is kept.
         """
         entries = self._read()
-        waiting = [entry for entry in reversed(entries) if not self._put_right[entry["what"]](entry)]
+        waiting = [entry for entry in reversed(entries) if not self._repairs[entry["what"]](entry)]
         self._write(waiting[::-1])
         return [entry["what"] for entry in entries if entry not in waiting]
 
@@ -103,9 +103,9 @@ class Undo:
         return True
 
     def _rename(self, entry: Entry) -> bool:
-        if processes.remembered("mlflow", self._stack.run) is None:
+        if processes.running_process("mlflow", self._stack.run) is None:
             return False
-        with registry(self._stack) as api:
+        with registry_client(self._stack) as api:
             alias = {"name": MODEL, "alias": "production", "version": entry["good"]}
             api.post("registered-models/alias", json=alias).raise_for_status()
             gone = api.request("DELETE", "model-versions/delete", json={"name": MODEL, "version": entry["bad"]})
@@ -115,11 +115,11 @@ class Undo:
 
     def _usual_serving(self, _entry: Entry) -> bool:
         usual = services.serving(self._stack)
-        if processes.remembered(usual.name, self._stack.run) is not None:
+        if processes.running_process(usual.name, self._stack.run) is not None:
             services.restart(self._stack, usual)
         return True
 
 
 def _running(entry: Entry) -> list[Process]:
-    """Of an entry's processes, those that have not ended."""
+    """The processes of an entry that have not ended."""
     return [process for found in entry["processes"] if processes.is_running(process := Process(*found))]

@@ -1,1 +1,1 @@
-"""The servers of the embedded stack: how each is configured and started."""
+"""The servers of the embedded stack: configuration and start of each."""

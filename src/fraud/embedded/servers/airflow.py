@@ -1,7 +1,7 @@
-"""Airflow's part of the embedded stack: its components on SQLite with the LocalExecutor, login and secrets ours.
+"""Airflow in the embedded stack: its components on SQLite, with the LocalExecutor and the stack's login and secrets.
 
-Its scheduler and triggerer would each serve the logs of running tasks on every interface of the machine, with no
-setting for the address. Here one server on the loopback interface does that for both.
+Airflow's scheduler and triggerer each serve the logs of running tasks on all interfaces, and no setting changes the
+address. In this stack one server on the loopback interface serves them for both.
 """
 
 import json
@@ -16,12 +16,12 @@ from fraud.secret_file import read_env, write_private
 from fraud.uris import sqlite_url
 
 REPORTED: Final = ("scheduler", "dag-processor", "triggerer")
-"""Components without a port, whose heartbeat the API server reports."""
+"""Components without a port. The API server reports their heartbeats."""
 ADMIN: Final = "admin"
 
 
 def environment(stack: Stack) -> dict[str, str]:
-    """What Airflow's components get besides the platform's own variables. Writes the file with our password."""
+    """The environment of Airflow's components. Writes the password file of the login."""
     home, url = stack.home / "airflow", stack.url("airflow")
     home.mkdir(parents=True, exist_ok=True)
     passwords = home / "passwords.json"
@@ -56,7 +56,7 @@ def environment(stack: Stack) -> dict[str, str]:
 
 
 def command(stack: Stack, part: str) -> Sequence[str]:
-    """What to run for a component."""
+    """The command of a component."""
     if part == "task-logs":
         return [
             stack.program("airflow", "python"), "-m", "uvicorn", "--factory", "--host", "127.0.0.1",
@@ -68,9 +68,9 @@ def command(stack: Stack, part: str) -> Sequence[str]:
 
 
 def not_ready(stack: Stack, part: str, since: datetime) -> str:
-    """Why a component cannot be used yet, "" when it can. A heartbeat of before `since` is an earlier process's."""
+    """Why a component is not ready, "" when it is. A heartbeat before `since` belongs to an earlier process."""
     if part == "task-logs":
-        return ""  # it listens: nothing else is asked of it
+        return ""  # its open port is the only check
     try:
         health = httpx.get(f"{stack.url('airflow')}/api/v2/monitor/health", timeout=5).raise_for_status().json()
     except httpx.HTTPError as error:

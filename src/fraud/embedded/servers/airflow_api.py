@@ -1,4 +1,4 @@
-"""Airflow over its REST API, as a logged-in person: trigger runs, watch them, read what their tasks returned."""
+"""Client of Airflow's REST API with a login: trigger runs, read their states and the results of their tasks."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -35,73 +35,73 @@ class Task(NamedTuple):
 
 
 class AirflowApi:
-    """A session with the API server. Raises UnavailableError where the server refuses or is gone."""
+    """A session with the API server. Methods raise UnavailableError when a request fails."""
 
     def __init__(self, url: str, password: str) -> None:
         self._http = httpx.Client(base_url=url, timeout=30)
         self._login = {"username": ADMIN, "password": password}
-        self._renew()
+        self._log_in()
 
-    def _renew(self) -> None:
+    def _log_in(self) -> None:
         try:
             answer = self._http.post("/auth/token", json=self._login)
         except httpx.HTTPError as error:
             raise UnavailableError(
-                "Airflow does not answer", got=type(error).__name__, hint="make status shows what runs"
+                "Airflow does not answer", got=type(error).__name__, hint="make status lists the services"
             ) from error
         if answer.status_code != _TOKEN_STATUS:
-            raise UnavailableError("Airflow refused our login", got=f"{answer.status_code} {answer.text[:200]}")
+            raise UnavailableError("Airflow refused the login", got=f"{answer.status_code} {answer.text[:200]}")
         self._http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
-    def _ask(self, method: str, path: str, **more: Any) -> Any:  # noqa: ANN401 - JSON
+    def _request(self, method: str, path: str, **more: Any) -> Any:  # noqa: ANN401 - JSON
         try:
             answer = self._http.request(method, f"/api/v2{path}", **more)
             if answer.status_code == httpx.codes.UNAUTHORIZED:
-                self._renew()
+                self._log_in()
                 answer = self._http.request(method, f"/api/v2{path}", **more)
             answer.raise_for_status()
         except httpx.HTTPError as error:
-            said = error.response.text[:300] if isinstance(error, httpx.HTTPStatusError) else type(error).__name__
-            raise UnavailableError(f"Airflow: {method} {path} failed", got=said) from error
+            detail = error.response.text[:300] if isinstance(error, httpx.HTTPStatusError) else type(error).__name__
+            raise UnavailableError(f"Airflow: {method} {path} failed", got=detail) from error
         return answer.json()
 
     def dags(self) -> list[str]:
-        """Ids of the DAGs that are known and not paused."""
-        answer = self._ask("GET", "/dags", params={"limit": 100, "paused": False})
+        """Ids of the DAGs that are not paused."""
+        answer = self._request("GET", "/dags", params={"limit": 100, "paused": False})
         return [dag["dag_id"] for dag in answer["dags"]]
 
     def import_errors(self) -> dict[str, str]:
-        """File -> what is wrong with it."""
-        answer = self._ask("GET", "/importErrors")
+        """DAG file -> traceback of its import."""
+        answer = self._request("GET", "/importErrors")
         return {error["filename"]: error["stack_trace"] for error in answer["import_errors"]}
 
     def trigger(self, dag: str, conf: Mapping[str, Any]) -> Run:
         """Start a run now."""
-        return _run(self._ask("POST", f"/dags/{dag}/dagRuns", json={"logical_date": None, "conf": dict(conf)}))
+        return _run(self._request("POST", f"/dags/{dag}/dagRuns", json={"logical_date": None, "conf": dict(conf)}))
 
     def runs(self, dag: str = "~", limit: int = 100) -> list[Run]:
         """The newest runs, newest first."""
         params = {"limit": limit, "order_by": "-run_after"}
-        return [_run(run) for run in self._ask("GET", f"/dags/{dag}/dagRuns", params=params)["dag_runs"]]
+        return [_run(run) for run in self._request("GET", f"/dags/{dag}/dagRuns", params=params)["dag_runs"]]
 
     def tasks(self, run: Run) -> list[Task]:
         """The run's tasks, in no order."""
-        answer = self._ask("GET", f"/dags/{run.dag}/dagRuns/{quote(run.id)}/taskInstances")
+        answer = self._request("GET", f"/dags/{run.dag}/dagRuns/{quote(run.id)}/taskInstances")
         return [
             Task(run, t["task_id"], t["state"], t["try_number"], t["duration"] or 0.0) for t in answer["task_instances"]
         ]
 
     def result(self, run: Run, task: str) -> dict[str, Any] | None:
-        """What a task returned; None when it returned nothing."""
+        """The return value of a task. None without one, or when it is not a dictionary."""
         path = f"/dags/{run.dag}/dagRuns/{quote(run.id)}/taskInstances/{task}/xcomEntries"
-        entries = self._ask("GET", path)["xcom_entries"]
+        entries = self._request("GET", path)["xcom_entries"]
         if not any(entry["key"] == "return_value" for entry in entries):
             return None
-        value = self._ask("GET", f"{path}/return_value", params={"deserialize": False, "stringify": False})["value"]
+        value = self._request("GET", f"{path}/return_value", params={"deserialize": False, "stringify": False})["value"]
         return value if isinstance(value, dict) else None
 
     def results(self, dag: str, task: str) -> list[dict[str, Any]]:
-        """What the successful runs of a task returned, newest first."""
+        """The return values of the successful runs of a task, newest first."""
         runs = [r for r in self.runs(dag) if any(t.id == task and t.state == "success" for t in self.tasks(r))]
         return [result for run in runs if (result := self.result(run, task))]
 

@@ -1,4 +1,4 @@
-"""Alertmanager in the embedded stack: the system's package, where it is installed, over the committed configuration.
+"""Alertmanager in the embedded stack: the installed system package with the committed configuration.
 
 `python -m fraud.embedded.servers.alertmanager` prints the same configuration for other stacks.
 """
@@ -17,14 +17,14 @@ _NO_PAGES: Final = Path("/usr/share/prometheus/alertmanager/no-ui")
 
 
 def binary() -> str | None:
-    """The installed server, as Debian or its makers name it; None where the package is not there."""
+    """The installed server, under Debian's or the upstream name. None when it is not installed."""
     return shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
 
 
 def configuration(folder: Path) -> str:
-    """`alertmanager.yml` of the folder, its receivers replaced by those of `receivers.yml`, where that is written.
+    """The folder's `alertmanager.yml`. Receivers of an optional `receivers.yml` replace those of the same name.
 
-    Raises BadConfigError for a receiver that no route names.
+    Raises BadConfigError for a receiver that no route uses.
     """
     routes: dict[str, Any] = yaml.safe_load((folder / "alertmanager.yml").read_text())
     own = folder / "receivers.yml"
@@ -32,14 +32,14 @@ def configuration(folder: Path) -> str:
     for entry in yaml.safe_load(own.read_text()) or [] if own.is_file() else []:
         if entry.get("name") not in receivers:
             raise BadConfigError(
-                f"{own}: a receiver nobody sends to", expected=", ".join(receivers), got=str(entry.get("name"))
+                f"{own}: no route uses this receiver", expected=", ".join(receivers), got=str(entry.get("name"))
             )
         receivers[entry["name"]] = entry
     return yaml.safe_dump({**routes, "receivers": list(receivers.values())}, sort_keys=False)
 
 
 def command(stack: Stack, program: str) -> list[str]:
-    """What to run. Writes the configuration below `<home>/alertmanager`."""
+    """The command. Writes the configuration below `<home>/alertmanager`."""
     folder = stack.home / "alertmanager"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "alertmanager.yml").write_text(configuration(stack.project / "infra/alertmanager"))
@@ -54,7 +54,7 @@ def command(stack: Stack, program: str) -> list[str]:
 
 
 def page(stack: Stack) -> str:
-    """The page of the alerts. Debian's package has none; there it is the list as the API gives it."""
+    """The URL of the alerts: the web page, or the API's list with Debian's package, which has no web page."""
     return f"{stack.url('alertmanager')}/{'api/v2/alerts' if _NO_PAGES.is_dir() else '#/alerts'}"
 
 

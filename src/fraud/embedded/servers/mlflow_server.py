@@ -1,6 +1,6 @@
-"""An MLflow tracking server and registry as a local process: SQLite, artifacts through the server, basic auth on.
+"""An MLflow tracking server and registry as a local process: SQLite, artifacts through the server, basic auth.
 
-MLflow's own command starts the web server as a child, so it is run in a session of its own and ended as a session.
+MLflow's command starts the web server as a child process, so it runs in its own session and is ended as a session.
 """
 
 import os
@@ -35,7 +35,7 @@ _POLL_SECONDS: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server that answered /health."""
+    """A running server that has answered /health."""
 
     pid: int
     url: str
@@ -44,7 +44,7 @@ class Server:
     password: str
 
     def client_environment(self) -> dict[str, str]:
-        """What MLflow's client reads to log in."""
+        """The variables with which MLflow's client logs in."""
         return {
             "MLFLOW_TRACKING_URI": self.url,
             "MLFLOW_TRACKING_USERNAME": ADMIN,
@@ -53,9 +53,9 @@ class Server:
 
 
 def command(folder: Path, port: int, host: str = "127.0.0.1", artifacts: str = "") -> list[str]:
-    """What to run, for a caller that supervises processes itself. Needs `environment`.
+    """The command, for a caller that supervises the process. It needs `environment`.
 
-    `artifacts` is a path or a URI where the server keeps what clients upload; default below `folder`.
+    `artifacts` is a path or URI for uploaded artifacts; the default is below `folder`.
     """
     folder = folder.resolve()
     return [
@@ -68,9 +68,9 @@ def command(folder: Path, port: int, host: str = "127.0.0.1", artifacts: str = "
 
 
 def environment(folder: Path, admin_password: str, session_secret: str) -> dict[str, str]:
-    """Variables the server needs besides the caller's; writes the auth configuration, mode 600, below `folder`.
+    """The server's own variables. Writes the auth configuration (mode 600) below `folder`.
 
-    The password counts when the server starts on an empty folder; afterwards it is in the server's own database.
+    The password is used only at the first start on an empty folder. Later the server reads it from its database.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def environment(folder: Path, admin_password: str, session_secret: str) -> dict[
     return {
         "MLFLOW_AUTH_CONFIG_PATH": str(config),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": session_secret,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes and half a gigabyte that nothing here uses
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves eight processes and half a gigabyte
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
     }
@@ -97,7 +97,7 @@ def environment(folder: Path, admin_password: str, session_secret: str) -> dict[
 def start(
     folder: Path, admin_password: str, *, port: int = 0, deadline_s: float = 120.0, artifacts: str = ""
 ) -> Server:
-    """Start a server over `folder` and wait until it is healthy. Port 0 takes a free one. Raises ServiceFailedError."""
+    """Start a server on `folder` and wait until it is healthy. Port 0: any free port. Raises ServiceFailedError."""
     folder = folder.resolve()
     port = port or free_port()
     env = _own_environment() | environment(folder, admin_password, secrets.token_urlsafe(24))
@@ -109,20 +109,20 @@ def start(
         alive = processes.is_running(process)
         if not alive or time.monotonic() > deadline:
             stop(server)
-            why = f"no answer after {deadline_s:.0f} s" if alive else "it ended while starting"
+            why = f"no answer after {deadline_s:.0f} s" if alive else "ended during its start"
             raise ServiceFailedError(_NAME, why, log)
         time.sleep(_POLL_SECONDS)
     return server
 
 
 def stop(server: Server) -> None:
-    """End the server with its children. Nothing happens when it is gone already."""
+    """End the server with its children. Does nothing when it has ended already."""
     processes.stop(_NAME, server.folder)
 
 
 @contextmanager
 def running(folder: Path, artifacts: str = "") -> Iterator[Server]:
-    """A server with a password of its own for the length of a `with` block."""
+    """A server with a random password for the duration of a `with` block."""
     server = start(folder, secrets.token_urlsafe(16), artifacts=artifacts)
     try:
         yield server
@@ -131,7 +131,7 @@ def running(folder: Path, artifacts: str = "") -> Iterator[Server]:
 
 
 def _own_environment() -> dict[str, str]:
-    """Ours, without what points MLflow's client elsewhere."""
+    """This process's environment without the variables of MLflow's client."""
     return {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
 
 

@@ -1,4 +1,4 @@
-"""Prometheus in the embedded stack: the system's package, where it is installed, over the committed configuration."""
+"""Prometheus in the embedded stack: the installed system package with the committed configuration."""
 
 import json
 import shutil
@@ -12,12 +12,12 @@ _OLDER_PAGES: Final = Path("/usr/share/prometheus/web/static")
 
 
 def binary() -> str | None:
-    """The installed server; None where the package is not there."""
+    """The installed server. None when it is not installed."""
     return shutil.which("prometheus")
 
 
 def command(stack: Stack, program: str) -> list[str]:
-    """What to run. Lays the committed configuration and this stack's targets below `<home>/prometheus`."""
+    """The command. Writes the committed configuration and this stack's targets below `<home>/prometheus`."""
     folder = stack.home / "prometheus"
     (folder / "targets").mkdir(parents=True, exist_ok=True)
     shutil.copytree(stack.project / "infra/prometheus", folder, dirs_exist_ok=True)
@@ -42,5 +42,5 @@ def command(stack: Stack, program: str) -> list[str]:
 
 
 def page(stack: Stack) -> str:
-    """The page of the alerts. Debian builds Prometheus without its newer pages; its older ones are below /classic."""
+    """The URL of the alerts page. Debian builds Prometheus with the older pages only, at /classic."""
     return f"{stack.url('prometheus')}{'/classic' if _OLDER_PAGES.is_dir() else ''}/alerts"

