@@ -1,4 +1,4 @@
-"""What a model was made from, as hashes: equal inputs have one fingerprint, whatever commit or folder they lie in."""
+"""Hashes of the inputs of a training. Equal inputs have the same fingerprint in any commit and any folder."""
 
 import json
 from collections.abc import Iterable, Mapping
