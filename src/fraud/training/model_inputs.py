@@ -8,6 +8,7 @@ from typing import Final
 
 import fraud
 from fraud.core.features import definition_hash
+from fraud.errors import BadConfigError
 from fraud.lake.dataset import Manifest
 from fraud.params import Params
 from fraud.training.import_closure import closure
@@ -32,11 +33,20 @@ LEFT_OUT: Final = WITHOUT_CONTENT | {
 
 
 def inputs(manifest: Manifest, params: Params, project: Path) -> dict[str, str]:
-    """Name -> hash of everything that decides a version's bytes. The names are those of the version's tags."""
+    """Name -> hash of everything that decides a version's bytes. The names are those of the version's tags.
+
+    Raises BadConfigError when the project has no lock files.
+    """
+    locks = sorted((project / "requirements").glob("*.txt"))
+    if not locks:
+        raise BadConfigError(
+            "the lock files are missing", expected=f"at least one file {project / 'requirements'}/*.txt",
+            hint="run from the project's folder or set FRAUD_PROJECT",
+        )  # fmt: skip
     return {
         "data_sha256": manifest.content_sha256,
         "params_sha256": params.fingerprint(*TRAINING_PARAMS),
-        "lock_sha256": _digest(project, sorted((project / "requirements").glob("*.txt"))),
+        "lock_sha256": _digest(project, locks),
         "feature_hash": definition_hash(),
         "code_sha256": code_sha256(Path(next(iter(fraud.__path__)))),
         "seed": str(params.training.seed),

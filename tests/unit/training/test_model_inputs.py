@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fraud.errors import BadConfigError
 from fraud.lake import git
 from fraud.lake.dataset import DataObject, Manifest
 from fraud.params import Params
@@ -62,6 +63,12 @@ def test_data_parameters_and_locks_matter_and_bounds_of_gates_do_not(project: Pa
     assert fingerprint(project, stricter) == before
     (project / "requirements/ml.txt").write_text("another lock\n")
     assert fingerprint(project) != before
+
+
+def test_a_project_without_lock_files_is_refused(project: Path) -> None:
+    shutil.rmtree(project / "requirements")
+    with pytest.raises(BadConfigError, match="lock files are missing"):
+        fingerprint(project)
 
 
 @pytest.fixture
