@@ -12,7 +12,7 @@ _FILE: Final = "file://"
 
 
 def uri_of(path: Path) -> str:
-    """`file://` and the absolute path, not encoded: the form that settings and `fraud.lake` take."""
+    """`file://` and the absolute path, not encoded: what settings and `fraud.lake` take."""
     return f"{_FILE}{path.resolve()}"
 
 

@@ -52,12 +52,12 @@ class Known(NamedTuple):
 
 
 class Order(NamedTuple):
-    """A user's stored events in the order of their sequences."""
+    """The stored events of a user, in the order in which the store received them."""
 
     base: int
     """Sequence of the first one."""
     newest_us: int
-    """Latest event time among all events the user ever had, trimmed ones included."""
+    """Latest event time of all events that were ever stored."""
     event_us: NDArray[np.int64]
     ids: NDArray[np.uint64]
     """Hashes of the transaction ids, [n]."""

@@ -29,7 +29,7 @@ class Costs:
 
 
 def costs_of(params: Params) -> Costs:
-    """The costs of params.yaml, the capacity as a share."""
+    """The costs of params.yaml, with the capacity as a share."""
     costs = params.costs
     return Costs(costs.alerts_per_1000 / 1000, costs.review, costs.chargeback_fee, costs.friction)
 
