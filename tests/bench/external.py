@@ -23,8 +23,8 @@ from fraud.params import Params
 from fraud.scoring.onnx_session import OnnxModel
 from fraud.settings import Settings
 from fraud.stats.comparison import Compared
+from fraud.stats.costs import costs_of
 from fraud.training import training_data
-from fraud.training.evaluate import costs_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -51,7 +51,7 @@ def no_windows(record: Record) -> str | None:
 class ServedHistory:
     """Histories of the users of some answers. Make it with `load`."""
 
-    orders: dict[str, served_skew.Order]
+    orders: dict[str, history.Order]
     landed: pa.Table
     """The users' transactions in the lake; `dt` says which day each is of."""
     materialized: dict[str, str]

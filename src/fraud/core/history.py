@@ -51,6 +51,18 @@ class Known(NamedTuple):
     """True when this transaction_id was appended before: nothing was written this time."""
 
 
+class Order(NamedTuple):
+    """The stored events of a user, in the order in which the store received them."""
+
+    base: int
+    """Sequence of the first one."""
+    newest_us: int
+    """Latest event time of all events that were ever stored."""
+    event_us: NDArray[np.int64]
+    ids: NDArray[np.uint64]
+    """Hashes of the transaction ids, [n]."""
+
+
 def history_key(user_id: str) -> str:
     return f"h:{{{user_id}}}"
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from fraud.core import history
 from fraud.core.features import MAX_EVENTS
 from fraud.errors import BadConfigError, BadInputError, UnavailableError
-from fraud.stats.served_skew import Order
 
 EVENTS: Final = "materialized:events"
 VIEW: Final = "materialized:view"
@@ -78,7 +77,7 @@ class OnlineHistory:
             value = self._client.get(history.history_key(user_id))
         return history.stored(cast("bytes | None", value) or b"")
 
-    def orders(self, user_ids: Iterable[str]) -> Iterator[tuple[str, Order]]:
+    def orders(self, user_ids: Iterable[str]) -> Iterator[tuple[str, history.Order]]:
         """What is kept of each user, both keys read as one atomic step. A user the store does not know has n = 0."""
         for some in _split(user_ids, _USERS_PER_ROUND_TRIP):
             with store_errors(_STORE):
@@ -89,7 +88,7 @@ class OnlineHistory:
             for user, (value, entries) in zip(some, replies, strict=True):
                 base, newest_us, records = history.stored(value or b"")
                 ids = np.frombuffer(entries or b"", dtype=history.ENTRY)["transaction"]
-                yield user, Order(base, newest_us, records["event_us"], ids)
+                yield user, history.Order(base, newest_us, records["event_us"], ids)
 
     def materialized(self, what: str) -> dict[str, str]:
         """Days loaded from the lake (EVENTS or VIEW), with the content hash of the partition that was loaded."""

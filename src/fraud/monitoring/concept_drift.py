@@ -21,7 +21,7 @@ from fraud.lake import catalog, reports
 from fraud.lake.dataset import Dataset
 from fraud.monitoring import concept_report
 from fraud.monitoring.labelled_decisions import Day, Decisions, Labelled
-from fraud.stats.costs import Costs
+from fraud.stats.costs import Costs, costs_of
 from fraud.stats.decision_quality import FIGURES, Outcomes
 from fraud.stats.e_detector import evidence, fires, promised, shares
 from fraud.stats.metrics import Floats
@@ -130,8 +130,6 @@ def _span(config: Config, context: Context, artifact: "ModelArtifact", holdout: 
 
 
 def _judge(span: Span, artifact: "ModelArtifact", context: Context) -> dict[str, Any]:
-    from fraud.training.evaluate import costs_of  # noqa: PLC0415 - the gates' imports are paid by who judges
-
     costs, bounds = costs_of(context.params), context.params.concept
     promise = _promise(span, artifact, context)
     days = _days(span, artifact.version, context)

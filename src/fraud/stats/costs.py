@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fraud.params import Params
 from fraud.stats.metrics import Floats, Ranked
 
 
@@ -25,6 +26,12 @@ class Costs:
     def gains(self, amount: NDArray[np.floating], is_fraud: NDArray[np.bool_]) -> Floats:
         """What an alert on each row saves (below 0: costs), USD float64[n]."""
         return np.where(is_fraud, amount.astype(np.float64) + self.chargeback_fee, -self.friction) - self.review
+
+
+def costs_of(params: Params) -> Costs:
+    """The costs of params.yaml, with the capacity as a share."""
+    costs = params.costs
+    return Costs(costs.alerts_per_1000 / 1000, costs.review, costs.chargeback_fee, costs.friction)
 
 
 def saved_per_1000(gains: Floats, alerted: Floats, weights: Floats | None = None) -> float:

@@ -6,60 +6,13 @@ A gate whose value could not be measured has failed: nothing passes by being emp
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
+from fraud.params import Gates
 from fraud.stats.metrics import Interval
 from fraud.stats.slices import SliceLoss
 
 Asked = Literal["at least", "at most", "above"]
-
-
-class Bounds(Protocol):
-    """What is asked for (params.yaml, section `gates`)."""
-
-    @property
-    def min_holdout_rows(self) -> int:
-        """See params.yaml."""
-
-    @property
-    def min_holdout_frauds(self) -> int:
-        """See params.yaml."""
-
-    @property
-    def min_average_precision_lift(self) -> float:
-        """See params.yaml."""
-
-    @property
-    def min_auc(self) -> float:
-        """See params.yaml."""
-
-    @property
-    def max_calibration_error(self) -> float:
-        """See params.yaml."""
-
-    @property
-    def max_calibration_ratio(self) -> float:
-        """See params.yaml."""
-
-    @property
-    def max_slice_loss(self) -> float:
-        """See params.yaml."""
-
-    @property
-    def min_slice_frauds(self) -> int:
-        """See params.yaml."""
-
-    @property
-    def max_onnx_difference(self) -> float:
-        """See params.yaml."""
-
-    @property
-    def max_latency_us(self) -> float:
-        """See params.yaml."""
-
-    @property
-    def max_quarantine_rate(self) -> float:
-        """See params.yaml."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +60,7 @@ class Measured:
     reasons: dict[str, str]
 
 
-def judge(measured: Measured, bounds: Bounds) -> tuple[Gate, ...]:
+def judge(measured: Measured, bounds: Gates) -> tuple[Gate, ...]:
     """Every gate, always all of them, in the order of the report."""
     m = measured
     gain = None if m.gain is None else m.gain.low

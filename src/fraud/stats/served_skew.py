@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraud.core.features import MAX_EVENTS, RETENTION_US, WINDOW_FEATURES
-from fraud.core.history import RECORD
+from fraud.core.history import RECORD, Order
 
 Value = float | int | str | None
 LONGEST_WINDOW_US: Final = max(feature.window_us for feature in WINDOW_FEATURES)
@@ -112,17 +112,6 @@ def same(served: Value, recomputed: Value) -> bool:
     if served is None or recomputed is None or isinstance(served, str) or isinstance(recomputed, str):
         return served == recomputed
     return _FLOAT.pack(served) == _FLOAT.pack(recomputed)
-
-
-class Order(NamedTuple):
-    """A user's events in the order in which the store took them in, as far as it keeps them."""
-
-    base: int
-    """Sequence of the first one."""
-    newest_us: int
-    """Latest event time of all that was ever taken in."""
-    event_us: NDArray[np.int64]
-    ids: NDArray[np.uint64]
 
 
 class Values(NamedTuple):

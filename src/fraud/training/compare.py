@@ -17,9 +17,9 @@ from fraud.registry import model_versions
 from fraud.registry.mlflow_client import ModelVersion
 from fraud.scoring.onnx_session import OnnxModel
 from fraud.stats.comparison import MEASURES, Compared, Rows, slice_losses
+from fraud.stats.costs import costs_of
 from fraud.stats.metrics import calibration
 from fraud.training import gate_report, plots, training_data
-from fraud.training.evaluate import costs_of
 from fraud.training.training_data import TrainingData
 
 INPUTS: Final = ("level", "threshold", "git_commit", "git_dirty", "snapshot", "data_sha256", "params_sha256",

@@ -29,7 +29,7 @@ from fraud.registry.training_runs import TrainingRuns, as_json
 from fraud.scoring.onnx_session import OnnxModel
 from fraud.stats import gates
 from fraud.stats.comparison import Compared, Rows, slice_losses
-from fraud.stats.costs import Costs
+from fraud.stats.costs import Costs, costs_of
 from fraud.stats.metrics import calibration
 from fraud.training import gate_report, model_card, model_inputs, plots, training_data
 from fraud.training.dvc import outputs
@@ -196,12 +196,6 @@ def judge(version: ModelVersion, data: TrainingData, context: Context, runs: Tra
             requested=f"{gate.requested} {gate.threshold:g}",
         )
     return _result(record, training, context, runs, reused=False)
-
-
-def costs_of(params: Params) -> Costs:
-    """params.yaml's costs, the capacity as a share."""
-    costs = params.costs
-    return Costs(costs.alerts_per_1000 / 1000, costs.review, costs.chargeback_fee, costs.friction)
 
 
 def lineage_of(version: ModelVersion) -> dict[str, str]:

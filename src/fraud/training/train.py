@@ -33,7 +33,7 @@ from fraud.registry.training_runs import TrainingRuns, as_json
 from fraud.scoring.onnx_session import OnnxModel
 from fraud.settings import Settings
 from fraud.stats.comparison import MEASURES, Compared, Rows, select_level
-from fraud.stats.costs import best_threshold
+from fraud.stats.costs import best_threshold, costs_of
 from fraud.training import evaluate, model_inputs, plots, training_data
 from fraud.training.dvc import data_versions, outputs
 from fraud.training.ladder import onnx_checks, search
@@ -148,7 +148,7 @@ def _train(
             runs.record(trained.run_id, metrics=_with_bounds(figures["holdout"]))
         chosen = ladder[training["selected"]]
         context.log.info("level chosen", level=str(chosen.level), steps=training["steps"])
-        costs = evaluate.costs_of(params)
+        costs = costs_of(params)
         gains = costs.gains(data.validation.amount, data.validation.is_fraud)
         threshold = best_threshold(chosen.validation, gains, costs.capacity)
         serving = _serving(chosen, data.holdout, threshold)
@@ -254,7 +254,7 @@ def _compare(ladder: list[Trained], data: TrainingData, params: Params) -> dict[
 
     def compared(rows: Rows, answers: list[NDArray[np.float32]]) -> Compared:
         expected = params.training
-        return Compared(rows, answers, evaluate.costs_of(params), resamplings=expected.bootstrap, seed=expected.seed)
+        return Compared(rows, answers, costs_of(params), resamplings=expected.bootstrap, seed=expected.seed)
 
     on_validation = compared(data.validation, [trained.validation for trained in ladder])
     on_holdout = compared(data.holdout, [trained.holdout for trained in ladder])

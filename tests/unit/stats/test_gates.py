@@ -1,16 +1,19 @@
 """Verdicts: what passes, and that nothing passes by being empty, single-class, immature or unmeasured."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from fraud.params import Params
+from fraud.params import Gates
 from fraud.stats.gates import Measured, failed, judge, served_skew
 from fraud.stats.metrics import Interval
 from fraud.stats.slices import SliceLoss
 
-BOUNDS = Params.load(Path(__file__).resolve().parents[3] / "params.yaml").gates
+BOUNDS = Gates(
+    min_holdout_rows=5000, min_holdout_frauds=30, min_average_precision_lift=5.0, min_auc=0.7,
+    max_calibration_error=0.02, max_calibration_ratio=2.0, max_slice_loss=0.15, min_slice_frauds=15,
+    max_onnx_difference=1e-5, max_latency_us=500.0, max_quarantine_rate=0.02,
+)  # fmt: skip
 GOOD = Measured(
     holdout_rows=20000, holdout_frauds=100, immature_rows=0, quarantine_rate=0.001, average_precision_lift=20.0,
     auc=Interval(0.93, 0.88, 0.96),

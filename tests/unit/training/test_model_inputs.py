@@ -6,13 +6,28 @@ from pathlib import Path
 
 import pytest
 
+from fraud.errors import BadConfigError
 from fraud.lake import git
 from fraud.lake.dataset import DataObject, Manifest
 from fraud.params import Params
 from fraud.training import model_inputs
+from fraud.training.import_closure import closure
 
 ROOT = Path(__file__).resolve().parents[3]
 PARAMS = Params.load(ROOT / "params.yaml")
+
+DECIDING = {
+    "core/contract.py", "core/features.py", "core/rule.py", "core/vector.py", "features/engines/arrow_vector.py",
+    "lake/dataset.py", "params.py", "registry/model_folder.py", "registry/training_runs.py",
+    "scoring/onnx_session.py", "stats/comparison.py", "stats/costs.py", "stats/metrics.py", "stats/split.py",
+    "training/ladder/boosting.py", "training/ladder/logistic.py", "training/ladder/mlp.py", "training/ladder/rule.py",
+    "training/ladder/search.py", "training/train.py", "training/training_data.py",
+}  # fmt: skip
+NOT_DECIDING = {
+    "cli.py", "core/append_event.lua", "features/build_features.py", "monitoring/drift.py", "printing.py",
+    "stats/gates.py", "training/evaluate.py", "training/gate_report.html.j2", "training/gate_report.py",
+    "training/plots.py",
+}  # fmt: skip
 
 
 def manifest(content: str = "1") -> Manifest:
@@ -48,6 +63,55 @@ def test_data_parameters_and_locks_matter_and_bounds_of_gates_do_not(project: Pa
     assert fingerprint(project, stricter) == before
     (project / "requirements/ml.txt").write_text("another lock\n")
     assert fingerprint(project) != before
+
+
+def test_a_project_without_lock_files_is_refused(project: Path) -> None:
+    shutil.rmtree(project / "requirements")
+    with pytest.raises(BadConfigError, match="lock files are missing"):
+        fingerprint(project)
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "src/fraud", tmp_path / "fraud", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "fraud"
+
+
+def test_one_byte_of_any_file_that_training_needs_changes_the_code_hash(package: Path) -> None:
+    before = model_inputs.code_sha256(package)
+    files = closure(package, ["fraud.training.train"], model_inputs.LEFT_OUT)
+    assert {str(file.relative_to(package)) for file in files} >= DECIDING
+    for file in files:
+        content = file.read_bytes()
+        file.write_bytes(content + b"\n")
+        assert model_inputs.code_sha256(package) != before, file
+        file.write_bytes(content)
+    assert model_inputs.code_sha256(package) == before
+
+
+def test_no_file_outside_of_the_closure_changes_the_code_hash(package: Path) -> None:
+    before = model_inputs.code_sha256(package)
+    covered = set(closure(package, ["fraud.training.train"], model_inputs.LEFT_OUT))
+    others = {file for file in package.rglob("*") if file.is_file()} - covered
+    assert {str(file.relative_to(package)) for file in others} >= NOT_DECIDING
+    for file in others:
+        file.write_bytes(file.read_bytes() + b"\n")
+    assert model_inputs.code_sha256(package) == before
+
+
+def test_a_new_import_of_the_training_job_changes_the_closure(package: Path) -> None:
+    (package / "stats/new.py").write_text("LIMIT = 1\n")
+    with (package / "training/ladder/boosting.py").open("a") as file:
+        file.write("\n\ndef limit() -> int:\n    from fraud.stats.new import LIMIT\n\n    return LIMIT\n")
+    before = model_inputs.code_sha256(package)
+    (package / "stats/new.py").write_text("LIMIT = 2\n")
+    assert model_inputs.code_sha256(package) != before
+
+
+def test_what_is_left_out_is_imported_by_the_training_job(package: Path) -> None:
+    files = set(closure(package, ["fraud.training.train"]))
+    for module in model_inputs.LEFT_OUT:
+        assert package.joinpath(*module.split(".")[1:]).with_suffix(".py") in files, module
 
 
 def test_a_tag_is_set_once_and_never_moved(tmp_path: Path) -> None:
