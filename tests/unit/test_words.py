@@ -28,7 +28,8 @@ def texts() -> list[Path]:
 
 def found(word: str, text: str) -> list[int]:
     """Line numbers of the word. An underscore counts as a space, a line break too, so names are searched as well."""
-    pattern = re.compile(rf"(?<![a-z]){re.escape(word).replace(chr(92) + ' ', '[ _\n]+')}(?![a-z])", re.IGNORECASE)
+    words = r"[ _\n]+".join(re.escape(part) for part in word.split())
+    pattern = re.compile(rf"(?<![a-z]){words}(?![a-z])", re.IGNORECASE)
     return [text.count("\n", 0, match.start()) + 1 for match in pattern.finditer(text)]
 
 
