@@ -1,4 +1,4 @@
-"""A PostgreSQL server process of a test's own, from the system's package."""
+"""A PostgreSQL server process for one test, from the system package."""
 
 import os
 import shutil
@@ -9,8 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from fraud.embedded.sockets import free_port
+
+_UNPRIVILEGED_UID: Final = 65534
 
 
 def programs() -> Path | None:
@@ -21,9 +24,9 @@ def programs() -> Path | None:
 
 @contextmanager
 def running(bin_folder: Path) -> Iterator[str]:
-    """The SQLAlchemy URL of an empty database `fraud`. The server refuses to run as root, so it runs as nobody then."""
+    """The SQLAlchemy URL of an empty database `fraud`. Root starts the server as another user, since it refuses root."""
     folder, port = Path(tempfile.mkdtemp(prefix="fraud-postgres-")), free_port()
-    user = "nobody" if os.geteuid() == 0 else None
+    user = _UNPRIVILEGED_UID if os.geteuid() == 0 else None
     if user:
         shutil.chown(folder, user)
     try:

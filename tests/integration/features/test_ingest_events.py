@@ -1,37 +1,18 @@
-"""The event stream into the online store: at least once in, exactly once counted."""
+"""`fraud ingest-events`: events are read at least once and counted exactly once."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import redis
-import structlog
 
 from fraud.errors import UnavailableError
 from fraud.features import ingest_events
 from fraud.features.event_stream import RedisStream
 from fraud.features.online_store import OnlineHistory
 from fraud.job import Context
-from fraud.params import Params
-from fraud.settings import Settings
 
-ROOT = Path(__file__).parents[3]
 MINUTE_US = 60_000_000
 FIRST_US = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
-
-
-@pytest.fixture
-def client(valkey_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(valkey_url) as connection:
-        connection.flushdb()
-        yield connection
-
-
-@pytest.fixture
-def context(tmp_path: Path, valkey_url: str) -> Context:
-    settings = Settings(home=tmp_path, project=ROOT, redis_url=valkey_url)
-    return Context(settings, Params.load(ROOT / "params.yaml"), structlog.get_logger())
 
 
 def send(client: redis.Redis, number: int, **changes: object) -> None:
@@ -103,7 +84,7 @@ def test_bytes_that_are_no_json_do_not_stop_the_stream(context: Context, client:
     assert ingest(context) == ingest_events.Result(events=3, appended=1, repeated=0, rejected=2)
 
 
-def test_a_stream_that_is_down_says_so(context: Context) -> None:
-    nobody = context.settings.model_copy(update={"redis_url": type(context.settings.redis_url)("redis://127.0.0.1:1")})
+def test_a_stream_that_is_down_is_unavailable(context: Context) -> None:
+    absent = context.settings.model_copy(update={"redis_url": type(context.settings.redis_url)("redis://127.0.0.1:1")})
     with pytest.raises(UnavailableError, match="does not answer"):
-        ingest_events.run(ingest_events.Config(), Context(nobody, context.params, context.log))
+        ingest_events.run(ingest_events.Config(), Context(absent, context.params, context.log))
