@@ -24,7 +24,7 @@ def programs() -> Path | None:
 
 @contextmanager
 def running(bin_folder: Path) -> Iterator[str]:
-    """The SQLAlchemy URL of an empty database `fraud`. Root starts the server as another user, since it refuses root."""
+    """The SQLAlchemy URL of an empty database `fraud`. Root starts the server as another user: it refuses root."""
     folder, port = Path(tempfile.mkdtemp(prefix="fraud-postgres-")), free_port()
     user = _UNPRIVILEGED_UID if os.geteuid() == 0 else None
     if user:
