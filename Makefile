@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup lock system demo start down drill status follow up ps logs stop smoke images standins secrets rolling-restart backup restore
-.PHONY: test test-slow test-long lint secret-scan audit clean
+.PHONY: test test-slow test-long lint docs secret-scan audit clean
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -151,6 +151,9 @@ lint: setup secret-scan ## format, rules, types, shell, lock files, secrets
 	@git ls-files -z '*.sh' .ci/run | xargs -0 -r $(VENV)/tools/bin/shellcheck
 	@! git grep -nIE '^(-i|-f|--(extra-)?index-url|--find-links)\b' -- 'requirements/*' 'services/*/requirements*' || \
 	  { echo "a requirements file names an index: indexes are the user's to configure" >&2; exit 1; }
+
+docs: setup ## write the tables of docs/ that are generated from code
+	@$(VENV)/ml/bin/python docs/generate.py
 
 # Lock files are hashes by nature. The copy: the tool writes moved line numbers into the baseline, and says so with 3.
 secret-scan: $(VENV)/tools/.audit ## look for secrets in what Git tracks; .secrets.baseline holds what is none

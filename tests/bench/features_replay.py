@@ -2,7 +2,7 @@
 
     .venv/ml/bin/python tests/bench/features_replay.py [--users 3000] [--days 31]
 
-Every answer is held against the batch kernel's values as known at the answer's sequence. An eighth of the events come
+Every answer is compared with the batch kernel's values as known at the answer's sequence. An eighth of the events come
 up to six days late, a twelfth twice. A second process loads the same days from the lake; it is killed with SIGKILL
 after its first command to the store, its second, and so on, until one run survives. Prints one line of JSON.
 """
@@ -43,12 +43,12 @@ KILLER: Final = """
 import os, signal, sys
 import structlog
 from redis.connection import Connection
-from fraud.io import online
-from fraud.job import Context, materialize
+from fraud.features import materialize, online_store
+from fraud.job import Context
 from fraud.params import Params
 from fraud.settings import Settings
 
-online._USERS_PER_ROUND_TRIP = int(sys.argv[1])
+online_store._USERS_PER_ROUND_TRIP = int(sys.argv[1])
 settings = Settings.load()
 structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 context = Context(settings, Params.load(settings.project / "params.yaml"), structlog.get_logger())

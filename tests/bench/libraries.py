@@ -156,19 +156,19 @@ import importlib
 from typing import Optional
 from pydantic import create_model
 from pydantic_settings import BaseSettings, CliApp, CliSubCommand
-from fraud.job import JOBS
+from fraud.job_list import JOBS
 def config(job):
-    return importlib.import_module("fraud.jobs." + ("import_data" if job == "import" else job.replace("-", "_"))).Config
+    return importlib.import_module(JOBS[job].module).Config
 fields = {job.replace("-", "_"): (CliSubCommand[config(job)], ...) for job in JOBS}
 Root = create_model("Root", __base__=BaseSettings, **fields)
 CliApp.run(Root, cli_args=["--help"], cli_exit_on_error=True)
 """
 TYPER: Final = """
 import typer
-from fraud.job import JOBS
+from fraud.job_list import JOBS
 app = typer.Typer(add_completion=False)
-for job, line in JOBS.items():
-    app.command(job, help=line)(lambda: None)
+for name, job in JOBS.items():
+    app.command(name, help=job.help)(lambda: None)
 app(["--help"])
 """
 
