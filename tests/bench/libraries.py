@@ -167,8 +167,8 @@ TYPER: Final = """
 import typer
 from fraud.job_list import JOBS
 app = typer.Typer(add_completion=False)
-for name, job in JOBS.items():
-    app.command(name, help=job.help)(lambda: None)
+for job, (_, line) in JOBS.items():
+    app.command(job, help=line)(lambda: None)
 app(["--help"])
 """
 

@@ -62,7 +62,7 @@ def test_a_delivery_that_fails_leaves_nothing(tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 from fraud.ingest import delivery
-from tests_unit_ingest_test_delivery import labels, transactions
+from tests_unit_io_test_delivery import labels, transactions
 
 landing, deaths = sys.argv[1], int(sys.argv[2])
 steps = 0
@@ -88,7 +88,7 @@ with delivery.delivering(landing) as made:
 @pytest.mark.parametrize("steps", range(8))
 def test_killed_at_any_step_all_or_nothing_lands_and_a_rerun_is_one_delivery(tmp_path: Path, steps: int) -> None:
     """Three files, the list and three renames: seven steps, of which the first four make nothing visible."""
-    (tmp_path / "tests_unit_ingest_test_delivery.py").write_bytes(Path(__file__).read_bytes())
+    (tmp_path / "tests_unit_io_test_delivery.py").write_bytes(Path(__file__).read_bytes())
     landing = f"file://{tmp_path}/landing"
 
     def deliver(deaths: int) -> int:

@@ -287,7 +287,7 @@ import structlog
 
 from fraud.ingest import commit, ingest_labels, ingest_transactions, landing, validation
 from fraud.job import Context
-from fraud.lake import dataset
+from fraud.lake import dataset, lookup
 from fraud.params import Params
 from fraud.settings import Settings
 
