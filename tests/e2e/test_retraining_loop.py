@@ -1,7 +1,7 @@
 """The world changes, and the platform follows without a hand on it: a whole embedded stack, Airflow's scheduler too.
 
 A first model is trained and promoted by what the assets start. Then days land on which customers spend differently and
-thieves test cards with two dollars, with the labels that came meanwhile. From one trigger of ingest, which at night
+thieves test cards with two dollars, with the labels that arrived meanwhile. From one trigger of ingest, which at night
 is the clock's, everything else follows: features, scores, drift, the request, training, gates, promotion, the swap.
 """
 
