@@ -142,6 +142,9 @@ test-long: setup system ## the retraining loop end to end, some ten minutes
 bench-%: setup ## one benchmark: features, serving, batch, training, drift; ARGS= goes to it
 	$(VENV)/ml/bin/python tests/bench/$*.py $(ARGS)
 
+docs: setup ## write the tables of docs/ that are generated from code
+	@$(VENV)/ml/bin/python docs/generate.py
+
 lint: setup secret-scan ## format, rules, types, shell, lock files, secrets
 	$(VENV)/tools/bin/ruff format --check .
 	$(VENV)/tools/bin/ruff check .
@@ -151,9 +154,6 @@ lint: setup secret-scan ## format, rules, types, shell, lock files, secrets
 	@git ls-files -z '*.sh' .ci/run | xargs -0 -r $(VENV)/tools/bin/shellcheck
 	@! git grep -nIE '^(-i|-f|--(extra-)?index-url|--find-links)\b' -- 'requirements/*' 'services/*/requirements*' || \
 	  { echo "a requirements file names an index: indexes are the user's to configure" >&2; exit 1; }
-
-docs: setup ## write the tables of docs/ that are generated from code
-	@$(VENV)/ml/bin/python docs/generate.py
 
 # Lock files are hashes by nature. The copy: the tool writes moved line numbers into the baseline, and says so with 3.
 secret-scan: $(VENV)/tools/.audit ## look for secrets in what Git tracks; .secrets.baseline holds what is none

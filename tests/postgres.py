@@ -1,4 +1,4 @@
-"""A PostgreSQL server process for one test, from the system package."""
+"""A PostgreSQL server process for a test, from the system's package."""
 
 import os
 import shutil
@@ -13,20 +13,21 @@ from typing import Final
 
 from fraud.embedded.sockets import free_port
 
-_UNPRIVILEGED_UID: Final = 65534
+UNPRIVILEGED: Final = 65534
+"""The id of Debian's user without rights."""
 
 
 def programs() -> Path | None:
-    """The folder of the newest server's programs; None where there is none."""
+    """The folder of the newest server's programs. None if no server is installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
     return found[-1].parent if found else None
 
 
 @contextmanager
 def running(bin_folder: Path) -> Iterator[str]:
-    """The SQLAlchemy URL of an empty database `fraud`. Root starts the server as another user: it refuses root."""
+    """The SQLAlchemy URL of an empty database `fraud`. The server refuses to run as root: it gets another user."""
     folder, port = Path(tempfile.mkdtemp(prefix="fraud-postgres-")), free_port()
-    user = _UNPRIVILEGED_UID if os.geteuid() == 0 else None
+    user = UNPRIVILEGED if os.geteuid() == 0 else None
     if user:
         shutil.chown(folder, user)
     try:

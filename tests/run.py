@@ -94,7 +94,7 @@ def main() -> None:
     for o in outcomes:
         print(f"{o.part:<11}{o.passed:>8}{o.failed:>8}{o.skipped:>9}{o.seconds:>9.0f}{'' if o.ok else '  FAILED'}")
     total = [sum(column) for column in zip(*(o[1:4] for o in outcomes), strict=True)]
-    # The last line has the format of pytest's summary.
+    # The last line repeats pytest's summary.
     words = [f"{total[1]} failed"] * bool(total[1]) + [f"{total[0]} passed"]
     words += [f"{total[2]} skipped"] * bool(total[2])
     print(f"\n===== {', '.join(words)} in {time.monotonic() - began:.2f}s =====")

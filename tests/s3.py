@@ -37,7 +37,7 @@ def running(folder: Path) -> Iterator[Server]:
     (folder / BUCKET).mkdir(parents=True)
     port, key, secret = _free_port(), secrets.token_hex(10), secrets.token_hex(20)
     program = [str(Path(sys.executable).with_name("rclone")), "serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}"]
-    # No configuration or credentials of the user who runs the tests.
+    # Without the user's configuration and credentials.
     own = {"RCLONE_AUTH_KEY": f'"{key},{secret}"', "RCLONE_CONFIG": "", "PATH": "/usr/bin:/bin", "HOME": str(folder)}
     setpriv = shutil.which("setpriv")  # the kernel stops it when the test process ends
     with (folder.parent / "s3.log").open("wb") as log:
