@@ -87,6 +87,9 @@ status: ## what of the embedded stack runs, and where; fails when something of i
 follow: ## follow the embedded stack's logs
 	@tail -n 5 -F "$${FRAUD_HOME:-var}"/logs/*.log
 
+docs: setup ## write the tables of docs/ that are generated from code
+	@$(VENV)/ml/bin/python docs/generate.py
+
 # The deployed stack, in containers: docs/deployment.md. PROFILE is serving, monitoring or full; WITHOUT names services to leave out.
 PROFILE ?= full
 COMPOSE = docker compose --profile $(PROFILE)
@@ -141,9 +144,6 @@ test-long: setup system ## the retraining loop end to end, some ten minutes
 
 bench-%: setup ## one benchmark: features, serving, batch, training, drift; ARGS= goes to it
 	$(VENV)/ml/bin/python tests/bench/$*.py $(ARGS)
-
-docs: setup ## write the tables of docs/ that are generated from code
-	@$(VENV)/ml/bin/python docs/generate.py
 
 lint: setup secret-scan ## format, rules, types, shell, lock files, secrets
 	$(VENV)/tools/bin/ruff format --check .
