@@ -31,9 +31,19 @@ def settings() -> str:
     return _table(("variable", "default", "value"), rows)
 
 
+def records() -> str:
+    """The architecture decision records by number, with the titles of their pages."""
+    rows = []
+    for path in sorted((DOCS / "adr").glob("[0-9]*.md")):
+        title = re.sub(r"^#\s*\d+\.?\s*", "", path.read_text().partition("\n")[0])
+        rows.append((str(int(path.name[:4])), f"[{title}]({path.name})"))
+    return _table(("number", "title"), rows)
+
+
 TABLES: Final[dict[tuple[str, str], Callable[[], str]]] = {
     ("jobs.md", "Commands"): jobs,
     ("jobs.md", "Settings"): settings,
+    ("adr/README.md", "Records"): records,
 }
 """(Page, heading) -> the table below that heading."""
 
