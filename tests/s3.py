@@ -1,8 +1,8 @@
 """An S3 server process for tests, `rclone serve s3` over a folder, on a free loopback port.
 
-It signs, lists, copies and deletes as S3 does and replaces an object atomically. It has no versions and ignores
-`If-None-Match`, which the platform does not send. botocore's newer checksums are off, as most servers other than AWS
-require: docs/deployment.md, "S3".
+It signs, lists, copies and deletes like S3 and replaces an object atomically. It has no versions and ignores
+`If-None-Match`, which the platform does not send. botocore's newer checksums are switched off, because most servers
+other than AWS do not support them: docs/deployment.md, "S3".
 """
 
 import secrets
@@ -22,7 +22,7 @@ _POLL_S: Final = 0.02
 
 
 class Server(NamedTuple):
-    """A running server: the environment of its clients, and the folder that holds its objects as files."""
+    """A running server: the environment variables of its clients, and the folder with its objects as files."""
 
     environment: dict[str, str]
     folder: Path
@@ -33,13 +33,13 @@ class Server(NamedTuple):
 
 @contextmanager
 def running(folder: Path) -> Iterator[Server]:
-    """A server with one empty bucket and its own keys, for the duration of a `with` block."""
+    """A server with one empty bucket and keys of its own for the length of a `with` block."""
     (folder / BUCKET).mkdir(parents=True)
     port, key, secret = _free_port(), secrets.token_hex(10), secrets.token_hex(20)
     program = [str(Path(sys.executable).with_name("rclone")), "serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}"]
     # Without the user's configuration and credentials.
     own = {"RCLONE_AUTH_KEY": f'"{key},{secret}"', "RCLONE_CONFIG": "", "PATH": "/usr/bin:/bin", "HOME": str(folder)}
-    setpriv = shutil.which("setpriv")  # the kernel stops it when the test process ends
+    setpriv = shutil.which("setpriv")  # the kernel ends it with the tests, however they end
     with (folder.parent / "s3.log").open("wb") as log:
         process = subprocess.Popen(
             [*([setpriv, "--pdeathsig", "TERM"] if setpriv else []), *program], env=own, stdout=log, stderr=log
@@ -59,7 +59,7 @@ def running(folder: Path) -> Iterator[Server]:
                 folder / BUCKET,
             )
         finally:
-            process.kill()  # no state in memory; a graceful stop waits for idle connections
+            process.kill()  # it keeps nothing in memory, and a graceful end waits for idle connections
             process.wait()
 
 

@@ -1,9 +1,8 @@
-"""Retraining after a change of behaviour, without manual steps: a whole embedded stack, with the scheduler of Airflow.
+"""The world changes, and the platform follows without a hand on it: a whole embedded stack, Airflow's scheduler too.
 
-A first model is trained and promoted through the assets. Then days land on which customers spend differently and stolen
-cards are tested with two dollars, with the labels that arrived in the meantime. One trigger of ingest, which the
-schedule sends at night, starts everything else: features, scores, drift, the request for retraining, training, gates,
-promotion, the swap.
+A first model is trained and promoted by what the assets start. Then days land on which customers spend differently and
+thieves test cards with two dollars, with the labels that came meanwhile. From one trigger of ingest, which at night
+is the clock's, everything else follows: features, scores, drift, the request, training, gates, promotion, the swap.
 """
 
 import json

@@ -18,7 +18,8 @@ A_PATH: Final = re.compile(rf"(?<![\w/.<>*{{}}$-])((?:[\w-][\w.-]*/)+[\w.-]+\.{S
 """`folder/name.suffix`, neither absolute, a pattern, a URL nor a template."""
 A_PYTHON_FILE: Final = re.compile(r"(?<![\w/.<>*{}$-])([\w-]+\.py)(?![\w/(])")
 AN_ADR: Final = re.compile(r"docs/adr/(\d{4})\b(?!-)")
-A_MODULE: Final = re.compile(r"\b((?:fraud|fraud_serving|fraud_airflow)(?:\.[A-Za-z_]\w*)+)")
+A_MODULE: Final = re.compile(r"\b((?:fraud|fraud_serving|fraud_airflow)(?:\.[A-Za-z_]\w+)+)")
+"""Names of one letter are placeholders."""
 PACKAGES: Final = {
     "fraud": ROOT / "src/fraud",
     "fraud_serving": ROOT / "services/serving/src/fraud_serving",
@@ -53,16 +54,14 @@ def prose(name: str) -> str:
     if not name.endswith(".py"):
         return "\n".join(line.partition("#")[2] for line in text.splitlines())
     comments = [t.string for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT]
-    return "\n".join([*comments, *strings(text)])
+    return "\n".join([*comments, *docstrings(text)])
 
 
-def strings(text: str) -> Iterator[str]:
-    """Strings of several lines and strings that stand alone: docstrings, and the programs that tests start."""
+def docstrings(text: str) -> Iterator[str]:
+    """Strings that stand alone: docstrings, and the comments on values."""
     for node in ast.walk(ast.parse(text)):
         match node:
             case ast.Expr(value=ast.Constant(value=str(value))):
-                yield value
-            case ast.Constant(value=str(value)) if "\n" in value:
                 yield value
 
 

@@ -1,4 +1,4 @@
-"""`fraud ingest-events`: events are read at least once and counted exactly once."""
+"""The event stream into the online store: at least once in, exactly once counted."""
 
 import json
 
@@ -84,7 +84,7 @@ def test_bytes_that_are_no_json_do_not_stop_the_stream(context: Context, client:
     assert ingest(context) == ingest_events.Result(events=3, appended=1, repeated=0, rejected=2)
 
 
-def test_a_stream_that_is_down_is_unavailable(context: Context) -> None:
-    absent = context.settings.model_copy(update={"redis_url": type(context.settings.redis_url)("redis://127.0.0.1:1")})
+def test_a_stream_that_is_down_says_so(context: Context) -> None:
+    nobody = context.settings.model_copy(update={"redis_url": type(context.settings.redis_url)("redis://127.0.0.1:1")})
     with pytest.raises(UnavailableError, match="does not answer"):
-        ingest_events.run(ingest_events.Config(), Context(absent, context.params, context.log))
+        ingest_events.run(ingest_events.Config(), Context(nobody, context.params, context.log))
