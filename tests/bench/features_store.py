@@ -2,8 +2,8 @@
 
     .venv/serving/bin/python tests/bench/features_store.py REDIS_URL [--requests 40000]
 
-It uses the store client and the event loop of serving. Users have sixty events, and every request is a new event. CPU is
-that of this process, minus that of the same loop with completed futures. Prints one line of JSON.
+It uses the store client and the event loop of serving. Users have sixty events, and every request is a new event. CPU
+is that of this process, minus that of the same loop with completed futures. Prints one line of JSON.
 """
 
 import argparse
