@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup lock system demo start down drill status follow up ps logs stop smoke images standins secrets rolling-restart backup restore
-.PHONY: test test-slow test-long lint secret-scan audit clean
+.PHONY: test test-slow test-long lint docs secret-scan audit clean
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -86,6 +86,9 @@ status: ## list the services of the embedded stack with their URLs; fails if one
 
 follow: ## follow the embedded stack's logs
 	@tail -n 5 -F "$${FRAUD_HOME:-var}"/logs/*.log
+
+docs: setup ## write the tables of docs/ that are generated from code
+	@$(VENV)/ml/bin/python docs/generate.py
 
 # The deployed stack, in containers: docs/deployment.md. PROFILE is serving, monitoring or full; WITHOUT names services to leave out.
 PROFILE ?= full

@@ -1,8 +1,8 @@
-"""False alarms of the alert on the share of flagged transactions, and its time to detect: docs/monitoring-alerts.md.
+"""False alerts and detection time of the alert on the share of flagged transactions: docs/monitoring-alerts.md.
 
-A world of hours: traffic with one peak a day, a fraud rate three times as high at night, and a rate that differs
-between days (gamma, of the given coefficient of variation). The rule: the last 24 hours against mean and deviation of
-the scored days before, 2 sigma, for so many hours, 1,000 answers at least.
+The simulation has hourly traffic with one peak per day, a fraud rate that is three times as high at night, and a rate
+that differs between days (gamma distribution with the given coefficient of variation). The rule compares the last 24
+hours with mean and deviation of the scored days before: 2 sigma, for a number of hours, at least 1,000 answers.
 """
 
 import argparse
@@ -21,7 +21,7 @@ WAIT_HOURS = 24
 def world(
     rng: np.random.Generator, days: int, per_day: int, spread: float, shift: float = 1.0
 ) -> tuple[Counts, Counts]:
-    """Answers and flagged answers, int64[days * 24]. From day HISTORY_DAYS + 4 on, the rate is times `shift`."""
+    """Answers and flagged answers, int64[days * 24]. From day HISTORY_DAYS + 4, the rate is multiplied by `shift`."""
     hours = np.arange(24)
     traffic = np.exp(np.cos((hours - 15) / 24 * 2 * np.pi))
     traffic /= traffic.sum()
@@ -35,7 +35,7 @@ def world(
 
 
 def beyond(answers: Counts, flagged: Counts, window: int, baseline_days: int) -> NDArray[np.bool_]:
-    """Hour by hour: does the window lie beyond 2 sigma?"""
+    """For each hour, whether the window differs by more than 2 sigma."""
     n_sum, k_sum = np.concatenate([[0], np.cumsum(answers)]), np.concatenate([[0], np.cumsum(flagged)])
     day_n, day_k = answers.reshape(-1, 24).sum(1), flagged.reshape(-1, 24).sum(1)
     found = np.zeros(len(answers), bool)
@@ -50,8 +50,8 @@ def beyond(answers: Counts, flagged: Counts, window: int, baseline_days: int) ->
     return found
 
 
-def alarms(hours: NDArray[np.bool_], wait: int) -> list[int]:
-    """Hours at which an alert starts to fire that waits `wait` hours."""
+def alerts(hours: NDArray[np.bool_], wait: int) -> list[int]:
+    """Hours at which an alert with a duration of `wait` hours starts to fire."""
     starts, streak = [], 0
     for hour, is_beyond in enumerate(hours):
         streak = streak + 1 if is_beyond else 0
@@ -66,26 +66,26 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=100)
     given = parser.parse_args()
     rng = np.random.default_rng(1)
-    print("alarms in 100 clean days\nanswers/day  spread  baseline  window   for 0  6 h  12 h  18 h  24 h")
+    print("alerts in 100 days without a change\nanswers/day  spread  baseline  window   for 0  6 h  12 h  18 h  24 h")
     for per_day in (2_000, 20_000):
         for spread in (0.0, 0.25):
             answers, flagged = world(rng, given.days, per_day, spread)
             for window, baseline in ((1, 28), (24, 28), (24, 7)):
                 hours = beyond(answers, flagged, window, baseline)
-                rates = [100 * len(alarms(hours, wait)) / (given.days - HISTORY_DAYS) for wait in (0, 6, 12, 18, 24)]
+                rates = [100 * len(alerts(hours, wait)) / (given.days - HISTORY_DAYS) for wait in (0, 6, 12, 18, 24)]
                 print(f"{per_day:11,}  {spread:6}  {baseline:8}  {window:4} h", *(f"{rate:6.2f}" for rate in rates))
     print("\nhours to detect (median) and share detected within 48 h, window 24 h, for 24 h, baseline 28 days")
     for shift in (0.33, 0.5, 1.5, 2.0, 3.0, 5.0):
         for per_day in (2_000, 20_000):
             starts = (HISTORY_DAYS + 4) * 24
-            taken = []
+            delays = []
             for _ in range(given.repeats):
                 answers, flagged = world(rng, HISTORY_DAYS + 8, per_day, 0.25, shift)
                 hours = beyond(answers, flagged, 24, 28)
                 hours[:starts] = False
-                found = alarms(hours, WAIT_HOURS)
-                taken.append(found[0] - starts if found else np.inf)
-            print(f"x {shift:4}  {per_day:7,}/day  {np.median(taken):6.0f} h  {np.mean(np.array(taken) <= 48):5.0%}")
+                found = alerts(hours, WAIT_HOURS)
+                delays.append(found[0] - starts if found else np.inf)
+            print(f"x {shift:4}  {per_day:7,}/day  {np.median(delays):6.0f} h  {np.mean(np.array(delays) <= 48):5.0%}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Batch scoring, Parquet to Parquet, side by side: same rows, same model, interleaved rounds, one Spark session.
+"""Batch scoring from Parquet to Parquet: same rows and model, interleaved rounds, one Spark session.
 
     .venv/ml/bin/python tests/bench/batch.py [--rows 1000000 10000000] [--rounds 2] [--spark-rounds 1] [--only-ours]
 
-Prints a table and writes build/bench/batch.json. `ours` is what the job does between "Spark is up" and "published";
-`reference` is ONNX Runtime over pyarrow with both cores and no Spark. Contenders that hand rows to Spark run in the
-smallest size; those over pandas read the finished vectors, a favour to them. Ratios are of the largest size, except
-those over contenders that did not run there. `--home` keeps the day of rows for the next run.
+Prints a table and writes build/bench/batch.json. `ours` is the job from the started Spark session to the published
+partition. `reference` is ONNX Runtime and pyarrow on both cores, without Spark. Contenders that pass rows through Spark
+run in the smallest size; those over pandas read finished vectors, which favours them. Ratios are of the largest size,
+except those to contenders that did not run there. `--home` keeps the rows for the next run.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def ours(spark: SparkSession, lake: str, day: str, artifact: ModelArtifact) -> N
 
 
 def reference(lake: str, day: str, model: bytes, out: Path) -> None:
-    """One process, ONNX Runtime's own threads, pyarrow's own threads."""
+    """One process, with the threads of ONNX Runtime and pyarrow."""
     session = onnxruntime.InferenceSession(model)
     with pq.ParquetWriter(out / "reference.parquet", SCHEMA, compression="zstd") as writer:
         for uri in catalog.FEATURES.at(lake).object_uris(day):
@@ -82,7 +82,7 @@ def _scored(rows: pa.Table, answers: np.ndarray) -> pa.Table:
 
 
 def rows_through_spark(spark: SparkSession, lake: str, day: str, model: bytes, out: Path) -> None:
-    """Spark reads, hands rows to Python as Arrow, takes them back and writes."""
+    """Spark reads, passes rows to Python as Arrow batches, receives the scores and writes them."""
     broadcast = spark.sparkContext.broadcast(model)
 
     def score_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -131,7 +131,7 @@ def timed(work: Callable[[], None]) -> float:
 
 @contextmanager
 def peak_mb(peaks: dict[int, float], rows: int) -> Iterator[None]:
-    """Most memory that this process and all below it held at once; a page that several share counts once."""
+    """Peak memory of this process and its descendants. A page that several processes share counts once."""
     ended, seen = threading.Event(), [0.0]
 
     def watch() -> None:
@@ -163,7 +163,7 @@ def _shares_mb(root: int) -> Iterator[float]:
 
 
 def profile(lake: str, day: str, artifact: ModelArtifact) -> dict[str, float]:
-    """Seconds on one core, per million rows, of a task's own steps over the first object of the day."""
+    """Seconds per million rows on one core, for each step of a task over the first object of the day."""
     features, scores = catalog.FEATURES.at(lake), catalog.SCORES.at(lake)
     source, model = features.manifest(day), batch_model(artifact.model)
     assert source is not None

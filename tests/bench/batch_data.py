@@ -1,4 +1,4 @@
-"""What the batch bench scores: a day of features, and a model of 300 trees as ONNX and as an MLflow pyfunc."""
+"""Input of the batch benchmark: a day of features, and a model of 300 trees as ONNX and as an MLflow pyfunc."""
 
 from collections.abc import Iterator
 from datetime import date
@@ -26,7 +26,7 @@ TREES, LEARNED_ROWS = 300, 60_000
 
 
 def write_features(lake_uri: str, day: str, rows: int, dataset: str = "features") -> None:
-    """One partition of a dataset laid out as `features`, an object at a time. The same day and rows, the same bytes."""
+    """Write a partition with the schema of `features`, one object at a time. Equal arguments give equal bytes."""
 
     midnight_us = (date.fromisoformat(day) - date(1970, 1, 1)).days * US_PER_DAY
 
@@ -54,7 +54,7 @@ def write_features(lake_uri: str, day: str, rows: int, dataset: str = "features"
 
 
 def write_days(lake_uri: str, sizes: list[int]) -> dict[int, str]:
-    """A day of `features` for each size: one of the largest, the others its first objects. Kept if it is there."""
+    """A day of `features` for each size: the largest, and its first objects for the others. An existing day is kept."""
     features = catalog.FEATURES.at(lake_uri)
     days = {rows: f"2026-03-{number:02}" for number, rows in enumerate(sizes, 1)}
     largest = days[max(sizes)]
@@ -79,14 +79,14 @@ def write_days(lake_uri: str, sizes: list[int]) -> dict[int, str]:
 
 
 def write_flat(lake_uri: str, day: str, path: Path, rows: int) -> None:
-    """Finished vectors, one column each, for contenders that read those."""
+    """Finished vectors, one column per value, for contenders that read vectors."""
     table = catalog.FEATURES.at(lake_uri).read(day).slice(0, rows)
     columns = dict(zip(VECTOR_NAMES, vectors(table).T, strict=True))
     pq.write_table(pa.table({"transaction_id": table["transaction_id"], **columns}), path, row_group_size=100_000)
 
 
 def write_model(folder: Path) -> tuple[ModelArtifact, Path]:
-    """The registry's view of a model as training ships it, and the path of an MLflow model that answers the same."""
+    """The artifact of a model as training registers it, and the path of an MLflow model with equal predictions."""
     data = _trees().to_onnx()
     path = folder / "pyfunc"
     (folder / "model.onnx").write_bytes(data)
@@ -99,7 +99,7 @@ def write_model(folder: Path) -> tuple[ModelArtifact, Path]:
 
 
 def _trees() -> Fitted:
-    """TREES trees of params.yaml's shape: no early stop."""
+    """TREES trees with the settings of params.yaml, without early stopping."""
     rng = np.random.default_rng(0)
     wide = len(VECTOR_NAMES)
     vectors = rng.gamma(2, 50, (LEARNED_ROWS, wide)).astype(np.float32)

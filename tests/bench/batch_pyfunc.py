@@ -1,4 +1,4 @@
-"""The bench's trees behind MLflow's generic interface, as code that MLflow loads (nothing is pickled)."""
+"""The trees of the benchmark as an MLflow pyfunc. MLflow loads this file as code, without a pickle."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from fraud.scoring.onnx_session import OnnxModel
 
 
 class Trees(mlflow.pyfunc.PythonModel):
-    """A frame of vectors in, float64[n] probabilities out."""
+    """Probabilities float64[n] of a frame of vectors."""
 
     def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
         self._model = OnnxModel(Path(context.artifacts["model"]).read_bytes())

@@ -1,10 +1,10 @@
-"""Drift on a large week: time and memory of the job's sample against a plain scan of all rows, and what sampling costs.
+"""Time, memory and sampling error of `fraud drift` on a large week, compared with a scan of all rows.
 
     .venv/ml/bin/python tests/bench/drift.py [--rows 5000000]
 
-Prints a table and writes build/bench/drift.json. Each contender runs in a process of its own, so that its peak memory
-is its own. `sampled` is what `fraud drift` does once the model is known, Evidently's page included; `plain scan` is
-PSI alone over all rows. `worst_psi_error` is the largest difference between the two over all features.
+Prints a table and writes build/bench/drift.json. Each contender runs in its own process, for its peak memory.
+`sampled` is `fraud drift` after the model is loaded, with Evidently's page; `plain scan` is the PSI alone, of all rows.
+`worst_psi_error` is the largest difference between the two over all features.
 """
 
 import argparse
@@ -76,7 +76,7 @@ CONTENDERS: Final = {"sampled": sampled, "plain scan": plain_scan}
 
 
 def measure_here(contender: str, home: Path) -> None:
-    """In a child: one contender; its figures on standard output."""
+    """Child process: run one contender and print its figures."""
     began = time.perf_counter()
     psi = CONTENDERS[contender](home)
     seconds = time.perf_counter() - began

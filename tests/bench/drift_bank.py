@@ -1,13 +1,13 @@
-"""What the watch finds, and when: a bank of injected drifts in the simulated world, and its days without any.
+"""Detection times for a bank of injected drifts in simulated transactions, and false alerts on days without drift.
 
     .venv/ml/bin/python tests/bench/drift_bank.py --seeds 1 2 3 --clean 4 5 6 7 8 9 10
 
-A world a seed: a model fitted on its first months, then the days it scores, as they are (false alarms in 100 days) and
-with something injected from one day on (days until each detector says so, 1 is the first night). Detectors are those of
-the platform: `fraud drift` (a feature named; verdict `drift`; retraining asked for), `fraud concept-drift`, and the
-alerts AmountOffTraining and FraudRatioOffBaseline by the hour. Each world is kept below build/bench/drift_bank/, by
-the parameters it was judged with, so that a long bank can be run in parts; the table and build/bench/drift_bank.json
-are of all of them.
+Each seed is one simulation: a model is fitted on its first months, and scores the next days without a change (false
+alerts in 100 days) and with a change injected from one day on (nights until each detector reports it, 1 is the first).
+Detectors are those of the platform: `fraud drift` (a feature is reported; verdict `drift`; retraining is requested),
+`fraud concept-drift`, and the alerts AmountOffTraining and FraudRatioOffBaseline by the hour. Results are kept below
+build/bench/drift_bank/ by simulation and parameters, so that a long bank can run in parts. The table and
+build/bench/drift_bank.json contain all of them.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def _day(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def amounts(factor: Callable[[np.ndarray], np.ndarray]) -> Callable[[World, int], World]:
-    """Amounts times a factor of the days since INJECTED."""
+    """Multiply amounts by a function of the days since INJECTED."""
 
     def inject(world: World, _seed: int) -> World:
         since = world.day - INJECTED
@@ -86,7 +86,7 @@ def amounts(factor: Callable[[np.ndarray], np.ndarray]) -> Callable[[World, int]
 
 
 def category_mix(share: float) -> Callable[[World, int], World]:
-    """A share of the payments moves to travel and electronics."""
+    """Move a share of the transactions to travel and electronics."""
 
     def inject(world: World, seed: int) -> World:
         rng = np.random.default_rng(seed)
@@ -101,7 +101,7 @@ def category_mix(share: float) -> Callable[[World, int], World]:
 
 
 def velocity_attack(share: float, payments: int = 10) -> Callable[[World, int], World]:
-    """Each day, the cards of a share of the users are tested: so many small payments within an hour."""
+    """Each day, add small transactions within an hour to the cards of a share of the users."""
 
     def inject(world: World, seed: int) -> World:
         rng = np.random.default_rng(seed)
@@ -142,7 +142,7 @@ FRAUD_PATTERN: Final = "another pattern of fraud"
 
 
 class Model:
-    """Fitted on the training days; the threshold is that of the capacity over the holdout."""
+    """A model fitted on the training days, with the threshold of the alert capacity on the holdout."""
 
     def __init__(self, world: World) -> None:
         table, x = built(world)
@@ -171,7 +171,7 @@ def built(world: World) -> tuple[pa.Table, np.ndarray]:
 
 
 def monitored(world: World, stopped: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Per victim the share that was stopped, per stopped customer the share that was right; labels as old as counts."""
+    """Stopped share per victim, correct share per stopped customer; labels of the age that is evaluated."""
     fraud = world.reported <= world.day + MATURITY
     users = world.table["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     groups = users.astype(np.int64) + world.day * (users.max() + 1)
@@ -180,9 +180,9 @@ def monitored(world: World, stopped: np.ndarray, rows: np.ndarray) -> tuple[np.n
 
 
 def nightly(world: World, model: Model, last: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Detector -> bool[days]: does it ring in the night after that day? False before SCORED.
+    """Detector -> bool[days]: whether it fires in the night after that day. False before SCORED.
 
-    Besides, float64[days]: the largest PSI of any feature on that day alone.
+    Also float64[days]: the largest PSI of a feature on that day alone.
     """
     table, x = built(world)
     probability = model.probability(x)
@@ -227,7 +227,7 @@ def nightly(world: World, model: Model, last: int) -> tuple[dict[str, np.ndarray
 def compared(
     reference: Mapping[str, NDArray[Any]], current: Mapping[str, NDArray[Any]], newest_psi: float
 ) -> tuple[bool, bool, bool]:
-    """As `fraud drift`: is a feature named, is the verdict drift, is retraining requested?"""
+    """As `fraud drift`: whether a feature is reported, the verdict is drift, and retraining is requested."""
     bounds = PARAMS.drift
     drifted = [column_drift(reference[n], current[n]).worst >= bounds.psi_threshold for n in (*FEATURES, PREDICTION)]
     jumped = newest_psi >= bounds.newest_day_psi
@@ -243,18 +243,18 @@ ALERTS: Final = ("drift", "concept", "amount", "flagged")
 
 
 def onsets(fires: np.ndarray) -> int:
-    """How often an alarm starts from INJECTED on."""
+    """How often an alert starts, from INJECTED on."""
     return int((fires[INJECTED:] & ~fires[INJECTED - 1 : -1]).sum())
 
 
 def first_ring(fires: np.ndarray) -> float | None:
-    """In which night after INJECTED, 1 is the first; None: not within LOOKED_AT."""
+    """The night after INJECTED of the first alert, from 1; None: not within LOOKED_AT."""
     within = fires[INJECTED : INJECTED + LOOKED_AT]
     return float(np.argmax(within)) + 1 if within.any() else None
 
 
 def measured(seed: int, users: int, *, injected: bool) -> dict[str, Any]:
-    """One world: alarms on its clean days, and the nights until each detector finds each of the bank."""
+    """One simulation: alerts on days without a change, and the nights until each detector reports each change."""
     world = simulate(seed, users)
     model = Model(world)
     found, apart_most = nightly(world, model, DAYS)
@@ -278,7 +278,7 @@ def measured(seed: int, users: int, *, injected: bool) -> dict[str, Any]:
 
 
 def table_of(records: list[dict[str, Any]]) -> str:
-    """What all worlds say, as printed."""
+    """The results of all simulations, as a table."""
     days = len(records) * (DAYS - INJECTED)
     detectors = {**DETECTORS, "any": "any alert"}
     lines = [
@@ -294,9 +294,9 @@ def table_of(records: list[dict[str, Any]]) -> str:
     for name in drifted[0] if drifted else ():
         cells = []
         for detector in detectors:
-            nights = [taken[name][detector] or np.inf for taken in drifted]
+            nights = [result[name][detector] or np.inf for result in drifted]
             cells.append(f"{_night(np.median(nights))} ({_night(max(nights))})")
-        least = min(taken[name]["newest_day_psi"] for taken in drifted)
+        least = min(result[name]["newest_day_psi"] for result in drifted)
         lines.append(f"{name:<44}" + "".join(f"{cell:>22}" for cell in cells) + f"{least:>8.3f}")
     return "\n".join(lines)
 

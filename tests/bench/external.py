@@ -1,4 +1,4 @@
-"""A version of the ladder against a plain scikit-learn run, on the same held-out rows, with paired intervals.
+"""Comparison of ladder levels with a plain scikit-learn run on the same held-out rows, with paired intervals.
 
     .venv/ml/bin/fraud train --out /tmp/version                      # FRAUD_HOME holds the imported export
     .venv/ml/bin/python tests/bench/plain_sklearn.py --source EXPORT --train FIRST END --holdout FIRST END \
@@ -6,7 +6,7 @@
     .venv/ml/bin/python tests/bench/external.py --predictions /tmp/plain.parquet --model /tmp/version/model.onnx
 
 Prints a table and writes build/bench/external.json. Intervals are 95% percentile bootstrap over users, paired: all
-models are seen through the same resamples.
+models use the same resamples.
 """
 
 import argparse

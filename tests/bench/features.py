@@ -1,16 +1,16 @@
-"""Window features, side by side with what else could compute them.
+"""Window features, compared with other ways to compute them.
 
     .venv/ml/bin/python tests/bench/features.py [--parts kernel build ...] [--home FOLDER] [--polars PYTHON]
 
-Prints a table and writes build/bench/features.json; a run of some parts keeps the other parts' figures there.
+Prints a table and writes build/bench/features.json; a run of some parts keeps the figures of the other parts.
 
-kernel    the compiled kernel over sorted arrays, and the request's point function
-build     `fraud build-features`, a process of its own, Parquet partitions in and out, manifests and syncs included;
-          against one DuckDB statement into one file, and polars merely reading, sorting and writing (it needs a Python
-          that has polars)
-spark     the Spark engine, Spark SQL with exact distinct, the one-machine build: one warm session
-store     CPU of a serving process per read and append, bytes per event at rest
-training  `fraud training-set`, and Feast's retrieval alone
+kernel    the compiled kernel over sorted arrays, and the point function of a request
+build     `fraud build-features` in its own process, from and to Parquet partitions with manifests and syncs, compared
+          with one DuckDB statement that writes one file, and with polars reading, sorting and writing the rows
+          (--polars names a Python with polars)
+spark     the Spark engine, Spark SQL with exact distinct counts, and the build on one machine, in one warm session
+store     CPU of a serving process per read and append, bytes per stored event
+training  `fraud training-set`, and the retrieval by Feast alone
 property  the property tests of the windows with 5,000 random logs each
 replay    a simulated month through the store by sixteen clients, `materialize` killed at every command
 """
@@ -78,7 +78,7 @@ print(time.perf_counter() - start)
 
 
 def write_lake(lake: str, rows: int, users: int, days: int) -> None:
-    """Day by day, so that memory does not grow with the days. Every event is learned of within a minute."""
+    """Day by day, so that memory does not grow with the days. Ingestion time equals event time."""
     rng = np.random.default_rng(1)
     timestamp = pa.timestamp("us", "UTC")
     shops = pa.array([f"m{i:05}" for i in range(MERCHANTS)])
@@ -101,7 +101,7 @@ def write_lake(lake: str, rows: int, users: int, days: int) -> None:
 
 
 def seconds_of_kernel(rows: int, users: int, days: int) -> float:
-    """Over arrays that are grouped and sorted already, compiled already."""
+    """Seconds of the compiled kernel over grouped and sorted arrays."""
     rng = np.random.default_rng(2)
     user = np.sort(rng.integers(0, users, rows))
     event_us = rng.integers(0, days * US_PER_DAY, rows)
@@ -113,13 +113,13 @@ def seconds_of_kernel(rows: int, users: int, days: int) -> float:
 
 
 def us_of_request(events: int) -> float:
-    """One evaluation over a history of so many events within 30 days, median of 5,000."""
+    """Microseconds of one evaluation over a history of `events` events within 30 days, median of 5,000."""
     now = FIRST_US + 100 * US_PER_DAY
     gap = 29 * US_PER_DAY // events
-    known = np.array(
+    stored = np.array(
         [(now - i * gap, 1_000 + i, id_hash(f"m{i % 40}")) for i in range(events, 0, -1)], dtype=history.RECORD
     )
-    return 1e6 * float(np.median([_timed(lambda: windows.evaluate(known, now, now)) for _ in range(5_000)]))
+    return 1e6 * float(np.median([_timed(lambda: windows.evaluate(stored, now, now)) for _ in range(5_000)]))
 
 
 def _timed(work: Any) -> float:  # noqa: ANN401 - any function without arguments
@@ -129,7 +129,7 @@ def _timed(work: Any) -> float:  # noqa: ANN401 - any function without arguments
 
 
 def job(home: Path, *command: str) -> tuple[float, float, dict[str, Any]]:
-    """(seconds, peak MB, result) of a `fraud` command with everything compiled."""
+    """(seconds, peak MB, result) of a `fraud` command, after compilation."""
     environment = {**os.environ, "FRAUD_HOME": str(home), "FRAUD_PROJECT": str(ROOT)}
     fraud = [str(Path(sys.executable).with_name("fraud")), *command, "--json"]
     with tempfile.TemporaryFile() as out:
@@ -145,7 +145,7 @@ def job(home: Path, *command: str) -> tuple[float, float, dict[str, Any]]:
 
 
 def lake(home: Path, rows: int, users: int, days: int) -> Path:
-    """A home whose lake has the rows; kept for the next run where the caller keeps the folder."""
+    """A home whose lake has the rows. An existing lake is used again."""
     if not catalog.TRANSACTIONS.at(f"file://{home}/lake").partitions():
         write_lake(f"file://{home}/lake", rows, users, days)
     return home
@@ -183,9 +183,9 @@ def build_part(size: argparse.Namespace, home: Path) -> Figures:
             seconds["duckdb"].append(_timed(lambda: connection.execute(statement, {"paths": paths})))
     suffix = "" if size.rows == 10_000_000 else f"_{size.rows // 1_000_000}m"
     contenders = {
-        f"{name}{suffix}": {"seconds": min(took), "rows_per_s": size.rows / min(took)}
-        for name, took in seconds.items()
-        if took
+        f"{name}{suffix}": {"seconds": min(runs), "rows_per_s": size.rows / min(runs)}
+        for name, runs in seconds.items()
+        if runs
     }
     ours = contenders[f"job{suffix}"]
     ours["peak_mb"] = peak
@@ -203,7 +203,7 @@ def spark_part(size: argparse.Namespace, home: Path) -> Figures:
     measured = json.loads(subprocess.check_output(command, text=True))
     seconds = measured["seconds"]
     rows = size.small_rows // size.days * size.days
-    contenders = {name: {"seconds": took, "rows_per_s": rows / took} for name, took in seconds.items()}
+    contenders = {name: {"seconds": each, "rows_per_s": rows / each} for name, each in seconds.items()}
     contenders["spark"]["mismatches"] = measured["mismatches"]
     ratios = {
         "spark_vs_spark_sql": seconds["spark_sql"] / seconds["spark"],
@@ -227,7 +227,7 @@ def store_part(_size: argparse.Namespace, home: Path) -> Figures:
 
 
 def training_part(size: argparse.Namespace, home: Path) -> Figures:
-    """Feast alone: the same rows, the same snapshot file, already written."""
+    """The job, and Feast alone on the same rows and an existing snapshot file."""
     small = lake(home / "small", size.small_rows, size.small_rows // 200, size.days)
     job(small, "build-features")
     shutil.rmtree(small / "lake" / "training_sets", ignore_errors=True)

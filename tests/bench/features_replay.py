@@ -1,9 +1,9 @@
-"""A simulated month through the real online store by sixteen clients, while `fraud materialize` is killed all the time.
+"""A simulated month sent to a real online store by sixteen clients, while `fraud materialize` is killed repeatedly.
 
     .venv/ml/bin/python tests/bench/features_replay.py [--users 3000] [--days 31]
 
-Every answer is held against the batch kernel's values as known at the answer's sequence. An eighth of the events come
-up to six days late, a twelfth twice. A second process loads the same days from the lake; it is killed with SIGKILL
+Every answer is compared with the values of the batch kernel at the answer's sequence. An eighth of the events arrive up
+to six days late, a twelfth twice. A second process loads the same days from the lake; it is killed with SIGKILL
 after its first command to the store, its second, and so on, until one run survives. Prints one line of JSON.
 """
 
@@ -86,7 +86,7 @@ def world(home: Path, url: str, users: int, days: int) -> pa.Table:
 
 @contextmanager
 def killer(home: Path, url: str, users_at_once: int) -> Iterator[subprocess.Popen[str]]:
-    """Loads the lake once per number it is told, and dies after that many commands to the store."""
+    """A process that loads the lake once per number on its standard input, and is killed after that many commands."""
     environment = {**os.environ, "FRAUD_HOME": str(home), "FRAUD_PROJECT": str(ROOT), "FRAUD_REDIS_URL": url}
     command = [sys.executable, "-c", KILLER, str(users_at_once)]
     with subprocess.Popen(
@@ -108,13 +108,13 @@ def replay(rows: pa.Table, home: Path, url: str, users_at_once: int) -> dict[str
     def send(client: int, some: list[int]) -> list[tuple[int, int, windows.WindowValues]]:
         answers = []
         for i in (i for i in some if shard[i] == client):
-            known = stores[client].append(user[i], name[i], int(at[i]), int(units[i]), shop[i])
-            answers.append((i, known.sequence, windows.evaluate(known.events, known.newest_us, int(at[i]))))
+            stored = stores[client].append(user[i], name[i], int(at[i]), int(units[i]), shop[i])
+            answers.append((i, stored.sequence, windows.evaluate(stored.events, stored.newest_us, int(at[i]))))
         return answers
 
     served: list[tuple[int, int, windows.WindowValues]] = []
     kills, survived = 0, False
-    runs = len(set(user)) // users_at_once + 8  # about what it takes until one survives
+    runs = len(set(user)) // users_at_once + 8  # about the number of commands until a run completes
     with killer(home, url, users_at_once) as process, ThreadPoolExecutor(CLIENTS) as pool:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -1,9 +1,9 @@
-"""The Spark engine against Spark SQL's exact windows and the one-machine build, one warm session, two cores.
+"""The Spark engine compared with exact windows in Spark SQL and with the build on one machine, in one warm session.
 
     .venv/ml/bin/python tests/bench/features_spark.py HOME
 
-HOME has `lake/transactions`. Each contender runs twice, the second time counts. All three values of every row are
-compared, and at the end the lake has features. Prints one line of JSON.
+HOME has `lake/transactions`. Each contender runs twice, and the second run counts. The three values of every row
+are compared. Afterwards the lake has features. Prints one line of JSON.
 """
 
 import json
@@ -66,7 +66,7 @@ def second(work: Callable[[], None]) -> float:
 
 
 def mismatches(session: SparkSession, home: Path, out: Path) -> int:
-    """Rows on which the SQL and the lake differ in a bit."""
+    """Number of rows on which Spark SQL and the lake differ in any bit."""
     columns = ["transaction_id", *WINDOW_NAMES]
     theirs = session.read.parquet(f"file://{out}").select(columns).toArrow().sort_by("transaction_id")
     ours = catalog.FEATURES.at(f"file://{home}/lake").read_range("2000", "2100", columns)

@@ -1,9 +1,9 @@
-"""What reading a user's history and appending to it costs a serving process, sixteen requests at a time.
+"""CPU of a serving process for reading a user's history and appending to it, sixteen requests at a time.
 
     .venv/serving/bin/python tests/bench/features_store.py REDIS_URL [--requests 40000]
 
-Serving's own store client on serving's own event loop; users have sixty events, every request is a new one. CPU is this
-process' alone, less that of the same loop with futures that are done. Prints one line of JSON.
+It uses the store client and the event loop of serving. Users have sixty events, and every request is a new event. CPU
+is that of this process, minus that of the same loop with completed futures. Prints one line of JSON.
 """
 
 import argparse

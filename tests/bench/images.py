@@ -1,9 +1,9 @@
-"""Sizes of the three own images: by layer, and by package in the largest layers.
+"""Sizes of the three images of the platform, by layer, and by package in the largest layers.
 
     make images && make bench-images
 
-Prints a table and writes build/bench/images.json. A layer's size is what `docker history` says it adds; a package's is
-what its folders take on disk in the image. Exit code 1 when serving is larger than it may be. Needs no running stack.
+Prints a table and writes build/bench/images.json. The size of a layer is that of `docker history`; the size of a
+package is that of its folders in the image. Exit code 1 if serving exceeds its limit. Needs no running stack.
 """
 
 import json
@@ -24,7 +24,7 @@ def docker(*arguments: str) -> str:
 
 
 def layers(image: str) -> list[tuple[str, int]]:
-    """What made each layer that is not empty, oldest first, and its bytes."""
+    """The command and the bytes of each layer that is not empty, oldest first."""
     lines = docker("history", "--no-trunc", "--human=false", "--format", "{{.Size}}\t{{.CreatedBy}}", image)
     found = [line.split("\t", 1) for line in reversed(lines.splitlines())]
     return [(" ".join(made.split()).removesuffix(" # buildkit"), int(size)) for size, made in found if int(size)]

@@ -1,9 +1,9 @@
-"""Own code beside the maintained library that could replace it: docs/adr/0040 to 0043 decide by these figures.
+"""Our own code compared with the maintained libraries that could replace it: the measurements of docs/adr/0040 to 0043.
 
     .venv/ml/bin/python tests/bench/libraries.py [--only PART ...] [--rounds 5]
 
-Contenders take turns in every round. Figures are medians; CPU time is that of the measured process alone, so it holds
-on a shared machine. Libraries are installed into build/peers/libraries when first asked for. Prints a table and writes
+Contenders alternate in every round. Figures are medians. CPU time is that of the measured process alone, which other
+work affects little. Libraries are installed into build/peers/libraries on first use. Prints a table and writes
 build/bench/libraries.json. The part `http` needs `wrk`, the part `trees` a C compiler.
 """
 
@@ -48,7 +48,7 @@ Rounds = dict[str, dict[str, list[float]]]
 
 
 def installed(name: str, python: Path, *packages: str) -> str:
-    """A folder for PYTHONPATH with the packages and nothing that they depend on: that is in the environment already."""
+    """A folder for PYTHONPATH with the packages, without their dependencies, which the environment has."""
     folder = PEERS / name
     if not (folder / ".ready").exists():
         command = [UV, "pip", "install", "--quiet", "--no-deps", "--target", str(folder), "--python", str(python)]
@@ -120,11 +120,11 @@ def server(command: list[str], env: Mapping[str, str], folder: Path) -> Iterator
 
 
 def http(folder: Path, rounds: Rounds) -> None:
-    """The whole of serving behind three HTTP servers, 16 connections."""
+    """Serving behind three HTTP servers, 16 connections."""
     from serving import PAYMENTS, family_cpu_s, finished, wrk  # noqa: PLC0415 - its imports are for the other bench
 
     if not (folder / "cache").exists():
-        with threadpool_limits(limits=1):  # threads that wait for each other cost more than they give
+        with threadpool_limits(limits=1):  # more threads are slower: they wait for each other
             serving_model.write(folder / "cache")
     python = str(SERVING / "python")
     with valkey.running(folder / f"store{time.monotonic_ns()}") as shared:
@@ -143,11 +143,11 @@ def http(folder: Path, rounds: Rounds) -> None:
                 )
                 before = family_cpu_s(pid)
                 client = wrk(int(env["SERVING_PORT"]), 16, 2, PAYMENTS, f"h{time.monotonic_ns()}", "", "1767268800")
-                said = finished(client, name)
+                figures = finished(client, name)
                 cpu = family_cpu_s(pid) - before
             keep(rounds, f"http {name}", {
-                "requests_per_s": said["requests"] / said["seconds"], "p99_ms": said["p99_ms"],
-                "cpu_us_per_request": 1e6 * cpu / said["requests"],
+                "requests_per_s": figures["requests"] / figures["seconds"], "p99_ms": figures["p99_ms"],
+                "cpu_us_per_request": 1e6 * cpu / figures["requests"],
             })  # fmt: skip
 
 
@@ -206,7 +206,7 @@ def session(_: Path, rounds: Rounds) -> None:
     for name, find in (("ours", members), ("psutil", by_psutil)):
         cpu = time.process_time()
         for _repeat in range(20):
-            assert len(find(job.pid)) == 4  # the shell, its sleep, and two that are nobody's children now
+            assert len(find(job.pid)) == 4  # the shell, its sleep, and two processes without a parent
         keep(rounds, f"session {name}", {"cpu_ms_per_look": 1e3 * (time.process_time() - cpu) / 20})
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()

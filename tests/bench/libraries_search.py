@@ -2,9 +2,9 @@
 
     .venv/ml/bin/python tests/bench/libraries_search.py FOLDER_WITH_OPTUNA [--seeds 3] [--trials 12]
 
-Level 2 on 4,000 rows of an invented world. For each seed: the best average precision on the validation part that each
-sampler found, and that model's on a later part that no search saw. Also the CPU time beside the fits, and whether a
-second run finds the same values. Writes build/bench/libraries-search.json.
+Level 2 on 4,000 generated rows. For each seed: the best average precision on the validation part of each sampler, and
+the average precision of that model on a later part. Also the CPU time in addition to the fits, and whether a second
+run finds the same values. Writes build/bench/libraries-search.json.
 """
 
 import argparse
@@ -28,7 +28,7 @@ ROWS: Final = 4_000
 
 
 def world(seed: int) -> list[Sample]:
-    """Train, validation and later rows of one rule with noise; some 5% fraud."""
+    """Training, validation and later rows of one rule with noise; some 5% fraud."""
     rng = np.random.default_rng(seed)
     samples = []
     for _ in range(3):

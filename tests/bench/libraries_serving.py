@@ -1,9 +1,9 @@
-"""Serving's parts beside the libraries that could replace them. Runs in the serving environment.
+"""Parts of serving compared with the libraries that could replace them. Runs in the serving environment.
 
     .venv/serving/bin/python tests/bench/libraries_serving.py PART [ARGUMENT ...]
 
-`libraries.py` installs the libraries, starts what a part needs and calls this. Each part prints one line of JSON and
-loads only what it measures.
+`libraries.py` installs the libraries, starts the servers of a part and runs this program. Each part prints one line of
+JSON and imports only what it measures.
 """
 # ruff: noqa: PLC0415
 
@@ -22,7 +22,7 @@ NOON: Final = 1_767_268_800_000_000
 
 
 def settings(library: str) -> dict[str, Any]:
-    """CPU ms and memory of reading the environment, in a process that has loaded all that serving loads."""
+    """CPU ms and memory of reading the environment, in a process with all imports of serving."""
     import fraud_serving.http.app
     from fraud_serving.settings import Settings
 
@@ -83,7 +83,7 @@ def logs(lines: int = 100_000) -> dict[str, float]:
 
 
 def store(url: str, requests: int = 20_000) -> dict[str, float]:
-    """CPU us of reading a user's history and appending to it, less the event loop's own, 16 requests at a time."""
+    """CPU us of reading a user's history and appending to it, minus the event loop, 16 requests at a time."""
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -146,7 +146,7 @@ def application() -> Any:  # noqa: ANN401 - an ASGI application, for a server th
 
 
 class Rsgi:
-    """`POST /predict` for granian's own interface, without ASGI; `/ready` so that the bench can wait for it."""
+    """`POST /predict` for the RSGI interface of granian, and `/ready` for the start of the benchmark."""
 
     def __init__(self) -> None:
         from fraud_serving.http import app
@@ -171,12 +171,12 @@ class Rsgi:
 
 
 def rsgi() -> Rsgi:
-    """For granian, which wants a factory."""
+    """A factory, which granian requires."""
     return Rsgi()
 
 
 def uvicorn_asgi() -> None:
-    """Serve the application by uvicorn's own protocol, without the direct path of `protocol.py`."""
+    """Serve the application with uvicorn's protocol, without the direct path of `protocol.py`."""
     import uvicorn
 
     uvicorn.run(

@@ -1,8 +1,8 @@
-"""What honcho, supervisord and circus leave behind, beside `fraud.embedded.processes`.
+"""Processes that remain after honcho, supervisord, circus and `fraud.embedded.processes` stop.
 
-A service starts a process in a session of its own, as Airflow does with its jobs. Counted: processes that still run
-5 s after the supervisor was asked to stop (SIGTERM), after it was killed (SIGKILL), and after it was started again and
-asked to stop: a killed `make demo` must be stopped by a later `make down`.
+A service starts a process in its own session, as Airflow does with its jobs. The figures are the processes that still
+run 5 s after the supervisor received SIGTERM, after it was killed (SIGKILL), and after it was started again and
+received SIGTERM: `make down` must stop what a killed `make demo` left.
 """
 
 import os
@@ -47,7 +47,7 @@ copy_env = True
 
 
 def environment(peers: Path, uv: str, *packages: str) -> Path:
-    """The Python of an environment with the packages; made once."""
+    """The Python of an environment with the packages, which is created once."""
     folder = peers / f"env-{packages[0]}"
     if not (folder / ".ready").exists():
         subprocess.run([uv, "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(folder)], check=True)
@@ -111,7 +111,7 @@ def _ours(folder: Path, service: list[str], pids: Path) -> dict[str, float]:
     processes.start("service", service, env, folder, folder / "log")
     _until(lambda: len(_alive(pids)) == 2, 20)
     after_stop = stop()
-    # The command that started it is gone in any case: another process stops what this one started.
+    # The command that started it has ended: another process stops its services.
     start = (
         "import os, sys; from pathlib import Path; from fraud.embedded import processes; folder = Path(sys.argv[1]);"
         "processes.start('service', sys.argv[2:], dict(os.environ), folder, folder / 'log'); os.kill(os.getpid(), 9)"
@@ -125,7 +125,7 @@ def _ours(folder: Path, service: list[str], pids: Path) -> dict[str, float]:
 
 
 def measure(folder: Path, peers: Path, uv: str) -> dict[str, dict[str, float]]:
-    """Processes left, by supervisor."""
+    """Remaining processes, by supervisor."""
     found = {}
     script = folder / "service.py"
     script.write_text(SERVICE)

@@ -1,7 +1,7 @@
-"""What `fraud traffic`, locust and wrk report of a server that stops for a second, and what a request costs them.
+"""Latency reported by `fraud traffic`, locust and wrk for a server that stops for one second, and CPU per request.
 
-The server answers at once, but stands still for 1 s in the middle of 12 s. At 200 requests/s one in twelve is due in
-that second, so the 99th percentile of the time from when a request was due to its answer is 0.88 s.
+The server answers immediately, except for 1 s in the middle of 12 s. At 200 requests/s, one request in twelve is
+scheduled in that second, so the 99th percentile from the scheduled time of a request to its answer is 0.88 s.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ end
 
 
 class _Stalling(asyncio.Protocol):
-    """HTTP/1.1 enough for three clients. The first request sets the clock of the stall."""
+    """The part of HTTP/1.1 that the three clients use. The stall is timed from the first request."""
 
     began = 0.0
     stalled = False
@@ -80,7 +80,7 @@ async def _serve(port: int) -> None:
 
 
 def wait_for(port: int, path: str, seconds: float = 60) -> None:
-    """Until it answers 200. Raises TimeoutError."""
+    """Wait until the server answers 200. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -146,8 +146,8 @@ def measure(folder: Path, peers: Path, uv: str) -> dict[str, dict[str, float]]:
         empty = _client([fraud, "traffic", "--help"])[1]
         out, cpu = _client([fraud, "traffic", "--source", str(source), "--url", f"http://127.0.0.1:{port}", "--rate",
                             str(RATE), "--concurrency", str(CONNECTIONS), "--json"])  # fmt: skip
-        said = json.loads(out)
-        return _figures(said["sent"], said["p50_ms"], said["p99_ms"], cpu - empty)
+        reported = json.loads(out)
+        return _figures(reported["sent"], reported["p50_ms"], reported["p99_ms"], cpu - empty)
 
     def locust(port: int) -> dict[str, float]:
         _, cpu = _client([locust_python, "-m", "locust", "-f", str(folder / "locustfile.py"), "--headless", "-u",
@@ -160,8 +160,8 @@ def measure(folder: Path, peers: Path, uv: str) -> dict[str, dict[str, float]]:
     def wrk(port: int) -> dict[str, float]:
         out, cpu = _client(["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "-s", str(folder / "client.lua"),
                             f"http://127.0.0.1:{port}/predict"])  # fmt: skip
-        said = json.loads(out.splitlines()[-1])
-        return _figures(said["requests"], said["p50_ms"], said["p99_ms"], cpu)
+        reported = json.loads(out.splitlines()[-1])
+        return _figures(reported["requests"], reported["p50_ms"], reported["p99_ms"], cpu)
 
     return {"ours": _run(ours), "locust": _run(locust), "wrk": _run(wrk)}
 

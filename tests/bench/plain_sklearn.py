@@ -1,13 +1,13 @@
-"""A from-scratch scikit-learn run on a raw export, for comparison with the platform's ladder on the same split.
+"""Plain scikit-learn models on a raw export, for comparison with the ladder of the platform on the same split.
 
-It shares no code with the platform: plain pandas, a plain loop for the windows, library defaults for the models. Run
-it with the split that the platform's training run reports:
+It shares no code with the platform: pandas, a loop for the windows, library defaults for the models. Use the split that
+the training run of the platform reports:
 
     .venv/ml/bin/python tests/bench/plain_sklearn.py --source transactions_2019.parquet --train 2019-07-01 2019-11-01 \
         --holdout 2019-12-10 2019-12-24
 
-Days are [first, last), in the export's own clock. Prints a table and writes build/bench/plain_sklearn.json; with
-`--predictions` also what every model says about each held-out row, for tests/bench/external.py.
+Days are [first, last), in the time of the export. Prints a table and writes build/bench/plain_sklearn.json; with
+`--predictions` also the probabilities of every model for each held-out row, for tests/bench/external.py.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Serving, everything on, against FastAPI answering a constant and against other servers of the same model.
+"""Serving with all functions on, compared with FastAPI returning a constant and with other servers of the same model.
 
     .venv/ml/bin/python tests/bench/serving.py [--rounds 5] [--seconds 3] [--without-peers]
 
-Needs `wrk`. One worker pinned to one core, the client and the store on the others; contenders take turns in every
-round, those whose turn it is not are stopped, and ratios are taken round by round. Peers are installed into build/peers
-when first asked for. Prints a table and writes build/bench/serving.json. CPU per request is the process's own time over
-the requests of a round.
+Needs `wrk`. One worker is pinned to one core; the client and the store run on the others. Contenders alternate in
+every round while the others are stopped, and ratios are computed per round. Peers are installed into build/peers on
+first use. Prints a table and writes build/bench/serving.json. CPU per request is the CPU time of the process divided
+by the requests of a round.
 """
 
 import argparse
@@ -58,7 +58,7 @@ class Server:
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """It runs only inside: an idle server's timers cost the others up to a quarter of the core they share."""
+        """Run the process only inside the block: timers of an idle server take up to a quarter of the shared core."""
         os.killpg(self.pid, signal.SIGCONT)
         try:
             yield
@@ -120,31 +120,35 @@ def wrk(port: int, connections: int, seconds: int, script: Path, *arguments: str
 
 def finished(client: "subprocess.Popen[str]", name: str) -> dict[str, Any]:
     output, _ = client.communicate()
-    said: dict[str, Any] = json.loads(output.splitlines()[-1])
-    if any(said["bad"].values()) or not said["requests"]:
-        raise SystemExit(f"{name}: of {said['requests']} requests failed {said['bad']}; no figure of this run counts")
-    return said
+    figures: dict[str, Any] = json.loads(output.splitlines()[-1])
+    if any(figures["bad"].values()) or not figures["requests"]:
+        raise SystemExit(
+            f"{name}: of {figures['requests']} requests failed {figures['bad']}; no figure of this run counts"
+        )
+    return figures
 
 
 def load(server: Server, connections: int, seconds: int, script: Path, *arguments: str) -> Figures:
     before = family_cpu_s(server.pid)
     with server.awake():
-        said = finished(wrk(server.port, connections, seconds, script, *arguments), script.name)
+        figures = finished(wrk(server.port, connections, seconds, script, *arguments), script.name)
     return {
-        "requests_per_s": said["requests"] / said["seconds"], "p50_ms": said["p50_ms"], "p99_ms": said["p99_ms"],
-        "cpu_us_per_request": (family_cpu_s(server.pid) - before) / said["requests"] * 1e6,
+        "requests_per_s": figures["requests"] / figures["seconds"],
+        "p50_ms": figures["p50_ms"], "p99_ms": figures["p99_ms"],
+        "cpu_us_per_request": (family_cpu_s(server.pid) - before) / figures["requests"] * 1e6,
     }  # fmt: skip
 
 
 def load_two(servers: tuple[Server, Server], each: int, seconds: int, name: str, key: str) -> Figures:
-    """Two workers at once, `each` connections each."""
+    """Two workers at the same time, with `each` connections each."""
     before = sum(cpu_s(server.pid) for server in servers)
     with servers[0].awake(), servers[1].awake():
         clients = [wrk(s.port, each, seconds, PAYMENTS, f"{name}{n}", key, str(FIRST_S)) for n, s in enumerate(servers)]
-        said = [finished(client, "two workers") for client in clients]
-    requests = sum(s["requests"] for s in said)
+        figures = [finished(client, "two workers") for client in clients]
+    requests = sum(s["requests"] for s in figures)
     return {
-        "requests_per_s": sum(s["requests"] / s["seconds"] for s in said), "p99_ms": max(s["p99_ms"] for s in said),
+        "requests_per_s": sum(s["requests"] / s["seconds"] for s in figures),
+        "p99_ms": max(s["p99_ms"] for s in figures),
         "cpu_us_per_request": (sum(cpu_s(server.pid) for server in servers) - before) / requests * 1e6,
     }  # fmt: skip
 
@@ -158,14 +162,14 @@ def open_loop(server: Server, rate: float, seconds: int, key: str, name: str) ->
 
 
 def inside_p99_ms(log: Path, run_: str) -> float:
-    """From the body to the answer's bytes, as the prediction log has it: without what the client and sockets add."""
+    """Latency from the body to the bytes of the answer, from the prediction log: without client and sockets."""
     lines = (json.loads(line) for segment in log.glob("*.jsonl") for line in segment.open())
     spent = [line["latency_us"] for line in lines if (line["transaction_id"] or "").startswith(run_)]
     return sorted(spent)[int(0.99 * len(spent))] / 1e3
 
 
 def batch_ratio(port: int, key: str, model: Path) -> tuple[float, float]:
-    """Rows/s of POST /predict/batch with 1,000 rows, and of bare ONNX Runtime on as many, one thread; interleaved."""
+    """Rows/s of POST /predict/batch with 1,000 rows, and of ONNX Runtime alone on one thread; interleaved."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(model), options)
@@ -190,7 +194,7 @@ def batch_ratio(port: int, key: str, model: Path) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Bench:
-    """What every server of a run shares."""
+    """What the servers of a run share."""
 
     folder: Path
     model: Path
@@ -198,7 +202,7 @@ class Bench:
     keys: Path
 
     def ours(self, stack: ExitStack, name: str, core: int | None = None, program: str = "") -> Server:
-        """Start serving with everything on; `program` instead of the package's own entry."""
+        """Start serving with all functions on; `program` replaces the entry point of the package."""
         port = valkey.free_port()
         env = {
             "PATH": os.environ["PATH"], "SERVING_PORT": str(port), "SERVING_REDIS_URL": self.store_url,
@@ -210,7 +214,7 @@ class Bench:
         return stack.enter_context(process(command, env, port, self.folder / f"{name}.log", core=core))
 
     def peers(self, stack: ExitStack) -> dict[str, tuple[serving_peers.Peer, Server]]:
-        """Those that can be had, started."""
+        """The peers that can be installed, started."""
         path = f"{serving_peers.ML}:{os.environ['PATH']}"
         env = dict(os.environ) | {"PATH": path, "MODEL": str(self.model), "BENTOML_DO_NOT_TRACK": "true"}
         started = {}
@@ -239,7 +243,7 @@ def run(folder: Path, rounds: int, seconds: int, *, with_peers: bool) -> dict[st
 
     def keep(name: str, found: Figures, number: int) -> None:
         for what, value in found.items():
-            if number:  # the first round warms up
+            if number:  # the first round is a warm-up
                 figures[name][what].append(value)
 
     with valkey.running(folder / "valkey") as store, ExitStack() as stack:
@@ -293,7 +297,7 @@ def run(folder: Path, rounds: int, seconds: int, *, with_peers: bool) -> dict[st
 
 
 def middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians of runs of one open loop, figure by figure, and their statuses added up."""
+    """Medians of the runs of one open loop for each figure, and the sums of their statuses."""
     statuses: Counter[str] = Counter()
     for run_ in runs:
         statuses.update(run_["statuses"])
@@ -303,7 +307,7 @@ def middle(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def compared(figures: Mapping[str, Mapping[str, list[float]]], peers: list[str]) -> Figures:
-    """Medians of the rounds' own ratios, so that a neighbour's noise falls on both."""
+    """Medians of the ratios of the rounds: noise of other work affects both sides of a ratio."""
 
     def ratio(ours: str, theirs: str, what: str) -> float:
         return statistics.median(a / b for a, b in zip(figures[ours][what], figures[theirs][what], strict=True))

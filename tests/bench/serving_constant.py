@@ -1,4 +1,4 @@
-"""The yardstick: FastAPI and pydantic, a request checked and a constant answered. Runs in the serving environment."""
+"""The baseline: FastAPI and pydantic validate a request and return a constant. Runs in the serving environment."""
 
 import sys
 

@@ -1,10 +1,11 @@
-"""What each rung of serving's degradation ladder costs: frauds caught with history, without it, and by the rule alone.
+"""Frauds detected in each degraded mode of serving: with history, without it, and by the rule alone.
 
     .venv/ml/bin/python tests/bench/serving_degraded.py --home build/fairness [--seed 1] [--users 1500]
 
-The world is that of simulator_fairness.py. Boosted trees of the size that training ships learn from its first 90 days;
-their threshold is the score that 5 payments in 1,000 of the next days exceed. Then the last days are decided as serving
-decides them: with stored history, with the store away (no window feature, same threshold), without a model (the rule).
+The simulation is that of simulator_fairness.py. Boosted trees of the size that training registers are fitted on its
+first 90 days. Their threshold is the score that 5 in 1,000 transactions of the next days exceed. The last days are
+then decided as in serving: with stored history, without the store (no window feature, same threshold), without a
+model (the rule).
 """
 
 import argparse
@@ -22,7 +23,7 @@ ALERTS_PER_1000 = 5
 
 
 def without_history(x: np.ndarray) -> np.ndarray:
-    """The same payments as serving sees them when the store does not answer: `fraud.core.vector`'s imputation."""
+    """The vectors of serving when the store does not answer: the imputation of `fraud.core.vector`."""
     blank = x.copy()
     of = VECTOR_NAMES.index
     blank[:, [of("transaction_velocity_1h"), of("unique_merchants_30d")]] = 0
@@ -58,7 +59,7 @@ def main() -> None:
         }
         for name, flagged in verdicts.items()
     }  # fmt: skip
-    for name, score in scores.items():  # the threshold lets through more or fewer when inputs are missing
+    for name, score in scores.items():  # with missing inputs, another number exceeds the threshold
         found[name]["recall_in_the_same_alerts"] = float(
             fraud[np.argsort(-score, kind="stable")[: len(rows) * ALERTS_PER_1000 // 1_000]].sum() / fraud.sum()
         )

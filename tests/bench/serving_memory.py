@@ -1,4 +1,4 @@
-"""Memory of serving, everything on, over a million requests.
+"""Memory of serving with all functions on, over a million requests.
 
     .venv/ml/bin/python tests/bench/serving_memory.py [--requests 1000000]
 
@@ -20,11 +20,11 @@ from fraud.embedded.servers import valkey
 
 SECONDS = 5
 CONNECTIONS = 48
-"""What the last client left at work and what the next one asks for fit into SERVING_MAX_IN_FLIGHT together."""
+"""Requests in progress of the last client and those of the next one together are within SERVING_MAX_IN_FLIGHT."""
 
 
 def run(folder: Path, requests: int) -> list[tuple[int, float]]:
-    """(requests so far, resident MB), after every tenth."""
+    """(requests so far, resident MB) after every tenth of the requests."""
     model = serving_model.write(folder / "cache")
     made = [serving.PYTHON, "-m", "fraud_serving.http.api_keys", "new", "bench", str(folder / "keys")]
     key = subprocess.run(made, check=True, capture_output=True, text=True).stdout.strip()

@@ -1,10 +1,10 @@
-"""What counting costs serving: two servers alike but for the metrics, in turns, round by round.
+"""Cost of metrics: two servers that differ only in the metrics, alternating round by round.
 
     .venv/ml/bin/python tests/bench/serving_metrics.py [--rounds 20] [--seconds 1]
 
-Needs `wrk`. Both on one core, the client on the other, 16 connections. Who goes first changes every round, and ratios
-are taken within a round, so that what else the machine does falls on both. Prints medians with their 95 % interval
-(bootstrap over rounds) and writes build/bench/serving_metrics.json.
+Needs `wrk`. Both run on one core, the client on the other, with 16 connections. The order changes every round, and
+ratios are computed within a round, so that other work affects both. Prints medians with their 95% interval (bootstrap
+over rounds) and writes build/bench/serving_metrics.json.
 """
 
 import argparse
@@ -31,7 +31,7 @@ FIGURES: Final = ("p50_ms", "p99_ms", "cpu_us_per_request")
 
 
 def measure(folder: Path, rounds: int, seconds: int) -> dict[str, list[serving.Figures]]:
-    """Per contender its figures of each round; a first round that warms up is left out."""
+    """The figures of each round by contender, without the first round, which is a warm-up."""
     model, keys = serving_model.write(folder / "cache"), folder / "keys"
     made = [serving.PYTHON, "-m", "fraud_serving.http.api_keys", "new", "bench", str(keys)]
     key = subprocess.run(made, check=True, capture_output=True, text=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""A model of the size that training ships (300 trees of 15 leaves), laid out as serving's verified local copy."""
+"""A model of the size that training registers (300 trees of 15 leaves), as the verified local copy of serving."""
 
 import json
 from hashlib import sha256
@@ -15,7 +15,7 @@ TREES, LEAVES, ROWS = 300, 15, 60_000
 
 
 def fitted() -> tuple[HistGradientBoostingClassifier, np.ndarray]:
-    """The model and the vectors it learned from, float32[ROWS, 27]; the same at every call."""
+    """The model and its training vectors, float32[ROWS, 27]; equal at every call."""
     rng = np.random.default_rng(0)
     width = len(VECTOR_NAMES)
     vectors = rng.gamma(2, 50, (ROWS, width)).astype(np.float32)
@@ -47,6 +47,6 @@ def write(cache: Path) -> Path:
     (folder / "model.onnx").write_bytes(data)
     (folder / "serving.json").write_bytes(facts)
     tags = {"model_sha256": digest, "serving_sha256": sha256(facts).hexdigest()}
-    said = {"version": "1", "run_id": "bench", "source": "local", "tags": tags}
-    (cache / "served.json").write_text(json.dumps(said))
+    recorded = {"version": "1", "run_id": "bench", "source": "local", "tags": tags}
+    (cache / "served.json").write_text(json.dumps(recorded))
     return folder / "model.onnx"

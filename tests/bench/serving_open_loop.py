@@ -1,10 +1,11 @@
-"""Open-loop load: Poisson arrivals at a rate, whatever the server does; latency counts from the intended moment.
+"""Open-loop load: Poisson arrivals at a fixed rate. Latency counts from the scheduled time of a request.
 
     .venv/serving/bin/python tests/bench/serving_open_loop.py PORT RATE SECONDS KEY RUN FIRST_S
 
-Prints one JSON object: statuses, p50/p99 of what was decided and of what was refused, and how late the sender was, in
-ms. There are CONNECTIONS connections; a request that finds none free waits, and that counts. Bare sockets and epoll,
-because the sender shares its core with the store: an event loop's 65 us a request were seen as the server's latency.
+Prints one JSON object: statuses, p50/p99 of decided and of refused requests, and the delay of the sender, in ms.
+There are CONNECTIONS connections; a request without a free connection waits, and its latency includes the wait. It
+uses sockets and epoll because the sender shares its core with the store: an event loop added 65 us per request to the
+measured latency.
 """
 
 import json
@@ -22,7 +23,7 @@ PATIENCE_S: Final = 10.0
 
 
 class Run:
-    """Requests due at `due` (s since the start), in order, and what became of them."""
+    """Requests scheduled at `due` (s since the start), in order, with their status and latency."""
 
     def __init__(self, port: int, requests: list[bytes], due: list[float]) -> None:
         self._requests, self._due = requests, due
@@ -58,7 +59,7 @@ class Run:
 
     def _send(self, line: int, number: int) -> None:
         self._at_work[line] = self._due[number]
-        self._lines[line].send(self._requests[number])  # a request fits the socket's buffer
+        self._lines[line].send(self._requests[number])  # a request fits into the buffer of the socket
 
     def _receive(self, line: int, now: float) -> None:
         data = self._partial.pop(line, b"") + self._lines[line].recv(65_536)

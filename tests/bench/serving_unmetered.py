@@ -1,11 +1,11 @@
-"""Serving as it is, but counting nothing per answer: what the metrics cost. Runs in the serving environment."""
+"""Serving without metrics per answer, to measure their cost. Runs in the serving environment."""
 
 from fraud_serving.__main__ import main
 from fraud_serving.metrics import Metrics
 
 
 def _nothing(*_: object) -> None:
-    """In place of an observation."""
+    """Replaces an observation."""
 
 
 if __name__ == "__main__":

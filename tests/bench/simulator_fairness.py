@@ -1,12 +1,12 @@
-"""Is the simulated world fair: hard, but not hopeless, and in need of each kind of feature?
+"""Difficulty of the simulated transactions, and the contribution of each kind of feature.
 
-Simulates, ingests and builds features below --home, trains a random forest on what the platform's models see, and
-leaves features out in turn. Run it in the ML environment:
+Simulates, ingests and builds features below --home, trains a random forest on the vectors of the platform, and
+leaves out each group of features in turn. Run it in the ML environment:
 
     .venv/ml/bin/python tests/bench/simulator_fairness.py --home build/fairness --seeds 1 2 3
 
-The world is longer than what is measured, by 40 days, so that nearly every label has come. Prints a table per seed and
-writes build/bench/simulator_fairness.json.
+The simulation is 40 days longer than the measured period, so that nearly every label has arrived. Prints a table per
+seed and writes build/bench/simulator_fairness.json.
 """
 
 import argparse
@@ -40,7 +40,7 @@ GROUPS = {
 
 
 def world(home: Path, seed: int, users: int, extra: list[str]) -> str:
-    """Make the world where it is not there yet. Returns its lake's URI."""
+    """Simulate, ingest and build features, unless the home has them. Returns the URI of its lake."""
     home = home / f"seed-{seed}"
     lake = f"file://{home.resolve()}/lake"
     if not catalog.FEATURES.at(lake).partitions():
@@ -54,7 +54,7 @@ def world(home: Path, seed: int, users: int, extra: list[str]) -> str:
 
 
 def vectors(lake: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Model input float32[n, 27], truth bool[n] as labelled, and the day's number int[n]."""
+    """Vectors float32[n, 27], labels bool[n], and the number of the day int[n]."""
     table = catalog.FEATURES.at(lake).read_range("", str(START + dt.timedelta(days=TEST_END - 1)))
     end = dt.datetime.combine(START + dt.timedelta(days=LABELS_END), dt.time(), dt.UTC)
     labels = labels_as_of(lake, end)
@@ -95,7 +95,7 @@ def measure(x: np.ndarray, truth: np.ndarray, day: np.ndarray, trees: int) -> di
 
 
 def main() -> None:
-    """Parse, measure, print."""
+    """Measure and print each seed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])

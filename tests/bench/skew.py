@@ -1,13 +1,13 @@
-"""Skew at volume: answers given to concurrent callers, with late and repeated events, all recomputed from the lake.
+"""`fraud skew` on many answers to concurrent callers, with late and repeated events.
 
     set -a; . var/stack.env; set +a
     .venv/ml/bin/python tests/bench/skew.py [--answers 100000] [--callers 16]
 
-Needs a running embedded stack with a Production model, and leaves its data there. Sends payments of users of its own
-through POST /predict from many callers at once: one in fifty is a retry, one in fifty an event of up to three days ago,
-and users pay so often that their windows are full of each other. Then what the source would deliver lands, late, twice
-in part and in another order, and `fraud ingest`, `build-features`, `materialize`, `ship-predictions` and `skew` run.
-Prints the counts and writes build/bench/skew.json; ends with 1 when anything differs.
+Needs a running embedded stack with a Production model, and leaves its data there. Many callers send transactions of
+new users through POST /predict: one in fifty is a retry, one in fifty an event of up to three days ago, and users pay
+so often that windows hold many events. Then the transactions land late, in another order and some of them twice, and
+`fraud ingest`, `build-features`, `materialize`, `ship-predictions` and `skew` run. Prints the counts and writes
+build/bench/skew.json. Exit code 1 if anything differs.
 """
 
 import argparse
@@ -37,7 +37,7 @@ LATE_DAYS: Final = 3
 
 
 def payments(count: int, seed: int) -> list[dict[str, Any]]:
-    """Payments of the last minutes, some late."""
+    """Transactions of the last minutes, some of them late."""
     rng, now = random.Random(seed), dt.datetime.now(dt.UTC)  # noqa: S311 - a world, not a secret
     run = f"{now:%Y%m%d%H%M%S}"
     rows = []
@@ -55,7 +55,7 @@ def payments(count: int, seed: int) -> list[dict[str, Any]]:
 
 
 class Caller(threading.Thread):
-    """One checkout: a connection of its own; sends its share, and some of it again."""
+    """One caller with its own connection: sends its share, and some of it again."""
 
     def __init__(self, url: str, rows: list[dict[str, Any]], seed: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Caller(threading.Thread):
 
 
 def land(settings: Settings, rows: list[dict[str, Any]]) -> None:
-    """As a source would: in another order, a twentieth twice."""
+    """Deliver the transactions in another order, a twentieth of them twice."""
     rng = random.Random(1)  # noqa: S311
     rows = [*rows, *rng.sample(rows, len(rows) // 20)]
     rng.shuffle(rows)

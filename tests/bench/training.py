@@ -1,9 +1,9 @@
-"""Every level on one million rows, against the plain library call with the same settings on the same arrays.
+"""Every level on one million rows, compared with the plain library call with the same settings on the same arrays.
 
-Each fit runs in a process of its own, which makes the arrays, fits once and reports seconds and peak resident memory
-(`arrays MB` is the peak before the fit). Ours and theirs take turns, and the figures are medians. `theirs` is what a
-person would write, on one thread as ours is; `theirs_2` is the same on two, which ours must not use: its bytes would
-depend on their number.
+Each fit runs in its own process, which creates the arrays, fits once and reports seconds and peak resident memory
+(`arrays MB` is the peak before the fit). Contenders alternate, and figures are medians. `ours` is the platform on one
+thread, `theirs` the plain library call on one thread, `theirs_2` the same on two threads. The platform does not use
+two threads, because the bytes of its models would depend on their number.
 
     .venv/ml/bin/python tests/bench/training.py --rows 1000000 --repeats 1
 """
@@ -40,7 +40,7 @@ LEVELS = ("rule", "logistic", "boosting", "mlp")
 
 
 def arrays(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors as the platform makes them, long-tailed, with half a percent of fraud. float32[n, 27], bool[n]."""
+    """Long-tailed vectors float32[n, 27] and labels bool[n] with half a percent of fraud."""
     random = np.random.default_rng(seed)
     vectors = np.zeros((rows, len(VECTOR_NAMES)), dtype=np.float32)
     amount, average = np.exp(random.normal(3.5, 1.1, rows)), np.exp(random.normal(3.5, 0.6, rows))
@@ -59,36 +59,35 @@ def arrays(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ours(level: str, train: tuple[np.ndarray, np.ndarray], later: tuple[np.ndarray, np.ndarray]) -> None:
-
-    [rung] = [rung for rung in LADDER if rung.name == level]
-    expected = Params.load(ROOT / "params.yaml").training
-    epochs = expected.mlp.model_copy(update={"max_epochs": int(os.environ["BENCH_EPOCHS"])})
-    rung.fit(Sample(*train), Sample(*later), expected.model_copy(update={"mlp": epochs}), lambda *_a, **_f: None)
+    [chosen] = [each for each in LADDER if each.name == level]
+    settings = Params.load(ROOT / "params.yaml").training
+    epochs = settings.mlp.model_copy(update={"max_epochs": int(os.environ["BENCH_EPOCHS"])})
+    chosen.fit(Sample(*train), Sample(*later), settings.model_copy(update={"mlp": epochs}), lambda *_a, **_f: None)
 
 
 def theirs(level: str, train: tuple[np.ndarray, np.ndarray], later: tuple[np.ndarray, np.ndarray]) -> None:
-    """The library call that a person would write for the level, with the settings of params.yaml."""
-    expected = Params.load(ROOT / "params.yaml").training
+    """The plain library call for the level, with the settings of params.yaml."""
+    settings = Params.load(ROOT / "params.yaml").training
     (x, y), (later_x, later_y) = train, later
     if level == "rule":
-        plain_rule(x, y, expected.rule.amounts, expected.rule.hours)
+        plain_rule(x, y, settings.rule.amounts, settings.rule.hours)
     elif level == "logistic":
         make_pipeline(
-            StandardScaler(), LogisticRegression(C=expected.logistic.c, max_iter=expected.logistic.max_iter)
+            StandardScaler(), LogisticRegression(C=settings.logistic.c, max_iter=settings.logistic.max_iter)
         ).fit(x, y)
     elif level == "boosting":
-        b = expected.boosting
+        b = settings.boosting
         HistGradientBoostingClassifier(
             learning_rate=b.learning_rate, max_iter=b.max_iter, max_leaf_nodes=b.max_leaf_nodes,
             min_samples_leaf=b.min_samples_leaf, l2_regularization=b.l2_regularization, max_features=b.max_features,
-            early_stopping=True, n_iter_no_change=b.early_stopping_rounds, random_state=expected.seed,
+            early_stopping=True, n_iter_no_change=b.early_stopping_rounds, random_state=settings.seed,
         ).fit(x, y, X_val=later_x, y_val=later_y)  # fmt: skip
     else:
         plain_network(x, y, later_x, later_y)
 
 
 def plain_rule(x: np.ndarray, y: np.ndarray, amounts: tuple[float, ...], hours: tuple[tuple[int, int], ...]) -> None:
-    """Every pair of bounds, scored by scikit-learn."""
+    """The average precision of every pair of bounds, by scikit-learn."""
     amount, hour = x[:, VECTOR_NAMES.index("amount")], x[:, VECTOR_NAMES.index("hour_of_day")]
     for above in amounts:
         for first, until in hours:
@@ -97,19 +96,19 @@ def plain_rule(x: np.ndarray, y: np.ndarray, amounts: tuple[float, ...], hours: 
 
 
 def plain_network(x: np.ndarray, y: np.ndarray, later_x: np.ndarray, later_y: np.ndarray) -> None:
-    """The usual loop: a DataLoader over tensors, AdamW, log loss, the best epoch kept."""
-    expected = Params.load(ROOT / "params.yaml").training.mlp
+    """The usual training loop: a DataLoader over tensors, AdamW, log loss, keeping the best epoch."""
+    settings = Params.load(ROOT / "params.yaml").training.mlp
     scaler = StandardScaler().fit(x)
     tensors = [torch.from_numpy(scaler.transform(v).astype(np.float32)) for v in (x, later_x)]
     truth = [torch.from_numpy(v.astype(np.float32)) for v in (y, later_y)]
-    loader = DataLoader(TensorDataset(tensors[0], truth[0]), batch_size=expected.batch_size, shuffle=True)
+    loader = DataLoader(TensorDataset(tensors[0], truth[0]), batch_size=settings.batch_size, shuffle=True)
     layers: list[nn.Module] = []
     width = x.shape[1]
-    for hidden in expected.hidden:
-        layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(expected.dropout)]
+    for hidden in settings.hidden:
+        layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(settings.dropout)]
         width = hidden
     network = nn.Sequential(*layers, nn.Linear(width, 1))
-    optimiser = torch.optim.AdamW(network.parameters(), lr=expected.learning_rate, weight_decay=expected.weight_decay)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     for _ in range(int(os.environ["BENCH_EPOCHS"])):
         network.train()
         for batch, target in loader:
@@ -122,7 +121,7 @@ def plain_network(x: np.ndarray, y: np.ndarray, later_x: np.ndarray, later_y: np
 
 
 def measure(level: str, who: str, rows: int) -> None:
-    """In a child: fit once, print seconds and peak resident memory in MB."""
+    """Child process: fit once, print seconds and peak resident memory in MB."""
     threads = 2 if who == "theirs_2" else 1
     if level == "mlp":
         torch.set_num_threads(threads)

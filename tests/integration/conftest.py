@@ -149,7 +149,7 @@ def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def context(tmp_path: Path, registry: Registry, valkey_url: str) -> Context:
-    """A job's surroundings, everything below the test's folder."""
+    """The context of a job, with all paths below the test's folder."""
     settings = Settings(
         home=tmp_path / "home", project=ROOT, mlflow_url=registry.url, spark_master="local[2]", redis_url=valkey_url
     )

@@ -53,8 +53,8 @@ class Platform:
         try:
             return 0, run_job(arguments[0], list(arguments[1:])).model_dump(mode="json")
         except FraudError as error:
-            told = {"error": type(error).__name__, "message": error.message, "expected": error.expected}
-            return error.exit_code, told | {"got": error.got}
+            failure = {"error": type(error).__name__, "message": error.message, "expected": error.expected}
+            return error.exit_code, failure | {"got": error.got}
 
     def alias(self, name: str) -> str | None:
         with opened(self.settings) as promotion:

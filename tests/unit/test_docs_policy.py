@@ -1,9 +1,10 @@
-"""The documentation names what it must: a DAG, job, setting, command or metric that is not documented fails here."""
+"""Every DAG, job, setting, command, metric and endpoint is documented, and generated tables are up to date."""
 
 import re
 from pathlib import Path
 
 import pytest
+from docs import generate
 
 from fraud.job_list import JOBS
 from fraud.settings import Settings
@@ -34,6 +35,17 @@ def test_every_job_has_its_module_and_is_documented(job: str) -> None:
     assert f"fraud {job}" in TEXT
 
 
+@pytest.mark.parametrize("page", sorted({page for page, _ in generate.TABLES}))
+def test_generated_tables_are_up_to_date(page: str) -> None:
+    assert (ROOT / "docs" / page).read_text() == generate.generated(page), "run make docs"
+
+
+def test_a_page_without_a_table_below_the_heading_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(generate.TABLES, ("jobs.md", "No such heading"), lambda: "")
+    with pytest.raises(ValueError, match=r"docs/jobs.md has no table below the heading 'No such heading'"):
+        generate.generated("jobs.md")
+
+
 def test_every_variable_of_serving_is_documented() -> None:
     fields = re.findall(
         r"^    (\w+): .*= Field\(|^    (\w+): .*Field\($", (SERVING / "settings.py").read_text(), re.MULTILINE
@@ -56,7 +68,7 @@ def test_every_endpoint_is_documented(path: str) -> None:
     assert path in TEXT
 
 
-def test_every_make_target_says_what_it_does_and_the_readme_names_the_main_ones() -> None:
+def test_every_make_target_has_a_help_line_and_the_readme_names_the_main_ones() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = " ".join(re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)).split()
     assert targets
@@ -66,11 +78,17 @@ def test_every_make_target_says_what_it_does_and_the_readme_names_the_main_ones(
         assert f"make {target}" in (ROOT / "README.md").read_text()
 
 
-def test_links_between_pages_lead_somewhere() -> None:
-    broken = [
-        f"{page.relative_to(ROOT)}: {link}"
-        for page in PAGES
-        for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text())
-        if not (page.parent / link).exists()
-    ]
+def anchors(page: Path) -> set[str]:
+    """The ids of a page's headings, as GitHub and Airflow's pages of the documentation make them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_between_pages_lead_to_a_file_and_a_heading() -> None:
+    broken = []
+    for page in PAGES:
+        for path, anchor in re.findall(r"\]\((?!https?:|mailto:)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
+            target = page.parent / path if path else page
+            if not target.exists() or (anchor and anchor not in anchors(target)):
+                broken.append(f"{page.relative_to(ROOT)}: {path}#{anchor}")
     assert broken == []

@@ -1,4 +1,4 @@
-"""The platform uses the glossary's terms: a retired word in code, documentation or reports fails here."""
+"""The words that the glossary retires are not used in code, documentation and reports."""
 
 import re
 import subprocess
@@ -14,13 +14,13 @@ THIS: Final = Path(__file__).resolve()
 
 
 def retired() -> dict[str, str]:
-    """Retired word -> the term that replaces it, from the glossary's tables."""
+    """Retired word -> the term that replaces it, from the tables of the glossary."""
     rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| ([^|]*)\|$", GLOSSARY.read_text(), re.MULTILINE)
     return {word: term.strip() for term, words in rows for word in re.findall(r"`([^`]+)`", words)}
 
 
 def texts() -> list[Path]:
-    """What Git tracks and people read."""
+    """The files of Git with names or prose, without the glossary and this test."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     paths = (ROOT / name for name in tracked.splitlines())
     read = [path for path in paths if path.suffix in SUFFIXES or path.name == "Makefile"]

@@ -1,9 +1,9 @@
-"""Other ways to serve the same trees, each in its own environment: how it is installed, started and asked.
+"""Other servers of the same trees, each in its own environment: how they are installed, started and called.
 
-They get the finished vector and answer a probability; no key, no features, no log: their plain predict. BentoML runs it
-on ONNX Runtime as ours does, MLServer by its own scikit-learn runtime and, since it has none for ONNX, by one of ours;
-`mlflow models serve` and the handbook's endpoint run a scikit-learn pyfunc. A peer that does not install or start is
-left out of the table, with a line that says so.
+They receive the finished vector and return a probability, without key, features or log. BentoML uses ONNX Runtime, like
+the platform. MLServer uses its scikit-learn runtime and, since it has none for ONNX, a runtime defined here. `mlflow
+models serve` and the endpoint of the handbook use a scikit-learn pyfunc. A peer that cannot be installed or started is
+reported and left out of the table.
 """
 
 import json
@@ -118,7 +118,7 @@ PEERS: Final = (
 
 
 def installed(peer: Peer) -> str:
-    """Install what the peer needs, once. Returns why it could not be done, "" when it is there."""
+    """Install the requirements of a peer once. Returns the reason of a failure, "" for none."""
     if not peer.requirements:
         return ""
     name = peer.requirements[0].partition(">")[0]

@@ -1,37 +1,18 @@
 """The event stream into the online store: at least once in, exactly once counted."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import redis
-import structlog
 
 from fraud.errors import UnavailableError
 from fraud.features import ingest_events
 from fraud.features.event_stream import RedisStream
 from fraud.features.online_store import OnlineHistory
 from fraud.job import Context
-from fraud.params import Params
-from fraud.settings import Settings
 
-ROOT = Path(__file__).parents[3]
 MINUTE_US = 60_000_000
 FIRST_US = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
-
-
-@pytest.fixture
-def client(valkey_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(valkey_url) as connection:
-        connection.flushdb()
-        yield connection
-
-
-@pytest.fixture
-def context(tmp_path: Path, valkey_url: str) -> Context:
-    settings = Settings(home=tmp_path, project=ROOT, redis_url=valkey_url)
-    return Context(settings, Params.load(ROOT / "params.yaml"), structlog.get_logger())
 
 
 def send(client: redis.Redis, number: int, **changes: object) -> None:

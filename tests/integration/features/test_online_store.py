@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,13 +24,6 @@ from fraud.features.online_store import Batch, Loaded, OnlineHistory, connect
 
 ROOT = Path(__file__).parents[3]
 NOON = 1_767_268_800_123_457  # 2026-01-01T12:00:00.123457Z: odd microseconds must survive Lua's doubles
-
-
-@pytest.fixture
-def client(valkey_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(valkey_url) as connection:
-        connection.flushdb()
-        yield connection
 
 
 def batch(user: str, events: list[tuple[str, int, int, str]]) -> Batch:

@@ -226,15 +226,6 @@ def dvc(project: Path, *arguments: str) -> None:
     subprocess.run([DVC, *arguments, "--quiet"], cwd=project, check=True, capture_output=True)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "model"
-    (made / "inner").mkdir(parents=True)
-    (made / "a.txt").write_text("a\n")
-    (made / "inner/b.txt").write_text("b\n")
-    return made
-
-
 def test_a_folder_pushed_to_the_dvc_remote_comes_back(server: s3.Server, folder: Path, tmp_path: Path) -> None:
     stored = data_versions.push(server.uri("dvc"), folder)
     data_versions.pull(server.uri("dvc"), stored.md5, tmp_path / "back")

@@ -1,10 +1,7 @@
 """What history, lineage and the version's tags record of each way to decide on a version."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from tests.integration.registry_platform import Platform, environment
+from tests.integration.registry_platform import Platform
 
 from fraud.embedded.servers import mlflow_server
 from fraud.registry.history import Result
@@ -13,29 +10,13 @@ from fraud.registry.model_versions import MODEL_NAME
 WAIVER = ["--waiver-reason", "agreed with risk until January", "--waiver-expires", "2999-01-01"]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mlflow_server.Server]:
-    with mlflow_server.running(tmp_path_factory.mktemp("mlflow")) as running:
-        yield running
-
-
-@pytest.fixture
-def platform(server: mlflow_server.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
-    for name, value in environment(server, tmp_path).items():
-        monkeypatch.setenv(name, value)
-    platform = Platform(server, tmp_path)
-    platform.client.create_registered_model(MODEL_NAME)
-    yield platform
-    platform.client.delete_registered_model(MODEL_NAME)
-
-
 def decisions(platform: Platform) -> list[tuple[str, str, str | None, str]]:
     """Action, version, the waived gates and the reason of every entry; the hash chain is verified by the job."""
-    code, told = platform.fraud("history")
+    code, result = platform.fraud("history")
     assert code == 0
     return [
         (change["action"], change["version"], ",".join((change["waiver"] or {}).get("gates", ())), change["reason"])
-        for change in told["changes"]
+        for change in result["changes"]
     ]
 
 
@@ -98,8 +79,12 @@ def test_a_terminal_shows_the_history_as_a_table(platform: Platform) -> None:
 def test_refused_credentials_are_a_configuration_error(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as changed:
         changed.setenv("MLFLOW_TRACKING_PASSWORD", "not the password")
-        code, told = platform.fraud("production-version")
-    assert (code, told["error"], told["message"]) == (2, "BadConfigError", "the model registry refuses the credentials")
+        code, result = platform.fraud("production-version")
+    assert (code, result["error"], result["message"]) == (
+        2,
+        "BadConfigError",
+        "the model registry refuses the credentials",
+    )
 
 
 def test_a_missing_artifact_is_named(platform: Platform, server: mlflow_server.Server) -> None:
@@ -107,5 +92,5 @@ def test_a_missing_artifact_is_named(platform: Platform, server: mlflow_server.S
     run_id = platform.client.get_model_version(MODEL_NAME, version).run_id
     [stored] = (server.folder / "artifacts").rglob(f"{run_id}/artifacts/model/model.onnx")
     stored.unlink()
-    code, told = platform.fraud("promote")
-    assert (code, told["message"]) == (3, f"run {run_id} has no model/model.onnx")
+    code, result = platform.fraud("promote")
+    assert (code, result["message"]) == (3, f"run {run_id} has no model/model.onnx")

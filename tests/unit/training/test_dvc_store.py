@@ -16,15 +16,6 @@ from fraud.training.dvc import data_versions
 DVC = Path(sys.executable).with_name("dvc")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "model"
-    (made / "inner").mkdir(parents=True)
-    (made / "a.txt").write_text("a\n")
-    (made / "inner/b.txt").write_text("b\n")
-    return made
-
-
 def test_the_md5_is_that_of_dvcs_listing(folder: Path, tmp_path: Path) -> None:
     stored = data_versions.push(f"file://{tmp_path}/remote", folder)
     files = {"a.txt": b"a\n", "inner/b.txt": b"b\n"}
