@@ -23,14 +23,14 @@ def backends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdin is not None
-        said = json.loads(process.stdout.readline())
+        addresses = json.loads(process.stdout.readline())
 
         def registry(command: str) -> None:
             process.stdin.write(command.encode() + b"\n")
             process.stdin.flush()
             assert process.stdout.readline() == b"done\n"
 
-        yield {**said, "folder": str(folder), "registry": registry}
+        yield {**addresses, "folder": str(folder), "registry": registry}
         process.stdin.close()
 
 
@@ -43,7 +43,7 @@ def registry(backends: dict[str, Any]) -> Iterator[Registry]:
 
 @pytest.fixture(scope="session")
 def shared_store(backends: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    """One store for tests that do not hurt it; each uses users of its own."""
+    """One store for tests that do not kill it; each uses users of its own."""
     store = Valkey(backends["valkey"], tmp_path_factory.mktemp("valkey"))
     store.start()
     yield store
@@ -52,7 +52,7 @@ def shared_store(backends: dict[str, Any], tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def store(backends: dict[str, Any], tmp_path: Path) -> Iterator[Valkey]:
-    """A store of one test, which may kill it."""
+    """The store of one test, which may kill it."""
     store = Valkey(backends["valkey"], tmp_path / "valkey")
     store.start()
     yield store

@@ -84,8 +84,8 @@ def fuzz(serving: Serving, cases: int, seed: int) -> Counter[int]:
         answer = serving.client.post(path + query, content=data)
         statuses[answer.status_code] += 1
         assert answer.status_code in (200, 413, 422), (seed, number, data[:500], answer.text)
-        said = answer.json()
-        assert answer.status_code == 200 or said["reason"]
+        content = answer.json()
+        assert answer.status_code == 200 or content["reason"]
     return statuses
 
 

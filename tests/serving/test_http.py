@@ -274,7 +274,7 @@ def test_head_is_answered_as_get_without_the_body(serving: Serving, path: str) -
     (get,) = send(serving.port, request(path, b"", "Connection: close", method="GET"))
     assert (head.status, last.status, get.status) == (200, 200, 200)
     assert get.body
-    if path != "/metrics":  # it counts what was asked
+    if path != "/metrics":  # it counts the requests
         assert head.headers == {name: value for name, value in get.headers.items() if name != "connection"}
 
 

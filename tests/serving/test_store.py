@@ -68,7 +68,7 @@ def test_a_hanging_store_costs_a_request_no_more_than_the_deadline(serving: Serv
     until(lambda: not serving.predict(**payment(30))["degraded"], "recovery")
 
 
-def test_a_server_that_starts_before_its_store_waits_for_nobody(
+def test_a_server_that_starts_before_its_store_answers_without_it(
     start: Callable[..., Serving], store: Valkey, registry: Registry, versions: list[str]
 ) -> None:
     registry.promote(versions[0])
