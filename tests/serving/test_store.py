@@ -41,7 +41,7 @@ def test_without_the_store_the_request_alone_decides_and_the_store_is_taken_up_a
     for number in range(2, 12):
         answer = serving.predict(**payment(number))
         assert (answer["history"], answer["degraded"]) == ("none", True)
-        # the caller's own velocity is not taken in place of the store's
+        # the transaction_velocity of the request does not replace the store's
         assert answer["fraud_probability"] == pytest.approx(WITHOUT_HISTORY, abs=1e-6)
     assert serving.metric('serving_degraded_total{reason="store"}') == 10
     assert serving.metric("serving_store_up") == 0
