@@ -154,7 +154,7 @@ class Rsgi:
         from fraud_serving.settings import Settings
 
         self._service = Service.of(Settings.load(os.environ))
-        self._front = app.public(self._service)
+        self._app = app.public(self._service)
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.run_until_complete(self._service.start())
@@ -165,9 +165,9 @@ class Rsgi:
             return
         headers = [(name.encode(), value.encode()) for name, value in scope.headers.items()]
         body = await protocol()
-        self._front.start()
-        reply = await self._front.exchange(scope.method, scope.path, scope.query_string.encode(), headers, body)
-        protocol.response_bytes(reply.status, [("content-type", "application/json")], reply.body)
+        self._app.start()
+        response = await self._app.respond(scope.method, scope.path, scope.query_string.encode(), headers, body)
+        protocol.response_bytes(response.status, [("content-type", "application/json")], response.body)
 
 
 def rsgi() -> Rsgi:

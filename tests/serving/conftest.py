@@ -1,4 +1,4 @@
-"""Real backends for the serving tests. They run in the serving environment; MLflow lives in the ML one."""
+"""Real backends for the serving tests. They run in the serving environment; MLflow runs in the ML environment."""
 
 import json
 import subprocess
@@ -61,7 +61,7 @@ def store(backends: dict[str, Any], tmp_path: Path) -> Iterator[Valkey]:
 
 @pytest.fixture(scope="session")
 def versions(registry: Registry) -> list[str]:
-    """Registered versions; `expected.probability(i, ...)` is what `versions[i]` answers."""
+    """Registered versions; `versions[i]` answers `expected.probability(i, ...)`."""
     return [registry.register(*registry.files(number), git_commit="c0ffee") for number in range(5)]
 
 
@@ -69,7 +69,7 @@ def versions(registry: Registry) -> list[str]:
 def serving(
     registry: Registry, versions: list[str], shared_store: Valkey, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Serving]:
-    """A server for a module's tests that change nothing about it. It serves `versions[0]`."""
+    """One server for the tests of a module that do not change it. It serves `versions[0]`."""
     registry.promote(versions[0])
     server = Serving(tmp_path_factory.mktemp("serving"), shared_store.url, registry).start()
     yield server

@@ -1,4 +1,4 @@
-"""The command that keeps the file of keys: new, ensure, retire, revoke. What a running server does: test_limits.py."""
+"""The command that maintains the file of keys: new, ensure, retire, revoke. test_limits.py tests a running server."""
 
 import os
 import subprocess

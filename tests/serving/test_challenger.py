@@ -1,4 +1,4 @@
-"""A challenger is scored in shadow: in the log and the metrics, in no answer."""
+"""A challenger is scored in shadow: it is in the log and the metrics, and changes no answer."""
 
 from collections.abc import Callable
 

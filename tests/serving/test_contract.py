@@ -1,4 +1,4 @@
-"""The OpenAPI document: what it states is what the server does."""
+"""The OpenAPI document describes what the server does."""
 
 import json
 import re

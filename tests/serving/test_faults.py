@@ -1,4 +1,4 @@
-"""What docs/serving.md promises when something behind the service fails: real processes, killed and brought back."""
+"""The behaviour of docs/serving.md, "Failures", with real processes that are killed and started again."""
 
 import json
 import random
@@ -21,7 +21,7 @@ RATE = 300.0
 
 
 def wrong(load: Load, expected: dict[str, float]) -> list[object]:
-    """Answers that are no 200, or not what their version gives offline."""
+    """Answers that are not a 200, or differ from the expected probability of their version."""
     return [
         one
         for one in load.got

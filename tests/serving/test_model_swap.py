@@ -1,4 +1,4 @@
-"""The watcher: versions come, go back, are refused, and no request notices more than the version in its answer."""
+"""Model swaps: a new version, a rollback, a refused version. No request fails, and each answer names its version."""
 
 import json
 import signal
@@ -143,7 +143,7 @@ def test_a_restart_without_the_registry_serves_the_verified_local_copy(
 
 
 def serving_model(registry: Registry, version: str, serving: Serving) -> dict[str, object]:
-    """What /model has to say, from the files themselves."""
+    """The expected response of /model, from the files."""
     model, facts = registry.files(3)
     stated = json.loads(facts)
     tags = {

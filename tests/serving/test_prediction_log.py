@@ -1,4 +1,4 @@
-"""The prediction log: whole through SIGTERM, torn at most at its end through kill -9, and never in a request's way."""
+"""The prediction log: complete after SIGTERM, at most the last line incomplete after SIGKILL; requests do not wait."""
 
 import json
 import resource
@@ -132,7 +132,7 @@ def numbers_in(folder: Path) -> list[int]:
 
 
 class GrowsWhenIterated(deque[PredictionRecord]):
-    """The event loop appends at the worst moment: between the making of an iterator and the reading of it."""
+    """Simulates an append by the event loop between the creation of an iterator and its first read."""
 
     def __iter__(self) -> Iterator[PredictionRecord]:
         iterator = super().__iter__()

@@ -1,4 +1,4 @@
-"""The online store slow, down, back, or without its script: every request is answered, none waits past the deadline."""
+"""The online store slow, down, back, or without its script: every request is answered within the deadline."""
 
 import itertools
 import signal

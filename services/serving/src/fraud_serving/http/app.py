@@ -107,7 +107,7 @@ def _add_error_handler(app: FastAPI) -> None:
     async def refuse(_: Request, error: StarletteHTTPException) -> Response:
         reason, headers = str(error.detail), dict(error.headers or {})
         if error.status_code == 404:
-            reason = "nothing is at this path"
+            reason = "no resource at this path"
         if error.status_code == 405:
             reason, headers = "expected GET or HEAD", {"allow": "GET, HEAD"}
         problem = Problem(kinds[error.status_code], reason)

@@ -124,7 +124,7 @@ class PredictProtocol(HttpToolsProtocol):
             self._refuse(_refused(error))
             return
         if self._head_bytes is not None:
-            # The read in which the headers start may begin with other bytes, so counting starts with the next read.
+            # The first read of the headers may begin with bytes before them, so counting starts with the next read.
             self._head_bytes += len(data) if self._head_bytes else 1
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(_HEAD_TOO_LARGE)
