@@ -99,7 +99,7 @@ def test_ports_are_those_of_the_image_and_the_settings() -> None:
 def test_a_probe_asks_for_a_path_that_the_service_answers(probe: str) -> None:
     requested = CONTAINER[probe]["httpGet"]
     assert requested["port"] in PORTS
-    assert f'"{requested["path"]}"' in (SERVING / "src/fraud_serving/http/app.py").read_text()
+    assert f'"{requested["path"]}"' in (SERVING / "src/fraud_serving/app.py").read_text()
     # A replica without a model still answers, by the rule: it is not ready, and nobody restarts it for that.
     assert requested["path"] == ("/ready" if probe == "readinessProbe" else "/health")
 
