@@ -17,7 +17,7 @@ import uvloop
 
 from fraud.core import history, windows
 from fraud_serving.metrics import Metrics
-from fraud_serving.scoring.store import Store
+from fraud_serving.store.store import Store
 
 CONNECTIONS: Final = 16
 USERS: Final = 400
@@ -40,7 +40,7 @@ async def measured(url: str, requests: int) -> dict[str, float]:
     store = Store(url, deadline_s=5.0, answer_ttl_s=60, metrics=Metrics())
     await store.start()
     for i in range(60 * USERS):
-        await store.begin_append(f"u{i % USERS}", f"warm {i}", NOON + i, 10_000, f"m{i % 40}")
+        await store.append(f"u{i % USERS}", f"warm {i}", NOON + i, 10_000, f"m{i % 40}")
     loop = asyncio.get_running_loop()
 
     async def nothing(_: int) -> None:
@@ -49,12 +49,12 @@ async def measured(url: str, requests: int) -> dict[str, float]:
         await done
 
     async def append(i: int) -> None:
-        reply = await store.begin_append(f"u{i % USERS}", f"t{i}", NOON + 10**9 + i, 10_000, f"m{i % 40}")
+        reply = await store.append(f"u{i % USERS}", f"t{i}", NOON + 10**9 + i, 10_000, f"m{i % 40}")
         history.known(reply)
 
     async def evaluated(i: int) -> None:
         at = NOON + 10**10 + i
-        reply = await store.begin_append(f"u{i % USERS}", f"e{i}", at, 10_000, f"m{i % 40}")
+        reply = await store.append(f"u{i % USERS}", f"e{i}", at, 10_000, f"m{i % 40}")
         known = history.known(reply)
         windows.evaluate(known.events, known.newest_us, at)
 

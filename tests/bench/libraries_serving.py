@@ -96,7 +96,7 @@ async def _store(url: str, requests: int) -> dict[str, float]:
     from fraud.core.features import MAX_EVENTS
     from fraud.core.history import APPEND_SCRIPT, append_arguments, history_key, ids_key
     from fraud_serving.metrics import Metrics
-    from fraud_serving.scoring.store import Store
+    from fraud_serving.store.store import Store
 
     ours = Store(url, deadline_s=5.0, answer_ttl_s=60, metrics=Metrics())
     await ours.start()
@@ -107,7 +107,7 @@ async def _store(url: str, requests: int) -> dict[str, float]:
         await asyncio.sleep(0)
 
     async def own_client(i: int) -> None:
-        future = ours.begin_append(f"u{i % USERS}", f"o{i}", NOON + i, 10_000, f"m{i % 40}")
+        future = ours.append(f"u{i % USERS}", f"o{i}", NOON + i, 10_000, f"m{i % 40}")
         assert future is not None
         assert await future is not None
 
@@ -154,7 +154,7 @@ class Rsgi:
         from fraud_serving.settings import Settings
 
         self._service = Service.of(Settings.load(os.environ))
-        self._front = app.public(self._service)
+        self._app = app.public(self._service)
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.run_until_complete(self._service.start())
@@ -165,9 +165,9 @@ class Rsgi:
             return
         headers = [(name.encode(), value.encode()) for name, value in scope.headers.items()]
         body = await protocol()
-        self._front.start()
-        reply = await self._front.exchange(scope.method, scope.path, scope.query_string.encode(), headers, body)
-        protocol.response_bytes(reply.status, [("content-type", "application/json")], reply.body)
+        self._app.start()
+        response = await self._app.respond(scope.method, scope.path, scope.query_string.encode(), headers, body)
+        protocol.response_bytes(response.status, [("content-type", "application/json")], response.body)
 
 
 def rsgi() -> Rsgi:

@@ -236,7 +236,7 @@ class Bench:
 
 def run(folder: Path, rounds: int, seconds: int, *, with_peers: bool) -> dict[str, Any]:
     model, keys = serving_model.write(folder / "cache"), folder / "keys"
-    made = [PYTHON, "-m", "fraud_serving.http.api_keys", "new", "bench", str(keys)]
+    made = [PYTHON, "-m", "fraud_serving.api_keys", "new", "bench", str(keys)]
     key = subprocess.run(made, check=True, capture_output=True, text=True).stdout.strip()
     figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     opened: dict[str, list[dict[str, Any]]] = defaultdict(list)

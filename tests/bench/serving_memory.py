@@ -26,7 +26,7 @@ CONNECTIONS = 48
 def run(folder: Path, requests: int) -> list[tuple[int, float]]:
     """(requests so far, resident MB) after every tenth of the requests."""
     model = serving_model.write(folder / "cache")
-    made = [serving.PYTHON, "-m", "fraud_serving.http.api_keys", "new", "bench", str(folder / "keys")]
+    made = [serving.PYTHON, "-m", "fraud_serving.api_keys", "new", "bench", str(folder / "keys")]
     key = subprocess.run(made, check=True, capture_output=True, text=True).stdout.strip()
     seen: list[tuple[int, float]] = []
     with valkey.running(folder / "valkey") as store, ExitStack() as stack:

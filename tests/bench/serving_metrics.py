@@ -33,7 +33,7 @@ FIGURES: Final = ("p50_ms", "p99_ms", "cpu_us_per_request")
 def measure(folder: Path, rounds: int, seconds: int) -> dict[str, list[serving.Figures]]:
     """The figures of each round by contender, without the first round, which is a warm-up."""
     model, keys = serving_model.write(folder / "cache"), folder / "keys"
-    made = [serving.PYTHON, "-m", "fraud_serving.http.api_keys", "new", "bench", str(keys)]
+    made = [serving.PYTHON, "-m", "fraud_serving.api_keys", "new", "bench", str(keys)]
     key = subprocess.run(made, check=True, capture_output=True, text=True).stdout.strip()
     found: dict[str, list[serving.Figures]] = {"with": [], "without": []}
     with valkey.running(folder / "valkey") as store, ExitStack() as stack:

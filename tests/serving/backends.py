@@ -1,4 +1,4 @@
-"""Runs in the ML environment: a real MLflow server, and small real models on disk. Ends when standard input does.
+"""A real MLflow server and small models on disk, in the ML environment. Ends when standard input is closed.
 
 A line `kill` on standard input kills the server with its children, `start` starts it again over the same data.
 
@@ -21,7 +21,7 @@ from fraud.core.features import VECTOR_NAMES, definition_hash
 from fraud.embedded.servers import mlflow_server, valkey
 
 THRESHOLD = 0.5
-# The logit of model i is BIASES[i] + sum of these over the vector. tests/serving/expected.py does it by hand.
+# The logit of model i is BIASES[i] + sum of these over the vector. tests/serving/expected.py computes it by hand.
 WEIGHTS = {
     "amount": 0.0001, "distance_missing": 0.25, "transaction_velocity_1h": 0.125, "avg_amount_7d": -0.0002,
     "unique_merchants_30d": 0.5, "category_other": 0.75,
@@ -30,7 +30,7 @@ BIASES = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 
 def build(folder: Path, bias: float) -> None:
-    """`model.onnx` and `serving.json` as a training run leaves them."""
+    """Write `model.onnx` and `serving.json` as a training run does."""
     weights = np.zeros((len(VECTOR_NAMES), 1), dtype=np.float32)
     for name, weight in WEIGHTS.items():
         weights[VECTOR_NAMES.index(name)] = weight

@@ -1,4 +1,4 @@
-"""Real backends for the serving tests. They run in the serving environment; MLflow lives in the ML one."""
+"""Real backends for the serving tests. They run in the serving environment; MLflow runs in the ML environment."""
 
 import json
 import subprocess
@@ -23,14 +23,14 @@ def backends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdin is not None
-        said = json.loads(process.stdout.readline())
+        addresses = json.loads(process.stdout.readline())
 
         def registry(command: str) -> None:
             process.stdin.write(command.encode() + b"\n")
             process.stdin.flush()
             assert process.stdout.readline() == b"done\n"
 
-        yield {**said, "folder": str(folder), "registry": registry}
+        yield {**addresses, "folder": str(folder), "registry": registry}
         process.stdin.close()
 
 
@@ -43,7 +43,7 @@ def registry(backends: dict[str, Any]) -> Iterator[Registry]:
 
 @pytest.fixture(scope="session")
 def shared_store(backends: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    """One store for tests that do not hurt it; each uses users of its own."""
+    """One store for tests that do not kill it; each uses users of its own."""
     store = Valkey(backends["valkey"], tmp_path_factory.mktemp("valkey"))
     store.start()
     yield store
@@ -52,7 +52,7 @@ def shared_store(backends: dict[str, Any], tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def store(backends: dict[str, Any], tmp_path: Path) -> Iterator[Valkey]:
-    """A store of one test, which may kill it."""
+    """The store of one test, which may kill it."""
     store = Valkey(backends["valkey"], tmp_path / "valkey")
     store.start()
     yield store
@@ -61,7 +61,7 @@ def store(backends: dict[str, Any], tmp_path: Path) -> Iterator[Valkey]:
 
 @pytest.fixture(scope="session")
 def versions(registry: Registry) -> list[str]:
-    """Registered versions; `expected.probability(i, ...)` is what `versions[i]` answers."""
+    """Registered versions; `versions[i]` answers `expected.probability(i, ...)`."""
     return [registry.register(*registry.files(number), git_commit="c0ffee") for number in range(5)]
 
 
@@ -69,7 +69,7 @@ def versions(registry: Registry) -> list[str]:
 def serving(
     registry: Registry, versions: list[str], shared_store: Valkey, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Serving]:
-    """A server for a module's tests that change nothing about it. It serves `versions[0]`."""
+    """One server for the tests of a module that do not change it. It serves `versions[0]`."""
     registry.promote(versions[0])
     server = Serving(tmp_path_factory.mktemp("serving"), shared_store.url, registry).start()
     yield server

@@ -1,4 +1,4 @@
-"""What the small test models answer, by hand: sigmoid(bias + weights x vector), weights as in backends.py."""
+"""The probabilities of the small test models, by hand: sigmoid(bias + weights x vector), weights as in backends.py."""
 
 from math import exp
 

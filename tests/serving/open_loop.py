@@ -1,4 +1,4 @@
-"""Open-loop load from a test: Poisson arrivals, whatever the server does, and every answer kept."""
+"""Open-loop load for a test: Poisson arrivals that do not depend on the answers. Every answer is kept."""
 
 import asyncio
 import json
@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 CONNECTIONS = 64
 
 
-class Came(NamedTuple):
-    """One answer. `due_s` is when it was to be sent (perf_counter), `latency_s` counts from then."""
+class Answered(NamedTuple):
+    """One answer. `due_s` is the scheduled time of sending (perf_counter), `latency_s` counts from then."""
 
     due_s: float
     latency_s: float
@@ -26,7 +26,7 @@ class Load:
         body = json.dumps(payment).encode()
         self._request = b"POST /predict HTTP/1.1\r\nhost: test\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
         self._port, self._rate = port, rate
-        self.got: list[Came] = []
+        self.got: list[Answered] = []
         self.failed: list[str] = []
         self._end = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._send_all()))
@@ -35,7 +35,7 @@ class Load:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask for no more, and wait for what is under way."""
+        """Stop sending, and wait for the requests in progress."""
         self._end.set()
         self._thread.join()
 
@@ -59,13 +59,13 @@ class Load:
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
             body = json.loads(await reader.readexactly(length))
-            self.got.append(Came(due, time.perf_counter() - due, int(head[9:12]), body))
+            self.got.append(Answered(due, time.perf_counter() - due, int(head[9:12]), body))
             idle.put_nowait((reader, writer))
         except (OSError, asyncio.IncompleteReadError, ValueError) as error:
             self.failed.append(repr(error))
             idle.put_nowait(await asyncio.open_connection("127.0.0.1", self._port))
 
 
-def p99_ms(got: list[Came]) -> float:
+def p99_ms(got: list[Answered]) -> float:
     ordered = sorted(one.latency_s for one in got)
     return ordered[int(0.99 * len(ordered))] * 1e3

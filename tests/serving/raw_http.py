@@ -1,4 +1,4 @@
-"""Requests byte by byte, and the responses as they come: for what no HTTP library lets a test send."""
+"""Sends the bytes of requests and reads the responses: for requests that no HTTP library can send."""
 
 import json
 import re

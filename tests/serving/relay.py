@@ -1,4 +1,4 @@
-"""A byte relay in front of a server: what a client really sent, and over how many connections."""
+"""A byte relay in front of a server: records what clients send, and over how many connections."""
 
 import socket
 import threading

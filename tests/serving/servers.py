@@ -1,4 +1,4 @@
-"""Real processes for the serving tests: serving itself, Valkey, and the registry as a client of MLflow sees it."""
+"""Real processes for the serving tests: serving, Valkey, and a client of MLflow's registry."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 def until(look: Callable[[], _T | None], what: str, seconds: float = DEADLINE_S) -> _T:
-    """Poll until `look` returns something true."""
+    """Poll until `look` returns a true value, and return it."""
     deadline = time.monotonic() + seconds
     while True:
         if found := look():
@@ -38,7 +38,7 @@ def until(look: Callable[[], _T | None], what: str, seconds: float = DEADLINE_S)
 
 
 class Valkey:
-    """A store process on a fixed port, so that it can die and come back."""
+    """A store process on a fixed port, so that it can be killed and started again."""
 
     def __init__(self, binary: str, folder: Path) -> None:
         self._binary, self._folder, self.port = binary, folder, free_port()
@@ -101,7 +101,7 @@ class Registry:
         return (folder / "model.onnx").read_bytes(), (folder / "serving.json").read_bytes()
 
     def register(self, model: bytes, serving: bytes, **tags: str) -> str:
-        """A new version with these bytes, tagged with their hashes unless `tags` says otherwise. Returns its number."""
+        """Register a version with these bytes, tagged with their hashes and `tags`. Returns its number."""
         run = self._post("runs/create", {"experiment_id": "0", "start_time": 0})["run"]["info"]
         where = run["artifact_uri"].removeprefix("mlflow-artifacts:/")
         for name, data in (("model.onnx", model), ("serving.json", serving)):
@@ -132,7 +132,7 @@ class Serving:
         self.folder, self.port = folder, free_port()
         self.log_folder, self.cache = folder / "log", folder / "cache"
         self.program: tuple[str, ...] = ()
-        """What is run instead of the package."""
+        """Program to run instead of the package."""
         self.environment = {
             "PATH": os.environ["PATH"],
             "SERVING_PORT": str(self.port), "SERVING_REDIS_URL": redis_url, "SERVING_OPEN": "1",
@@ -188,6 +188,6 @@ class Serving:
         raise AssertionError(f"no sample {name}")
 
     def records(self) -> list[dict[str, Any]]:
-        """The prediction log as it lies on the disk."""
+        """The records of the prediction log on disk."""
         lines = [line for path in sorted(self.log_folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
         return [json.loads(line) for line in lines]

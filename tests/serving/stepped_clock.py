@@ -1,4 +1,4 @@
-"""Serving under a wall clock that steps: `time.time_ns` is behind by the seconds that the file STEP holds."""
+"""Serving with a wall clock that steps: `time.time_ns` is behind by the seconds in the file STEP."""
 
 import os
 import time

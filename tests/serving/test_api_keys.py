@@ -1,4 +1,4 @@
-"""The command that keeps the file of keys: new, ensure, retire, revoke. What a running server does: test_limits.py."""
+"""The command that maintains the file of keys: new, ensure, retire, revoke. test_limits.py tests a running server."""
 
 import os
 import subprocess
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from fraud_serving.http.api_keys import ApiKeys
+from fraud_serving.api_keys import ApiKeys
 
 SECRET = "a-secret-of-the-compose-stack-0123456789"
 
 
 def run(*arguments: str, key: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fraud_serving.http.api_keys", *arguments]
+    command = [sys.executable, "-m", "fraud_serving.api_keys", *arguments]
     return subprocess.run(command, env={**os.environ, "SERVING_KEY": key}, check=False, capture_output=True, text=True)
 
 
@@ -23,23 +23,23 @@ def test_a_key_is_made_rotated_retired_and_revoked(tmp_path: Path) -> None:
     old = run("new", "checkout", str(file)).stdout.strip()
     new = run("new", "checkout", str(file)).stdout.strip()
 
-    def known() -> list[str | None]:
+    def clients() -> list[str | None]:
         keys = ApiKeys(file)
         return [keys.client_of(key.encode()) for key in (old, new, other)]
 
-    assert known() == ["checkout", "checkout", "till-7"]
+    assert clients() == ["checkout", "checkout", "till-7"]
     assert not any(key in file.read_text() for key in (old, new, other))
     assert run("retire", "checkout", str(file)).stdout == "checkout: 1 keys revoked\n"
-    assert known() == [None, "checkout", "till-7"]
+    assert clients() == [None, "checkout", "till-7"]
     assert run("revoke", "checkout", str(file)).stdout == "checkout: 1 keys revoked\n"
-    assert known() == [None, None, "till-7"]
+    assert clients() == [None, None, "till-7"]
     assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_given_key_is_added_once_and_a_short_one_never(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     assert [run("ensure", "checkout", str(file), key=SECRET).stdout for _ in range(2)] == [
-        "checkout: key added\n", "checkout: the key is there\n",
+        "checkout: key added\n", "checkout: key exists\n",
     ]  # fmt: skip
     assert ApiKeys(file).client_of(f"checkout.{SECRET}".encode()) == "checkout"
     assert run("ensure", "checkout", str(file), key="short").returncode != 0

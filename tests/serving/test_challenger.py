@@ -1,4 +1,4 @@
-"""A challenger is scored in shadow: in the log and the metrics, in no answer."""
+"""A challenger is scored in shadow: it is in the log and the metrics, and changes no answer."""
 
 from collections.abc import Callable
 
@@ -38,7 +38,7 @@ def test_every_answer_is_the_champions_and_every_record_has_both(
         assert record["challenger_probability"] == pytest.approx(challenger, abs=1e-6)
 
 
-def test_a_bad_challenger_is_refused_and_nobody_notices(
+def test_a_bad_challenger_is_refused_and_answers_do_not_change(
     start: Callable[..., Serving], shared_store: Valkey, registry: Registry, versions: list[str]
 ) -> None:
     registry.promote(versions[0])

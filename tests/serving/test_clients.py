@@ -1,4 +1,4 @@
-"""HTTP clients that checkouts use, with their defaults: one payment, a batch, and one more on the same connection."""
+"""Common HTTP clients with their defaults: one payment, a batch, and one more on the same connection."""
 
 import json
 import os
@@ -24,7 +24,7 @@ REQUESTS = (
     ("/predict", json.dumps(PAYMENT | {"amount": 500.0})),
 )
 WITH = {"java": "javac", "go": "go", "node": "node", "curl": "curl"}
-"""What has to be installed. A Java runtime alone cannot compile the client."""
+"""Programs that must be installed. A Java runtime alone cannot compile the client."""
 
 
 def command(client: str, url: str) -> list[str]:
@@ -77,7 +77,7 @@ def test_a_client_with_its_defaults_gets_its_decisions_over_one_connection(
 
 
 def test_http2_without_an_upgrade_is_refused_in_words(serving: Serving) -> None:
-    """`curl --http2-prior-knowledge` and gRPC clients begin with this."""
+    """`curl --http2-prior-knowledge` and gRPC clients send this first."""
     with socket.create_connection(("127.0.0.1", serving.port), timeout=5) as line:
         line.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         got = b""

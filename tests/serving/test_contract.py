@@ -1,4 +1,4 @@
-"""The OpenAPI document: what it states is what the server does."""
+"""The OpenAPI document describes what the server does."""
 
 import json
 import re
@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from servers import Serving
 
-from fraud_serving.http import page, schema
+from fraud_serving import schema
+from fraud_serving.http import docs_page
 from fraud_serving.http.openapi import FULL_EXAMPLE, SHORT_EXAMPLE
 
 
@@ -92,13 +93,13 @@ def test_the_documentation_page_loads_only_files_that_this_service_serves(servin
     assert addresses == ["data:,", "docs/swagger-ui.css", "docs/swagger-ui-bundle.js", "docs/start.js"]
     kinds = [serving.client.get(f"/{address}").headers["content-type"].split(";")[0] for address in addresses[1:]]
     assert kinds == ["text/css", "text/javascript", "text/javascript"]
-    # Swagger UI sends the document's address to a validator on the Internet unless told not to.
+    # Swagger UI sends the document's address to a validator on the Internet by default.
     assert "validatorUrl: null" in serving.client.get("/docs/start.js").text
     assert serving.client.get("/docs/nothing").status_code == 404
 
 
 def test_the_guide_says_whether_a_key_is_required(document: dict[str, Any]) -> None:
-    open_guide, guide = page.guide(keys_required=False), page.guide(keys_required=True)
+    open_guide, guide = docs_page.guide(keys_required=False), docs_page.guide(keys_required=True)
     assert document["info"]["description"] == open_guide
     assert "This service runs open and requires no key." in open_guide
     assert "runs open" not in guide

@@ -1,4 +1,4 @@
-"""Every example for callers in docs/serving.md is run against a server. Those of /docs: test_contract.py."""
+"""Every curl example of docs/serving.md is run against a server. test_contract.py runs those of /docs."""
 
 import json
 import os

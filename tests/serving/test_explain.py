@@ -8,7 +8,7 @@ import pytest
 from servers import Serving
 
 from fraud.core.features import VECTOR_NAMES
-from fraud_serving.model import explain
+from fraud_serving.model import shapley
 
 HANDBOOK = {
     "amount": 4999.99, "merchant_category": "electronics", "hour_of_day": 3, "day_of_week": 2,
@@ -18,8 +18,8 @@ NAN = float("nan")
 
 
 def test_the_values_are_the_mean_over_every_order_of_replacing_inputs_one_by_one() -> None:
-    own = explain.Inputs(5000.0, 3, 2, 850.0, 1, 12.0, 100.0, 7)
-    other = explain.Inputs(50.0, 14, 4, 2.0, 5, 0.0, 60.0, 3)
+    own = shapley.Inputs(5000.0, 3, 2, 850.0, 1, 12.0, 100.0, 7)
+    other = shapley.Inputs(50.0, 14, 4, 2.0, 5, 0.0, 60.0, 3)
     index = {name: VECTOR_NAMES.index(name) for name in ("amount", "transaction_velocity_1h", "amount_to_avg_7d")}
 
     def probability(vectors: np.ndarray) -> np.ndarray:
@@ -40,7 +40,7 @@ def test_the_values_are_the_mean_over_every_order_of_replacing_inputs_one_by_one
             before = one(chosen)
             chosen.add(i)
             by_order[i] += (one(chosen) - before) / len(orders)
-    found = explain.contributions(probability(explain.subsets(own, other)))
+    found = shapley.contributions(probability(shapley.subsets(own, other)))
     assert found == pytest.approx(by_order, abs=1e-6)
     assert found.sum() == pytest.approx(one(set(active)) - one(set()), abs=1e-6)
 
@@ -52,7 +52,7 @@ def test_an_ordinary_payment_is_the_middle_of_the_golden_rows() -> None:
     vectors[:, VECTOR_NAMES.index("distance_missing")] = [1, 0, 0, 0, 1]
     vectors[:, VECTOR_NAMES.index("no_history_7d")] = [1, 1, 1, 0, 0]
     vectors[[0, 1, 2, 3, 4], VECTOR_NAMES.index("category_travel") - np.array([0, 1, 0, 1, 1])] = 1
-    found = explain.ordinary(vectors)
+    found = shapley.reference_payment(vectors)
     assert (found.amount, found.distance_from_home) == (20.0, 4.0)
     assert np.isnan(found.avg_amount_7d)
     assert VECTOR_NAMES[VECTOR_NAMES.index("category_electronics") + int(found.merchant_category)] == (

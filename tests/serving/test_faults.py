@@ -1,4 +1,4 @@
-"""What docs/serving.md promises when something behind the service fails: real processes, killed and brought back."""
+"""The behaviour of docs/serving.md, "Failures", with real processes that are killed and started again."""
 
 import json
 import random
@@ -21,7 +21,7 @@ RATE = 300.0
 
 
 def wrong(load: Load, expected: dict[str, float]) -> list[object]:
-    """Answers that are no 200, or not what their version gives offline."""
+    """Answers that are not a 200, or differ from the expected probability of their version."""
     return [
         one
         for one in load.got
@@ -33,17 +33,17 @@ def corrupt(registry: Registry, number: int) -> str:
     """Register version `number`'s files, damaged in one of five ways. Returns the version."""
     model, facts = registry.files(number % 5)
     tag = sha256(model).hexdigest()
-    said = json.loads(facts) | {"level": f"corrupt {number}"}  # not a copy that is there already: it has to be fetched
-    facts = json.dumps(said).encode()
+    stated = json.loads(facts) | {"level": f"corrupt {number}"}  # differs from every local copy: it is downloaded
+    facts = json.dumps(stated).encode()
     damage: list[tuple[bytes, bytes, dict[str, str]]] = [
         (model[:300] + bytes([model[300] ^ 1]) + model[301:], facts, {"model_sha256": tag}),
         (model[: len(model) // 2], facts, {"model_sha256": tag}),
         (b"\x00", facts, {"model_sha256": tag}),
-        (model, json.dumps(said | {"golden": said["golden"] | {"probabilities": [0.5] * 8}}).encode(), {}),
-        (b"\x80\x04pickle", json.dumps(said | {"model_bytes": 8}).encode(), {}),
+        (model, json.dumps(stated | {"golden": stated["golden"] | {"probabilities": [0.5] * 8}}).encode(), {}),
+        (b"\x80\x04pickle", json.dumps(stated | {"model_bytes": 8}).encode(), {}),
     ]
-    onnx, told, tags = damage[number % len(damage)]
-    return registry.register(onnx, told, **tags)
+    onnx, serving_json, tags = damage[number % len(damage)]
+    return registry.register(onnx, serving_json, **tags)
 
 
 @pytest.mark.slow
@@ -70,7 +70,7 @@ def test_a_hundred_swaps_and_twenty_bad_artefacts_under_load_lose_and_mix_nothin
             else:
                 served = rng.choice([n for n in range(5) if n != served])
                 registry.promote(versions[served])
-                until(lambda wanted=versions[served]: serving.version() == wanted, f"version {versions[served]}")
+                until(lambda version=versions[served]: serving.version() == version, f"version {versions[served]}")
     finally:
         load.stop()
     before_ms, during_ms = p99_ms(load.got[:steady]), p99_ms(load.got[steady:])

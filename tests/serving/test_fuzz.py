@@ -1,4 +1,4 @@
-"""Bad input by the thousand: every answer is a decision or says what is wrong, and the process lives.
+"""Thousands of random requests: every answer is a decision or an error with a reason, and the process stays up.
 
 The own fuzzer always runs, in short, and so does schemathesis (from the tools' environment, for it does not fit
 into the serving lock); `-m slow` runs 12,000 cases of the one and 300 examples an operation of the other.
@@ -41,7 +41,7 @@ ENCODINGS = ("utf-16", "utf-32", "utf-7", "cp500", "utf-8-sig")
 
 
 def value(rng: random.Random) -> str:
-    """A JSON value, or nearly."""
+    """A JSON value, or almost one."""
     depth = rng.choice((1, 10, 500, 3_000))
     return rng.choice(
         (
@@ -53,7 +53,7 @@ def value(rng: random.Random) -> str:
 
 
 def body(rng: random.Random) -> bytes:
-    """One body: a good one with fields replaced, doubled or dropped, then perhaps bytes turned over."""
+    """One body: a valid one with fields replaced, doubled or dropped, and sometimes with changed bytes."""
     fields = [(name, json.dumps(good)) for name, good in PAYMENT.items() if rng.random() > 0.15]
     for _ in range(rng.randrange(4)):
         name = rng.choice([*PAYMENT, "amonut", "", "\u0000", "__proto__"])
@@ -84,13 +84,13 @@ def fuzz(serving: Serving, cases: int, seed: int) -> Counter[int]:
         answer = serving.client.post(path + query, content=data)
         statuses[answer.status_code] += 1
         assert answer.status_code in (200, 413, 422), (seed, number, data[:500], answer.text)
-        said = answer.json()
-        assert answer.status_code == 200 or said["reason"]
+        content = answer.json()
+        assert answer.status_code == 200 or content["reason"]
     return statuses
 
 
 def lines(serving: Serving) -> str:
-    """What the server wrote."""
+    """The server's output."""
     return (serving.folder / "serving.log").read_text()
 
 

@@ -22,7 +22,7 @@ LAST = request("/health", b"", "Connection: close", method="GET")
 
 
 def decided(response: Response) -> bool:
-    """Whether every payment has the probability that was worked out by hand."""
+    """Whether every payment has the probability computed by hand."""
     answer = response.json()
     answers = answer.get("predictions", [answer])
     got = [one["fraud_probability"] for one in answers]
@@ -115,7 +115,7 @@ def test_every_request_target_is_a_decision_or_an_error_in_words(serving: Servin
 
 
 def is_problem(response: Response) -> None:
-    """An error has the body that the document promises, and its own `error`."""
+    """An error has the documented body, with the expected `error`."""
     problem = response.json()
     assert response.headers["content-type"] == "application/json"
     assert problem["error"] == KINDS[response.status]
@@ -161,7 +161,7 @@ FRAMING = {
     "the PROXY protocol": b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 8000\r\n" + HEAD + BODY,
 }
 HIDDEN = request("/predict", ONE)
-"""What an attacker appends: it must not be taken for a request of its own."""
+"""Bytes appended by an attacker: the server must not handle them as a request."""
 
 
 @pytest.mark.parametrize("kind", FRAMING)
@@ -274,7 +274,7 @@ def test_head_is_answered_as_get_without_the_body(serving: Serving, path: str) -
     (get,) = send(serving.port, request(path, b"", "Connection: close", method="GET"))
     assert (head.status, last.status, get.status) == (200, 200, 200)
     assert get.body
-    if path != "/metrics":  # it counts what was asked
+    if path != "/metrics":  # it counts the requests
         assert head.headers == {name: value for name, value in get.headers.items() if name != "connection"}
 
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from servers import Registry, Serving, Valkey, free_port, until
 
-from fraud_serving.http import api_keys
+from fraud_serving import api_keys
 
 PAYMENT = {"amount": 100.0, "merchant_category": "travel", "hour_of_day": 3, "day_of_week": 2}
 
@@ -71,7 +71,7 @@ def test_keys_are_asked_for_rotated_and_revoked_without_a_restart(
         return serving.client.post(path, json=PAYMENT, headers=headers).status_code
 
     assert status(old) == 200
-    assert [status(key) for key in (None, "", "checkout.", "checkout." + "x" * 43, "nobody.x", old + "x")] == [401] * 6
+    assert [status(key) for key in (None, "", "checkout.", "checkout." + "x" * 43, "unknown.x", old + "x")] == [401] * 6
     for without in (serving.client.post("/predict", json=PAYMENT), serving.client.get("/model")):
         assert (without.status_code, without.json()["error"]) == (401, "key")
         assert without.headers["www-authenticate"] == "ApiKey"
@@ -209,11 +209,11 @@ def test_a_payment_too_many_is_sent_away_at_once_counted_and_a_line_only_where_a
         answer = httpx.post(f"http://127.0.0.1:{serving.port}/predict", json=waits, timeout=30, trust_env=False)
         statuses.append(answer.status_code)
 
-    store.signal(signal.SIGSTOP)  # whoever asks for a history is at work until the deadline
+    store.signal(signal.SIGSTOP)  # a request for a history is in progress until the deadline
     caller = threading.Thread(target=call)
     try:
         caller.start()
-        until(lambda: serving.metric("serving_in_flight") == 1, "a request at work")
+        until(lambda: serving.metric("serving_in_flight") == 1, "a request in progress")
         refused = serving.client.post("/predict", json=PAYMENT)
     finally:
         store.signal(signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""The watcher: versions come, go back, are refused, and no request notices more than the version in its answer."""
+"""Model swaps: a new version, a rollback, a refused version. No request fails, and each answer names its version."""
 
 import json
 import signal
@@ -100,21 +100,21 @@ def test_a_bad_artefact_is_refused_and_the_old_version_stays(
         ),
         "not ONNX, though signed": ("format", b"pickled?" * 100, with_facts(facts, model_bytes=800), {}),
         "not JSON": ("format", model, b"{", {}),
-        "another meaning of the features": ("features", model, with_facts(facts, feature_hash="0" * 64), {}),
+        "a different feature definition": ("features", model, with_facts(facts, feature_hash="0" * 64), {}),
         "not what was tested": (
             "golden", model, with_facts(facts, golden=golden | {"probabilities": [0.5] * 8}), {},
         ),
     }  # fmt: skip
-    for what, (kind, onnx, said, tags) in bad.items():
+    for what, (kind, onnx, serving_json, tags) in bad.items():
         before = refused(serving, kind)
-        registry.promote(registry.register(onnx, said, **tags))
+        registry.promote(registry.register(onnx, serving_json, **tags))
         until(lambda kind=kind, before=before: refused(serving, kind) > before, what)
         assert serving.predict(**PAYMENT)["model_version"] == versions[0], what
     registry.promote(versions[1])
     until(lambda: serving.version() == versions[1], "the next good version")
 
 
-def test_a_refused_artefact_is_not_asked_for_at_every_poll(
+def test_a_refused_artefact_is_not_downloaded_at_every_poll(
     start: Callable[..., Serving], shared_store: Valkey, registry: Registry, versions: list[str]
 ) -> None:
     registry.promote(versions[0])
@@ -143,15 +143,15 @@ def test_a_restart_without_the_registry_serves_the_verified_local_copy(
 
 
 def serving_model(registry: Registry, version: str, serving: Serving) -> dict[str, object]:
-    """What /model has to say, from the files themselves."""
+    """The expected response of /model, from the files."""
     model, facts = registry.files(3)
-    said = json.loads(facts)
+    stated = json.loads(facts)
     tags = {
         "model_sha256": sha256(model).hexdigest(), "serving_sha256": sha256(facts).hexdigest(), "git_commit": "c0ffee",
     }  # fmt: skip
     return {
-        "model_version": version, "model_sha256": said["model_sha256"], "threshold": 0.5, "level": "tiny",
-        "feature_hash": said["feature_hash"], "tags": tags,
+        "model_version": version, "model_sha256": stated["model_sha256"], "threshold": 0.5, "level": "tiny",
+        "feature_hash": stated["feature_hash"], "tags": tags,
         "run_id": serving.client.get("/model").json()["run_id"],
     }  # fmt: skip
 

@@ -1,6 +1,6 @@
-"""The rows of tests/contract_rows.json through POST /predict: the verdicts of every other entrance.
+"""The rows of tests/contract_rows.json through POST /predict: the same verdicts as at every other entry point.
 
-tests/integration/ingest/test_one_contract.py sends them through the others.
+tests/integration/ingest/test_one_contract.py sends them through the other entry points.
 """
 
 import json
@@ -14,7 +14,7 @@ CASES: Final = json.loads((Path(__file__).parents[1] / "contract_rows.json").rea
 
 
 @pytest.mark.parametrize("name", CASES["accepted"])
-def test_a_row_that_keeps_the_contract_is_answered_and_logged_as_the_lake_keeps_it(serving: Serving, name: str) -> None:
+def test_a_valid_row_is_answered_and_logged_as_the_lake_stores_it(serving: Serving, name: str) -> None:
     case = CASES["accepted"][name]
     sent = CASES["good"] | {"transaction_id": f"one-contract {name}"} | case["changes"]
     answer = serving.predict(**sent)
@@ -30,7 +30,7 @@ def test_a_row_that_keeps_the_contract_is_answered_and_logged_as_the_lake_keeps_
 
 
 @pytest.mark.parametrize("name", CASES["refused"])
-def test_a_row_that_breaks_the_contract_is_refused_naming_the_field(serving: Serving, name: str) -> None:
+def test_an_invalid_row_is_refused_naming_the_field(serving: Serving, name: str) -> None:
     changes = CASES["refused"][name]
     sent = CASES["good"] | {"transaction_id": f"one-contract {name}"} | changes
     answer = serving.client.post("/predict", json=sent)

@@ -1,11 +1,11 @@
-"""The prediction log: whole through SIGTERM, torn at most at its end through kill -9, and never in a request's way."""
+"""The prediction log: complete after SIGTERM, at most the last line incomplete after SIGKILL; requests do not wait."""
 
 import json
 import resource
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from expected import probability
 from servers import Registry, Serving, Valkey, until
 
 from fraud_serving.log.prediction_log import PredictionLog
-from fraud_serving.log.record import Record
+from fraud_serving.log.prediction_record import PredictionRecord
 from fraud_serving.metrics import Metrics
-from fraud_serving.model.challenger import Challenger
+from fraud_serving.scoring.challenger import Challenger
 
 PAYMENT = {
     "amount": 100.0,
@@ -46,7 +46,7 @@ def test_a_record_holds_what_the_answer_was_made_from(
     answer = serving.predict(**(given | {"transaction_id": "t2", "event_timestamp": later}))
     serving.stop()
     record = serving.records()[1]
-    known = {
+    expected = {
         "prediction_id": answer["prediction_id"], "transaction_id": "t2", "user_id": "log-user", "merchant_id": "m",
         "merchant_category": "other", "amount": 100.0, "distance_from_home": None,
         "event_us": 1_772_593_200_000_000 + 1_800_000_000, "hour_of_day": 3, "day_of_week": 2,
@@ -55,10 +55,10 @@ def test_a_record_holds_what_the_answer_was_made_from(
         "fraud_probability": answer["fraud_probability"], "is_fraud": answer["is_fraud"], "threshold": 0.5,
         "model_version": versions[0], "model_sha256": json.loads(registry.files(0)[1])["model_sha256"],
     }  # fmt: skip
-    assert {name: record[name] for name in known} == known
+    assert {name: record[name] for name in expected} == expected
     by_hand = probability(0, 100.0, velocity=1, average=100.0, merchants=1, other=True)
     assert record["fraud_probability"] == pytest.approx(by_hand, abs=1e-6)
-    assert set(record) - set(known) == {"served_us", "feature_hash", "latency_us"}
+    assert set(record) - set(expected) == {"served_us", "feature_hash", "latency_us"}
 
 
 def test_sigterm_loses_no_record(serving: Serving) -> None:
@@ -120,8 +120,10 @@ def test_segments_are_closed_at_their_size(
     assert len(serving.records()) == 5_000
 
 
-def record(number: int) -> Record:
-    return Record(**(dict.fromkeys(Record.__struct_fields__[:30], "") | {"prediction_id": str(number)}))
+def record(number: int) -> PredictionRecord:
+    return PredictionRecord(
+        **(dict.fromkeys(PredictionRecord.__struct_fields__[:30], "") | {"prediction_id": str(number)})
+    )
 
 
 def numbers_in(folder: Path) -> list[int]:
@@ -129,10 +131,10 @@ def numbers_in(folder: Path) -> list[int]:
     return [int(json.loads(line)["prediction_id"]) for line in lines]
 
 
-class GrowsWhenIterated(deque[Record]):
-    """The event loop appends at the worst moment: between the making of an iterator and the reading of it."""
+class GrowsWhenIterated(deque[PredictionRecord]):
+    """Simulates an append by the event loop between the creation of an iterator and its first read."""
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[PredictionRecord]:
         iterator = super().__iter__()
         self.append(self[0])
         return iterator
@@ -140,7 +142,7 @@ class GrowsWhenIterated(deque[Record]):
 
 def test_rows_that_come_while_a_batch_is_taken_do_not_end_the_log(tmp_path: Path) -> None:
     metrics = Metrics()
-    log = PredictionLog(tmp_path, 1_000, 1 << 20, metrics, Challenger(metrics))
+    log = PredictionLog(tmp_path, 1_000, 1 << 20, metrics, Challenger(metrics).score)
     log._queue = GrowsWhenIterated()
     for number in range(700):
         log.append(record(number))
@@ -151,17 +153,14 @@ def test_rows_that_come_while_a_batch_is_taken_do_not_end_the_log(tmp_path: Path
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it is what the test is about
 def test_a_thread_that_fails_ends_the_process_which_writes_what_was_left(tmp_path: Path) -> None:
-    class FailsOnce(Challenger):
-        failed = False
+    failures = [RuntimeError("unexpected")]
 
-        def score(self, records: list[Record]) -> None:
-            if not self.failed:
-                self.failed = True
-                raise RuntimeError("what nobody foresaw")
-            super().score(records)
+    def fail_once(_records: Sequence[PredictionRecord]) -> None:
+        if failures:
+            raise failures.pop()
 
-    metrics, ended = Metrics(), threading.Event()
-    log = PredictionLog(tmp_path, 1_000, 1 << 20, metrics, FailsOnce(metrics))
+    ended = threading.Event()
+    log = PredictionLog(tmp_path, 1_000, 1 << 20, Metrics(), fail_once)
     before = signal.signal(signal.SIGTERM, lambda *_: ended.set())
     try:
         log.start()

@@ -1,4 +1,4 @@
-"""Single requests of one turn of the event loop share an inference call, and nobody can tell."""
+"""Single requests of one event-loop iteration share an inference call, and get the same bits as alone."""
 
 import asyncio
 import json
@@ -10,13 +10,14 @@ import pytest
 from expected import probability
 from servers import Registry
 
-from fraud_serving.http.schema import Transaction
 from fraud_serving.log.prediction_log import PredictionLog
 from fraud_serving.metrics import Metrics
-from fraud_serving.model.challenger import Challenger
-from fraud_serving.model.model import ROWS_AT_ONCE, Artefact, Model, Registered, load
-from fraud_serving.scoring.scorer import InferenceError, Scorer
-from fraud_serving.scoring.store import Store
+from fraud_serving.model.model import MICRO_BATCH_ROWS, Artefact, Model, Registered, load
+from fraud_serving.schema import Transaction
+from fraud_serving.scoring.challenger import Challenger
+from fraud_serving.scoring.inference import InferenceError
+from fraud_serving.scoring.scorer import Scorer
+from fraud_serving.store.store import Store
 
 
 def model(registry: Registry, number: int) -> Model:
@@ -41,7 +42,7 @@ def monitored(served: Model) -> list[int]:
 def scorer(registry: Registry, tmp_path: Path) -> Scorer:
     """Without a store: payments of unknown users only."""
     metrics = Metrics()
-    log = PredictionLog(tmp_path, 10_000, 1_000_000, metrics, Challenger(metrics))
+    log = PredictionLog(tmp_path, 10_000, 1_000_000, metrics, Challenger(metrics).score)
     scorer = Scorer(Store("redis://127.0.0.1:1", 0.05, 60, metrics), log, metrics)
     scorer.model = model(registry, 0)
     return scorer
@@ -56,22 +57,24 @@ async def decided(scorer: Scorer, amounts: list[float]) -> list[dict[str, object
     return [json.loads(answer) for answer in answers]
 
 
-def test_a_turn_is_one_inference_call_and_every_answer_has_the_bits_it_has_alone(scorer: Scorer) -> None:
-    amounts = [1.0 + 7 * n for n in range(ROWS_AT_ONCE + 6)]
+def test_a_micro_batch_is_one_inference_call_and_every_answer_has_the_bits_it_has_alone(scorer: Scorer) -> None:
+    amounts = [1.0 + 7 * n for n in range(MICRO_BATCH_ROWS + 6)]
     assert scorer.model is not None
     calls = monitored(scorer.model)
     together = asyncio.run(decided(scorer, amounts))
-    assert calls == [ROWS_AT_ONCE, 6]
+    assert calls == [MICRO_BATCH_ROWS, 6]
     alone = [asyncio.run(decided(scorer, [amount]))[0] for amount in amounts]
     assert calls[2:] == [1] * len(amounts)
     assert [a["fraud_probability"] for a in together] == [a["fraud_probability"] for a in alone]
     assert len({a["fraud_probability"] for a in together}) == len(amounts)
 
 
-def test_a_version_swapped_in_within_a_turn_scores_those_who_come_after_it(scorer: Scorer, registry: Registry) -> None:
+def test_a_version_swapped_in_during_an_iteration_scores_the_requests_after_it(
+    scorer: Scorer, registry: Registry
+) -> None:
     async def run() -> list[bytes]:
         before = [asyncio.ensure_future(scorer.decide(payment(100.0), 0)) for _ in range(3)]
-        await asyncio.sleep(0)  # they joined a turn that was not run yet
+        await asyncio.sleep(0)  # they are in a micro-batch that has not run yet
         scorer.model = model(registry, 4)
         after = [asyncio.ensure_future(scorer.decide(payment(100.0), 0)) for _ in range(3)]
         return await asyncio.gather(*before, *after)
@@ -82,16 +85,16 @@ def test_a_version_swapped_in_within_a_turn_scores_those_who_come_after_it(score
         assert answer["fraud_probability"] == pytest.approx(probability(number, 100.0, distance_known=True), abs=1e-6)
 
 
-def test_where_company_changes_bits_every_request_is_scored_alone(
+def test_every_request_is_scored_alone_if_batching_changes_bits(
     scorer: Scorer, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     score = Model.score
 
-    def one_bit_off_in_company(self: Model, vectors: np.ndarray) -> np.ndarray:
+    def one_bit_off_in_a_batch(self: Model, vectors: np.ndarray) -> np.ndarray:
         answers = score(self, vectors)
         return np.nextafter(answers, np.float32(0)) if len(vectors) > 1 else answers
 
-    monkeypatch.setattr(Model, "score", one_bit_off_in_company)
+    monkeypatch.setattr(Model, "score", one_bit_off_in_a_batch)
     scorer.model = model(registry, 0)
     calls = monitored(scorer.model)
     answers = asyncio.run(decided(scorer, [5.0, 50.0, 500.0]))
@@ -99,7 +102,7 @@ def test_where_company_changes_bits_every_request_is_scored_alone(
     assert len({a["fraud_probability"] for a in answers}) == 3
 
 
-def test_an_inference_that_fails_fails_its_turn_and_not_the_next(scorer: Scorer) -> None:
+def test_a_failed_inference_fails_its_micro_batch_and_not_the_next(scorer: Scorer) -> None:
     assert scorer.model is not None
     score, logged = scorer.model.score, []
 

@@ -1,4 +1,4 @@
-"""The settings: each one out of its range, without effect or against another ends the start, naming the variable."""
+"""The settings: a value out of range, without effect or in contradiction to another ends the start and is named."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The online store slow, down, back, or without its script: every request is answered, none waits past the deadline."""
+"""The online store slow, down, back, or without its script: every request is answered within the deadline."""
 
 import itertools
 import signal
@@ -41,7 +41,7 @@ def test_without_the_store_the_request_alone_decides_and_the_store_is_taken_up_a
     for number in range(2, 12):
         answer = serving.predict(**payment(number))
         assert (answer["history"], answer["degraded"]) == ("none", True)
-        # the caller's own velocity is not taken in place of the store's
+        # the transaction_velocity of the request does not replace the store's
         assert answer["fraud_probability"] == pytest.approx(WITHOUT_HISTORY, abs=1e-6)
     assert serving.metric('serving_degraded_total{reason="store"}') == 10
     assert serving.metric("serving_store_up") == 0
@@ -68,7 +68,7 @@ def test_a_hanging_store_costs_a_request_no_more_than_the_deadline(serving: Serv
     until(lambda: not serving.predict(**payment(30))["degraded"], "recovery")
 
 
-def test_a_server_that_starts_before_its_store_waits_for_nobody(
+def test_a_server_that_starts_before_its_store_answers_without_it(
     start: Callable[..., Serving], store: Valkey, registry: Registry, versions: list[str]
 ) -> None:
     registry.promote(versions[0])

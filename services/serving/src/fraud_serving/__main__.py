@@ -15,22 +15,22 @@ import uvloop
 from starlette.types import ASGIApp
 
 from fraud_serving.http import app
-from fraud_serving.http.protocol import FrontProtocol
+from fraud_serving.http.protocol import PredictProtocol
 from fraud_serving.service import Service
 from fraud_serving.settings import BadSettingError, Settings
 
 _BAD_SETTING = 2
-"""Exit code, as of the `fraud` command."""
+"""Exit code, the same as of the `fraud` command."""
 _GRACE_S = 30
 _KEEP_ALIVE_S = 75
-"""Longer than a caller or a load balancer keeps an idle connection (60 s is usual): who closes first must not be us,
-for a request that is on its way then is lost."""
+"""Longer than clients and load balancers keep an idle connection (usually 60 s), so that they close it first: a request
+that is sent while the server closes the connection is lost."""
 _GC_THRESHOLD = 20_000
-"""A request leaves no cycles behind: collecting every 700 allocations finds nothing."""
+"""A request creates no reference cycles, so Python's default of 700 allocations collects too often."""
 
 
 class _JsonLines(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -42,8 +42,8 @@ class _JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
-class _Beside(uvicorn.Server):
-    """A second server on the loop: signals are the first one's business."""
+class _InternalServer(uvicorn.Server):
+    """The server of the internal port. The public server handles the signals."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -52,39 +52,39 @@ class _Beside(uvicorn.Server):
 
 def _config(application: ASGIApp, host: str, port: int) -> uvicorn.Config:
     return uvicorn.Config(
-        application, host=host, port=port, loop="none", http=FrontProtocol, ws="none", lifespan="on",
+        application, host=host, port=port, loop="none", http=PredictProtocol, ws="none", lifespan="on",
         access_log=False, log_config=None, server_header=False, date_header=False, proxy_headers=False,
         timeout_graceful_shutdown=_GRACE_S, timeout_keep_alive=_KEEP_ALIVE_S,
     )  # fmt: skip
 
 
 async def _serve(settings: Settings, service: Service) -> None:
-    front = uvicorn.Server(_config(app.public(service), settings.host, settings.port))
+    public = uvicorn.Server(_config(app.public(service), settings.host, settings.port))
     if not settings.internal_port:
-        await front.serve()
+        await public.serve()
         return
-    beside = _Beside(_config(app.internal(service), settings.host, settings.internal_port))
-    internal = asyncio.create_task(beside.serve())
+    internal = _InternalServer(_config(app.internal(service), settings.host, settings.internal_port))
+    task = asyncio.create_task(internal.serve())
     try:
-        await front.serve()
+        await public.serve()
     finally:
-        beside.should_exit = True
-        await internal
+        internal.should_exit = True
+        await task
 
 
 def main() -> None:
-    """Run until SIGTERM or SIGINT; what is in flight is answered, what was answered is logged."""
+    """Run until SIGTERM or SIGINT. Requests in progress are answered and logged before the process ends."""
     handler = logging.StreamHandler()
     handler.setFormatter(_JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per poll is no news
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every poll
     try:
         settings = Settings.load(os.environ)
         service = Service.of(settings)
     except BadSettingError as error:
-        print(f"fraud_serving: {error}", file=sys.stderr)  # noqa: T201 - for the person who starts it
+        print(f"fraud_serving: {error}", file=sys.stderr)  # noqa: T201 - an error message for a terminal
         sys.exit(_BAD_SETTING)
-    # What start-up made lives as long as the process: no collection need walk it again.
+    # Objects created at start live as long as the process: exclude them from garbage collection.
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
     uvloop.run(_serve(settings, service))

@@ -1,7 +1,7 @@
-"""What Prometheus reads. The event loop is the only writer of the hot cells, so they need no locks.
+"""The metrics of one process. Only the event loop writes those of a request, so they need no locks.
 
-prometheus-client's own objects take a lock and walk their buckets on every observation: 6 us for the four that a
-request touches, against 1 us for these (docs/serving.md). The text it renders is the same.
+prometheus-client's own objects take a lock and iterate over their buckets on every observation: 6 us for the four
+metrics of a request, against 1 us here (docs/adr/0007). The rendered text is the same.
 """
 
 from bisect import bisect_left
@@ -27,15 +27,15 @@ CONFIDENCE_BUCKETS: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.995, 0.999, 
 DIFFERENCE_BUCKETS: Final = (0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.5)
 
 PREDICT_ENDPOINTS: Final = ("/predict", "/predict/batch")
-ANSWERS: Final = (200, 401, 405, 408, 413, 415, 422, 429, 499, 500, 503)
-"""Every status there is, so that the series are bounded; 499 is a caller that hung up, and none is ever 503."""
+STATUSES: Final = (200, 401, 405, 408, 413, 415, 422, 429, 499, 500, 503)
+"""Every status of these endpoints, so that the series are bounded. 499: the client closed the connection."""
 MALFORMED: Final = "malformed"
 """The `endpoint` of bytes that are not a request."""
-MALFORMED_ANSWERS: Final = (400, 405, 414, 431)
+MALFORMED_STATUSES: Final = (400, 405, 414, 431)
 
 
 class Histogram:
-    """Counts per bucket, the one above the last bound included, and the sum."""
+    """Counts per bucket, including the one above the last bound, and the sum of the values."""
 
     __slots__ = ("_edges", "bounds", "counts", "total")
 
@@ -48,13 +48,13 @@ class Histogram:
         self.total += value * times
 
     def observe_all(self, values: NDArray[np.float64]) -> None:
-        """As many single observations."""
-        found = np.bincount(self._edges.searchsorted(values), minlength=len(self.counts))
-        self.counts = [before + more for before, more in zip(self.counts, found.tolist(), strict=True)]
+        """Observe every value."""
+        counts = np.bincount(self._edges.searchsorted(values), minlength=len(self.counts))
+        self.counts = [before + more for before, more in zip(self.counts, counts.tolist(), strict=True)]
         self.total += float(values.sum())
 
     def buckets(self) -> list[tuple[str, int]]:
-        """(upper bound, number at or below it), as the text format wants them."""
+        """(upper bound, number of values at or below it) of every bucket, for the text format."""
         running, buckets = 0, []
         for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
             running += count
@@ -66,7 +66,7 @@ class Histogram:
 
 
 class Metrics:
-    """Every figure of one process. Plain attributes: whoever counts adds to them."""
+    """The metrics as plain attributes: callers add to them."""
 
     def __init__(self) -> None:
         self.fraud = self.legitimate = 0
@@ -74,10 +74,10 @@ class Metrics:
         self.amount = Histogram(AMOUNT_BUCKETS)
         self.fraud_confidence = Histogram(CONFIDENCE_BUCKETS)
         self.legitimate_confidence = Histogram(CONFIDENCE_BUCKETS)
-        # Known labels start at zero: a rate over a series that starts with its first event misses that event.
+        # Every label starts at zero: a rate over a series that starts with its first event misses that event.
         self.requests: Counter[tuple[str, int]] = Counter(
-            {(endpoint, status): 0 for endpoint in PREDICT_ENDPOINTS for status in ANSWERS}
-            | {(MALFORMED, status): 0 for status in MALFORMED_ANSWERS}
+            {(endpoint, status): 0 for endpoint in PREDICT_ENDPOINTS for status in STATUSES}
+            | {(MALFORMED, status): 0 for status in MALFORMED_STATUSES}
         )
         self.history: Counter[str] = Counter(store=0, request=0, none=0)
         self.degraded: Counter[str] = Counter(store=0, model=0)
@@ -115,17 +115,17 @@ class Metrics:
     ) -> None:
         """Count the answers of a batch, which took `seconds` together."""
         values = np.array(probabilities)
-        fraud, sure = values >= threshold, confidences(values, threshold)
+        fraud, confidence_values = values >= threshold, confidences(values, threshold)
         number = int(fraud.sum())
         self.fraud += number
         self.legitimate += len(values) - number
-        self.fraud_confidence.observe_all(sure[fraud])
-        self.legitimate_confidence.observe_all(sure[~fraud])
+        self.fraud_confidence.observe_all(confidence_values[fraud])
+        self.legitimate_confidence.observe_all(confidence_values[~fraud])
         self.amount.observe_all(np.array(amounts))
         self.duration.observe(seconds, len(values))
 
     def render(self) -> bytes:
-        """The text format 0.0.4."""
+        """The metrics in the Prometheus text format 0.0.4."""
         text: bytes = generate_latest(self._registry)
         return text
 
@@ -145,7 +145,7 @@ def _info(name: str, text: str, info: dict[str, str]) -> Metric:
 
 
 class _Families(Collector):  # type: ignore[misc] # the library's types are not followed
-    """The figures as Prometheus names them; docs/serving.md lists every one."""
+    """The metric families; docs/serving.md lists them."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -153,7 +153,7 @@ class _Families(Collector):  # type: ignore[misc] # the library's types are not 
     def collect(self) -> Iterator[Metric]:
         m = self._metrics
         outcomes = {"fraud": m.fraud, "legitimate": m.legitimate}
-        yield _counter("model_predictions", "Answers by what was decided", "outcome", outcomes)
+        yield _counter("model_predictions", "Answers by decision", "outcome", outcomes)
         confidences = HistogramMetricFamily(
             "model_prediction_confidence", "0.5 on the threshold, 1 farthest from it", labels=["outcome"]
         )
@@ -161,36 +161,40 @@ class _Families(Collector):  # type: ignore[misc] # the library's types are not 
             confidences.add_metric([outcome], histogram.buckets(), histogram.total)
         yield confidences
         yield m.amount.family("model_input_amount", "Amount of the scored transactions, USD")
-        yield m.duration.family("model_inference_duration_seconds", "From the request's body to its answer's bytes")
+        yield m.duration.family(
+            "model_inference_duration_seconds", "Seconds from the body of a request to the bytes of its answer"
+        )
         requests = CounterMetricFamily("serving_requests", "Requests by status", labels=["endpoint", "status"])
         for (endpoint, status), count in sorted(m.requests.items()):
             requests.add_metric([endpoint, str(status)], count)
         yield requests
-        yield _counter("serving_history", "Answers by where window features came from", "source", m.history)
-        yield _counter("serving_degraded", "Answers made without what should be there", "reason", m.degraded)
-        yield _counter("serving_store_errors", "Online store: what went wrong", "kind", m.store_errors)
-        yield _counter("serving_artefacts_refused", "Model versions not taken in", "reason", m.refused)
+        yield _counter("serving_history", "Answers by source of the window features", "source", m.history)
+        yield _counter(
+            "serving_degraded", "Answers computed without the online store or without a model", "reason", m.degraded
+        )
+        yield _counter("serving_store_errors", "Online store errors", "kind", m.store_errors)
+        yield _counter("serving_artefacts_refused", "Model versions refused", "reason", m.refused)
         for name, text, count in (
-            ("serving_unknown_category", "Categories taken as other", m.unknown_category),
-            ("serving_repeated", "Retries that got the remembered answer back", m.repeated),
-            ("serving_registry_errors", "Failed questions to the registry", m.registry_errors),
+            ("serving_unknown_category", "Unknown categories, replaced by other", m.unknown_category),
+            ("serving_repeated", "Retries answered with the stored first answer", m.repeated),
+            ("serving_registry_errors", "Failed requests to the registry", m.registry_errors),
             ("serving_model_swaps", "Model versions swapped in", m.swaps),
             ("serving_log_records", "Prediction log: records on disk", m.log_written),
-            ("serving_log_dropped", "Prediction log: records lost to a full queue", m.log_dropped),
+            ("serving_log_dropped", "Prediction log: records dropped because the queue was full", m.log_dropped),
             ("serving_log_errors", "Prediction log: failed writes", m.log_errors),
         ):
             yield CounterMetricFamily(name, text, value=count)
         for name, text, value in (
-            ("serving_in_flight", "Requests at work", m.in_flight),
+            ("serving_in_flight", "Requests in progress", m.in_flight),
             ("serving_store_up", "1 while the online store is connected", m.store_up),
             ("serving_registry_seen_timestamp_seconds", "When the registry last answered", m.registry_seen_s),
             ("serving_model_loaded_timestamp_seconds", "When the served model was swapped in", m.model_loaded_s),
-            ("serving_log_queued", "Prediction log: records that wait for the disk", m.log_queued),
+            ("serving_log_queued", "Prediction log: records waiting for the disk", m.log_queued),
         ):
             yield GaugeMetricFamily(name, text, value=value)
-        yield _counter("serving_challenger", "Answers by who calls them fraud", "outcome", m.challenger)
+        yield _counter("serving_challenger", "Answers by agreement of champion and challenger", "outcome", m.challenger)
         yield m.challenger_difference.family(
-            "serving_challenger_difference", "How far the challenger's probability lies from the answer's"
+            "serving_challenger_difference", "Absolute difference between the challenger's probability and the answer's"
         )
         yield _info("serving_model_info", "The served version", m.model_info)
         yield _info("serving_challenger_info", "The version that is scored in shadow", m.challenger_info)

@@ -1,4 +1,4 @@
-"""One serving process, put together: what it holds, how it starts, how it stops."""
+"""Builds the parts of one serving process from the settings, starts and stops them."""
 
 import asyncio
 import logging
@@ -7,23 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from fraud_serving.http.api_keys import ApiKeys
+from fraud_serving.api_keys import ApiKeys
 from fraud_serving.log.access_log import AccessLog
 from fraud_serving.log.prediction_log import PredictionLog
 from fraud_serving.metrics import Metrics
-from fraud_serving.model.challenger import Challenger
+from fraud_serving.model.alias_watcher import AliasWatcher
 from fraud_serving.model.model import Model
 from fraud_serving.model.registry import Registry
-from fraud_serving.model.watcher import Watcher
+from fraud_serving.scoring.challenger import Challenger
 from fraud_serving.scoring.scorer import Scorer
-from fraud_serving.scoring.store import Store
 from fraud_serving.settings import BadSettingError, Settings
+from fraud_serving.store.store import Store
 
 _log = logging.getLogger(__name__)
 
 
 class Service:
-    """Everything with a life of its own. Make it with `of`; `start` and `stop` run on the serving event loop."""
+    """The parts of one process. Create it with `of`; `start` and `stop` run on the serving event loop."""
 
     def __init__(self, settings: Settings, metrics: Metrics, keys: ApiKeys | None) -> None:
         self.settings, self.metrics, self.keys = settings, metrics, keys
@@ -35,7 +35,11 @@ class Service:
         )
         self._challenger = Challenger(metrics)
         self._predictions = PredictionLog(
-            settings.prediction_log, settings.log_queue_records, settings.log_segment_bytes, metrics, self._challenger
+            settings.prediction_log,
+            settings.log_queue_records,
+            settings.log_segment_bytes,
+            metrics,
+            self._challenger.score,
         )
         self.access = AccessLog(settings.access_log)
         self.scorer = Scorer(self._store, self._predictions, metrics)
@@ -43,22 +47,22 @@ class Service:
         self._watchers = [self._watcher(settings.model_alias, settings.model_cache, self._swap)]
         if settings.challenger_alias:
             folder = settings.model_cache / "challenger"
-            self._watchers.append(self._watcher(settings.challenger_alias, folder, self._challenge))
+            self._watchers.append(self._watcher(settings.challenger_alias, folder, self._swap_challenger))
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Raises BadSettingError when the file of keys or a folder cannot be used."""
+        """Raises BadSettingError if the file of keys or a folder cannot be used."""
         for name, folder in (("MODEL_CACHE", settings.model_cache), ("PREDICTION_LOG", settings.prediction_log)):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise BadSettingError(f"SERVING_{name}: expected a folder that can be made: {error}") from None
+                raise BadSettingError(f"SERVING_{name}: expected a folder that can be created: {error}") from None
         try:
             keys = None if settings.api_keys is None else ApiKeys(settings.api_keys)
         except (OSError, ValueError) as error:
             raise BadSettingError(f"SERVING_API_KEYS: {error}") from None
         if keys is None:
-            _log.warning("SERVING_OPEN=1: callers are asked for no key")
+            _log.warning("SERVING_OPEN=1: no API key is required")
         return cls(settings, Metrics(), keys)
 
     @property
@@ -66,7 +70,7 @@ class Service:
         return self._store.connected
 
     async def start(self) -> None:
-        """Raises OSError when the prediction log's folder cannot be written."""
+        """Start every part. Raises OSError if the prediction log's folder is not writable."""
         self._loop = asyncio.get_running_loop()
         if self.keys is not None:
             self.keys.start()
@@ -77,7 +81,7 @@ class Service:
         await self._store.start()
 
     async def stop(self) -> None:
-        """Called when the last request was answered: every record reaches the disk before this returns."""
+        """Stop every part, after the last request. When this returns, every record is on disk."""
         for watcher in self._watchers:
             watcher.stop()
         if self.keys is not None:
@@ -90,16 +94,16 @@ class Service:
         settings = self.settings
         return Registry(settings.mlflow_url, settings.mlflow_username, settings.mlflow_password.get_secret_value())
 
-    def _watcher(self, alias: str, cache: Path, take: Callable[[Model], None]) -> Watcher:
-        """`take` is called on the event loop: a swap happens between two of its events."""
+    def _watcher(self, alias: str, folder: Path, swap: Callable[[Model], None]) -> AliasWatcher:
+        """`swap` is called on the event loop, so no request sees a partial swap."""
 
-        def hand_over(model: Model) -> None:
+        def on_load(model: Model) -> None:
             if self._loop is not None:
-                self._loop.call_soon_threadsafe(take, model)
+                self._loop.call_soon_threadsafe(swap, model)
 
         settings = self.settings
-        return Watcher(
-            self._registry, settings.model_name, alias, cache, settings.poll_seconds, self.metrics, hand_over
+        return AliasWatcher(
+            self._registry, settings.model_name, alias, folder, settings.poll_seconds, self.metrics, on_load
         )
 
     def _swap(self, model: Model) -> None:
@@ -108,12 +112,12 @@ class Service:
         metrics.model_loaded_s = time.time()
         metrics.model_info = _info(model)
         self.scorer.model = model
-        _log.info("version %s is served, sha256 %s, threshold %s", model.version, model.model_sha256, model.threshold)
+        _log.info("version %s swapped in, sha256 %s, threshold %s", model.version, model.model_sha256, model.threshold)
 
-    def _challenge(self, model: Model) -> None:
+    def _swap_challenger(self, model: Model) -> None:
         self.metrics.challenger_info = _info(model)
         self._challenger.model = model
-        _log.info("version %s is scored in shadow, sha256 %s", model.version, model.model_sha256)
+        _log.info("version %s swapped in as challenger, sha256 %s", model.version, model.model_sha256)
 
 
 def _info(model: Model) -> dict[str, str]:

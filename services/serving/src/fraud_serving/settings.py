@@ -1,7 +1,7 @@
-"""What differs between deployments: `SERVING_*` environment variables, read once into a frozen model.
+"""Settings: `SERVING_*` environment variables, read once into a frozen model.
 
-A value that is out of range, has no effect or contradicts another ends the start. MLflow's credentials keep MLflow's
-own names (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD).
+The process does not start with a value that is out of range, has no effect or contradicts another. MLflow's credentials
+have MLflow's variable names (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD).
 """
 
 import socket
@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
-from fraud_serving.scoring.store import HUNG_S
+from fraud_serving.store.connection import HUNG_S
 
 PREFIX: Final = "SERVING_"
 _CREDENTIALS: Final = {
@@ -22,7 +22,7 @@ _CREDENTIALS: Final = {
 
 
 class BadSettingError(Exception):
-    """An environment variable is wrong or missing. The message names it; nothing was started."""
+    """An environment variable is invalid or missing. The message names it; nothing was started."""
 
 
 class Settings(BaseModel):
@@ -40,36 +40,40 @@ class Settings(BaseModel):
     mlflow_username: str = Field(default="", description="registry user")
     mlflow_password: SecretStr = Field(default=SecretStr(""), description="registry password")
     model_name: str = Field(default="fraud-detector", description="registered model")
-    model_alias: str = Field(default="production", description="alias that is followed")
-    model_cache: Path = Field(description="folder of the verified local copy")
+    model_alias: str = Field(default="production", description="alias whose version is served")
+    model_cache: Path = Field(description="folder of local copies of verified versions")
     prediction_log: Path = Field(description="folder of the prediction log's segments")
     poll_seconds: float = Field(default=5.0, ge=0.01, le=3600, description="how often the registry is polled")
     store_deadline_ms: float = Field(
         default=20.0, ge=1, le=1e3 * HUNG_S, description="longest wait for the online store"
     )
-    answer_ttl_seconds: int = Field(default=3600, ge=1, le=604_800, description="how long a retry gets its answer back")
+    answer_ttl_seconds: int = Field(
+        default=3600, ge=1, le=604_800, description="how long an answer is kept for retries"
+    )
     max_body_bytes: int = Field(default=16_384, ge=1024, le=1_048_576, description="largest body of POST /predict")
     max_batch_bytes: int = Field(
         default=8_388_608, ge=1024, le=134_217_728, description="largest body of POST /predict/batch"
     )
     body_deadline_seconds: float = Field(default=5.0, ge=0.1, le=300, description="a body slower than this gets 408")
     client_rate: float = Field(
-        default=0.0, ge=0, le=1e6, description="transactions a second that one client may send; 0: any"
+        default=0.0, ge=0, le=1e6, description="transactions per second of one client; 0: no limit"
     )
-    client_burst_seconds: float = Field(default=2.0, ge=0.1, le=3600, description="seconds of its rate it may save up")
-    max_in_flight: int = Field(default=96, ge=1, le=10_000, description="requests at work at once; one more gets 429")
-    challenger_alias: str = Field(default="", description="alias scored in shadow, as staging; empty: none")
+    client_burst_seconds: float = Field(
+        default=2.0, ge=0.1, le=3600, description="seconds of its rate that a client may use at once"
+    )
+    max_in_flight: int = Field(default=96, ge=1, le=10_000, description="requests in progress; one more gets 429")
+    challenger_alias: str = Field(default="", description="alias scored in shadow, for example staging; empty: none")
     access_log: Literal["none", "refused", "all"] = Field(
         default="refused", description="which requests get a line on standard error"
     )
     log_queue_records: int = Field(
-        default=100_000, ge=1000, le=10_000_000, description="answers that wait for the disk at most"
+        default=100_000, ge=1000, le=10_000_000, description="records that may wait for the disk"
     )
     log_segment_bytes: int = Field(
         default=67_108_864, ge=4096, le=1_099_511_627_776, description="a segment larger than this is closed"
     )
     api_keys: Path | None = Field(default=None, description="file of hashed API keys; see docs/serving.md")
-    open: bool = Field(default=False, description="1: answer callers without a key. For one machine's own use")
+    open: bool = Field(default=False, description="1: require no API key. For the embedded stack on one machine")
 
     @field_validator("host")
     @classmethod
@@ -95,13 +99,17 @@ class Settings(BaseModel):
     def _http(cls, value: str) -> str:
         url = _url(value, ("http", "https"), "http(s)://host[:port]")
         if url.username is not None:
-            raise ValueError("expected no credentials here but MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD")
+            raise ValueError(
+                "expected no credentials in the URL; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
         return value.rstrip("/")
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:
         if self.open == (self.api_keys is not None):
-            raise ValueError("give either SERVING_API_KEYS (a file) or SERVING_OPEN=1 (no keys asked), not both")
+            raise ValueError(
+                "set either SERVING_API_KEYS (a file) or SERVING_OPEN=1 (no API key is required), not both"
+            )
         if self.client_rate and self.open:
             raise ValueError("SERVING_CLIENT_RATE has no effect with SERVING_OPEN=1: without keys there are no clients")
         if "client_burst_seconds" in self.model_fields_set and not self.client_rate:
@@ -117,32 +125,32 @@ class Settings(BaseModel):
     @classmethod
     def load(cls, environment: Mapping[str, str]) -> Self:
         """Read the environment. Raises BadSettingError naming the variable."""
-        given = {
+        values = {
             name.removeprefix(PREFIX).lower(): value for name, value in environment.items() if name.startswith(PREFIX)
         }
-        given |= {field: environment[name] for name, field in _CREDENTIALS.items() if name in environment}
+        values |= {field: environment[name] for name, field in _CREDENTIALS.items() if name in environment}
         try:
-            return cls.model_validate({name: value for name, value in given.items() if value != ""})
+            return cls.model_validate({name: value for name, value in values.items() if value != ""})
         except ValidationError as error:
             raise BadSettingError("; ".join(_explain(e["loc"], e["msg"]) for e in error.errors())) from None
 
 
 def _url(text: str, schemes: tuple[str, ...], expected: str) -> SplitResult:
-    """Raises ValueError, without the text: it may hold a password."""
+    """Parse a URL. Raises ValueError without the text, which may hold a password."""
     try:
         url = urlsplit(text)
-        whole = url.scheme in schemes and bool(url.hostname) and url.port != 0
-    except ValueError:  # the port is no number, or a bracket is missing
-        whole = False
-    if not whole:
+        valid = url.scheme in schemes and bool(url.hostname) and url.port != 0
+    except ValueError:  # the port is not a number, or a bracket is missing
+        valid = False
+    if not valid:
         raise ValueError(f"expected {expected}")
     if url.query or url.fragment:
-        raise ValueError(f"expected {expected}; what follows a ? or # is not read")
+        raise ValueError(f"expected {expected}; a query (?) or fragment (#) has no effect")
     return url
 
 
 def _explain(location: tuple[int | str, ...], message: str) -> str:
-    """The variable and what is wrong with it; never its value, which may be a secret."""
+    """The variable and its error, without its value, which may be a secret."""
     if not location:
         return message
     variables = {field: name for name, field in _CREDENTIALS.items()}

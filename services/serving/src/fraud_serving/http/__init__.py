@@ -1,1 +1,1 @@
-"""The HTTP interface: requests, schema, documentation page, keys and limits."""
+"""The HTTP interface: connection, endpoints, OpenAPI document, documentation page, rate limit."""

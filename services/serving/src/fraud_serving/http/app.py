@@ -1,4 +1,4 @@
-"""The FastAPI application around the hot paths: documentation, health, lineage, metrics."""
+"""The applications of the public and the internal port: FastAPI routes for documentation, health, lineage, metrics."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,22 +11,22 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fraud_serving.http import openapi, page
-from fraud_serving.http.front import Front
-from fraud_serving.http.limits import RateLimit
-from fraud_serving.http.schema import Problem
-from fraud_serving.scoring.scorer import RULE_VERSION
+from fraud_serving.http import docs_page, openapi
+from fraud_serving.http.predict import PredictApp
+from fraud_serving.http.rate_limit import RateLimit
+from fraud_serving.schema import Problem
+from fraud_serving.scoring.inference import RULE_VERSION
 from fraud_serving.service import Service
 
 
 class Health(BaseModel):
-    """The process runs."""
+    """Liveness: the process runs."""
 
     live: bool
 
 
 class Ready(BaseModel):
-    """Whether a model is loaded, warmed up and self-tested, and which."""
+    """Readiness: whether a model is loaded, warmed up and self-tested, and its version."""
 
     ready: bool
     model_version: str
@@ -34,7 +34,7 @@ class Ready(BaseModel):
 
 
 class Lineage(BaseModel):
-    """What is served and where it comes from. The tags are the registry's: commit, data, parameters, locks, gates."""
+    """The served version. `tags` are those of the registry: commit, data, parameters, lock files, gates."""
 
     model_version: str
     model_sha256: str | None
@@ -45,8 +45,8 @@ class Lineage(BaseModel):
     tags: dict[str, str]
 
 
-def public(service: Service) -> Front:
-    """What callers reach. /metrics is here only where no internal port is set."""
+def public(service: Service) -> PredictApp:
+    """The application of the public port. It has /metrics only if no internal port is set."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -57,8 +57,8 @@ def public(service: Service) -> Front:
     app = FastAPI(
         title="Fraud detector",
         version="1",
-        summary="Decides on card payments while the customer waits.",
-        description=page.guide(keys_required=service.keys is not None),
+        summary="Scores card payments for fraud in real time.",
+        description=docs_page.guide(keys_required=service.keys is not None),
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -67,12 +67,12 @@ def public(service: Service) -> Front:
     _add_lineage(app, service)
     if not service.settings.internal_port:
         _add_metrics(app, service)
-    page.add(app)
-    _add_problems(app)
-    # Replacing the method is FastAPI's documented way.
+    docs_page.add(app)
+    _add_error_handler(app)
+    # FastAPI documents replacing this method as the way to extend the document.
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     settings = service.settings
-    return Front(
+    return PredictApp(
         service.scorer, _head_as_get(app), service.metrics, service.keys,
         RateLimit(settings.client_rate, settings.client_burst_seconds), service.access, settings.max_in_flight,
         settings.max_body_bytes, settings.max_batch_bytes, settings.body_deadline_seconds,
@@ -80,16 +80,16 @@ def public(service: Service) -> Front:
 
 
 def internal(service: Service) -> ASGIApp:
-    """What only the platform reaches, on a port of its own."""
+    """The application of the internal port, for the platform only: health and metrics."""
     app = FastAPI(title="Fraud detector, internal", openapi_url=None, docs_url=None, redoc_url=None)
     _add_health(app, service)
     _add_metrics(app, service)
-    _add_problems(app)
+    _add_error_handler(app)
     return _head_as_get(app)
 
 
 def _head_as_get(app: ASGIApp) -> ASGIApp:
-    """Answer HEAD as GET; the server sends no body. Every route of the two applications is a GET."""
+    """Handle HEAD as GET; the server sends no body. Every route of the two applications is a GET."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "HEAD":
@@ -99,15 +99,15 @@ def _head_as_get(app: ASGIApp) -> ASGIApp:
     return answer
 
 
-def _add_problems(app: FastAPI) -> None:
-    """Errors of the other endpoints have the body that those of POST /predict have."""
+def _add_error_handler(app: FastAPI) -> None:
+    """Errors have the same body as those of POST /predict."""
     kinds = {401: "key", 404: "path", 405: "method"}
 
     @app.exception_handler(StarletteHTTPException)
     async def refuse(_: Request, error: StarletteHTTPException) -> Response:
         reason, headers = str(error.detail), dict(error.headers or {})
         if error.status_code == 404:
-            reason = "nothing is at this path"
+            reason = "no resource at this path"
         if error.status_code == 405:
             reason, headers = "expected GET or HEAD", {"allow": "GET, HEAD"}
         problem = Problem(kinds[error.status_code], reason)
@@ -115,15 +115,17 @@ def _add_problems(app: FastAPI) -> None:
 
 
 def _add_health(app: FastAPI, service: Service) -> None:
-    @app.get("/health", tags=["operation"], summary="Live")
+    @app.get("/health", tags=["operation"], summary="Liveness")
     async def health() -> Health:
         return Health(live=True)
 
     @app.get(
         "/ready",
         tags=["operation"],
-        summary="Ready: a model is loaded, warmed up and self-tested",
-        responses={503: {"model": Ready, "description": "Not yet; POST /predict answers by the level 0 rule."}},
+        summary="Readiness: a model is loaded, warmed up and self-tested",
+        responses={
+            503: {"model": Ready, "description": "No model is loaded; POST /predict answers by the level 0 rule."}
+        },
     )
     async def ready(response: Response) -> Ready:
         model = service.scorer.model
@@ -133,7 +135,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
 
 def _add_lineage(app: FastAPI, service: Service) -> None:
-    def need_key(request: Request) -> None:
+    def require_key(request: Request) -> None:
         key = request.headers.get("x-api-key", "")
         if service.keys is not None and service.keys.client_of(key.encode("latin-1")) is None:
             raise HTTPException(401, "the X-API-Key header is missing or unknown", {"www-authenticate": "ApiKey"})
@@ -141,8 +143,8 @@ def _add_lineage(app: FastAPI, service: Service) -> None:
     @app.get(
         "/model",
         tags=["operation"],
-        summary="Lineage of what is served",
-        dependencies=[Depends(need_key)],
+        summary="Lineage of the served version",
+        dependencies=[Depends(require_key)],
         responses={401: {"description": "The X-API-Key header is missing or unknown.", "content": openapi.PROBLEM}},
         openapi_extra={"security": openapi.OPTIONAL_KEY},
     )
@@ -162,6 +164,12 @@ def _add_lineage(app: FastAPI, service: Service) -> None:
 def _add_metrics(app: FastAPI, service: Service) -> None:
     responses: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
 
-    @app.get("/metrics", tags=["operation"], summary="For Prometheus", response_class=Response, responses=responses)
+    @app.get(
+        "/metrics",
+        tags=["operation"],
+        summary="Metrics in the Prometheus text format",
+        response_class=Response,
+        responses=responses,
+    )
     async def metrics() -> Response:
         return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -1,11 +1,11 @@
-"""The OpenAPI document: FastAPI's for its own routes, and the hot paths' from the types that parse them."""
+"""The OpenAPI document: FastAPI's, with `POST /predict` and `POST /predict/batch` added from the request types."""
 
 from typing import Any, Final
 
 import msgspec
 from fastapi import FastAPI
 
-from fraud_serving.http.schema import Answer, Answers, Batch, Problem, Reason, Transaction
+from fraud_serving.schema import Answer, Answers, Batch, Problem, Reason, Transaction
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 SHORT_EXAMPLE: Final = {
@@ -25,29 +25,29 @@ ANSWER_EXAMPLE: Final = {
 PROBLEM_EXAMPLE: Final = {"error": "invalid", "reason": "Expected `float` <= 1000000000.0", "field": "amount"}
 _REFUSALS: Final = {
     "400": "The bytes are not one well-formed HTTP/1.1 request. The connection is closed.",
-    "401": "The X-API-Key header is missing or unknown (not where the service runs open).",
-    "408": "The body did not come in time.",
+    "401": "The X-API-Key header is missing or unknown. Not used if the service runs without keys.",
+    "408": "The body did not arrive in time.",
     "413": "The body is too large, as sent or decompressed.",
     "414": "The path and query are too long. The connection is closed.",
-    "415": "`Content-Encoding` is neither `gzip` nor left out.",
-    "422": "The body breaks the contract: `field` says where, `reason` why. Sending it again changes nothing.",
-    "429": "Too many requests are at work, or this client's rate is used up. Try again after `Retry-After` seconds.",
+    "415": "`Content-Encoding` is not `gzip`.",
+    "422": "The body violates the contract: see `field` and `reason`. Do not retry it unchanged.",
+    "429": "Too many requests are in progress, or this client's rate is used up. Retry after `Retry-After` seconds.",
     "431": "The headers are too long. The connection is closed.",
 }
 _HEAD: Final = ("/health", "/ready")
-"""Paths that load balancers and monitors ask by HEAD."""
+"""Paths that load balancers and monitors request by HEAD."""
 PROBLEM: Final = {"application/json": {"schema": {"$ref": _REFERENCE.format(name="Problem")}}}
 OPTIONAL_KEY: Final[list[dict[str, list[str]]]] = [{"key": []}, {}]
 
 
 _BODY: Final = (
-    "JSON in UTF-8, with a length or chunked. With `Content-Encoding: gzip` it is decompressed; the limit of its size "
-    "holds before and after."
+    "JSON in UTF-8, with `Content-Length` or chunked. With `Content-Encoding: gzip` it is decompressed; the size limit "
+    "applies before and after."
 )
 
 
 def _schemas() -> dict[str, Any]:
-    """Component schemas of the wire types, with the rules between fields that a type cannot say."""
+    """Component schemas of the request and response types, with the rules between fields."""
     _, components = msgspec.json.schema_components(
         [Transaction, Batch, Answer, Answers, Problem, Reason], ref_template=_REFERENCE
     )
@@ -88,26 +88,26 @@ def _operation(
 
 
 def document(app: FastAPI) -> dict[str, Any]:
-    """The whole document. `app.openapi` without the hot paths is FastAPI's own."""
+    """The complete OpenAPI document of `app`."""
     whole: dict[str, Any] = FastAPI.openapi(app)
     examples = {
-        "short": {"summary": "without ids: the caller's own velocity counts", "value": SHORT_EXAMPLE},
-        "full": {"summary": "with ids: the user's stored history counts", "value": FULL_EXAMPLE},
+        "short": {"summary": "without ids: uses the transaction_velocity of the request", "value": SHORT_EXAMPLE},
+        "full": {"summary": "with ids: uses the user's stored history", "value": FULL_EXAMPLE},
     }
     one = _operation(
-        "predict", "Decide on one payment",
+        "predict", "Score one payment",
         "Safe to retry with the same `transaction_id`: the retry sees the same history and gets the same answer.",
         "Transaction", "Answer", examples, ANSWER_EXAMPLE,
     )  # fmt: skip
     one["post"]["parameters"] = [
         {
             "name": "explain", "in": "query", "required": False, "schema": {"type": "boolean", "default": False},
-            "description": "true: the answer gives its reasons, the inputs that moved the probability most "
-            "(exact Shapley values against an ordinary payment; about 2 ms more).",
+            "description": "true: adds `reasons`, the inputs with the largest contributions "
+            "(exact Shapley values against a reference payment; about 2 ms more).",
         }
     ]  # fmt: skip
     many = _operation(
-        "predict_batch", "Decide on up to 10,000 payments", "In the order given, by one model version.",
+        "predict_batch", "Score up to 10,000 payments", "In the given order, by one model version.",
         "Batch", "Answers", {"two": {"value": {"transactions": [SHORT_EXAMPLE, FULL_EXAMPLE]}}},
         {"model_version": ANSWER_EXAMPLE["model_version"], "predictions": [ANSWER_EXAMPLE]},
     )  # fmt: skip

@@ -1,11 +1,11 @@
-"""The HTTP connection: uvicorn's, with a shorter path for `POST /predict`.
+"""The HTTP connection: uvicorn's protocol, with a short path for `POST /predict`.
 
-`POST /predict` with a body of known length goes from the parser to `Front.exchange` and back into the socket in one
-write: no scope, no message dictionaries, no headers read twice. Everything else (chunked or compressed bodies,
-`Expect`, HTTP/1.0, requests sent before the last was answered) takes uvicorn's path through ASGI, to the same
-answers. docs/serving.md has the measurement.
+`POST /predict` with a `Content-Length` goes from the parser to `PredictApp.respond`, and the response is written to the
+socket in one call, without ASGI scope and messages. All other requests (chunked or compressed bodies, `Expect`,
+HTTP/1.0, pipelined requests) take uvicorn's path through ASGI and get the same answers. docs/performance.md has the
+measurement.
 
-What is not one well-framed HTTP/1.x request is refused here, in JSON like every other error.
+Bytes that are not one well-framed HTTP/1.x request are refused here, with the JSON body of every other error.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from fraud_serving.http.front import TOO_MANY, Front, RefusedError, Reply, reply_to
-from fraud_serving.http.schema import Problem
+from fraud_serving.http.predict import TOO_MANY, PredictApp, RefusedError, Response, response_to
+from fraud_serving.schema import Problem
 
 _log = logging.getLogger(__name__)
 MAX_HEAD_BYTES: Final = 65_536
@@ -27,19 +27,25 @@ MAX_HEAD_BYTES: Final = 65_536
 MAX_TARGET_BYTES: Final = 8_192
 """Path and query."""
 _LINGER_S: Final = 2.0
-"""How long a connection is read after its last answer, until its client closes it."""
+"""After its last response a connection is read this long, until its client closes it."""
 _PREDICT: Final = (b"/predict", b"/predict?explain=true")
 _ASGI_ONLY: Final = frozenset((b"transfer-encoding", b"expect", b"content-encoding"))
 _STATUS: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-_FAILED: Final = Reply(500, b'{"error":"internal","reason":"a fault of the service"}')
+_FAILED: Final = Response(500, b'{"error":"internal","reason":"unexpected error in the service"}')
 _JSON: Final = b"content-type: application/json\r\n"
 
 
-def _as_bytes(reply: Reply, *, keep_alive: bool) -> bytes:
-    more = b"".join(b"%b: %b\r\n" % header for header in reply.headers)
+def _as_bytes(response: Response, *, keep_alive: bool) -> bytes:
+    more = b"".join(b"%b: %b\r\n" % header for header in response.headers)
     if not keep_alive and b"connection: " not in more:
         more += b"connection: close\r\n"
-    return b"%b%bcontent-length: %d\r\n%b\r\n%b" % (_STATUS[reply.status], _JSON, len(reply.body), more, reply.body)
+    return b"%b%bcontent-length: %d\r\n%b\r\n%b" % (
+        _STATUS[response.status],
+        _JSON,
+        len(response.body),
+        more,
+        response.body,
+    )
 
 
 _SHED: Final = _as_bytes(TOO_MANY, keep_alive=True)
@@ -49,25 +55,27 @@ def _malformed(reason: str) -> RefusedError:
     return RefusedError(400, Problem("http", reason))
 
 
-_HEAD_TOO_LARGE: Final = RefusedError(431, Problem("head_too_large", f"the headers may have {MAX_HEAD_BYTES} bytes"))
-_TARGET_TOO_LONG: Final = RefusedError(
-    414, Problem("target_too_long", f"the path and query may have {MAX_TARGET_BYTES} bytes")
+_HEAD_TOO_LARGE: Final = RefusedError(
+    431, Problem("head_too_large", f"expected headers of at most {MAX_HEAD_BYTES} bytes")
 )
-_NO_PROXY: Final = RefusedError(405, Problem("method", "CONNECT is not supported: this is no proxy"))
+_TARGET_TOO_LONG: Final = RefusedError(
+    414, Problem("target_too_long", f"expected a path and query of at most {MAX_TARGET_BYTES} bytes")
+)
+_NO_PROXY: Final = RefusedError(405, Problem("method", "CONNECT is not supported: this is not a proxy"))
 
 
-class _Event:
-    """Takes the place of the event that wakes an ASGI application: on the short path none waits."""
+class _NoEvent:
+    """Replaces the event that wakes an ASGI application; the short path has none."""
 
     def set(self) -> None:
-        """Nothing waits."""
+        """Do nothing."""
 
 
-class _Exchange:
-    """One request on the short path, with the attributes that the base class reads and writes of its own requests."""
+class _ShortRequest:
+    """One request on the short path, with the attributes that the base class uses of its own requests."""
 
     __slots__ = ("body", "disconnected", "keep_alive", "message_event", "more_body", "response_complete")
-    _EVENT: Final = _Event()
+    _EVENT: Final = _NoEvent()
 
     def __init__(self) -> None:
         self.body = bytearray()
@@ -77,11 +85,11 @@ class _Exchange:
 
 
 class _Transport:
-    """What a request on the ASGI path writes to: closing it early lets a client that still sends read the answer."""
+    """The transport of a request on the ASGI path. An early close lets a client that still sends read the response."""
 
     __slots__ = ("_cycle", "_protocol", "is_closing", "write")
 
-    def __init__(self, protocol: "FrontProtocol") -> None:
+    def __init__(self, protocol: "PredictProtocol") -> None:
         self._protocol, self._cycle = protocol, protocol.cycle
         self.write, self.is_closing = protocol.transport.write, protocol.transport.is_closing
 
@@ -92,19 +100,19 @@ class _Transport:
             self._protocol.transport.close()
 
 
-class FrontProtocol(HttpToolsProtocol):
-    """For `uvicorn.Config(http=...)`. The application is a `Front`, or any other, which never takes the short path."""
+class PredictProtocol(HttpToolsProtocol):
+    """For `uvicorn.Config(http=...)`. Only a `PredictApp` takes the short path."""
 
-    _overdue: asyncio.TimerHandle | None = None
+    _body_timer: asyncio.TimerHandle | None = None
     _head_bytes: int | None = None
-    """Bytes received of an incomplete head: 0 in the read in which it starts, None between two heads."""
+    """Bytes received of incomplete headers: 0 in the read in which they start, None between two requests."""
     _refusal: RefusedError | None = None
-    """The last answer on this connection, while requests before it are not answered."""
+    """The last response on this connection, while requests before it are not answered."""
     _input_dropped = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as the base class
         super().connection_made(transport)
-        # A connection that never completes a head is closed like one that is idle.
+        # A connection that never completes its headers is closed like an idle one.
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def data_received(self, data: bytes) -> None:
@@ -116,21 +124,21 @@ class FrontProtocol(HttpToolsProtocol):
             self._refuse(_refused(error))
             return
         if self._head_bytes is not None:
-            # What precedes the head in the read in which it starts is not known, so counting starts with the next read.
+            # The first read of the headers may begin with bytes before them, so counting starts with the next read.
             self._head_bytes += len(data) if self._head_bytes else 1
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(_HEAD_TOO_LARGE)
             return
         cycle = self.cycle
-        if isinstance(cycle, _Exchange) and cycle.more_body and self._overdue is None:
-            # The rest of the body comes later, or never.
-            self._overdue = self.loop.call_later(cast("Front", self.app).body_deadline_s, self._give_up)
+        if isinstance(cycle, _ShortRequest) and cycle.more_body and self._body_timer is None:
+            # The rest of the body is not here yet.
+            self._body_timer = self.loop.call_later(cast("PredictApp", self.app).body_deadline_s, self._on_body_timeout)
 
     def _feed(self, data: bytes | memoryview) -> None:
         """Parse `data`. An offer to upgrade the connection is ignored, as RFC 9110 (7.8) allows.
 
-        The parser takes what follows such a head for the new protocol and skips the body. So the head is parsed once
-        more without its `Upgrade` header, and then what follows it. Raises HttpParserError.
+        After such headers the parser skips the body and treats the following bytes as the new protocol. So the headers
+        are parsed again without `Upgrade`, and then the bytes after them. Raises HttpParserError.
         """
         while True:
             try:
@@ -151,30 +159,30 @@ class FrontProtocol(HttpToolsProtocol):
         """Answer bytes that are not a request, after the requests before them are answered, and close."""
         waiting = bool(self.pipeline)
         if waiting and self.pipeline[0][0].more_body:
-            self.pipeline.popleft()  # the request whose body is at fault
+            self.pipeline.popleft()  # the request with the malformed body
         cycle = self.cycle
         if waiting or not (cycle is None or cycle.response_complete or cycle.more_body):
             self._refusal, self._input_dropped = refused, True
         else:
-            self._hang_up(refused)
+            self._refuse_now(refused)
 
-    def _hang_up(self, refused: RefusedError) -> None:
+    def _refuse_now(self, refused: RefusedError) -> None:
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
             cycle.message_event.set()
-        reply = reply_to(refused)
-        if isinstance(self.app, Front):
-            self.app.count_malformed(reply)
-        self.transport.write(_as_bytes(reply, keep_alive=False))
+        response = response_to(refused)
+        if isinstance(self.app, PredictApp):
+            self.app.count_malformed(response)
+        self.transport.write(_as_bytes(response, keep_alive=False))
         self.drop_input()
         self._linger()
 
     def drop_input(self) -> None:
-        """The last answer is written: end our side of the connection.
+        """Close the sending side of the connection after its last response.
 
-        A connection that is closed while its client still sends is reset, and the client may never see the answer. So
-        what it sends is read and dropped until it closes too, for a while.
+        Closing both sides while the client still sends resets the connection, and the client may not receive the
+        response. So its data are read and dropped until it closes, at most `_LINGER_S`.
         """
         self._input_dropped = True
         self.pipeline.clear()
@@ -192,7 +200,7 @@ class FrontProtocol(HttpToolsProtocol):
                 self._linger()
             elif last:
                 refused, self._refusal = self._refusal, None
-                self._hang_up(refused)
+                self._refuse_now(refused)
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
@@ -208,7 +216,7 @@ class FrontProtocol(HttpToolsProtocol):
                 raise _NO_PROXY
             return  # `_feed` parses it again
         if self._is_short():
-            self.cycle = cast("Any", _Exchange())
+            self.cycle = cast("Any", _ShortRequest())
             return
         version = self.parser.get_http_version()
         self._check_head(version)
@@ -222,7 +230,7 @@ class FrontProtocol(HttpToolsProtocol):
         self.headers = []  # trailers of a chunked body do not join the headers
 
     def _check_head(self, version: str) -> None:
-        """Refuse what the parser accepts and no other part of the service expects. Raises RefusedError."""
+        """Refuse heads that the parser accepts and the service does not support. Raises RefusedError."""
         if version not in ("1.0", "1.1"):
             raise _malformed(f"expected HTTP/1.1, got HTTP/{version}")
         if len(self.url) > MAX_TARGET_BYTES:
@@ -234,14 +242,14 @@ class FrontProtocol(HttpToolsProtocol):
         except httptools.HttpParserInvalidURLError:
             path = None
         if path is None:
-            raise _malformed("the request target is not a path or a URL with a path")
+            raise _malformed("expected a request target that is a path or a URL with a path")
         codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
         if codings and (codings != [b"chunked"] or version == "1.0"):
-            # Where a proxy and a server read the framing differently, one request hides in another's body.
+            # A proxy may read such framing differently: request smuggling.
             raise _malformed("Transfer-Encoding: expected `chunked` alone, in HTTP/1.1")
 
     def _is_short(self) -> bool:
-        if self.url not in _PREDICT or not isinstance(self.app, Front):
+        if self.url not in _PREDICT or not isinstance(self.app, PredictApp):
             return False
         if self.cycle is not None and not self.cycle.response_complete:
             return False
@@ -253,43 +261,43 @@ class FrontProtocol(HttpToolsProtocol):
             if name in _ASGI_ONLY:
                 return False
             if name == b"content-length":
-                length = int(value)  # the parser refuses what is not one number
+                length = int(value)  # the parser refuses anything but one number
             head_bytes += len(name) + len(value)
         return head_bytes <= MAX_HEAD_BYTES and 0 < length <= min(self.app.max_body_bytes, HIGH_WATER_LIMIT)
 
-    def _give_up(self) -> None:
-        self._overdue = None
+    def _on_body_timeout(self) -> None:
+        self._body_timer = None
         cycle = self.cycle
-        if isinstance(cycle, _Exchange) and cycle.more_body and not self.transport.is_closing():
+        if isinstance(cycle, _ShortRequest) and cycle.more_body and not self.transport.is_closing():
             cycle.keep_alive = False
-            self._send(cycle, cast("Front", self.app).too_slow("/predict"))
+            self._send(cycle, cast("PredictApp", self.app).body_timeout("/predict"))
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
             return
         cycle = self.cycle
-        if not isinstance(cycle, _Exchange):
+        if not isinstance(cycle, _ShortRequest):
             super().on_message_complete()
             return
         if cycle.response_complete:
             return
         cycle.more_body = False
-        if self._overdue is not None:
-            self._overdue.cancel()
-            self._overdue = None
-        front = cast("Front", self.app)
-        if front.is_full:
-            # Before any work is done for it: under overload this is what most requests cost.
-            front.count_shed("/predict")
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+        app = cast("PredictApp", self.app)
+        if app.is_full:
+            # Before any work is done for it: under overload most requests end here.
+            app.count_shed("/predict")
             self._write(cycle, _SHED)
             return
-        front.start()
-        exchange = front.exchange("POST", "/predict", self.url[9:], self.headers, bytes(cycle.body))
-        task = self.loop.create_task(exchange)
-        self.tasks.add(task)  # a stopping server waits for these
+        app.start()
+        response = app.respond("POST", "/predict", self.url[9:], self.headers, bytes(cycle.body))
+        task = self.loop.create_task(response)
+        self.tasks.add(task)  # the server waits for these when it stops
         task.add_done_callback(partial(self._answered, cycle))
 
-    def _answered(self, cycle: _Exchange, task: "asyncio.Task[Reply]") -> None:
+    def _answered(self, cycle: _ShortRequest, task: "asyncio.Task[Response]") -> None:
         self.tasks.discard(task)
         if task.cancelled():
             self.transport.close()
@@ -299,10 +307,10 @@ class FrontProtocol(HttpToolsProtocol):
             _log.error("POST /predict failed", exc_info=error)
         self._send(cycle, task.result() if error is None else _FAILED)
 
-    def _send(self, cycle: _Exchange, reply: Reply) -> None:
-        self._write(cycle, _as_bytes(reply, keep_alive=cycle.keep_alive))
+    def _send(self, cycle: _ShortRequest, response: Response) -> None:
+        self._write(cycle, _as_bytes(response, keep_alive=cycle.keep_alive))
 
-    def _write(self, cycle: _Exchange, response: bytes) -> None:
+    def _write(self, cycle: _ShortRequest, response: bytes) -> None:
         cycle.response_complete = True
         if cycle.disconnected:
             return
@@ -312,14 +320,14 @@ class FrontProtocol(HttpToolsProtocol):
         self.on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._overdue is not None:
-            self._overdue.cancel()
+        if self._body_timer is not None:
+            self._body_timer.cancel()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
 
 def _refused(error: httptools.HttpParserError) -> RefusedError:
-    """The answer to bytes that the parser or a callback refused. Raises what else went wrong in a callback."""
+    """The refusal of bytes that the parser or a callback refused. Raises any other error of a callback."""
     if not isinstance(error, httptools.HttpParserCallbackError):
         return _malformed(f"expected an HTTP/1.1 request: {error}")
     if isinstance(error.__context__, RefusedError):

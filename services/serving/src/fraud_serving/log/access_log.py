@@ -1,6 +1,6 @@
-"""One JSON line per request on standard error, written by a thread: client, endpoint, status, duration.
+"""The access log: one JSON line per request on standard error, written by a thread.
 
-No ids, no amounts, no addresses: who paid what stands in the prediction log alone, under its own retention.
+It contains no ids, amounts or addresses; these are in the prediction log only, which has a retention of its own.
 """
 
 import sys
@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 FLUSH_S: Final = 0.2
-_BOUND: Final = 50_000
+_MAX_QUEUED: Final = 50_000
 
 
 class Line(Struct, gc=False):
@@ -29,12 +29,13 @@ class Line(Struct, gc=False):
 
 
 class AccessLog:
-    """Which requests are written is `which`: "none", "refused" (those not answered with 200, nor sent away by
-    overload) or "all"."""
+    """`which` requests are written: "none", "refused" (status not 200, except requests that were shed) or "all"."""
 
     def __init__(self, which: str) -> None:
         self._all, self._none = which == "all", which == "none"
-        self._lines: deque[Line] = deque(maxlen=_BOUND)  # a blocked standard error costs the oldest lines
+        self._lines: deque[Line] = deque(
+            maxlen=_MAX_QUEUED
+        )  # while standard error blocks, the oldest lines are dropped
         self._encode = msgspec.json.Encoder().encode_lines
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._write_all, name="access-log", daemon=True)
@@ -43,17 +44,17 @@ class AccessLog:
         self._thread.start()
 
     def close(self) -> None:
-        """Write what is left, and end."""
+        """Write the queued lines and end the thread."""
         self._stop.set()
         self._thread.join()
 
     def add(self, client: str, endpoint: str, status: int, duration_us: int, size: int) -> None:
-        """Called on the event loop only; never waits."""
+        """Queue a line. Called on the event loop; does not wait."""
         if self._all or (status != 200 and not self._none):
             self._lines.append(Line(time.time_ns() // 1000, client, endpoint, status, duration_us, size))
 
     def add_shed(self, endpoint: str, status: int, size: int) -> None:
-        """A request that overload sent away: a line each would feed the overload, so only "all" writes them."""
+        """Queue a line for a request that was shed, with "all" only: a line for each would add to the overload."""
         if self._all:
             self.add("", endpoint, status, 0, size)
 

@@ -1,11 +1,11 @@
-"""Every answer as one JSON line in a local segment, written off the hot path.
+"""The prediction log: one JSON line per answer in a local segment, written by a thread.
 
-Guarantee. An answer's record is handed to the operating system within `FLUSH_S` of the answer and synced to the disk
-at most `SYNC_S` later: SIGTERM loses nothing, kill -9 of the process at most the last `FLUSH_S`, a power cut at most
-`FLUSH_S + SYNC_S`. A kill may leave a torn last line, which readers pass over.
+Guarantee: a record is written to the operating system within `FLUSH_S` of its answer and synced to the disk at most
+`SYNC_S` later. SIGTERM loses nothing, SIGKILL at most the last `FLUSH_S`, a power cut at most `FLUSH_S + SYNC_S`. After
+a SIGKILL the last line may be incomplete; readers skip it.
 
-Back-pressure. Serving never waits for the disk. While it is full or slow, records wait in memory, at most
-`queue_records`; beyond that new ones are dropped and counted. Every process start opens a segment of its own.
+Back-pressure: requests do not wait for the disk. While it is full or slow, records stay in memory, at most
+`queue_records`; further ones are dropped and counted. Every process start opens a new segment.
 """
 
 import logging
@@ -15,33 +15,38 @@ import signal
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from fraud_serving.log.record import Record
+from fraud_serving.log.prediction_record import PredictionRecord
 from fraud_serving.metrics import Metrics
-from fraud_serving.model.challenger import Challenger
 
 _log = logging.getLogger(__name__)
 FLUSH_S: Final = 0.2
 SYNC_S: Final = 1.0
 SEGMENT_S: Final = 3600.0
-"""A segment takes no line later than this after it was opened, so a reader knows when nothing can follow."""
+"""No line is written to a segment later than this after it was opened, so a reader can tell that it is complete."""
 _RETRY_S: Final = 1.0
-_RECORDS_AT_ONCE: Final = 500
+_RECORDS_PER_WRITE: Final = 500
 
 
 class PredictionLog:
-    """A bounded queue and the thread that empties it into segments."""
+    """A bounded queue, and the thread that writes it to segments. The thread calls `before_write` with the records."""
 
     def __init__(
-        self, folder: Path, queue_records: int, segment_bytes: int, metrics: Metrics, challenger: Challenger
+        self,
+        folder: Path,
+        queue_records: int,
+        segment_bytes: int,
+        metrics: Metrics,
+        before_write: Callable[[Sequence[PredictionRecord]], None],
     ) -> None:
-        self._folder, self._bound, self._segment_bytes = folder, queue_records, segment_bytes
-        self._metrics, self._challenger = metrics, challenger
-        self._queue: deque[Record] = deque()  # its append and popleft are atomic
+        self._folder, self._max_queued, self._max_bytes = folder, queue_records, segment_bytes
+        self._metrics, self._before_write = metrics, before_write
+        self._queue: deque[PredictionRecord] = deque()  # append and popleft are atomic
         self._stop = threading.Event()
         self._file: int | None = None
         self._size = 0
@@ -51,34 +56,34 @@ class PredictionLog:
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
 
     def start(self) -> None:
-        """Raises OSError when the folder cannot be written: that is known at start, not at the first answer."""
+        """Open the first segment and start the thread. Raises OSError if the folder cannot be written."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self._open()
         self._thread.start()
 
-    def append(self, record: Record) -> None:
-        """Queue a record. Called on the event loop only; never waits."""
-        if len(self._queue) >= self._bound:
+    def append(self, record: PredictionRecord) -> None:
+        """Queue a record, or drop and count it if the queue is full. Called on the event loop; does not wait."""
+        if len(self._queue) >= self._max_queued:
             self._metrics.log_dropped += 1
             return
         self._queue.append(record)
 
     def close(self) -> None:
-        """Write and sync what is queued, and end. Called when no request is left."""
+        """Write and sync the queue, and end the thread. Called after the last request."""
         self._stop.set()
         self._thread.join()
-        if self._queue or self._file is not None:  # the thread did not live to write and sync it
+        if self._queue or self._file is not None:  # the thread failed before it wrote and synced them
             self._write_all()
 
     def _run(self) -> None:
-        """A process that cannot keep its answers must not go on giving them: it ends, and is started again."""
+        """End the process if the thread fails: without it no answer would be logged. The process is then restarted."""
         finished = False
         try:
             self._write_all()
             finished = True
         finally:
             if not finished:
-                _log.critical("the prediction log's thread failed: this process ends")
+                _log.critical("prediction log thread failed, process ends")
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def _write_all(self) -> None:
@@ -86,10 +91,10 @@ class PredictionLog:
             last = self._stop.is_set()
             try:
                 self._drain()
-                self._sync(at_once=last)
+                self._sync(now=last)
             except OSError as error:
                 self._metrics.log_errors += 1
-                _log.error("the prediction log cannot be written: %s", error)
+                _log.error("prediction log not writable: %s", error)
                 if last:
                     self._metrics.log_dropped += len(self._queue)
                     return
@@ -101,22 +106,22 @@ class PredictionLog:
             self._stop.wait(FLUSH_S)
 
     def _drain(self) -> None:
-        """Write whole lines and take them off the queue. On OSError both stay as they were, whole lines excepted."""
+        """Write the queued records. On OSError those that were not written stay in the queue."""
         while self._queue:
-            # By index: the event loop appends meanwhile, and an iterator over a deque that grows raises.
-            batch = [self._queue[index] for index in range(min(len(self._queue), _RECORDS_AT_ONCE))]
-            self._challenger.score(batch)
+            # By index: the event loop appends meanwhile, and iterating over a deque that grows raises RuntimeError.
+            batch = [self._queue[index] for index in range(min(len(self._queue), _RECORDS_PER_WRITE))]
+            self._before_write(batch)
             lines = self._encoder.encode_lines(batch)
-            full = self._size + len(lines) > self._segment_bytes
+            full = self._size + len(lines) > self._max_bytes
             if self._file is None or full or time.monotonic() - self._opened_s > SEGMENT_S:
                 self._open()
-            self._put(lines)
+            self._write(lines)
             self._metrics.log_written += len(batch)
             for _ in batch:
                 self._queue.popleft()
 
-    def _put(self, lines: bytes) -> None:
-        assert self._file is not None  # noqa: S101 - for the type checker: `_write` opened it
+    def _write(self, lines: bytes) -> None:
+        assert self._file is not None  # noqa: S101 - for the type checker: `_drain` opened it
         done = 0
         try:
             while done < len(lines):
@@ -127,11 +132,11 @@ class PredictionLog:
         self._size += len(lines)
         self._unsynced = True
 
-    def _sync(self, *, at_once: bool) -> None:
-        now = time.monotonic()
-        if self._unsynced and self._file is not None and (at_once or now - self._synced_s >= SYNC_S):
+    def _sync(self, *, now: bool) -> None:
+        now_s = time.monotonic()
+        if self._unsynced and self._file is not None and (now or now_s - self._synced_s >= SYNC_S):
             os.fsync(self._file)
-            self._unsynced, self._synced_s = False, now
+            self._unsynced, self._synced_s = False, now_s
 
     def _open(self) -> None:
         self._close_segment()
@@ -141,6 +146,6 @@ class PredictionLog:
 
     def _close_segment(self) -> None:
         if self._file is not None:
-            self._sync(at_once=True)
+            self._sync(now=True)
             os.close(self._file)
             self._file = None

@@ -1,1 +1,1 @@
-"""The served version: download, verification, swap, reasons and the challenger."""
+"""The served model version: registry, verification, local copy, alias, Shapley values."""

@@ -1,4 +1,4 @@
-"""The model registry, asked over MLflow's REST interface: which version an alias names, and that version's files."""
+"""Client of the model registry (MLflow's REST API): the version of an alias, and its files."""
 
 from types import TracebackType
 from typing import Any, Final, Self
@@ -17,11 +17,11 @@ MAX_SERVING_BYTES: Final = 16 * 1024 * 1024
 
 
 class RegistryError(Exception):
-    """The registry does not answer, or not as it should. Asking again may help."""
+    """The registry did not answer, or not as expected. A later attempt may succeed."""
 
 
 class Registry:
-    """A client of one registry. Blocking: it is used in the watcher's thread."""
+    """Blocking client of one registry, used in the threads that follow an alias."""
 
     def __init__(self, url: str, username: str, password: str) -> None:
         auth = httpx.BasicAuth(username, password) if username else None
@@ -36,7 +36,7 @@ class Registry:
         self._client.close()
 
     def aliased(self, name: str, alias: str) -> Registered | None:
-        """The version that `alias` names now, None when it names none. Raises RegistryError."""
+        """The version that `alias` points to, None if the alias does not exist. Raises RegistryError."""
         answer = self._get(f"{_API}/registered-models/alias", {"name": name, "alias": alias})
         if answer is None:
             return None
@@ -45,31 +45,31 @@ class Registry:
             version, run_id = str(found["version"]), str(found.get("run_id", ""))
             tags = {tag["key"]: tag["value"] for tag in found.get("tags", [])}
         except (KeyError, TypeError) as error:
-            raise RegistryError(f"the registry's answer lacks {error}") from error
-        where = self._get(f"{_API}/model-versions/get-download-uri", {"name": name, "version": version})
-        if where is None:
-            raise RegistryError(f"{name} version {version} is gone")
-        return Registered(version, run_id, self._resolved(str(where.get("artifact_uri", ""))), tags)
+            raise RegistryError(f"expected a field in the registry's answer: {error}") from error
+        location = self._get(f"{_API}/model-versions/get-download-uri", {"name": name, "version": version})
+        if location is None:
+            raise RegistryError(f"{name} version {version} was deleted")
+        return Registered(version, run_id, self._resolved(str(location.get("artifact_uri", ""))), tags)
 
     def _resolved(self, source: str) -> str:
-        """Where `runs:/RUN/folder` really lies; any other source as it is. Raises RegistryError."""
+        """The artifact URI of `runs:/RUN/folder`; any other source unchanged. Raises RegistryError."""
         if not source.startswith(_RUNS):
             return source
         run_id, _, folder = source.removeprefix(_RUNS).partition("/")
         answer = self._get(f"{_API}/runs/get", {"run_id": run_id})
         if answer is None:
-            raise RegistryError(f"run {run_id} of {source} is gone")
+            raise RegistryError(f"run {run_id} of {source} was deleted")
         try:
             return f"{answer['run']['info']['artifact_uri']}/{folder}"
         except (KeyError, TypeError) as error:
-            raise RegistryError(f"the registry's answer lacks {error}") from error
+            raise RegistryError(f"expected a field in the registry's answer: {error}") from error
 
     def download(self, registered: Registered) -> Artefact:
-        """The version's files through the artifact proxy, not verified. Raises RegistryError, ArtefactRefusedError."""
+        """Download the version's files through the artifact proxy. Raises RegistryError, ArtefactRefusedError."""
         source = urlsplit(registered.source)
         if source.scheme != _SCHEME:
             raise ArtefactRefusedError(
-                "source", f"version {registered.version} lies at {registered.source}, expected {_SCHEME}:/..."
+                "source", f"version {registered.version}: expected a source {_SCHEME}:/..., got {registered.source}"
             )
         folder = f"{_PROXY}/{quote(source.path.strip('/'))}"
         return Artefact(
@@ -78,14 +78,14 @@ class Registry:
         )
 
     def _get(self, path: str, query: dict[str, str]) -> dict[str, Any] | None:
-        """A JSON object; None when the registry says that the thing does not exist."""
+        """The JSON object at `path`; None if the registry answers that it does not exist. Raises RegistryError."""
         try:
             answer = self._client.get(path, params=query)
             body = answer.json()
         except (httpx.HTTPError, ValueError) as error:
             raise RegistryError(f"{path}: {error!r}") from error
         if not isinstance(body, dict):
-            raise RegistryError(f"{path}: not a JSON object")
+            raise RegistryError(f"{path}: expected a JSON object")
         if answer.status_code == httpx.codes.OK:
             return body
         absent = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -98,7 +98,7 @@ class Registry:
         try:
             with self._client.stream("GET", path) as answer:
                 if answer.status_code == httpx.codes.NOT_FOUND:
-                    raise ArtefactRefusedError("missing", f"{path} is not there")
+                    raise ArtefactRefusedError("missing", f"{path} does not exist")
                 answer.raise_for_status()
                 for piece in answer.iter_bytes():
                     data += piece

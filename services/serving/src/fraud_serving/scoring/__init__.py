@@ -1,1 +1,1 @@
-"""From a transaction to its decision: online store, features, model."""
+"""The decision path: history, inference, answer, record."""

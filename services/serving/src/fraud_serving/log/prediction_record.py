@@ -1,10 +1,10 @@
-"""The prediction record: one answer, and everything it was made from."""
+"""The prediction record: one line of the prediction log."""
 
 from msgspec import Struct
 
 
-class Record(Struct, gc=False, omit_defaults=True):
-    """One answer and what it was made from. Times are us, UTC; docs/architecture.md is the contract."""
+class PredictionRecord(Struct, gc=False, omit_defaults=True):
+    """One answer and everything it was computed from. Times are us, UTC; docs/architecture.md lists the fields."""
 
     prediction_id: str
     transaction_id: str | None

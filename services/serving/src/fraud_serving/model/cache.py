@@ -1,7 +1,7 @@
-"""The verified local copy of the served version, for restarts while the registry is away.
+"""Local copies of verified versions, for a restart while the registry is down.
 
-`<folder>/<sha256 of model.onnx>/{model.onnx,serving.json}` and `<folder>/served.json`, which says what the registry
-said about it. Read back, the bytes go through the same verification as downloaded ones.
+Files: `<folder>/<sha256 of model.onnx>/{model.onnx,serving.json}`, and `<folder>/served.json` with the registry's entry
+of the served version. Copies are verified again when they are read.
 """
 
 import json
@@ -15,12 +15,12 @@ from typing import Final
 from fraud_serving.model.model import Artefact, Registered
 
 _SERVED: Final = "served.json"
-_KEPT: Final = 3
-"""Versions on disk: a rollback finds its predecessor without a download."""
+_MAX_COPIES: Final = 3
+"""A rollback reads the earlier version from disk."""
 
 
 def keep(folder: Path, registered: Registered, artefact: Artefact) -> None:
-    """Write the copy of a version that was verified. Raises OSError."""
+    """Write the copy of a verified version, and delete the oldest copies. Raises OSError."""
     own = folder / registered.tags["model_sha256"]
     own.mkdir(parents=True, exist_ok=True)
     _write(own / "model.onnx", artefact.model)
@@ -30,15 +30,14 @@ def keep(folder: Path, registered: Registered, artefact: Artefact) -> None:
     older = sorted(
         (p for p in folder.iterdir() if (p / "model.onnx").is_file() and p != own), key=lambda p: p.stat().st_mtime
     )
-    for stale in older[: max(len(older) + 1 - _KEPT, 0)]:
+    for stale in older[: max(len(older) + 1 - _MAX_COPIES, 0)]:
         shutil.rmtree(stale)
 
 
 def served(folder: Path) -> tuple[Registered, Artefact] | None:
-    """What was served last, None when there is no whole copy."""
+    """The version that was served last, None without a complete copy."""
     try:
-        said = json.loads((folder / _SERVED).read_bytes())
-        registered = Registered(**said)
+        registered = Registered(**json.loads((folder / _SERVED).read_bytes()))
         found = files_of(folder, registered)
     except (OSError, ValueError, TypeError):
         return None
@@ -46,9 +45,9 @@ def served(folder: Path) -> tuple[Registered, Artefact] | None:
 
 
 def files_of(folder: Path, registered: Registered) -> Artefact | None:
-    """The local files of a version, None when they are not there."""
+    """The local files of a version, None if they are missing."""
     name = registered.tags.get("model_sha256", "")
-    if not name.isalnum():  # it comes from outside and becomes a path
+    if not name.isalnum():  # the registry is another service, and the value becomes a path
         return None
     try:
         return Artefact((folder / name / "model.onnx").read_bytes(), (folder / name / "serving.json").read_bytes())

@@ -1,7 +1,7 @@
-"""The documentation page: Swagger UI, served from this process and shown with nothing from anywhere else.
+"""The documentation page: Swagger UI, served by this process.
 
 The scripts come from a Python package, not from a content delivery network, so the page works in a closed network. Its
-Content-Security-Policy allows scripts and connections to this service alone.
+Content-Security-Policy allows scripts and connections of this service only.
 """
 
 import json
@@ -41,8 +41,8 @@ _START: Final = """SwaggerUIBundle({
 });
 """
 _GUIDE: Final = """
-Send a payment to `POST /predict` while the customer waits. The answer says whether the payment is fraudulent, with
-which probability, and which model version decided. The answer takes milliseconds. When the registry or the online store
+Send a payment to `POST /predict` while the customer waits. The answer contains the decision, the fraud probability and
+the model version. It takes milliseconds. When the registry or the online store
 is down the service still answers, with `"degraded": true`, and never with a 5xx status.
 
 Every error has the body `Problem`, also 404 for an unknown path and 405 for another method. `HEAD` is answered like
@@ -50,7 +50,7 @@ Every error has the body `Problem`, also 404 for an unknown path and 405 for ano
 
 ### Integrate
 
-1. **Key.** Every request carries the header `X-API-Key: <client>.<secret>`. Ask the platform team for a key; it is
+1. **Key.** Every request carries the header `X-API-Key: <client>.<secret>`. Request a key from the platform team; it is
    shown once. {keys}
 2. **Send.** With `user_id` (then `transaction_id`, `merchant_id` and `event_timestamp` are required too) the decision
    uses the user's stored history, and this payment is added to it. Without `user_id` the decision uses only the fields
@@ -99,7 +99,7 @@ def looks_like_fraud(payment: dict) -> tuple[bool, str]:
 
 
 def guide(*, keys_required: bool) -> str:
-    """How to integrate, as Markdown: the description in the OpenAPI document."""
+    """The integration guide, Markdown: the description in the OpenAPI document."""
     return _GUIDE.format(
         keys="" if keys_required else "**This service runs open and requires no key.**",
         key_header=" -H 'X-API-Key: checkout.<secret>'" if keys_required else "",
@@ -118,5 +118,5 @@ def add(app: FastAPI) -> None:
     async def start() -> Response:
         return Response(_START, media_type="text/javascript")
 
-    # Only its files are used: the package's own class replaces a function of FastAPI and needs inline scripts.
+    # Only the package's files are used: its class replaces a function of FastAPI and needs inline scripts.
     app.mount("/docs", StaticFiles(directory=str(files("fastapi_standalone_docs") / "static/swagger")))

@@ -1,0 +1,1 @@
+"""The online store: connection, histories, answers kept for retries."""

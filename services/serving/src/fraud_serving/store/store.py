@@ -1,0 +1,161 @@
+"""The online store: users' histories, and the answers kept for retries.
+
+A request waits for the store no longer than the deadline. After that, and while the store is down, it is answered
+without history; a background task reconnects.
+"""
+
+import asyncio
+import logging
+import ssl
+from contextlib import suppress
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+import hiredis
+
+from fraud.core.features import MAX_EVENTS
+from fraud.core.history import append_arguments, history_key, ids_key
+from fraud_serving.metrics import Metrics
+from fraud_serving.store.connection import LOAD_SCRIPT, SCRIPT_SHA, Connection, Reply, command
+
+_log = logging.getLogger(__name__)
+_EVALSHA: Final = b"*9\r\n$7\r\nEVALSHA\r\n$40\r\n" + SCRIPT_SHA + b"\r\n$1\r\n2\r\n"
+_MAX_EVENTS: Final = str(MAX_EVENTS).encode()
+_MAX_EVENTS_PART: Final = b"\r\n$%d\r\n%b\r\n" % (len(_MAX_EVENTS), _MAX_EVENTS)
+_FIRST_RETRY_S: Final = 0.05
+_MAX_RETRY_S: Final = 1.0
+_CONNECT_S: Final = 2.0
+_MAX_PENDING: Final = 50_000
+
+
+def _check_accepted(reply: Reply) -> None:
+    if reply is None:
+        raise ConnectionError("login refused or connection closed")
+
+
+class Store:
+    """One connection that is made again when it is lost. Start and close it on the event loop that uses it."""
+
+    def __init__(self, url: str, deadline_s: float, answer_ttl_s: int, metrics: Metrics) -> None:
+        self._url = urlsplit(url)
+        self._deadline_s, self._metrics = deadline_s, metrics
+        self._answer_ttl_s = str(answer_ttl_s).encode()
+        self._connection: Connection | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._first_attempt = asyncio.Event()
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None
+
+    async def start(self) -> None:
+        """Start to connect. Returns after the first attempt, also if it failed."""
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._stay_connected()), loop.create_task(self._check_deadlines())]
+        await self._first_attempt.wait()
+
+    async def close(self) -> None:
+        """Stop reconnecting, write what is queued and close the connection."""
+        for task in self._tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        if self._connection is not None:
+            self._connection.flush()
+            self._connection.close()
+
+    def append(
+        self, user_id: str, transaction_id: str, event_us: int, units: int, merchant_id: str
+    ) -> "asyncio.Future[Reply] | None":
+        """Read the user's history and append this event, in one atomic round trip.
+
+        The future holds the argument of `fraud.core.history.known`, or None after the deadline or an error. There is
+        no future while the store is not connected.
+        """
+        record, id_, at = append_arguments(transaction_id, event_us, units, merchant_id)
+        history, ids, when = history_key(user_id).encode(), ids_key(user_id).encode(), b"%d" % at
+        data = b"".join(
+            (
+                _EVALSHA, b"$%d\r\n%b\r\n$%d\r\n%b\r\n$24\r\n" % (len(history), history, len(ids), ids), record,
+                b"\r\n$8\r\n", id_, b"\r\n$%d\r\n%b" % (len(when), when), _MAX_EVENTS_PART,
+            )
+        )  # fmt: skip
+        return self._send(data)
+
+    async def find_answer(self, key: bytes) -> bytes | None:
+        """The answer kept under `key`; None if there is none or the store does not reply in time."""
+        future = self._send(command(b"GET", key))
+        found = None if future is None else await future
+        return found if isinstance(found, bytes) else None
+
+    def keep_answer(self, key: bytes, answer: bytes) -> None:
+        """Keep an answer under `key` unless one is kept. Does not wait for the reply; the write may be lost."""
+        connection = self._connection
+        if connection is not None and len(connection.pending) < _MAX_PENDING:
+            connection.send(command(b"SET", key, answer, b"EX", self._answer_ttl_s, b"NX"), None)
+
+    def _send(self, data: bytes) -> "asyncio.Future[Reply] | None":
+        connection = self._connection
+        if connection is None or len(connection.pending) >= _MAX_PENDING:
+            self._metrics.store_error("down" if connection is None else "full")
+            return None
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        connection.send(data, future)
+        return future
+
+    async def _check_deadlines(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._deadline_s / 4)
+            if self._connection is not None:
+                self._connection.expire(loop.time() - self._deadline_s)
+
+    async def _stay_connected(self) -> None:
+        wait_s = _FIRST_RETRY_S
+        while True:
+            try:
+                connection = await self._connect()
+            except (OSError, TimeoutError, hiredis.ReplyError) as error:
+                self._metrics.store_error("connect")
+                _log.warning("online store not reachable: %s", error)
+                self._first_attempt.set()
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, _MAX_RETRY_S)
+                continue
+            self._connection, wait_s = connection, _FIRST_RETRY_S
+            self._metrics.store_up = 1
+            _log.info("online store connected")
+            self._first_attempt.set()
+            await connection.closed
+            self._connection, self._metrics.store_up = None, 0
+            _log.warning("online store connection lost")
+
+    async def _connect(self) -> Connection:
+        """A connection that is logged in, with the script loaded. Raises OSError, TimeoutError or ReplyError."""
+        loop, url = asyncio.get_running_loop(), self._url
+        context = ssl.create_default_context() if url.scheme == "rediss" else None
+        async with asyncio.timeout(_CONNECT_S):
+            _, connection = await loop.create_connection(
+                lambda: Connection(loop, self._metrics.store_error),
+                url.hostname or "127.0.0.1",
+                url.port or 6379,
+                ssl=context,
+            )
+            try:
+                for first in self._first_commands():
+                    future: asyncio.Future[Reply] = loop.create_future()
+                    connection.send(first, future)
+                    _check_accepted(await future)
+            except BaseException:
+                connection.abort()
+                raise
+        return connection
+
+    def _first_commands(self) -> list[bytes]:
+        url, commands = self._url, []
+        if url.password:
+            user = [unquote(url.username).encode()] if url.username else []
+            commands.append(command(b"AUTH", *user, unquote(url.password).encode()))
+        if url.path.strip("/"):
+            commands.append(command(b"SELECT", url.path.strip("/").encode()))
+        return [*commands, LOAD_SCRIPT]
