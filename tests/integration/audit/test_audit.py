@@ -145,7 +145,7 @@ def test_a_record_that_was_changed_afterwards_comes_out_otherwise(context: Conte
     rows[1]["avg_amount_7d"] = 1.0
     lake.publish(day, pa.concat_tables([pa.Table.from_pylist(rows, schema=whole.schema), whole.slice(2)]))
     try:
-        with pytest.raises(RefusedError, match="2 of 2 answers come out otherwise") as refused:
+        with pytest.raises(RefusedError, match="2 of 2 answers differ from their records") as refused:
             replay.run(replay.Config(ids=(rows[0]["prediction_id"], rows[1]["prediction_id"])), context)
     finally:
         lake.publish(day, whole)
@@ -177,7 +177,7 @@ def test_with_a_changed_parameter_it_names_the_input(world: World) -> None:
     (world.project / "params.yaml").write_text(yaml.safe_dump(changed))
     refused = world.fraud("reproduce", "1", "--here", code=3)
     print(refused["got"])
-    assert refused["message"] == "version 1 came out with other bytes"
+    assert refused["message"] == "retraining version 1 gave another model"
     assert "training.boosting.max_iter: 40 -> 30" in refused["got"]
     assert refused["hint"] == "these inputs differ: params"
     (world.project / "params.yaml").write_text(yaml.safe_dump(params))
@@ -186,10 +186,10 @@ def test_with_a_changed_parameter_it_names_the_input(world: World) -> None:
 def test_a_version_of_uncommitted_files_is_refused_before_anything_is_done(context: Context) -> None:
     client = mlflow.MlflowClient()
     client.set_model_version_tag(MODEL_NAME, "1", "git_dirty", "true")
-    with pytest.raises(RefusedError, match="files that were not committed"):
+    with pytest.raises(RefusedError, match="uncommitted files"):
         reproduce.run(reproduce.Config(version="1"), context)
     client.set_model_version_tag(MODEL_NAME, "1", "git_commit", "unknown")
-    with pytest.raises(RefusedError, match="outside of Git"):
+    with pytest.raises(RefusedError, match="outside of a Git repository"):
         reproduce.run(reproduce.Config(version="1"), context)
 
 

@@ -93,7 +93,7 @@ def test_a_kept_promise_is_ok_and_a_rerun_touches_nothing(context: Context, worl
     for day in AFTER:
         world.day(day)
     world.label_all(AFTER)
-    world.label(["nobody"], AS_OF)
+    world.label(["unknown-id"], AS_OF)
     result = concept_drift.run(concept_drift.Config(), context)
     assert (result.day, result.verdict, result.retrain) == (str(AS_OF), "ok", False)
     assert (result.days, result.rows, result.frauds) == (4, 800, 80)
@@ -111,7 +111,7 @@ def test_frauds_that_the_model_misses_ask_for_retraining(context: Context, world
     for day in AFTER:
         world.day(day, caught=0.1)
     world.label_all(AFTER)
-    world.label(["nobody"], AS_OF)
+    world.label(["unknown-id"], AS_OF)
     result = concept_drift.run(concept_drift.Config(), context)
     assert (result.verdict, result.retrain) == ("drift", True)
     assert result.figures["recall"] == pytest.approx(0.1)
@@ -139,14 +139,14 @@ def test_labels_that_come_late_or_never_are_counted_and_count_as_legitimate(cont
 def test_days_that_are_not_mature_or_were_decided_by_another_version_say_nothing(
     context: Context, world: World
 ) -> None:
-    world.label(["nobody"], AFTER[0] + dt.timedelta(days=6))
+    world.label(["unknown-id"], AFTER[0] + dt.timedelta(days=6))
     world.day(AFTER[0])
     assert concept_drift.run(concept_drift.Config(), context).verdict == "unknown"
     scores = catalog.SCORES.at(world.lake)
     table = scores.read(str(AFTER[0]))
     other = table.set_column(5, "model_version", pa.array(["77"] * table.num_rows))
     scores.publish(str(AFTER[0]), other)
-    world.label(["nobody"], AFTER[0] + dt.timedelta(days=7))
+    world.label(["unknown-id"], AFTER[0] + dt.timedelta(days=7))
     result = concept_drift.run(concept_drift.Config(), context)
     assert (result.verdict, result.days) == ("unknown", 0)
 
@@ -196,9 +196,9 @@ def test_without_any_label_there_is_nothing_to_judge_by(context: Context, world:
 
 
 def test_the_holdout_is_no_news(context: Context, world: World) -> None:
-    """Days the promise was made on are not held against it, though the version scored them."""
+    """Days of the holdout are not part of the comparison, though the version scored them."""
     for day in HOLDOUT:
         world.day(day)
-    world.label(["nobody"], AS_OF)
+    world.label(["unknown-id"], AS_OF)
     assert concept_drift.run(concept_drift.Config(), context).days == 0
     assert np.isfinite(concept_drift.run(concept_drift.Config(), context).evidence)

@@ -1,4 +1,4 @@
-"""`fraud drift` through Evidently and a real registry: what rings, what must not, and what a rerun changes."""
+"""`fraud drift` through Evidently and a real registry: verdicts, missing verdicts, and reruns."""
 
 import datetime as dt
 import json

@@ -204,7 +204,7 @@ def test_a_day_served_and_then_landed_is_equal_to_the_bit_and_a_rerun_changes_no
 
 
 @pytest.mark.usefixtures("past")
-def test_before_the_day_lands_the_log_itself_says_what_came_before(shop: Shop) -> None:
+def test_before_the_day_lands_histories_are_read_from_the_log(shop: Shop) -> None:
     for row in today(shop):
         shop.serve(row)
     result = shop.check()
@@ -213,14 +213,14 @@ def test_before_the_day_lands_the_log_itself_says_what_came_before(shop: Shop) -
 
 
 @pytest.mark.usefixtures("past")
-def test_late_and_reordered_events_and_those_taken_in_behind_a_timeout_are_equal_too(shop: Shop) -> None:
+def test_late_and_reordered_events_and_those_stored_after_a_timeout_are_equal_too(shop: Shop) -> None:
     rows = today(shop)
     late = shop.transaction("u0", MIDNIGHT - 3 * US_PER_DAY, 77.0, "m-late")
     too_late = shop.transaction("u0", MIDNIGHT - 60 * US_PER_DAY, 78.0, "m-too-late")
     order = [*rows[10:20], late, too_late, *rows[:10], *rows[20:]]
     for i, row in enumerate(order):
         record = shop.serve(row)
-        if i == 5:  # the store took it in, the reply came after the deadline
+        if i == 5:  # stored, with the reply after the deadline
             velocity, average, merchants = 0.0, None, 0
             record.update(sequence=None, newest_us=None, history="none", degraded=True,
                           transaction_velocity_1h=velocity, avg_amount_7d=average,
@@ -279,7 +279,7 @@ def test_an_id_that_the_source_delivered_twice_with_other_contents_is_told_apart
     shop.ingest(rows)  # the first one known stays
     for row in [*rows, {**again[0], "amount": 99.0}, again[1]]:
         shop.serve(row)
-    shop.serve({**rows[2], "amount": 55.0})  # nobody ever delivered that
+    shop.serve({**rows[2], "amount": 55.0})  # an amount that was never delivered
     result = shop.check()
     assert (result.verdict, result.contradicted, result.mismatches) == ("skew", 2, 1)
     assert result.features["amount"] == {"equal": 4.0, "mismatch": 1.0, "missing": 0.0, "extra": 0.0, "worst": 33.0}

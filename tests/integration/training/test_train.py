@@ -80,12 +80,12 @@ def test_a_verdict_against_a_former_production_is_renewed_not_trained_again(plat
     poor, good = platform.train(POOR), platform.train()
     platform.client.set_registered_model_alias(MODEL_NAME, STAGING, poor.version)
     platform.promote()
-    with pytest.raises(RefusedError, match="another Production"):
+    with pytest.raises(RefusedError, match="another version than the current Production"):
         promote.run(promote.Config(version=int(good.version)), platform.context())
     renewed = platform.train()
     assert (renewed.version, renewed.reused, renewed.champion) == (good.version, True, poor.version)
     assert platform.promote().version == good.version
-    assert platform.train().version == good.version  # Production itself is not held against itself
+    assert platform.train().version == good.version  # Production is not compared with itself
     with pytest.raises(RefusedError, match="is Production"):
         evaluate.run(evaluate.Config(version=int(good.version)), platform.context())
 
@@ -179,7 +179,7 @@ def test_killed_before_the_verdict_a_rerun_judges_the_version_that_is_there(
         [FRAUD, "train"], env=platform.environment(server), stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
-        next(line for line in process.stderr if '"evaluating"' in line)
+        next(line for line in process.stderr if '"evaluation started"' in line)
         process.send_signal(signal.SIGKILL)
     assert platform.client.get_model_version(MODEL_NAME, "1").tags["gates"] == "pending"
     made = platform.train()

@@ -20,13 +20,16 @@ from fraud.lake.job_runs import recorded
 from fraud.monitoring.platform_metrics import PlatformMetrics, services
 from fraud.settings import Settings
 
-NOBODY = "127.0.0.1:1"
+CLOSED_PORT = "127.0.0.1:1"
 JOBS = ("ingest", "score", "train")
 
 
 def scraped(home: Path, *more_jobs: str) -> CollectorRegistry:
     settings = Settings(
-        home=home, mlflow_url=f"http://{NOBODY}", airflow_url=f"http://{NOBODY}", redis_url=f"redis://{NOBODY}/0"
+        home=home,
+        mlflow_url=f"http://{CLOSED_PORT}",
+        airflow_url=f"http://{CLOSED_PORT}",
+        redis_url=f"redis://{CLOSED_PORT}/0",
     )
     registry = CollectorRegistry()
     registry.register(PlatformMetrics(settings, (*JOBS, *more_jobs)))
@@ -77,7 +80,7 @@ def registry_errors(body: bytes) -> Iterator[str]:
 def test_a_component_of_airflow_without_a_heartbeat_is_down_and_one_that_may_be_missing_is_not(tmp_path: Path) -> None:
     with registry_errors(json.dumps(HEALTH).encode()) as url:
         settings = Settings(
-            home=tmp_path, mlflow_url=f"http://{NOBODY}", airflow_url=url, redis_url=f"redis://{NOBODY}/0"
+            home=tmp_path, mlflow_url=f"http://{CLOSED_PORT}", airflow_url=url, redis_url=f"redis://{CLOSED_PORT}/0"
         )
         up = {
             sample.labels["service"]: sample.value

@@ -5,7 +5,7 @@ import sys
 
 CODE = """
 import sys
-from fraud.io import mlflow_client
+from fraud.registry import mlflow_client
 from fraud.settings import Settings
 mlflow_client.client(Settings(mlflow_url="http://127.0.0.1:1"))
 from mlflow.tracking.request_header.registry import resolve_request_headers

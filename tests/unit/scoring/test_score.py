@@ -75,5 +75,5 @@ def test_a_first_slice_holds_its_object_against_the_manifest(tmp_path: Path) -> 
     path = Path(features.object_uris("2026-03-01")[0].removeprefix("file://"))
     path.write_bytes(path.read_bytes() + b" ")
     (piece,) = score._slices(features, "2026-03-01", source)
-    with pytest.raises(ValueError, match="its manifest says sha256"):
+    with pytest.raises(ValueError, match="as in the manifest"):
         score._read(piece)

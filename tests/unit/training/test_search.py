@@ -29,8 +29,8 @@ _SAMPLES = _ladder()
 
 def training(trials: int, patience: int = 99) -> Training:
     quick: Training = _SAMPLES.QUICK
-    wanted = quick.search.model_copy(update={"trials": trials, "patience": patience})
-    return quick.model_copy(update={"search": wanted})
+    search = quick.search.model_copy(update={"trials": trials, "patience": patience})
+    return quick.model_copy(update={"search": search})
 
 
 def found(params: Training) -> list[search.Trial]:
@@ -70,8 +70,8 @@ def test_it_ends_after_some_draws_that_were_no_better() -> None:
     ("old", "new", "said"),
     [
         ("dropout: [0.0, 0.5]", "dropout: [0.5, 0.0]", "not below"),
-        ("dropout: [0.0, 0.5]", "hidden: [1, 2]", "no number hidden"),
-        ("logistic: {c: [0.01, 10.0]}", "logistic: {d: [0.01, 10.0]}", "no number d"),
+        ("dropout: [0.0, 0.5]", "hidden: [1, 2]", "no numeric parameter hidden"),
+        ("logistic: {c: [0.01, 10.0]}", "logistic: {d: [0.01, 10.0]}", "no numeric parameter d"),
     ],
 )
 def test_bounds_that_make_no_sense_stop_at_the_start(tmp_path: Path, old: str, new: str, said: str) -> None:
