@@ -242,7 +242,7 @@ def _score(
     sources: dict[str, Manifest],
 ) -> dict[str, float]:
     """Score `days` and publish each as soon as it is scored; seconds by stage."""
-    from fraud.lake.spark import run_tasks, spark_session  # noqa: PLC0415 - Spark takes seconds to start
+    from fraud.lake.spark import run_tasks, spark_session  # noqa: PLC0415 - Spark takes seconds to import
 
     began = time.monotonic()
     seconds = {"score": 0.0, "publish": 0.0}

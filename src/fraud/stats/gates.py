@@ -148,7 +148,7 @@ def judge(measured: Measured, bounds: Bounds) -> tuple[Gate, ...]:
               "the served model must be the measured one",
               "largest difference to the native model, including rows beside every split"),
         _gate(m, "latency", m.latency_us, "at most", bounds.max_latency_us,
-              "a customer waits for the answer", "p99 of one row through ONNX Runtime on one thread, us"),
+              "a customer waits for the answer", "p99 of one row through ONNX Runtime on one thread, in us"),
         _gate(m, "feature_parity", m.feature_mismatches, "at most", 0,
               "the request path must compute the same vectors as training",
               "values whose bits differ between the vectors of batch and request path"),

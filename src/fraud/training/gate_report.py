@@ -44,7 +44,7 @@ def _value(value: float | None, _gate: object) -> str:
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ").replace("onnx", "ONNX")
+    return name.replace("_", " ").replace("onnx", "ONNX").replace("auc", "AUC")
 
 
 def _levels(training: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ def card(record: Mapping[str, Any], training: Mapping[str, Any], params: Params)
             "",
             "## Data",
             "",
-            *_table(("part", "days", "payments", "frauds"), _parts(training["parts"])),
+            *_table(("part", "first day", "end day (not included)", "payments", "frauds"), _parts(training["parts"])),
             "",
             (f"The gap between the parts is {training['parts']['gap_days']} days, the label delay. A payment without "
             "a label after it counts as legitimate. The deployed model was fitted on the part `final`. Snapshot "
@@ -95,10 +95,9 @@ def card(record: Mapping[str, Any], training: Mapping[str, Any], params: Params)
 
 
 def _parts(parts: Mapping[str, Any]) -> Iterable[Sequence[str]]:
-    for name, part in parts.items():
-        if isinstance(part, Mapping):
-            days = f"{part['first_day']} to {part['end_day']}, not included"
-            yield name, days, f"{part['rows']:,}", f"{part['frauds']:,}"
+    for name in ("train", "validation", "holdout", "final"):
+        part = parts[name]
+        yield name, part["first_day"], part["end_day"], f"{part['rows']:,}", f"{part['frauds']:,}"
 
 
 def _slices(slices: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[str]]:

@@ -1,4 +1,4 @@
-"""What an auditor asks, against real servers: replay, receipt, reproduce, lineage and compare on one small world.
+"""What an auditor asks, against real servers: replay, receipt, reproduce, lineage and compare on one small data set.
 
 The project is a Git repository of its own that holds these very files, so that there is a commit to check out.
 """
@@ -127,16 +127,16 @@ def test_a_thousand_answers_of_each_kind_come_out_equal_to_the_bit(context: Cont
 
 
 def test_a_thousand_receipts_of_each_kind_hold(context: Context) -> None:
-    told = receipt.follow(answers.newest(context.settings, COUNT), context)
-    kinds = [one.kind for one in told]
+    receipts = receipt.follow(answers.newest(context.settings, COUNT), context)
+    kinds = [one.kind for one in receipts]
     print(f"receipts: {kinds.count('served')} served, {kinds.count('nightly')} nightly")
     assert (kinds.count("served"), kinds.count("nightly")) == (COUNT, COUNT)
-    assert {(one.problems, one.approved_by, one.git_dirty, one.gates) for one in told} == {
+    assert {(one.problems, one.approved_by, one.git_dirty, one.gates) for one in receipts} == {
         ((), "ada", "false", "passed")
     }
 
 
-def test_a_record_that_was_changed_afterwards_comes_out_otherwise(context: Context) -> None:
+def test_a_record_that_was_changed_afterwards_differs_in_replay(context: Context) -> None:
     lake = catalog.PREDICTIONS.at(context.settings.lake_uri)
     [day] = lake.partitions()[-1:]
     whole = lake.read(day)
@@ -198,14 +198,14 @@ def test_the_tree_names_every_link_and_two_versions_share_a_page(world: World, c
     (world.project / "params.yaml").write_text(yaml.safe_dump(changed))
     world.fraud("train")
     tree = version_tree.run(version_tree.Config(version="production"), context).as_text()
-    for said in ("fraud-detector version 1 (production)", "model_sha256", "dvc_data_md5", "gates passed", "by ada",
+    for text in ("fraud-detector version 1 (production)", "model_sha256", "dvc_data_md5", "gates passed", "by ada",
                  "the history verifies", "nightly scores"):  # fmt: skip
-        assert said in tree, said
+        assert text in tree, text
     found = compare.run(compare.Config(first="1", second="2"), context)
     assert set(found.measures) >= {"average_precision", "auc", "saved_per_1000"}
     assert "seed" in found.inputs
     page = Path(found.report_uri.removeprefix("file://")).read_text()
-    assert all(said in page for said in ("Precision over recall", "ROC", "Calibration", "Money saved", "may be noise"))
+    assert all(text in page for text in ("Precision over recall", "ROC", "Calibration", "Money saved", "may be noise"))
     assert "<script" not in page
     assert 'src="http' not in page
     card = mlflow.artifacts.load_text(f"runs:/{mlflow.MlflowClient().get_model_version(MODEL_NAME, '2').run_id}/"

@@ -174,7 +174,7 @@ def test_skew(platform: Platform) -> None:
         # Answers by the rule have no probability of a model, and nothing else to compare.
         verdict = "ok" if records and answers != "by the rule" else "nothing"
         assert (result.verdict, result.records) == (verdict, records), case
-        # The store is empty: what it knew when it answered cannot be told any more.
+        # The store is empty, so it no longer has the histories of the answers.
         assert (result.compared, sum(result.skipped.values()), result.mismatches) == (0, records, 0), case
         assert result.probabilities.get("checked", 0) == (0 if answers == "by the rule" else records), case
         assert result.events_lost == 0, case

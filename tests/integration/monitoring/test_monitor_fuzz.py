@@ -212,8 +212,8 @@ def _until_now(row: Row) -> int:
 
 def _fraud(row: Row, days: int) -> bool:
     """What the last report within so many days says."""
-    known = [after for after in row["labels"] if after <= days]
-    return bool(known) and row["labels"][max(known)]
+    received = [after for after in row["labels"] if after <= days]
+    return bool(received) and row["labels"][max(received)]
 
 
 def _record(report_uri: str) -> dict[str, Any]:

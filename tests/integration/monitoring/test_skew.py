@@ -1,4 +1,4 @@
-"""`fraud skew` with a real Valkey as serving and materialize use it: what is equal, and what each fault looks like."""
+"""`fraud skew` with a real Valkey as serving and materialize use it: equal answers, and the counts of each fault."""
 
 import datetime as dt
 import itertools
@@ -82,13 +82,13 @@ class Shop:
     def serve(self, row: dict[str, Any], **changed: object) -> dict[str, Any]:
         """One answer, logged. `changed` fields of the record are what a broken serving would have logged."""
         at_us = row["event_timestamp"]
-        known = self._store.append(
+        before = self._store.append(
             row["user_id"], row["transaction_id"], at_us, amount_units(row["amount"]), row["merchant_id"]
         )
-        windows = evaluate(known.events, known.newest_us, at_us)
+        windows = evaluate(before.events, before.newest_us, at_us)
         return self._log(
             {**row, "event_us": at_us, "hour_of_day": hour_of_day(at_us), "day_of_week": day_of_week(at_us)},
-            windows, {"sequence": known.sequence, "newest_us": known.newest_us, "history": "store",
+            windows, {"sequence": before.sequence, "newest_us": before.newest_us, "history": "store",
                       "degraded": False, **changed},
         )  # fmt: skip
 
@@ -234,7 +234,7 @@ def test_late_and_reordered_events_and_those_stored_after_a_timeout_are_equal_to
 
 
 @pytest.mark.usefixtures("past")
-def test_a_late_file_loaded_between_two_answers_is_known_only_to_the_second(shop: Shop) -> None:
+def test_a_late_file_loaded_between_two_answers_counts_only_for_the_second(shop: Shop) -> None:
     shop.serve(shop.transaction("u0", MIDNIGHT, 30.0))
     before = shop.answers[-1]["avg_amount_7d"]
     shop.ingest([shop.transaction("u0", MIDNIGHT - US_PER_HOUR, 5_000.0)])
@@ -246,7 +246,7 @@ def test_a_late_file_loaded_between_two_answers_is_known_only_to_the_second(shop
 
 
 @pytest.mark.usefixtures("past")
-def test_each_fault_is_seen_where_it_is(shop: Shop) -> None:
+def test_each_fault_is_counted_under_its_feature(shop: Shop) -> None:
     rows = today(shop)
     for row in rows[:4]:
         shop.serve(row)
@@ -269,14 +269,14 @@ def test_each_fault_is_seen_where_it_is(shop: Shop) -> None:
 
 
 @pytest.mark.usefixtures("past")
-def test_an_id_that_the_source_delivered_twice_with_other_contents_is_told_apart_from_a_wrong_answer(
+def test_an_id_that_the_source_delivered_twice_with_other_contents_is_not_counted_as_a_wrong_answer(
     shop: Shop, context: Context
 ) -> None:
     rows = today(shop, 4)
     again = [{**rows[0], "amount": 99.00004}, {**rows[1], "distance_from_home": 7.0}]
     with delivering(context.settings.landing_uri) as delivery:
         delivery.add("transactions", str(TODAY), "source", landed([*rows, *again]))
-    shop.ingest(rows)  # the first one known stays
+    shop.ingest(rows)  # the first delivery is kept
     for row in [*rows, {**again[0], "amount": 99.0}, again[1]]:
         shop.serve(row)
     shop.serve({**rows[2], "amount": 55.0})  # an amount that was never delivered

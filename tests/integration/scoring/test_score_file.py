@@ -133,9 +133,9 @@ def test_by_hand_it_leaves_no_trace_for_monitoring_and_a_terminal_gets_a_bar(
     command = [fraud, "score", f"--input={tmp_path}/in.parquet", f"--output={tmp_path}/out.csv", f"--model={version}"]
     subprocess.run(command, env=env, stderr=theirs, stdout=subprocess.PIPE, check=True)
     os.close(theirs)
-    said = os.read(ours, 100_000).decode()
+    output = os.read(ours, 100_000).decode()
     os.close(ours)
-    assert f"[{'#' * 30}] 100 of 100 rows" in said
+    assert f"[{'#' * 30}] 100 of 100 rows" in output
     assert not (settings.home / "job_runs").exists()
 
 

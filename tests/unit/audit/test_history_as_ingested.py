@@ -1,4 +1,4 @@
-"""What the lake knew at each transaction, by hand."""
+"""Window features at each transaction in order of ingestion, by hand."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -82,7 +82,7 @@ def test_a_changed_object_is_refused(folder: Path, tmp_path: Path, broken: str) 
     assert not (tmp_path / "a.txt").exists()
 
 
-def test_what_is_not_there_is_said(folder: Path, tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="has no"):
         data_versions.pull(f"file://{tmp_path}/remote", "0" * 32 + ".dir", tmp_path / "back")
     (tmp_path / "taken").write_text("a file where the remote should be")

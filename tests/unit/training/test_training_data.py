@@ -73,7 +73,7 @@ def test_the_newest_cut_off_is_taken_unless_one_is_named(tmp_path: Path) -> None
         training_data.manifest_of(uri, "gone")
 
 
-def test_no_training_set_at_all_is_said(tmp_path: Path) -> None:
+def test_without_a_training_set_the_error_has_a_hint(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="no training set"):
         training_data.manifest_of(f"file://{tmp_path}", None)
 
