@@ -90,7 +90,7 @@ def test_an_answer_that_was_not_shipped_yet_is_found_in_serving_s_segments(conte
     [
         ({"model_sha256": "0" * 64}, "model_sha256"),
         ({"threshold": 0.5}, "threshold"),
-        ({"served_us": 1_000_000}, "was not Production when it answered"),
+        ({"served_us": 1_000_000}, "was not in production at the time of the answer"),
     ],
 )
 def test_a_link_that_does_not_hold_is_named(context: Context, change: dict[str, object], problem: str) -> None:

@@ -82,7 +82,7 @@ def test_each_difference_is_counted_in_its_field(context: Context, day: list[dic
     assert result.equal == 296 - 4
     assert result.worst > 0.1
     assert [line.rpartition(", ")[2] for line in result.examples] == [
-        "equal window features", "other window features", "equal window features",
+        "equal window features", "different window features", "equal window features",
     ]  # fmt: skip
 
 

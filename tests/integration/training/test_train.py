@@ -128,7 +128,9 @@ def test_what_was_registered_is_what_the_contract_says(platform: Platform) -> No
     losses = platform.client.get_metric_history(network, "validation_loss")
     assert [loss.step for loss in losses] == [1, 2]
     page = Path(made.report_uri.removeprefix("file://")).read_text()
-    assert all(gate["name"].replace("_", " ").replace("onnx", "ONNX") in page for gate in made.gates)
+    assert all(
+        gate["name"].replace("_", " ").replace("onnx", "ONNX").replace("auc", "AUC") in page for gate in made.gates
+    )
     assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )
@@ -256,7 +258,7 @@ def test_a_short_span_is_shortened_and_reported(platform: Platform) -> None:
     platform.lake(world(30, 900), "s2", "2026-04-01T00:00:00+00:00")
     made = platform.train()
     page = Path(made.report_uri.removeprefix("file://")).read_text()
-    assert "its parts shrank in proportion" in page
+    assert "its parts were shortened in proportion" in page
 
 
 def test_a_tampered_production_blocks_the_comparison_and_is_named(
