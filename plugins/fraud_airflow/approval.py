@@ -137,7 +137,7 @@ def gates_as_text(ti: Any) -> str:
     ]
     lines += [
         f"| {'passed' if gate['passed'] else '**failed**'} | {gate['name']} | {_measured(gate)} "
-        f"| {gate['asked']} {figure(gate['threshold'])} | {gate['detail'] or gate['why']} |"
+        f"| {gate['comparison']} {figure(gate['threshold'])} | {gate['detail'] or gate['why']} |"
         for gate in _failed_first(result["gates"])
     ]
     return "\n".join([*lines, "", f"The button *Report* of the task `{GATES}` opens the whole report."])
@@ -147,7 +147,7 @@ def gate_lines(gates: Sequence[Mapping[str, Any]]) -> list[str]:
     """One log line for each gate, failed gates first."""
     return [
         f"{'passed' if gate['passed'] else 'FAILED'}  {gate['name']}: {_measured(gate)}, required "
-        f"{gate['asked']} {figure(gate['threshold'])} ({gate['detail'] or gate['why']})"
+        f"{gate['comparison']} {figure(gate['threshold'])} ({gate['detail'] or gate['why']})"
         for gate in _failed_first(gates)
     ]
 

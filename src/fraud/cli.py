@@ -1,7 +1,7 @@
-"""`fraud <job>`: the one door through which Airflow, DVC, CI and people run jobs.
+"""The `fraud` command. Airflow, DVC, CI and people run all jobs with `fraud <job>`.
 
-With --json, standard output is one line of JSON, the typed result; the log goes to standard error. The exit code says
-what kind of failure it was (fraud.errors): only 75 is worth trying again.
+With --json, standard output is one line of JSON with the typed result. The log goes to standard error. The exit code is
+the class of the failure (fraud.errors). Only 75 is retried.
 """
 
 import importlib
@@ -27,18 +27,18 @@ USAGE = "usage: fraud JOB [--flags] [--json]    (fraud JOB --help for a job's fl
 
 
 def configure_log() -> None:
-    """Logs go to standard error: for a person at a terminal coloured, else one JSON object a line."""
+    """Log to standard error: coloured text on a terminal, otherwise one JSON object per line."""
     import logging  # noqa: PLC0415 - `fraud --help` imports nothing that takes time
 
     import structlog  # noqa: PLC0415
 
-    to_person = sys.stderr.isatty()
+    on_terminal = sys.stderr.isatty()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%H:%M:%S" if to_person else "iso", utc=not to_person),
-            structlog.dev.ConsoleRenderer() if to_person else structlog.processors.JSONRenderer(),
+            structlog.processors.TimeStamper(fmt="%H:%M:%S" if on_terminal else "iso", utc=not on_terminal),
+            structlog.dev.ConsoleRenderer() if on_terminal else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -46,7 +46,7 @@ def configure_log() -> None:
 
 
 def run_job(name: str, arguments: list[str]) -> "JobResult":
-    """Parse the flags into the job's config and run it. Raises FraudError for anything a person can fix."""
+    """Parse the flags into the job's config and run the job. Raises FraudError for failures with a known cause."""
     import structlog  # noqa: PLC0415 - `fraud --help` imports nothing that takes time
     from pydantic import ValidationError  # noqa: PLC0415
     from pydantic_settings import SettingsError  # noqa: PLC0415
@@ -81,24 +81,24 @@ def run_job(name: str, arguments: list[str]) -> "JobResult":
 
 @contextmanager
 def still_running(log: "BoundLogger", every_s: float = 5.0) -> Iterator[None]:
-    """Log a line every few seconds for the length of a `with` block, so that no job is silent for longer."""
+    """Log a line every `every_s` seconds while the `with` block runs."""
     ended, began = threading.Event(), time.monotonic()
 
-    def tell() -> None:
+    def log_until_ended() -> None:
         while not ended.wait(every_s):
             log.info("still running", seconds=round(time.monotonic() - began))
 
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
+    thread = threading.Thread(target=log_until_ended, daemon=True)
+    thread.start()
     try:
         yield
     finally:
         ended.set()
-        teller.join()
+        thread.join()
 
 
 def _parse(config: "type[JobConfig]", arguments: list[str], name: str) -> "JobConfig":
-    """Flags to config. Only flags: an environment variable that happens to be named like a field is none of ours."""
+    """Flags to config. Environment variables with the name of a field are ignored."""
     from pydantic_settings import (  # noqa: PLC0415 - `fraud --help` imports nothing that takes time
         BaseSettings,
         CliSettingsSource,
@@ -130,7 +130,7 @@ def _parse(config: "type[JobConfig]", arguments: list[str], name: str) -> "JobCo
 
 def main() -> None:
     """Entry point of the `fraud` command."""
-    _print_anything()
+    _escape_unprintable()
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, JOBS))
@@ -143,8 +143,8 @@ def main() -> None:
         if name not in JOBS:
             raise BadConfigError(f"no job named {name!r}", expected=", ".join(JOBS), hint="fraud --help")
         result = run_job(name, rest)
-    except _foreseen() as caught:
-        error = _named(caught)
+    except _expected_errors() as caught:
+        error = _as_fraud_error(caught)
         if error is None:
             raise
         failure = {"error": type(error).__name__, "message": error.message, "expected": error.expected,
@@ -159,8 +159,8 @@ def main() -> None:
         print(result.as_text() or printing.values(result.model_dump(mode="json")))
 
 
-def _foreseen() -> tuple[type[Exception], ...]:
-    """Ours, and what libraries in use raise when a disk is full or an S3 endpoint does not answer."""
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """FraudError, and errors that libraries in use raise when a disk is full or the object store does not answer."""
     duckdb, sqlalchemy = sys.modules.get("duckdb"), sys.modules.get("sqlalchemy.exc")
     databases = [*([duckdb.Error] if duckdb else []), *([sqlalchemy.DBAPIError] if sqlalchemy else [])]
     return (FraudError, OSError, *databases, *_store_errors())
@@ -171,14 +171,14 @@ def _store_errors() -> tuple[type[Exception], ...]:
     return (botocore.ConnectionError, botocore.HTTPClientError) if botocore else ()
 
 
-def _named(error: Exception) -> FraudError | None:
-    """The error as ours; None for one that is not foreseen."""
+def _as_fraud_error(error: Exception) -> FraudError | None:
+    """The error as a FraudError; None for an unexpected one."""
     if isinstance(error, UnavailableError):
         return error
     if full := full_disk(error):
         return UnavailableError(
-            "a disk is full", expected="room for what the job writes, also in TMPDIR", got=full,
-            hint="make room and run the job again: nothing of this run is visible",
+            "a disk is full", expected="free space for the output of the job and for TMPDIR", got=full,
+            hint="free some space and run the job again; this run published nothing",
         )  # fmt: skip
     if isinstance(error, FraudError):
         return error
@@ -186,13 +186,13 @@ def _named(error: Exception) -> FraudError | None:
         return UnavailableError(
             "the object store does not answer",
             got=str(error),
-            hint="see to AWS_ENDPOINT_URL; run again when it is back",
+            hint="check AWS_ENDPOINT_URL, and run again when the object store is available",
         )
     return None
 
 
-def _print_anything() -> None:
-    """A character that the terminal's encoding lacks is printed as an escape instead of ending the job."""
+def _escape_unprintable() -> None:
+    """Print characters that the terminal's encoding lacks as escapes, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""Errors that a person can act on: expected, got, hint. Each class has its exit code."""
+"""Errors with the parts expected, got and hint. Each class has an exit code."""
 
 import errno
 from collections.abc import Iterator
@@ -6,11 +6,11 @@ from typing import ClassVar, Final
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_ROOM_TEXTS: Final = ("No space left on device", "database or disk is full", "failed to offload data block")
-"""As operating system, SQLite and DuckDB word it, inside the errors of libraries."""
+"""Messages of the operating system, SQLite and DuckDB inside errors of libraries."""
 
 
 class FraudError(Exception):
-    """A failure with a cause we can name. `str()` is the whole message; `exit_code` is what the process ends with."""
+    """A failure with a known cause. `str()` gives the message with all parts; `exit_code` is that of the process."""
 
     exit_code: ClassVar[int] = 1
 
@@ -22,31 +22,31 @@ class FraudError(Exception):
 
 
 class BadConfigError(FraudError):
-    """A setting, parameter or command-line value is wrong. Nothing was started."""
+    """A setting, parameter or command-line value is invalid. The job did not start."""
 
     exit_code = 2
 
 
 class RefusedError(FraudError):
-    """A gate or an approval said no. Running again changes nothing."""
+    """A gate, an approval or a check refused the action. A retry gives the same result."""
 
     exit_code = 3
 
 
 class BadInputError(FraudError):
-    """The data cannot be used at all. Single bad rows are quarantined instead."""
+    """The input data cannot be used. Single invalid rows are quarantined instead."""
 
     exit_code = 65
 
 
 class UnavailableError(FraudError):
-    """A service that should be there is not. Running again may help: the only error Airflow retries."""
+    """A required service is not available. A retry may succeed; Airflow retries no other error."""
 
     exit_code = 75
 
 
 def full_disk(error: BaseException) -> str:
-    """What an error, or one that it follows from, says about a disk without room; "" when none does."""
+    """The message about a full disk in an error or its causes; "" if there is none."""
     for cause in _causes(error):
         no_room = isinstance(cause, OSError) and cause.errno in _NO_ROOM
         if no_room or any(text in str(cause) for text in _NO_ROOM_TEXTS):

@@ -1,4 +1,4 @@
-"""One module per job: a frozen typed config in, a typed result out. `fraud <job>` runs any of them."""
+"""Base classes of jobs. A job is a module with `Config`, `Result` and `run(config, context)`; `fraud <job>` runs it."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -19,33 +19,33 @@ def _with_zone(value: object) -> object:
 
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_with_zone)]
-"""A time on the command line. One without a zone, or a number, could mean several moments."""
+"""A time on the command line. A time without a zone, or a number, is ambiguous and is rejected."""
 
 
 class JobConfig(BaseModel):
-    """What one run of a job is asked to do. Field names become command-line flags, descriptions their help."""
+    """Parameters of one run. Field names become command-line flags, descriptions become their help."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @property
     def monitored(self) -> bool:
-        """Whether this run of a WATCHED job is one that monitoring should judge the job by."""
+        """Whether the run of a MONITORED job is recorded for monitoring."""
         return True
 
 
 class JobResult(BaseModel):
-    """What a run did, as data: printed by `--json`, passed on as XCom."""
+    """Result of a run: printed by `--json`, pushed as XCom by Airflow."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def as_text(self) -> str:
-        """What a terminal shows; "" leaves it at the values by name."""
+        """Text for a terminal; "" prints the fields by name."""
         return ""
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What every job is given besides its config."""
+    """What `run` receives besides the config."""
 
     settings: Settings
     params: Params

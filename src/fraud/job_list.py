@@ -1,85 +1,101 @@
-"""Which jobs there are. Nothing is imported, so that `fraud --help` answers at once."""
+"""The table of jobs. It imports no job, so `fraud --help` is fast."""
 
 from typing import Final, NamedTuple
 
 
 class Job(NamedTuple):
-    """Where the code of a job is, and one line of help."""
+    """The module of a job and its line of help: an imperative sentence without the period."""
 
     module: str
     help: str
 
 
 JOBS: Final[dict[str, Job]] = {
-    "simulate": Job("fraud.simulator.simulate", "write days of a simulated transaction world to the landing zone"),
-    "import": Job("fraud.ingest.import_data", "bring anybody's CSV or Parquet into the landing zone, by a mapping"),
-    "ingest": Job(
-        "fraud.ingest.ingest_transactions", "validate landed transactions into the lake, quarantine the rest"
+    "simulate": Job("fraud.simulator.simulate", "write days of simulated transactions and labels to the landing zone"),
+    "import": Job(
+        "fraud.ingest.import_data",
+        "convert a CSV or Parquet file to the contract with a mapping, and write it to the landing zone",
     ),
-    "ingest-labels": Job("fraud.ingest.ingest_labels", "validate landed fraud labels into the lake"),
-    "build-features": Job("fraud.features.build_features", "compute the window features of the days that changed"),
-    "materialize": Job("fraud.features.materialize", "bring new events into the online store, Feast's view included"),
+    "ingest": Job(
+        "fraud.ingest.ingest_transactions",
+        "validate landed transactions, write them to the lake and quarantine invalid rows",
+    ),
+    "ingest-labels": Job("fraud.ingest.ingest_labels", "validate landed fraud labels and write them to the lake"),
+    "build-features": Job(
+        "fraud.features.build_features", "compute the window features of days whose transactions changed"
+    ),
+    "materialize": Job(
+        "fraud.features.materialize", "load new events into the online store and into Feast's online view"
+    ),
     "features-explain": Job(
         "fraud.features.explain",
-        "show a user's windows at a moment: the events in each, the values, where they came from",
+        "show a user's window features at a given time, the events in each window, and their sources",
     ),
     "ingest-events": Job(
         "fraud.features.ingest_events",
-        "append events of the stream to the online histories, for users who bypass POST /predict",
+        "append events of the stream to the online store, for transactions that bypass POST /predict",
     ),
     "training-set": Job("fraud.training.training_set", "build the point-in-time training set"),
-    "train": Job("fraud.training.train", "train the ladder, log it, evaluate the gates, register a candidate"),
+    "train": Job(
+        "fraud.training.train",
+        "train every level of the ladder, register the selected one and evaluate it against the gates",
+    ),
     "evaluate": Job(
-        "fraud.training.evaluate", "hold a registered version against the gates and the present Production, again"
+        "fraud.training.evaluate", "evaluate a registered version against the gates and the current production version"
     ),
-    "gates": Job("fraud.training.show_gates", "print the gates of a version as its report has them"),
-    "promote": Job("fraud.registry.promote", "move the production alias to a version whose gates passed"),
-    "reject": Job("fraud.registry.reject", "say no to a candidate, with a reason: it is not a candidate any more"),
-    "rollback": Job("fraud.registry.rollback", "set production back to the version before the last change"),
+    "gates": Job("fraud.training.show_gates", "print the gate results of a version"),
+    "promote": Job("fraud.registry.promote", "set the production alias to a version whose gates passed or were waived"),
+    "reject": Job("fraud.registry.reject", "reject a candidate with a reason, and remove the staging alias from it"),
+    "rollback": Job("fraud.registry.rollback", "set the production alias to the version before the last change"),
     "expire-waivers": Job(
-        "fraud.registry.expire_waivers", "take production back from a version whose waiver has ended"
+        "fraud.registry.expire_waivers", "roll back the production version if its waiver has expired"
     ),
-    "production-version": Job("fraud.registry.production_version", "say which version is in production"),
-    "history": Job("fraud.registry.history", "print the promotion history"),
-    "lineage": Job("fraud.audit.version_tree", "print a version and everything behind and after it as a tree"),
-    "compare": Job("fraud.training.compare", "hold two versions against each other on one holdout, as one HTML page"),
-    "receipt": Job(
-        "fraud.audit.receipt", "print everything behind one answer: model, commit, data, run, gates, approver"
-    ),
+    "production-version": Job("fraud.registry.production_version", "print the number of the production version"),
+    "history": Job("fraud.registry.history", "verify and print the promotion history"),
+    "lineage": Job("fraud.audit.version_tree", "print the inputs, gates, decisions and scores of a version as a tree"),
+    "compare": Job("fraud.training.compare", "compare two versions on one holdout and write an HTML report"),
+    "receipt": Job("fraud.audit.receipt", "print the model, commit, data, run, gates and approver behind one answer"),
     "replay": Job(
-        "fraud.audit.replay", "give recorded answers again from what was known then, and compare them to the bit"
+        "fraud.audit.replay", "compute recorded answers again from recorded inputs and compare them bit for bit"
     ),
     "reproduce": Job(
-        "fraud.training.reproduce", "train a version again from what was recorded of it, and compare the sha256"
+        "fraud.training.reproduce", "train a version again from its recorded inputs and compare the sha256 of the model"
     ),
-    "dvc-files": Job(
-        "fraud.training.dvc.files", "write the .dvc files of the versions to keep, for dvc pull and dvc gc"
-    ),
+    "dvc-files": Job("fraud.training.dvc.files", "write .dvc files for the versions to keep, for dvc pull and dvc gc"),
     "score": Job(
-        "fraud.scoring.score", "score days of transactions with the production model on Spark, or a file without"
+        "fraud.scoring.score",
+        "score days of transactions with the production model on Spark, or one file without Spark",
     ),
     "consistency": Job(
-        "fraud.monitoring.consistency", "hold a sample of served answers against the batch scores of the same version"
+        "fraud.monitoring.consistency", "compare a sample of served answers with the nightly scores of the same version"
     ),
-    "drift": Job("fraud.monitoring.drift", "compare recent days with the production model's training reference"),
+    "drift": Job(
+        "fraud.monitoring.drift",
+        "compare recent features and scores with the data that the production model was trained on",
+    ),
     "concept-drift": Job(
-        "fraud.monitoring.concept_drift", "hold the production model's decisions against the labels that have come"
+        "fraud.monitoring.concept_drift", "compare the production model's decisions with the labels received since"
     ),
-    "ship-predictions": Job("fraud.audit.ship_predictions", "bring serving's prediction log into the lake"),
+    "ship-predictions": Job("fraud.audit.ship_predictions", "write serving's prediction log to the lake"),
     "apply-retention": Job(
         "fraud.retention.apply_retention",
-        "let go of partitions, landed files, unused versions, runs and data that are too old to keep",
+        "remove partitions, landed files, versions, runs and data that are older than their retention",
     ),
-    "skew": Job("fraud.monitoring.skew", "recompute what serving saw and compare, bit for bit"),
+    "skew": Job(
+        "fraud.monitoring.skew",
+        "compare the features that serving used with features recomputed from the lake, bit for bit",
+    ),
     "export-metrics": Job(
-        "fraud.monitoring.export_metrics", "answer Prometheus with what lake, jobs, reports and registry say"
+        "fraud.monitoring.export_metrics", "serve metrics of lake, jobs, reports and registry to Prometheus"
     ),
-    "traffic": Job("fraud.simulator.traffic", "send transactions through POST /predict as a checkout would"),
+    "traffic": Job(
+        "fraud.simulator.traffic", "send transactions to POST /predict at a given rate, as a checkout service does"
+    ),
 }
 """Command -> the module with its `Config`, `Result` and `run`."""
 
 ENDLESS: Final = frozenset({"export-metrics", "ingest-events", "traffic"})
-"""Jobs that may run until they are stopped: a line every few seconds would say nothing."""
+"""Jobs that may run until they are stopped. They log no `still running` lines."""
 
 MONITORED: Final = frozenset(
     {
@@ -89,4 +105,4 @@ MONITORED: Final = frozenset(
         "apply-retention",
     }
 )  # fmt: skip
-"""Jobs that Airflow runs and that change something: what their last run did is kept for monitoring."""
+"""Jobs that Airflow runs and that write data. The result of their last run is recorded for monitoring."""

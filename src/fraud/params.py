@@ -1,4 +1,4 @@
-"""What the model should be: params.yaml as a frozen typed model. A wrong key fails at start, naming file and key."""
+"""params.yaml as a frozen typed model. A wrong key raises BadConfigError with the file and the key."""
 
 from datetime import date
 from hashlib import sha256
@@ -16,16 +16,18 @@ class _Section(BaseModel):
 
 
 class Labels(_Section):
-    """When a label counts."""
+    """Labels."""
 
     maturity_days: int = Field(gt=0, description="a transaction without a fraud label this old counts as legitimate")
 
 
 class Split(_Section):
-    """Split by time, with a gap: train | gap | validation | gap | holdout."""
+    """Split by time, with gaps: train | gap | validation | gap | holdout."""
 
     train_days: int = Field(gt=0)
-    gap_days: int = Field(ge=0, description="label delay between the parts, so that no label leaks across")
+    gap_days: int = Field(
+        ge=0, description="label delay between the parts, so that no label of one part is received in the next"
+    )
     validation_days: int = Field(gt=0)
     holdout_days: int = Field(gt=0)
     holdout_from: date | None = Field(
@@ -34,7 +36,7 @@ class Split(_Section):
 
 
 class Rule(_Section):
-    """Level 0: amount above a bound between two hours; both tuned on the training part."""
+    """Level 0: an amount above a bound between two hours. Both are tuned on the training part."""
 
     amounts: tuple[float, ...]
     hours: tuple[tuple[int, int], ...]
@@ -51,7 +53,7 @@ class Boosting(_Section):
     max_leaf_nodes: int = Field(gt=1)
     min_samples_leaf: int = Field(gt=0)
     l2_regularization: float = Field(ge=0)
-    max_features: float = Field(gt=0, le=1, description="share of the columns that a split may choose from")
+    max_features: float = Field(gt=0, le=1, description="share of the columns that each split considers")
     early_stopping_rounds: int = Field(gt=0)
 
 
@@ -66,22 +68,24 @@ class Mlp(_Section):
 
 
 class Search(_Section):
-    """Hyper-parameters drawn at random between bounds, level by level. Off unless `trials` is above 0."""
+    """Random search of hyper-parameters between bounds, level by level. Off if `trials` is 0."""
 
-    trials: int = Field(ge=0, le=500, description="draws per level, beside the values of params.yaml; 0: no search")
-    patience: int = Field(gt=0, description="draws in a row without a better one that end a level's search")
+    trials: int = Field(
+        ge=0, le=500, description="draws per level, in addition to the values of params.yaml; 0: no search"
+    )
+    patience: int = Field(gt=0, description="consecutive draws without improvement that end the search of a level")
     logistic: dict[str, tuple[float, float]]
     boosting: dict[str, tuple[float, float]]
     mlp: dict[str, tuple[float, float]]
 
     @model_validator(mode="after")
-    def _bounds_of_known_numbers(self) -> Self:
-        """Each bound names a number of its level, low before high, and both ends are values that level allows."""
+    def _bounds_of_numeric_parameters(self) -> Self:
+        """Each bound is of a numeric parameter of its level, with low < high."""
         for name, section in (("logistic", Logistic), ("boosting", Boosting), ("mlp", Mlp)):
             for key, (low, high) in getattr(self, name).items():
                 field = section.model_fields.get(key)
                 if field is None or field.annotation not in (int, float):
-                    raise ValueError(f"{name} has no number {key}")
+                    raise ValueError(f"{name} has no numeric parameter {key}")
                 if not low < high:
                     raise ValueError(f"{name}.{key}: {low} is not below {high}")
         return self
@@ -89,10 +93,12 @@ class Search(_Section):
 
 class Training(_Section):
     seed: int
-    threads: int = Field(gt=0, description="levels fitted at once, each on one thread")
-    margin: float = Field(ge=0, description="average precision a higher level must add, beyond the noise")
-    bootstrap: int = Field(gt=0, description="resamples of every paired interval")
-    refit: bool = Field(default=True, description="fit once more on everything before the holdout's gap")
+    threads: int = Field(gt=0, description="levels fitted in parallel, each on one thread")
+    margin: float = Field(
+        ge=0, description="least gain in average precision of a higher level; its interval must also lie above 0"
+    )
+    bootstrap: int = Field(gt=0, description="bootstrap resamples of every interval")
+    refit: bool = Field(default=True, description="fit again on all rows before the holdout's gap")
     rule: Rule
     logistic: Logistic
     boosting: Boosting
@@ -101,16 +107,16 @@ class Training(_Section):
 
 
 class Costs(_Section):
-    """USD. What the money gate counts."""
+    """Costs of decisions in USD."""
 
-    alerts_per_1000: float = Field(gt=0, description="how many of 1,000 transactions analysts can look at")
-    review: float = Field(ge=0, description="cost of looking at one alert")
-    chargeback_fee: float = Field(ge=0, description="on top of a missed fraud's amount")
+    alerts_per_1000: float = Field(gt=0, description="alert capacity: transactions of 1,000 that analysts can review")
+    review: float = Field(ge=0, description="cost of the review of one alert")
+    chargeback_fee: float = Field(ge=0, description="cost of a missed fraud in addition to its amount")
     friction: float = Field(ge=0, description="cost of stopping one legitimate payment")
 
 
 class Gates(_Section):
-    """Bounds a candidate is evaluated against. docs/gates.md gives the reason for each."""
+    """Bounds of the gates. docs/gates.md gives the reason for each."""
 
     min_holdout_rows: int
     min_holdout_frauds: int
@@ -119,8 +125,8 @@ class Gates(_Section):
     )
     min_auc: float = Field(ge=0.5, lt=1, description="lower end of the interval of the AUC")
     max_calibration_error: float
-    max_calibration_ratio: float = Field(ge=1, description="expected over seen frauds, or its inverse")
-    max_slice_loss: float = Field(description="recall at capacity a slice may lose against Production")
+    max_calibration_ratio: float = Field(ge=1, description="expected over observed frauds, or its inverse")
+    max_slice_loss: float = Field(description="recall at capacity that a slice may lose compared with Production")
     min_slice_frauds: int
     max_onnx_difference: float
     max_latency_us: float = Field(description="p99 of one row through ONNX Runtime, one thread")
@@ -132,14 +138,16 @@ class Drift(_Section):
     reference_rows: int = Field(gt=0)
     psi_threshold: float = Field(gt=0)
     max_drifted_share: float = Field(gt=0, le=1)
-    newest_day_psi: float = Field(gt=0, description="of one feature, the newest day alone: an alarm from here on")
+    newest_day_psi: float = Field(
+        gt=0, description="PSI of one feature on the newest day from which the verdict is drift"
+    )
 
 
 class Concept(_Section):
-    """When decisions are held against labels that have come."""
+    """Comparison of decisions with received labels."""
 
-    window_days: int = Field(gt=0, description="mature days that are looked at")
-    false_alarm_days: float = Field(gt=1, description="least mean of days to an alarm while the promise is kept")
+    window_days: int = Field(gt=0, description="mature days that are compared")
+    false_alarm_days: float = Field(gt=1, description="mean number of days to a false alarm, at least")
 
 
 class Params(_Section):
@@ -157,7 +165,7 @@ class Params(_Section):
     def load(cls, path: Path) -> Self:
         """Read and check the file. Raises BadConfigError naming file and key."""
         if not path.is_file():
-            raise BadConfigError(f"{path} is not there", hint="run from the project's folder or set FRAUD_PROJECT")
+            raise BadConfigError(f"{path} does not exist", hint="run from the project's folder or set FRAUD_PROJECT")
         try:
             return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
         except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -1,14 +1,14 @@
-"""Results of jobs as text for a terminal: numbers, aligned names and tables. `--json` prints everything instead."""
+"""Format results of jobs as text for a terminal: numbers, aligned names and tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 _LONG: Final = 6
-"""A list of more plain values than this is printed as its ends and its length."""
+"""A longer list of plain values is printed as its first value, its last value and its length."""
 
 
 def figure(value: float) -> str:
-    """A number for a table: four digits that count, no exponent where a person can read it without."""
+    """A number for a table: up to four significant digits, an exponent only below 0.001, `none` if not finite."""
     size = abs(value)
     if value != value or size == float("inf"):  # noqa: PLR0124 - NaN alone differs from itself
         return "none"
@@ -24,7 +24,7 @@ def interval(values: Sequence[float]) -> str:
 
 
 def values(named: Mapping[str, object]) -> str:
-    """One line per name; what holds several values follows below its name, as a table where its parts have parts."""
+    """One line per name. Nested values follow below their name, as a table where they have several columns."""
     width = max((len(name) for name, value in named.items() if not _nested(value)), default=0)
     lines: list[str] = []
     for name, value in named.items():
@@ -36,7 +36,7 @@ def values(named: Mapping[str, object]) -> str:
 
 
 def table(rows: Iterable[Mapping[str, object]]) -> list[str]:
-    """Lines of a table with a heading; the columns are the rows' keys, numbers stand to the right."""
+    """Lines of a table with a heading. The columns are the keys of the rows; numbers are right-aligned."""
     found = list(rows)
     columns = list(dict.fromkeys(name for row in found for name in row))
     cells = [[cell(row.get(name)) for name in columns] for row in found]
@@ -74,7 +74,7 @@ def _lines(value: object) -> list[str]:
 
 
 def _nested(value: object) -> bool:
-    """Whether a value needs lines of its own."""
+    """Whether a value is printed on separate lines."""
     if isinstance(value, Mapping):
         return bool(value)
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(part, Mapping) for part in value)

@@ -1,7 +1,7 @@
-"""Where things are: read once from `FRAUD_*` environment variables into a frozen model.
+"""Settings of one installation, read once from `FRAUD_*` environment variables into a frozen model.
 
-What the model should be is in params.yaml (`fraud.params`); this is only what differs between a laptop, the embedded
-stack and a deployment. MLflow's and boto3's own variables (MLFLOW_TRACKING_USERNAME, AWS_...) stay theirs.
+Settings differ between a laptop, the embedded stack and a deployment. Parameters of the model are in params.yaml
+(`fraud.params`). MLflow and boto3 read their own variables (MLFLOW_TRACKING_USERNAME, AWS_...).
 """
 
 import getpass
@@ -17,53 +17,59 @@ from fraud.uris import sqlite_url, uri_of
 
 
 class Settings(BaseSettings):
-    """All of it. URIs are `file://` and the absolute path as it is (`fraud.uris`), or `s3://bucket/prefix`."""
+    """URIs are `file://` followed by the absolute path, not percent-encoded (`fraud.uris`), or `s3://bucket/prefix`."""
 
     model_config = SettingsConfigDict(env_prefix="FRAUD_", frozen=True, extra="forbid")
 
-    home: Path = Field(default=Path("var"), description="where the embedded stack keeps everything it writes")
+    home: Path = Field(default=Path("var"), description="folder of everything that the embedded stack writes")
     project: Path = Field(default=Path(), description="the checkout: params.yaml, feature_repo/, mappings/")
-    landing_uri: str = Field(default="", description="contract-shaped files that wait for ingest; <home>/landing")
-    lake_uri: str = Field(default="", description="partitions with manifests; default <home>/lake")
+    landing_uri: str = Field(default="", description="landing zone: files that wait for ingest; default <home>/landing")
+    lake_uri: str = Field(default="", description="the lake: partitions with manifests; default <home>/lake")
     reports_uri: str = Field(default="", description="HTML reports; default <home>/reports")
     report_days: int = Field(
-        default=400, ge=1, description="drift, concept and skew reports this much older than the newest are removed"
+        default=400, ge=1, description="retention of drift, concept and skew reports, in days before the newest"
     )
-    job_runs_uri: str = Field(default="", description="what each job's last run did; default <home>/job_runs")
-    prediction_log: Path = Field(default=Path(), description="serving's segments, before shipping; <home>/predictions")
+    job_runs_uri: str = Field(default="", description="record of the last run of each job; default <home>/job_runs")
+    prediction_log: Path = Field(
+        default=Path(), description="folder of serving's log segments; default <home>/predictions"
+    )
     prediction_retention_days: int = Field(
-        default=400, ge=1, description="answers older than this leave the lake and serving's segments"
+        default=400, ge=1, description="retention of the prediction log, in the lake and in serving's segments"
     )
     transaction_days: int = Field(
-        default=800, ge=1, description="features and labels this much older than the newest day leave the lake"
+        default=800, ge=1, description="retention of features and labels, in days before the newest day"
     )
     version_days: int = Field(
         default=180,
         ge=1,
-        description="versions that never were Production, and their runs and data, are kept this long",
+        description="retention of versions that were never in production, and of their runs and data",
     )
     landing_days: int = Field(
-        default=180, ge=1, description="landed files that were taken in, and quarantined rows, are kept this long"
+        default=180, ge=1, description="retention of ingested landing files and of quarantined rows"
     )
     redis_url: SecretStr = Field(default=SecretStr("redis://127.0.0.1:6379/0"), description="online store")
-    dvc_remote: str = Field(default="", description="snapshots and models by hash, for DVC; default <home>/dvc")
-    wandb_project: str = Field(default="", description="Weights & Biases project that mirrors trainings; empty: none")
-    repository: str = Field(default="", description="Git repository that holds every commit; default the project")
+    dvc_remote: str = Field(default="", description="DVC remote for snapshots and models; default <home>/dvc")
+    wandb_project: str = Field(
+        default="", description="Weights & Biases project that receives a copy of each training's figures; empty: none"
+    )
+    repository: str = Field(
+        default="", description="Git repository with the commits of all versions; default the project"
+    )
     git_tags: bool = Field(default=False, description="tag a promoted version's commit model-v<N> in the project")
     mlflow_url: str = Field(
         default="http://127.0.0.1:5000", description="tracking server and registry; sqlite:///FILE needs no server"
     )
     control_db: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of the promotion history")
     feast_registry: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of Feast's registry")
-    airflow_url: str = Field(default="", description="whose health is watched; empty: nobody asks")
+    airflow_url: str = Field(default="", description="Airflow whose health is exported as metrics; empty: none")
     docs_url: str = Field(
-        default="", description="where docs/ is read in a browser, AIRFLOW/fraud/docs; alerts link to its runbooks"
+        default="", description="URL of docs/ in a browser, AIRFLOW/fraud/docs; alerts link to its runbooks"
     )
-    spark_master: str = Field(default="local[*]", description="cluster or local threads for Spark jobs")
+    spark_master: str = Field(default="local[*]", description="Spark master: a cluster, or local threads")
     feature_engine: Literal["one-machine", "spark"] = Field(
-        default="one-machine", description="what build-features runs on: this machine, or spark (FRAUD_SPARK_MASTER)"
+        default="one-machine", description="engine of build-features: this process, or spark (FRAUD_SPARK_MASTER)"
     )
-    actor: str = Field(default="", description="who is recorded for approvals; default the login name")
+    actor: str = Field(default="", description="name that is recorded for approvals; default the login name")
 
     @model_validator(mode="before")
     @classmethod
@@ -86,7 +92,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _answers_can_be_replayed(self) -> Self:
-        """An answer is explained from the features of its day; they may not go before it."""
+        """The features of a day must be kept at least as long as its answers, because replay reads them."""
         if self.transaction_days < self.prediction_retention_days:
             raise ValueError(
                 f"transaction_days ({self.transaction_days}) must not be below prediction_retention_days "
@@ -106,7 +112,7 @@ class Settings(BaseSettings):
 
 
 def _login_name() -> str:
-    """The login name; the user id where it has none, as in a container that runs under an arbitrary one."""
+    """The login name; `uid N` for a user without a name, as in a container with an arbitrary user id."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -12,9 +12,9 @@ VERDICT = {
     "version": "7", "selected": "2-boosting", "champion": "6", "production": "6", "gates_passed": False,
     "failed_gates": ["slices"],
     "gates": [
-        {"name": "holdout_rows", "value": 20828, "asked": "at least", "threshold": 1000, "passed": True,
+        {"name": "holdout_rows", "value": 20828, "comparison": "at least", "threshold": 1000, "passed": True,
          "why": "a small holdout proves nothing", "detail": ""},
-        {"name": "slices", "value": 0.2, "asked": "at most", "threshold": 0.15, "passed": False,
+        {"name": "slices", "value": 0.2, "comparison": "at most", "threshold": 0.15, "passed": False,
          "why": "no slice may pay", "detail": "worst: travel"},
     ],
 }  # fmt: skip

@@ -9,7 +9,21 @@ import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 GLOSSARY: Final = ROOT / "docs/glossary.md"
-SUFFIXES: Final = frozenset(".py .md .j2 .yml .yaml .toml .sh .sql .lua .cfg .json .svg .css".split())
+SUFFIXES: Final = {
+    ".py",
+    ".md",
+    ".j2",
+    ".yml",
+    ".yaml",
+    ".toml",
+    ".sh",
+    ".sql",
+    ".lua",
+    ".cfg",
+    ".json",
+    ".svg",
+    ".css",
+}
 THIS: Final = Path(__file__).resolve()
 
 

@@ -1,7 +1,4 @@
-"""Recorded answers by their ids: what serving gave, and what the nightly scoring wrote.
-
-Serving names its answers (`prediction_id`). A row of the nightly `scores` has no id besides its transaction's.
-"""
+"""Find recorded answers by id: served answers by `prediction_id`, nightly scores by `transaction_id`."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
@@ -19,7 +16,7 @@ from fraud.lake.dataset import Manifest
 from fraud.settings import Settings
 
 RULE: Final = "rule"
-"""model_version of an answer that serving gave without any model."""
+"""model_version of an answer that serving computed without a model."""
 
 
 class Answer(NamedTuple):
@@ -33,11 +30,11 @@ class Answer(NamedTuple):
     record: dict[str, Any]
     """A prediction record (docs/architecture.md), or a row of `scores`."""
     made_from: dict[str, str]
-    """Of the partition of `scores`."""
+    """`made_from` of the partition of `scores`."""
 
 
 def find(settings: Settings, ids: Collection[str]) -> list[Answer]:
-    """The answers with these ids, in the order of `ids`. Raises BadInputError naming those that are not there."""
+    """The answers with these ids, in the order of `ids`. Raises BadInputError with the ids that do not exist."""
     found: dict[str, Answer] = {}
     for part in (_of_lake(settings), _of_segments(settings), _of_nights(settings)):
         for answers in part:
@@ -49,20 +46,20 @@ def find(settings: Settings, ids: Collection[str]) -> list[Answer]:
         raise BadInputError(
             f"there is no prediction {', '.join(missing[:5])}",
             expected="a prediction_id of `predictions` or of serving's segments, or a transaction_id of `scores`",
-            hint="an answer names its prediction_id; retention may have removed old ones",
+            hint="an answer contains its prediction_id; old answers are removed by retention",
         )
     return [found[id_] for id_ in ids]
 
 
 def newest(settings: Settings, count: int) -> list[str]:
-    """Ids of up to `count` answers of each kind, those not shipped yet first, then day by day backwards."""
+    """Ids of up to `count` answers of each kind: first those not shipped yet, then from the newest day backwards."""
     kinds = (chain(_of_segments(settings), _of_lake(settings)), _of_nights(settings))
     ids = [islice(dict.fromkeys(id_ for part in parts for id_ in reversed(part.ids())), count) for parts in kinds]
     return list(dict.fromkeys(chain(*ids)))
 
 
 def recorded_windows(settings: Settings, answers: Iterable[Answer]) -> dict[str, dict[str, float | int | None]]:
-    """Window values by id: a served answer's own, a nightly row's of `features` (none when it is gone)."""
+    """Window features by id: of the record for served answers, of `features` for nightly rows (omitted if removed)."""
     found, days = dict[str, dict[str, float | int | None]](), defaultdict[str, list[str]](list)
     for answer in answers:
         if answer.kind == "served":
@@ -107,7 +104,7 @@ def _of_lake(settings: Settings) -> Iterator[_Part]:
 
 
 def _of_segments(settings: Settings) -> Iterator[_Part]:
-    """What serving has not shipped yet."""
+    """Answers that are not shipped to the lake yet."""
     for segment in reversed(prediction_log.segments(settings.prediction_log)):
         for part in prediction_log.read(segment, 0):
             yield _Part("served", str(segment), "", part.table, {})

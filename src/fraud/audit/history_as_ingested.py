@@ -1,7 +1,7 @@
-"""What the lake knew of users at each of their transactions: the meaning in `core.features`, one event after the other.
+"""Recompute window features from the lake's transactions in the order of their ingestion time, one event at a time.
 
-The batch engines compute the same for all rows at once; this is the slow way, over the point function that answers
-requests, so that the one can be held against the other.
+The batch engines compute the same values for all rows at once. This module uses the point function of the request path
+instead, so that replay compares both.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,43 +23,43 @@ _ORDER: Final = ("user_id", "created_timestamp", "event_timestamp", "transaction
 
 
 class LakeHistory:
-    """The window values of some transactions, and the transactions. Make it with `load`."""
+    """Transactions and their window features. Create it with `load`."""
 
     def __init__(self, windows: Mapping[str, WindowValues], rows: pa.Table) -> None:
         self.windows = windows
-        """By transaction_id; one that is not there is not in the lake."""
+        """By transaction_id. A missing transaction is not in the lake."""
         self.rows = rows
 
     @classmethod
     def load(cls, lake_uri: str, users: Collection[str], transaction_ids: Collection[str]) -> Self:
-        """Read all that the lake has of `users`; the values are those of the transactions asked for."""
+        """Read all transactions of `users`; compute the window features of `transaction_ids`."""
         dataset, of_users = catalog.TRANSACTIONS.at(lake_uri), pa.array(sorted(users), pa.string())
         tables = [dataset.read(day, _COLUMNS) for day in dataset.partitions()]
         own = [table.filter(pc.is_in(table["user_id"], of_users)) for table in tables]
         rows = pa.concat_tables(own).sort_by([(key, "ascending") for key in _ORDER])
-        expected = set(transaction_ids)
-        is_wanted = pc.is_in(rows["transaction_id"], pa.array(sorted(expected), pa.string()))
-        return cls(_windows(rows, expected), rows.filter(is_wanted))
+        selected = set(transaction_ids)
+        is_selected = pc.is_in(rows["transaction_id"], pa.array(sorted(selected), pa.string()))
+        return cls(_windows(rows, selected), rows.filter(is_selected))
 
 
-def _windows(rows: pa.Table, expected: Collection[str]) -> dict[str, WindowValues]:
-    """Take the rows (by user, then as they were learned of) in, one by one; the values of those wanted."""
+def _windows(rows: pa.Table, selected: Collection[str]) -> dict[str, WindowValues]:
+    """Window features of the selected rows. `rows` are sorted by user, then by ingestion time."""
     records = np.empty(rows.num_rows, dtype=history.RECORD)
     records["event_us"] = rows["event_timestamp"].cast(pa.int64()).to_numpy()
     records["units"] = amounts_units(rows["amount"].to_numpy())
     records["merchant"] = np.fromiter((id_hash(m) for m in rows["merchant_id"].to_pylist()), dtype=np.uint64)
     found: dict[str, WindowValues] = {}
     user: Any = None
-    newest_us, taken = 0, list[int]()
+    newest_us, events = 0, list[int]()
     for i, (name, transaction) in enumerate(
         zip(rows["user_id"].to_pylist(), rows["transaction_id"].to_pylist(), strict=True)
     ):
         if name != user:
-            user, newest_us, taken = name, 0, []
+            user, newest_us, events = name, 0, []
         at_us = int(records["event_us"][i])
-        if transaction in expected:
-            found[transaction] = evaluate(records[taken[-MAX_EVENTS:]], newest_us, at_us)
+        if transaction in selected:
+            found[transaction] = evaluate(records[events[-MAX_EVENTS:]], newest_us, at_us)
         if at_us >= newest_us - RETENTION_US:
-            taken.append(i)
+            events.append(i)
             newest_us = max(newest_us, at_us)
     return found

@@ -1,7 +1,7 @@
-"""What was known of users when serving answered: the order from the online store, the values from the lake.
+"""Recompute window features as of served answers: the order of events from the online store, the values from the lake.
 
-The store alone knows in which order it learned of a user's events; what they were came to the lake on another way
-(`fraud.stats.served_skew`). An event that has not landed is taken from the log of the answer that was given for it.
+Only the store has the order in which it received a user's events (`fraud.stats.served_skew`). The values of an event
+that has not landed are read from the prediction log.
 """
 
 import datetime as dt
@@ -25,11 +25,11 @@ from fraud.settings import Settings
 from fraud.stats import served_skew
 
 Record = Mapping[str, Any]
-"""One answer of the prediction log: docs/architecture.md names its fields."""
+"""One answer of the prediction log. docs/architecture.md lists its fields."""
 DEGRADED: Final = "degraded: answered without the online store"
 NO_USER: Final = "a request without a user"
-FORGOTTEN: Final = "the online store no longer knows what was known"
-UNEXPLAINED: Final = "the online store knows events that have not landed"
+HISTORY_DROPPED: Final = "the online store no longer has the history"
+NOT_LANDED: Final = "the online store has events that have not landed"
 _LANDED: Final = ["transaction_id", "user_id", "merchant_id", "merchant_category", "event_timestamp", "amount",
                   "distance_from_home"]  # fmt: skip
 _TEXT: Final = pa.nulls(0, pa.string())  # pa.array([]) would import pandas
@@ -41,7 +41,7 @@ _LOGGED: Final = ["transaction_id", "user_id", "merchant_id", "event_us", "amoun
 
 
 def no_windows(record: Record) -> str | None:
-    """Why an answer has no window features to recompute; None when it has."""
+    """Reason why the window features of an answer cannot be recomputed; None if they can."""
     if record["degraded"] and record["history"] == "none":
         return DEGRADED
     return None if record["history"] == "store" else NO_USER
@@ -49,26 +49,28 @@ def no_windows(record: Record) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ServedHistory:
-    """Histories of the users of some answers. Make it with `load`."""
+    """Histories of the users of some answers. Create it with `load`."""
 
     orders: dict[str, history.Order]
     landed: pa.Table
-    """The users' transactions in the lake; `dt` says which day each is of."""
+    """The users' transactions in the lake, with their day in `dt`."""
     materialized: dict[str, str]
-    """Days that the store says it loaded, with their content hashes."""
+    """Days that materialize loaded into the store, with their content hashes."""
     _values: served_skew.Values
 
     @classmethod
     def load(cls, settings: Settings, records: Sequence[Record], *, unshipped: bool = False) -> Self:
-        """For answers that `no_windows` lets pass, at least one. Raises UnavailableError.
+        """Load the histories for answers whose `no_windows` is None, at least one. Raises UnavailableError.
 
-        `unshipped`: look at serving's own segments too, for answers that have not come to the lake yet.
+        `unshipped`: also read serving's log segments, for answers that are not in the lake yet.
         """
         users = sorted({record["user_id"] for record in records})
         first_us = min(record["event_us"] for record in records) - RETENTION_US
         first = str(dt.date(1970, 1, 1) + dt.timedelta(days=first_us // US_PER_DAY))
         landed = _of_users(settings.lake_uri, "transactions", _LANDED, users, first)
-        logged = _of_users(settings.lake_uri, "predictions", _LOGGED, users, first)  # none is served before it happens
+        logged = _of_users(
+            settings.lake_uri, "predictions", _LOGGED, users, first
+        )  # no event is served before its event time
         with online_store.connect(settings.redis_url.get_secret_value()) as store:
             orders = dict(store.orders(users))
             materialized = store.materialized(online_store.EVENTS)
@@ -79,16 +81,16 @@ class ServedHistory:
         return cls(orders, landed, materialized, served_skew.values_of(ids, events))
 
     def windows(self, record: Record) -> WindowValues | str:
-        """The window values of an answer as known at its sequence, or why nobody can tell any more."""
-        known = served_skew.known_before(
+        """The window features at the sequence of an answer, or the reason why they cannot be recomputed."""
+        before = served_skew.history_before(
             self.orders[record["user_id"]], record["sequence"], id_hash(record["transaction_id"]), record["event_us"],
             self._values,
         )  # fmt: skip
-        if known is None:
-            return FORGOTTEN
-        if known.unexplained:
-            return UNEXPLAINED
-        return evaluate(known.events, known.newest_us, record["event_us"])
+        if before is None:
+            return HISTORY_DROPPED
+        if before.unexplained:
+            return NOT_LANDED
+        return evaluate(before.events, before.newest_us, record["event_us"])
 
 
 def event_us(landed: pa.Table) -> NDArray[np.int64]:
@@ -98,17 +100,17 @@ def event_us(landed: pa.Table) -> NDArray[np.int64]:
 
 
 def id_hashes(ids: Iterable[str]) -> NDArray[np.uint64]:
-    """uint64[n]."""
+    """Hashes of ids, uint64[n]."""
     return np.fromiter((id_hash(text) for text in ids), dtype=np.uint64)
 
 
 def _of_users(lake_uri: str, name: str, columns: list[str], users: list[str], first: str) -> pa.Table:
-    """The rows of these users in the days from `first` on; `dt` says which day each is of."""
-    dataset, expected, tables = Dataset(lake_uri, name), pa.array(users), []
+    """The rows of these users from the day `first` on, with their day in `dt`."""
+    dataset, of_users, tables = Dataset(lake_uri, name), pa.array(users), []
     for day in dataset.partitions():
         if day >= first:
             table = dataset.read(day, columns)
-            table = table.filter(pc.is_in(table["user_id"], expected))
+            table = table.filter(pc.is_in(table["user_id"], of_users))
             tables.append(table.append_column("dt", pa.repeat(day, table.num_rows)))
     return (
         pa.concat_tables(tables) if tables else pa.table({name: _EMPTY.get(name, _TEXT) for name in (*columns, "dt")})
@@ -123,7 +125,7 @@ def _of_segments(settings: Settings, users: list[str]) -> Iterator[pa.Table]:
 
 
 def _events(table: pa.Table, at_us: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.void]]:
-    """Id hashes and history.RECORD of a table's events."""
+    """Id hashes, uint64[n], and history.RECORD[n] of a table's events."""
     records = np.empty(table.num_rows, dtype=history.RECORD)
     records["event_us"] = at_us
     records["units"] = amounts_units(table["amount"].to_numpy())

@@ -1,7 +1,7 @@
-"""Serving's prediction log, read: local segments of one JSON object a line, each an answer.
+"""Read serving's prediction log: local segments with one JSON object per line, one line per answer.
 
-Segments grow at their end and are never changed. A line without its newline is still being written, or was torn by a
-kill: it is left for the next look, and stays where it is if nothing follows.
+Segments are append-only. A last line without a newline is being written, or was cut off by a kill. It is skipped and
+read again by the next run.
 """
 
 import json
@@ -21,23 +21,23 @@ BYTES_AT_ONCE: Final = 64 * 1024 * 1024
 
 
 class Part(NamedTuple):
-    """Whole lines of a segment, read."""
+    """Rows of complete lines of a segment."""
 
     table: pa.Table
     """Rows of SCHEMA."""
     unreadable: int
-    """Lines that are no such record."""
+    """Lines that are not a prediction record."""
     end: int
-    """Offset behind the last whole line."""
+    """Offset after the last complete line."""
 
 
 def segments(folder: Path) -> list[Path]:
-    """The segments, oldest first. None when serving has not written yet."""
+    """The segments, oldest first; empty if serving has written none."""
     return sorted(folder.glob("segment-*.jsonl"))
 
 
 def read(segment: Path, offset: int) -> Iterator[Part]:
-    """What is behind `offset`, in parts of bounded size; nothing when no whole line is."""
+    """The complete lines after `offset`, in parts of bounded size."""
     with segment.open("rb") as file:
         file.seek(offset)
         while data := file.read(BYTES_AT_ONCE):
@@ -51,9 +51,9 @@ def read(segment: Path, offset: int) -> Iterator[Part]:
 
 
 def is_finished(segment: Path, offset: int, now_us: int) -> bool:
-    """Whether nothing can follow in a segment that was read up to `offset`, a torn last line excepted.
+    """Whether serving no longer appends to a segment, and only an incomplete line follows after `offset`.
 
-    Serving writes to a segment for an hour at most; a day leaves room for clocks that disagree.
+    Serving writes to a segment for at most an hour. A day is allowed for differing clocks.
     """
     opened_us = int(segment.name.split("-")[1])
     written = segment.stat()
@@ -65,7 +65,7 @@ def is_finished(segment: Path, offset: int, now_us: int) -> bool:
 
 
 def _parse(lines: bytes) -> tuple[pa.Table, int]:
-    """Rows of whole lines. Arrow reads them at once; only where it cannot, line by line."""
+    """Rows of complete lines and the number of unreadable lines. Lines are parsed one by one only if Arrow fails."""
     options = pj.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")
     block = pj.ReadOptions(block_size=len(lines) + 1)
     try:
@@ -87,7 +87,7 @@ def _line(line: bytes, options: pj.ParseOptions) -> pa.Table | None:
 
 
 def _strict(table: pa.Table) -> pa.Table:
-    """Raises ArrowInvalid for a null where the record has none: a table from JSON does not check that."""
+    """Check the schema. Raises ArrowInvalid for a null in a required field, which Arrow's JSON reader accepts."""
     for field in SCHEMA:
         if not field.nullable and table[field.name].null_count:
             raise pa.ArrowInvalid(f"{field.name} is null")

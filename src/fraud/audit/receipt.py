@@ -1,4 +1,4 @@
-"""From one answer to everything behind it: the model's bytes, commit, data, run, gate report, and who approved it."""
+"""Print the model, commit, data, run, gate report and approver behind one answer."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,15 +15,15 @@ from fraud.registry.promotion_log import Recorded, opened
 
 
 class Config(JobConfig):
-    """Which answer."""
+    """Answer."""
 
     prediction_id: CliPositionalArg[str] = Field(
-        description="as the answer named it; of a nightly row, its transaction_id"
+        description="prediction_id of a served answer, or transaction_id of a nightly row"
     )
 
 
 class Result(JobResult):
-    """The chain, link by link. `problems` are links that do not hold; "" is a link that is not there."""
+    """The record and its inputs. `problems` are inconsistencies; "" is a missing value."""
 
     prediction_id: str
     kind: str
@@ -32,13 +32,13 @@ class Result(JobResult):
     transaction_id: str
     user_id: str
     served_at: str
-    """"" for a nightly row."""
+    """Empty for a nightly row."""
     fraud_probability: float
     threshold: float
     is_fraud: bool
     degraded: bool
     history: str
-    """Where the window values came from: store, request, none, or features (of the lake)."""
+    """Source of the window features: store, request, none, or features (of the lake)."""
     windows: dict[str, float | int | None]
     model_version: str
     model_sha256: str
@@ -64,28 +64,30 @@ class Result(JobResult):
 
 
 def run(config: Config, context: Context) -> Result:
-    """Follow the chain. Raises BadInputError for an unknown id, RefusedError when the version is not registered."""
+    """Build the receipt. Raises BadInputError for an unknown id, RefusedError when the version is not registered."""
     return follow([config.prediction_id], context)[0]
 
 
 def follow(ids: Sequence[str], context: Context) -> list[Result]:
-    """The chains of many answers; registry and history are asked once."""
+    """Receipts of many answers. Registry and promotion history are read once."""
     answers = find(context.settings, ids)
-    broken: list[str] = []
+    history_problems: list[str] = []
     with opened(context.settings) as promotion:
         history = promotion.history()
         try:
             promotion.verify()
         except RefusedError as error:
-            broken.append(error.message)
+            history_problems.append(error.message)
     windows = recorded_windows(context.settings, answers)
     numbers = {answer.record["model_version"] for answer in answers} - {RULE}
     versions = {number: model_versions.find(context.settings, int(number)) for number in sorted(numbers)}
-    return [_chain(_known(answer, windows), answer, versions, history, broken, context) for answer in answers]
+    return [
+        _receipt(_recorded(answer, windows), answer, versions, history, history_problems, context) for answer in answers
+    ]
 
 
-def _known(answer: Answer, windows: Mapping[str, dict[str, float | None]]) -> Result:
-    """What the record itself says."""
+def _recorded(answer: Answer, windows: Mapping[str, dict[str, float | None]]) -> Result:
+    """The fields of the record itself."""
     record, made_from = answer.record, answer.made_from
     nightly = answer.kind == "nightly"
     served = None if nightly else _served_at(answer)
@@ -102,33 +104,33 @@ def _known(answer: Answer, windows: Mapping[str, dict[str, float | None]]) -> Re
     )  # fmt: skip
 
 
-def _chain(
-    known: Result,
+def _receipt(
+    recorded: Result,
     answer: Answer,
     versions: Mapping[str, ModelVersion],
     history: list[Recorded],
-    broken: Sequence[str],
+    history_problems: Sequence[str],
     context: Context,
 ) -> Result:
-    """The record with everything behind it."""
-    if known.model_version == RULE:
-        return known.model_copy(update={"level": "the rule of thumb: serving had no model"})
-    version = versions[known.model_version]
+    """The record with the fields of the version, the registry and the promotion history."""
+    if recorded.model_version == RULE:
+        return recorded.model_copy(update={"level": "default rule: serving had no model"})
+    version = versions[recorded.model_version]
     tags, run_id = version.tags, version.run_id
-    problems = list(broken)
+    problems = list(history_problems)
     problems += [
-        f"{name}: answered with {said}, registered as {tags.get(name, 'nothing')}"
-        for name, said in (("model_sha256", known.model_sha256), ("feature_hash", known.feature_hash),
-                           ("threshold", repr(known.threshold)))
-        if tags.get(name) != said
+        f"{name}: {value} in the answer, {tags.get(name, 'nothing')} in the registry"
+        for name, value in (("model_sha256", recorded.model_sha256), ("feature_hash", recorded.feature_hash),
+                           ("threshold", repr(recorded.threshold)))
+        if tags.get(name) != value
     ]  # fmt: skip
-    change = _change(history, known.model_version, None if known.kind == "nightly" else _served_at(answer))
+    change = _change(history, recorded.model_version, None if recorded.kind == "nightly" else _served_at(answer))
     if change is None:
-        problems.append(f"version {known.model_version} was not Production when it answered")
+        problems.append(f"version {recorded.model_version} was not in production at the time of the answer")
     names = ("level", "git_commit", "git_dirty", "snapshot", "data_sha256", "params_sha256", "lock_sha256",
              "code_sha256", "seed", "gates", "failed_gates")  # fmt: skip
     entry = change.entry if change else None
-    return known.model_copy(
+    return recorded.model_copy(
         update={
             **{name: tags.get(name, "") for name in names},
             "run_id": run_id,
@@ -147,10 +149,10 @@ def _served_at(answer: Answer) -> datetime:
 
 
 def _change(history: list[Recorded], version: str, served: datetime | None) -> Recorded | None:
-    """The change that made the version Production, the last before it answered; the last ever where that is unknown."""
-    made = [
+    """The last change to this version before the answer; for a nightly row, the last change to this version."""
+    changes = [
         r
         for r in history
         if r.entry.version == version and (served is None or datetime.fromisoformat(r.entry.at) <= served)
     ]
-    return made[-1] if made else None
+    return changes[-1] if changes else None

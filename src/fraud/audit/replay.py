@@ -1,9 +1,9 @@
-"""Give recorded answers again, from what was known then, by the very bytes that gave them; compare to the last bit.
+"""Compute recorded answers again from recorded inputs, and compare them with the records bit for bit.
 
-A served answer's windows are computed again from the user's events as known at its sequence (the order from the online
-store, the values from the lake), a nightly row's from the lake's transactions in the order in which they were learned
-of, one by one, not by the engine that made them. The request's own fields are those recorded. The probability is the
-version's, after its sha256 was verified.
+Window features of a served answer are recomputed from the user's events before its sequence: the order is read from the
+online store, the values from the lake. Window features of a nightly row are recomputed from the lake's transactions in
+the order of their ingestion time, by the point function instead of the batch engine. Other fields are those of the
+record. The probability is computed with the version's model, after its sha256 was verified.
 """
 
 from collections import Counter
@@ -33,22 +33,22 @@ _SHOWN: Final = 5
 
 
 class Config(JobConfig):
-    """Which answers."""
+    """Answers, by id or by number."""
 
     ids: CliPositionalArg[tuple[str, ...]] = Field(
         default=(), description="prediction_id of a served answer, transaction_id of a nightly row"
     )
-    newest: int = Field(default=0, ge=0, description="instead: so many of the newest answers of each kind")
+    newest: int = Field(default=0, ge=0, description="instead of ids: number of newest answers of each kind")
 
     @model_validator(mode="after")
     def _one_way_to_name_answers(self) -> "Config":
         if bool(self.ids) == bool(self.newest):
-            raise ValueError("name answers by id, or how many of the newest ones")
+            raise ValueError("give ids, or --newest")
         return self
 
 
 class Replayed(BaseModel):
-    """One answer and its replay. Values are equal when their bits are."""
+    """One answer and its replay. Values are equal if their bits are equal."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -59,42 +59,44 @@ class Replayed(BaseModel):
     recorded: dict[str, float | int | bool | None]
     replayed: dict[str, float | int | bool | None]
     windows: str
-    """Where the window values came from: "recomputed", or why they are those recorded."""
+    """"recomputed", or the reason why the recorded window features were used."""
     different: tuple[str, ...]
-    """What is not equal, by name."""
+    """Names of the values that differ."""
 
 
 class Result(JobResult):
-    """Counts by kind (served, nightly), and every answer."""
+    """All answers, and counts by kind (served, nightly)."""
 
     answers: tuple[Replayed, ...]
     equal: dict[str, int]
     different: dict[str, int]
     recomputed: dict[str, int]
-    """Of those, answers whose windows were computed again."""
+    """Answers whose window features were recomputed."""
     as_recorded: dict[str, int]
-    """Of those, answers whose recorded windows were taken, by reason."""
+    """Answers whose recorded window features were used, by reason."""
 
     def as_text(self) -> str:
-        parts = [_story(answer) for answer in self.answers[:_SHOWN]]
+        parts = [_as_lines(answer) for answer in self.answers[:_SHOWN]]
         if len(self.answers) > 1:
             for kind, equal in sorted(self.equal.items()):
                 parts.append(
-                    f"{kind}: {equal} equal to the bit, {self.different.get(kind, 0)} different; "
-                    f"windows of {self.recomputed.get(kind, 0)} computed again"
+                    f"{kind}: {equal} equal bit for bit, {self.different.get(kind, 0)} different; "
+                    f"window features of {self.recomputed.get(kind, 0)} recomputed"
                 )
-            parts += [f"windows as recorded: {count} ({why})" for why, count in sorted(self.as_recorded.items())]
+            parts += [
+                f"window features as recorded: {count} ({reason})" for reason, count in sorted(self.as_recorded.items())
+            ]
         return "\n".join(parts)
 
 
 def run(config: Config, context: Context) -> Result:
-    """Replay. Raises RefusedError when an answer comes out otherwise, or its version's bytes were changed."""
+    """Replay. Raises RefusedError when an answer differs, or when its version's model was changed."""
     settings = context.settings
     ids = list(dict.fromkeys(config.ids)) or newest(settings, config.newest)
     if not ids:
-        raise BadInputError("there is no recorded answer yet", hint="send a request, or run fraud score")
+        raise BadInputError("there are no recorded answers", hint="send a request, or run fraud score")
     answers = find(settings, ids)
-    context.log.info("replaying", **_count(answer.kind for answer in answers))
+    context.log.info("replay started", **_count(answer.kind for answer in answers))
     found = [*_served([a for a in answers if a.kind == "served"], context),
              *_nightly([a for a in answers if a.kind == "nightly"], context)]  # fmt: skip
     result = Result(
@@ -106,25 +108,25 @@ def run(config: Config, context: Context) -> Result:
     )
     if wrong := [answer for answer in found if answer.different]:
         raise RefusedError(
-            f"{len(wrong)} of {len(found)} answers come out otherwise",
-            got="\n".join(_story(answer) for answer in wrong[:_SHOWN]),
-            hint="fraud receipt names the version; fraud skew compares whole days, feature by feature",
+            f"{len(wrong)} of {len(found)} answers differ from their records",
+            got="\n".join(_as_lines(answer) for answer in wrong[:_SHOWN]),
+            hint="fraud receipt shows the version; fraud skew compares the features of whole days",
         )
     return result
 
 
 def _served(answers: Sequence[Answer], context: Context) -> list[Replayed]:
     stored = [a.record for a in answers if no_windows(a.record) is None]
-    known = ServedHistory.load(context.settings, stored, unshipped=True) if stored else None
-    taken: list[tuple[WindowValues, str]] = []
+    histories = ServedHistory.load(context.settings, stored, unshipped=True) if stored else None
+    used: list[tuple[WindowValues, str]] = []
     for answer in answers:
         reason = no_windows(answer.record)
-        again = known.windows(answer.record) if known is not None and reason is None else str(reason)
+        again = histories.windows(answer.record) if histories is not None and reason is None else str(reason)
         recorded = tuple(answer.record[name] for name in WINDOW_NAMES)
-        taken.append((recorded, again) if isinstance(again, str) else (again, "recomputed"))
+        used.append((recorded, again) if isinstance(again, str) else (again, "recomputed"))
     facts = [
         {**answer.record, "windows": windows, "source": source}
-        for answer, (windows, source) in zip(answers, taken, strict=True)
+        for answer, (windows, source) in zip(answers, used, strict=True)
     ]
     return _compare(answers, facts, [str(a.record["model_sha256"]) for a in answers], context)
 
@@ -138,8 +140,8 @@ def _nightly(answers: Sequence[Answer], context: Context) -> list[Replayed]:
     recorded = recorded_windows(context.settings, answers)
     if gone := [id_ for id_ in ids if id_ not in rows or id_ not in recorded]:
         raise RefusedError(
-            f"{len(gone)} scored transactions are not in the lake any more", got=", ".join(gone[:_SHOWN]),
-            hint="the days were delivered again: fraud build-features, then fraud score",
+            f"{len(gone)} scored transactions are no longer in the lake", got=", ".join(gone[:_SHOWN]),
+            hint="their days were ingested again: run fraud build-features, then fraud score",
         )  # fmt: skip
     named = [
         a._replace(record={**a.record, **recorded[a.id], "threshold": float(a.made_from["threshold"])}) for a in answers
@@ -149,7 +151,7 @@ def _nightly(answers: Sequence[Answer], context: Context) -> list[Replayed]:
 
 
 def _with_times(rows: pa.Table) -> list[dict[str, Any]]:
-    """The transactions with the hour and weekday that a request's record has."""
+    """The transactions with hour_of_day and day_of_week, as in a prediction record."""
     at_us = rows["event_timestamp"].cast(pa.int64()).to_pylist()
     return [
         {**row, "hour_of_day": hour_of_day(us), "day_of_week": day_of_week(us)}
@@ -186,7 +188,7 @@ def _compare(
 def _probabilities(
     answers: Sequence[Answer], facts: Sequence[Mapping[str, Any]], sha256s: Sequence[str], context: Context
 ) -> list[float]:
-    """Each row by its version's verified bytes, in ONNX Runtime; answers by the rule, by the rule."""
+    """Probabilities of each row by its version's verified model in ONNX Runtime, or by the rule."""
     from fraud.scoring.onnx_session import OnnxModel  # noqa: PLC0415 - `fraud --help` needs no runtime
 
     vectors = _vectors(facts)
@@ -200,9 +202,9 @@ def _probabilities(
         artifact = fetch(context.settings, int(version))
         if other := [sha256s[i] for i in at if sha256s[i] != artifact.model_sha256]:
             raise RefusedError(
-                f"version {version} is not the model that gave {len(other)} of these answers",
+                f"version {version} has another model than the one of {len(other)} of these answers",
                 expected=f"sha256 {other[0]}", got=artifact.model_sha256,
-                hint="the registry was made again: replay against the one that the answers came from",
+                hint="the registry was recreated; use the registry that these answers refer to",
             )  # fmt: skip
         found[at] = OnnxModel(artifact.model).probabilities(vectors[at])
     values: list[float] = found.tolist()
@@ -210,7 +212,7 @@ def _probabilities(
 
 
 def _vectors(facts: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
-    """float32[n, len(VECTOR_NAMES)], row by row as a request's."""
+    """Vectors float32[n, len(VECTOR_NAMES)], computed row by row as for requests."""
     vectors = np.empty((len(facts), len(VECTOR_NAMES)), dtype=np.float32)
     for row, fact in zip(vectors, facts, strict=True):
         fill_row(
@@ -224,7 +226,7 @@ def _count(names: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(names).items()))
 
 
-def _story(answer: Replayed) -> str:
+def _as_lines(answer: Replayed) -> str:
     lines = [f"{answer.kind} {answer.id}, model version {answer.model_version}, windows {answer.windows}"]
     for name, recorded in answer.recorded.items():
         mark = "differs" if name in answer.different else "equal"

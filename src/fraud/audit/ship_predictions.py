@@ -1,7 +1,7 @@
-"""Bring serving's prediction log into the lake, each answer exactly once, and let go of what is too old to keep.
+"""Write serving's prediction log to the lake, each answer exactly once, and expire old answers.
 
-Retention is `FRAUD_PREDICTION_RETENTION_DAYS`, counted from the day of served_at: older partitions leave the lake. A
-local segment goes when all of it is in the lake and nothing can follow in it.
+Partitions older than `FRAUD_PREDICTION_RETENTION_DAYS`, by the day of served_at, are removed from the lake. A local
+segment is removed when it is complete and all its lines are in the lake.
 """
 
 import datetime as dt
@@ -26,34 +26,34 @@ _ORDER: Final = [("served_us", "ascending"), ("prediction_id", "ascending")]
 
 
 class Config(JobConfig):
-    """Everything that was not shipped yet; retention counts back from today."""
+    """Date for retention. All answers that are not shipped yet are shipped."""
 
-    today: dt.date | None = Field(default=None, description="day that retention counts from; default: today, UTC")
+    today: dt.date | None = Field(default=None, description="date that retention is counted from; default today, UTC")
 
 
 class Result(JobResult):
-    """What was shipped."""
+    """Counts of shipped and removed data."""
 
     segments: int
-    """With something new."""
+    """Segments with new lines."""
     rows: int
     repeated: int
-    """Read again after an earlier run died between publishing and remembering; dropped."""
+    """Lines that were in the lake already, because an earlier run was killed before it stored its offsets."""
     unreadable: int
-    """Lines that are no prediction record."""
+    """Lines that are not a prediction record."""
     days: list[str]
     """Partitions that changed."""
     expired: list[str]
-    """Partitions that left the lake."""
+    """Partitions that were removed from the lake."""
     removed: int
-    """Segments that were removed from serving's disk."""
+    """Segments that were removed from serving's folder."""
 
 
 def run(config: Config, context: Context) -> Result:
-    """Publish what is new by day of served_at, then remember how far every segment was read.
+    """Publish new answers by day of served_at, then store the offset of every segment.
 
-    In that order: when the run dies in between, the next one reads the same lines again, finds their ids in the
-    partition, and publishes the same bytes.
+    If the run is killed in between, the next run reads the same lines again, finds their ids in the partition and skips
+    them.
     """
     lake = Dataset(context.settings.lake_uri, DATASET)
     shipped = _offsets(lake)
@@ -62,18 +62,20 @@ def run(config: Config, context: Context) -> Result:
     touched: set[str] = set()
     for segment in prediction_log.segments(context.settings.prediction_log):
         for part in prediction_log.read(segment, shipped.get(segment.name, 0)):
-            known = _publish(lake, part.table, days)
-            read, repeated = read + part.table.num_rows - known, repeated + known
+            existing = _publish(lake, part.table, days)
+            read, repeated = read + part.table.num_rows - existing, repeated + existing
             unreadable += part.unreadable
             shipped[segment.name] = part.end
             touched.add(segment.name)
             put_atomically(f"{lake.uri}/{_OFFSETS}", json.dumps(shipped, indent=1, sort_keys=True).encode())
-            context.log.info("shipped", segment=segment.name, rows=part.table.num_rows, unreadable=part.unreadable)
+            context.log.info(
+                "segment shipped", segment=segment.name, rows=part.table.num_rows, unreadable=part.unreadable
+            )
     today = config.today or dt.datetime.now(dt.UTC).date()
     expired = _expire(lake, str(today - dt.timedelta(days=context.settings.prediction_retention_days)))
     removed = _remove(lake, context.settings.prediction_log, shipped, today)
     if expired or removed:
-        context.log.info("retention", expired=expired, removed=removed)
+        context.log.info("retention applied", expired=expired, removed=removed)
     return Result(
         segments=len(touched), rows=read, repeated=repeated, unreadable=unreadable,
         days=sorted(days - set(expired)), expired=expired, removed=removed,
@@ -81,7 +83,7 @@ def run(config: Config, context: Context) -> Result:
 
 
 def _expire(lake: Dataset, first_kept: str) -> list[str]:
-    """Drop the partitions before `first_kept`, and return them."""
+    """Remove the partitions before `first_kept`; returns their names."""
     old = [day for day in lake.partitions() if day < first_kept]
     for day in old:
         lake.drop(day)
@@ -89,7 +91,7 @@ def _expire(lake: Dataset, first_kept: str) -> list[str]:
 
 
 def _remove(lake: Dataset, folder: Path, shipped: dict[str, int], today: dt.date) -> int:
-    """Remove finished segments. The file goes before its offset: the other way round it would be shipped again."""
+    """Remove finished segments: first the file, then its offset. Otherwise it could be shipped again."""
     now_us = int(dt.datetime.combine(today, dt.time.max, dt.UTC).timestamp() * US_PER_SECOND)
     finished = [
         segment
@@ -115,28 +117,30 @@ def _offsets(lake: Dataset) -> dict[str, int]:
 
 
 def _publish(lake: Dataset, table: pa.Table, days: set[str]) -> int:
-    """Add the rows to their days' partitions. Returns how many were there already."""
-    known = 0
+    """Add the rows to the partitions of their days. Returns the number of rows that existed already."""
+    existing = 0
     rows: dict[int, list[int]] = defaultdict(list)
     for index, day in enumerate((table["served_us"].to_numpy() // US_PER_DAY).tolist()):
         rows[day].append(index)
     for day, indexes in sorted(rows.items()):
         name = str(np.datetime64(day, "D"))
         new, repeated = _merged(lake, name, table.take(indexes))
-        known += repeated
+        existing += repeated
         if new is not None:
             lake.publish(name, new)
             days.add(name)
-    return known
+    return existing
 
 
 def _merged(lake: Dataset, day: str, rows: pa.Table) -> tuple[pa.Table | None, int]:
-    """The partition with the rows that it lacks, sorted (None when it lacks none), and how many it had."""
-    there = lake.read(day) if lake.manifest(day) else prediction_log.SCHEMA.empty_table()
-    there = pa.concat_tables([prediction_log.SCHEMA.empty_table(), there], promote_options="default")  # older: less
+    """The sorted partition with the new rows added (None if there are none), and the number of existing rows."""
+    stored = lake.read(day) if lake.manifest(day) else prediction_log.SCHEMA.empty_table()
+    stored = pa.concat_tables([prediction_log.SCHEMA.empty_table(), stored], promote_options="default")  # adds columns
     first_of_id = np.sort(np.unique(rows["prediction_id"].to_numpy(zero_copy_only=False), return_index=True)[1])
     fresh = rows.take(first_of_id)
-    fresh = fresh.filter(pc.invert(pc.is_in(fresh["prediction_id"], value_set=there["prediction_id"].combine_chunks())))
+    fresh = fresh.filter(
+        pc.invert(pc.is_in(fresh["prediction_id"], value_set=stored["prediction_id"].combine_chunks()))
+    )
     if not fresh.num_rows:
         return None, rows.num_rows
-    return pa.concat_tables([there, fresh]).sort_by(_ORDER).combine_chunks(), rows.num_rows - fresh.num_rows
+    return pa.concat_tables([stored, fresh]).sort_by(_ORDER).combine_chunks(), rows.num_rows - fresh.num_rows

@@ -1,4 +1,4 @@
-"""A version and everything behind and after it, as a tree: bytes, code, data, gates, decisions, scores."""
+"""Print a version as a tree: model, run, code, data, ladder, gates, decisions and nightly scores."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ from fraud.registry.training_runs import TrainingRuns
 
 
 class Config(JobConfig):
-    """Which version."""
+    """Version."""
 
     version: CliPositionalArg[str] = Field(default="production", description="number or alias")
 
 
 class Node(BaseModel):
-    """A line of the tree and what hangs below it."""
+    """A line of the tree and its children."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,7 +33,7 @@ class Node(BaseModel):
     below: tuple["Node", ...] = ()
 
     def lines(self, indent: str = "", last: bool | None = None) -> list[str]:
-        """The tree drawn below `indent`; `last`: no sibling follows, None: this is the root."""
+        """The lines of the tree, indented by `indent`. `last`: whether this is the last sibling; None for the root."""
         mark = "" if last is None else ("└─ " if last else "├─ ")
         more = "" if last is None else ("   " if last else "│  ")
         drawn = [indent + mark + self.text]
@@ -54,7 +54,7 @@ class Result(JobResult):
 
 
 def run(config: Config, context: Context) -> Result:
-    """Read it all. Raises RefusedError for an unknown version, UnavailableError when the registry does not answer."""
+    """Build the tree. Raises RefusedError for an unknown version, UnavailableError without the registry."""
     settings = context.settings
     with registry_errors(), opened(settings) as promotion:
         version = model_versions.named(settings, config.version)
@@ -62,7 +62,7 @@ def run(config: Config, context: Context) -> Result:
         history = promotion.history()
         try:
             promotion.verify()
-            chain = "the history verifies"
+            chain = "history verified"
         except RefusedError as error:
             chain = error.message
         aliases = [a for a in ("production", "previous", "staging") if _is(promotion.version(a), number)]
@@ -107,13 +107,13 @@ def _code(tags: Mapping[str, str]) -> Node:
     facts = _tags(tags, "code_sha256", "lock_sha256", "params_sha256", "seed")
     if "reproduced" in tags:
         facts["reproduced"] = tags["reproduced"]
-    return _leaves(f"made from commit {tags.get('git_commit', 'unknown')}, {dirty}", facts)
+    return _leaves(f"code of commit {tags.get('git_commit', 'unknown')}, {dirty}", facts)
 
 
 def _data(tags: Mapping[str, str], training: Mapping[str, Any], lake_uri: str) -> Node:
     snapshot = tags.get("snapshot", "")
     manifest = catalog.TRAINING_SETS.at(lake_uri).manifest(snapshot)
-    there = "not in the lake any more" if manifest is None else f"{manifest.rows:,} rows"
+    size = "no longer in the lake" if manifest is None else f"{manifest.rows:,} rows"
     parts = [
         Node(
             text=f"{name:<10}  {part['first_day']} to {part['end_day']}, {part['rows']:,} rows, {part['frauds']} frauds"
@@ -126,7 +126,7 @@ def _data(tags: Mapping[str, str], training: Mapping[str, Any], lake_uri: str) -
         facts["dvc_data_md5"] = tags["dvc_data_md5"]
     if manifest is not None:
         facts |= {f"made from {name}": value for name, value in sorted(manifest.made_from.items())}
-    tree = _leaves(f"trained on snapshot {snapshot}, {there}", facts)
+    tree = _leaves(f"trained on snapshot {snapshot}, {size}", facts)
     return tree.model_copy(update={"below": (*tree.below, *parts)})
 
 
@@ -134,27 +134,27 @@ def _ladder(training: Mapping[str, Any]) -> Node:
     levels = []
     for level in training["levels"]:
         value, low, high = level["holdout"]["average_precision"]
-        chosen = ", chosen" if level["level"] == training["selected"] else ""
+        mark = ", selected" if level["level"] == training["selected"] else ""
         name = f"{level['level']}-{level['name']}"
         levels.append(
-            Node(text=f"{name:<12}  average precision {figure(value)} ({figure(low)} to {figure(high)}){chosen}")
+            Node(text=f"{name:<12}  average precision {figure(value)} ({figure(low)} to {figure(high)}){mark}")
         )
     return Node(text="ladder, on the holdout", below=tuple(levels))
 
 
 def _gates(verdict: Mapping[str, Any], report: str) -> Node:
     if not verdict:
-        return Node(text="gates: never evaluated")
+        return Node(text="gates: not evaluated")
     gates = tuple(
         Node(
             text=f"{'passed' if gate['passed'] else 'FAILED'}  {gate['name']:<23} "
-            f"{'not measured' if gate['value'] is None else figure(gate['value'])}, {gate['asked']} "
+            f"{'not measured' if gate['value'] is None else figure(gate['value'])}, {gate['comparison']} "
             f"{figure(gate['threshold'])}"
         )
         for gate in verdict["gates"]
     )
     word = "passed" if verdict["gates_passed"] else "failed"
-    return Node(text=f"gates {word}, against {verdict['opponent']}", below=(*gates, Node(text=report)))
+    return Node(text=f"gates {word}, compared with {verdict['opponent']}", below=(*gates, Node(text=report)))
 
 
 def _decisions(number: str, tags: Mapping[str, str], history: Sequence[Recorded], chain: str) -> Node:

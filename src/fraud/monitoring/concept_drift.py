@@ -1,8 +1,9 @@
-"""Hold the Production model's decisions against the labels that have come: does it still do what it promised?
+"""Compare the production model's decisions with the labels received since, and with its figures on the holdout.
 
-Per day whose labels are old enough: precision, recall, average precision, calibration and money of what was decided,
-with intervals. Over the days: evidence against the promise of the holdout, valid however often one looks
-(`core.concept`). Writes `<reports>/concept/<day>/concept.html` and `concept.json`, the same bytes for the same inputs.
+For each day with mature labels: precision, recall, average precision, calibration and savings of the decisions, with
+intervals. Over the days: evidence that the decisions are worse than on the holdout, which remains valid when it is
+checked every day (`fraud.stats.e_detector`). Writes `<reports>/concept/<day>/concept.html` and `concept.json`, with the
+same bytes for the same inputs.
 """
 
 import datetime as dt
@@ -32,23 +33,23 @@ if TYPE_CHECKING:
 RESAMPLINGS: Final = 200
 MONITORED: Final = ("recall", "precision")
 _FORMAT: Final = "2"
-"""Of the record. A report in another format is made again."""
+"""Format of the record. A report in another format is written again."""
 _COUNTS: Final = ("served", "nightly", "undecided", "late_frauds", "unlabelled", "unlabelled_stops")
 
 
 class Config(JobConfig):
-    """As known when."""
+    """Date of the report."""
 
     date: dt.date | None = Field(
-        default=None, description="as known at the end of this day; default the newest day of labels"
+        default=None, description="use labels received until the end of this day; default the newest day of labels"
     )
 
 
 class Result(JobResult):
-    """The verdict. `retrain` when the evidence against the promise has passed its bound."""
+    """The verdict. `retrain` is true when the evidence has reached its limit."""
 
     day: str
-    """As known at its end."""
+    """Labels received until the end of this day are used."""
     verdict: str
     """ok | drift | unknown"""
     reason: str
@@ -61,9 +62,9 @@ class Result(JobResult):
     rows: int
     frauds: int
     figures: dict[str, float | None]
-    """Over those days: core.outcomes.FIGURES."""
+    """Over those days: `fraud.stats.decision_quality.FIGURES`."""
     promise: dict[str, float | None]
-    """The same over the holdout."""
+    """The same figures over the holdout: the baseline."""
     late_frauds: int
     unlabelled_stops: int
     model_version: str
@@ -73,7 +74,7 @@ class Result(JobResult):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The days that are looked at, and everything that decides the report's content."""
+    """The days of the report, and the hashes of all its inputs."""
 
     as_of: dt.date
     days: list[str]
@@ -92,7 +93,7 @@ def run(config: Config, context: Context) -> Result:
     report = reports.read(f"{root}/{span.as_of}", "concept")
     changed = report is None or report["made_from"] != span.made_from
     if report is None or changed:
-        context.log.info("judging decisions", days=len(span.days), holdout_days=len(span.holdout))
+        context.log.info("comparison started", days=len(span.days), holdout_days=len(span.holdout))
         report = _judge(span, artifact, context)
         reports.write(f"{root}/{span.as_of}", "concept", concept_report.page(report), report)
         reports.expire(root, context.settings.report_days)
@@ -104,12 +105,12 @@ def _span(config: Config, context: Context, artifact: "ModelArtifact", holdout: 
     datasets = {name: Dataset(lake, name) for name in ("transactions", "scores", "predictions", "labels", "features")}
     published = {name: dataset.partitions() for name, dataset in datasets.items()}
     if not published["labels"]:
-        raise BadInputError("there are no labels to judge by", hint="fraud ingest-labels")
+        raise BadInputError("there are no labels", hint="fraud ingest-labels")
     as_of = config.date or dt.date.fromisoformat(published["labels"][-1])
     last = as_of - dt.timedelta(days=maturity)
     first = last - dt.timedelta(days=context.params.concept.window_days - 1)
-    held = [d for d in published["features"] if holdout["first_day"] <= d < holdout["end_day"]]
-    # What the promise was made on is no news about whether it is kept.
+    holdout_days = [d for d in published["features"] if holdout["first_day"] <= d < holdout["end_day"]]
+    # The days of the holdout are excluded: they are the baseline.
     days = [d for d in published["transactions"] if str(first) <= d <= str(last) and d >= holdout["end_day"]]
     made_from = {
         "model_version": artifact.version,
@@ -118,15 +119,15 @@ def _span(config: Config, context: Context, artifact: "ModelArtifact", holdout: 
         "params": context.params.fingerprint("concept", "costs", "labels"),
         "format": _FORMAT,
     }
-    expected = {
-        "transactions": days, "scores": [d for d in days if d in published["scores"]], "features": held,
+    inputs = {
+        "transactions": days, "scores": [d for d in days if d in published["scores"]], "features": holdout_days,
         "labels": [d for d in published["labels"] if d <= str(as_of)], "predictions": published["predictions"],
     }  # fmt: skip
-    for name, some in expected.items():
+    for name, some in inputs.items():
         for d in some:
             if (manifest := datasets[name].manifest(d)) is not None:
                 made_from[f"{name} {d}"] = manifest.content_sha256
-    return Span(as_of, days, held, made_from)
+    return Span(as_of, days, holdout_days, made_from)
 
 
 def _judge(span: Span, artifact: "ModelArtifact", context: Context) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def _judge(span: Span, artifact: "ModelArtifact", context: Context) -> dict[str,
         "recall": evidence([_caught(d.outcomes) for d in days], lows["recall"] or 0.0),
         "precision": evidence([_right(d.outcomes) for d in days], lows["precision"] or 0.0),
     }
-    # Two detectors that are looked at together: their mean is one again.
+    # The mean of two e-detectors is an e-detector.
     together = [sum(values) / len(MONITORED) for values in zip(*by_day.values(), strict=True)]
     found = together[-1] if together else 0.0
     reason = _unknown(promise, lows, days)
@@ -176,17 +177,17 @@ def _unknown(promise: Outcomes, lows: Mapping[str, float | None], days: Sequence
     if not len(promise.users):
         return "the features of the holdout are not in the lake"
     if not any(lows.values()):
-        return "in the holdout no fraud was stopped, so no recall or precision above 0 is promised"
+        return "no fraud of the holdout was stopped, so there is no recall or precision above 0 to compare with"
     if not days:
-        return "this version decided nothing on days with mature labels"
+        return "there are no decisions of this version on days with mature labels"
     if not any(len(_caught(d.outcomes)) or len(_right(d.outcomes)) for d in days):
         return "the days with mature labels have neither a fraud nor a stopped transaction"
     return ""
 
 
 def _promise(span: Span, artifact: "ModelArtifact", context: Context) -> Outcomes:
-    """The model over the holdout it was gated on, its labels as old as those of the days it is held against."""
-    from fraud.scoring.onnx_session import OnnxModel  # noqa: PLC0415 - a report that is up to date needs no model
+    """Outcomes of the model on its holdout, with labels of the same age as those of the compared days."""
+    from fraud.scoring.onnx_session import OnnxModel  # noqa: PLC0415 - not needed for a report that is up to date
     from fraud.scoring.scorer import INPUT, Scorer  # noqa: PLC0415
 
     scorer = Scorer(OnnxModel(artifact.model), artifact.version, artifact.feature_hash, artifact.threshold)
@@ -197,12 +198,12 @@ def _promise(span: Span, artifact: "ModelArtifact", context: Context) -> Outcome
             rows = features.read(day, INPUT.names).cast(INPUT)
             scored = scorer.score(rows)[0].select(["transaction_id", "fraud_probability", "is_fraud"])
             decided = rows.select(["transaction_id", "user_id", "amount"]).join(scored, "transaction_id")
-            parts.append(labels.outcomes(day, decided.sort_by("transaction_id"), served=0).outcomes)
+            parts.append(labels.judge(day, decided.sort_by("transaction_id"), served=0).outcomes)
     return _joined(parts)
 
 
 def _days(span: Span, version: str, context: Context) -> list[Day]:
-    """The mature days on which this version decided anything."""
+    """The mature days with decisions of this version."""
     if not span.days:
         return []
     labels = _labels(span.days[0], span, context)
@@ -210,7 +211,7 @@ def _days(span: Span, version: str, context: Context) -> list[Day]:
     found = []
     for day in span.days:
         rows, served = decisions.of(day)
-        judged = labels.outcomes(day, rows, served=served)
+        judged = labels.judge(day, rows, served=served)
         if len(judged.outcomes.users):
             found.append(judged)
     return found
@@ -221,17 +222,17 @@ def _labels(first: str, span: Span, context: Context) -> Labelled:
 
 
 def _caught(outcomes: Outcomes) -> Floats:
-    """Of each victim's frauds, the share that was stopped."""
+    """Share of stopped frauds of each victim, float64[victims]."""
     return shares(outcomes.users[outcomes.is_fraud], outcomes.stopped[outcomes.is_fraud])
 
 
 def _right(outcomes: Outcomes) -> Floats:
-    """Of each customer's stops, the share that was right."""
+    """Share of frauds among the stopped transactions of each customer, float64[customers]."""
     return shares(outcomes.users[outcomes.stopped], outcomes.is_fraud[outcomes.stopped])
 
 
 def _joined(parts: Sequence[Outcomes]) -> Outcomes:
-    """As one; a person counts once per day, as in the evidence."""
+    """Concatenate outcomes. A person counts once per day, as in the evidence."""
     if not parts:
         none = np.zeros(0)
         return Outcomes(none, none.astype(bool), none.astype(bool), none, none.astype(np.int64))

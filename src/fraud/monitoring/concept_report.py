@@ -1,4 +1,4 @@
-"""The report on concept drift: `concept.json` is the record, this is its page for people."""
+"""Render `concept.json` as an HTML page."""
 
 from typing import Any, Final
 
@@ -48,6 +48,6 @@ _PAGE: Final = """<!doctype html>
 
 
 def page(report: dict[str, Any]) -> str:
-    """The report as one HTML page that needs nothing else."""
+    """The report as one self-contained HTML page."""
     shown = Environment(autoescape=True, trim_blocks=True).from_string(_PAGE)
     return shown.render(names=list(report["figures"]), **report)

@@ -1,7 +1,7 @@
-"""Hold a sample of served answers against the batch scores of the same model: one model, two paths, one answer.
+"""Compare a sample of served answers with the nightly scores of the same transactions by the same model.
 
-`fraud skew` recomputes what serving saw; this looks at what two readers of the platform would see. A difference is
-either in the features (the batch knew other events than serving did) or in how the model was run.
+`fraud skew` compares served features with recomputed ones; this job compares two published results. A difference is
+caused by the features (batch and serving used other events) or by the way the model was run.
 """
 
 import datetime as dt
@@ -22,7 +22,7 @@ from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
 
 MAX_DIFFERENCE: Final = 1e-6
-"""Of probabilities, as docs/architecture.md allows across runtimes. On one machine the bits are equal."""
+"""Largest accepted difference of probabilities across runtimes. On one machine the bits are equal."""
 RECENT_DAYS: Final = 7
 EXAMPLES: Final = 5
 _COLUMNS: Final = ["transaction_id", "prediction_id", "event_us", "history", "fraud_probability", "is_fraud",
@@ -30,10 +30,12 @@ _COLUMNS: Final = ["transaction_id", "prediction_id", "event_us", "history", "fr
 
 
 class Config(JobConfig):
-    """Which answers, and how many."""
+    """Day and size of the sample."""
 
-    date: dt.date | None = Field(default=None, description="day of served_at; default: the last week of answers")
-    sample: int = Field(default=10_000, ge=1, description="answers a day, those whose transaction_id hashes lowest")
+    date: dt.date | None = Field(default=None, description="day of served_at; default the last week of answers")
+    sample: int = Field(
+        default=10_000, ge=1, description="answers per day: those with the lowest hash of transaction_id"
+    )
 
 
 class Result(JobResult):
@@ -41,14 +43,14 @@ class Result(JobResult):
 
     days: list[str]
     verdict: str
-    """ok | mismatch | nothing (no answer to compare)"""
+    """ok | mismatch | nothing (no answer could be compared)"""
     compared: int
     equal: int
-    """To the bit."""
+    """Equal bit for bit."""
     mismatches: int
-    """Probabilities farther apart than 1e-6, or another decision."""
+    """Answers whose probability differs by more than 1e-6, or whose decision differs."""
     features_differ: int
-    """Of the mismatches: the batch had other window features than serving had."""
+    """Mismatches with different window features in batch and serving."""
     worst: float
     skipped: dict[str, int]
     examples: list[str]
@@ -66,7 +68,7 @@ class _Tally:
 
 
 def run(config: Config, context: Context) -> Result:
-    """Compare the days asked for. Raises BadInputError for a day without answers."""
+    """Compare the requested days. Raises BadInputError for a day without answers."""
     lake = context.settings.lake_uri
     predictions = catalog.PREDICTIONS.at(lake)
     published = predictions.partitions()
@@ -79,7 +81,7 @@ def run(config: Config, context: Context) -> Result:
         events = answers["event_us"].to_numpy() // US_PER_DAY
         for day in np.unique(events).tolist():
             _compare(answers.filter(pa.array(events == day)), str(np.datetime64(day, "D")), lake, tally)
-        context.log.info("compared", day=served, compared=tally.compared, mismatches=tally.mismatches)
+        context.log.info("day compared", day=served, compared=tally.compared, mismatches=tally.mismatches)
     verdict = "mismatch" if tally.mismatches else "ok" if tally.compared else "nothing"
     return Result(
         days=days, verdict=verdict, compared=tally.compared, equal=tally.equal, mismatches=tally.mismatches,
@@ -89,7 +91,7 @@ def run(config: Config, context: Context) -> Result:
 
 
 def _sample(answers: pa.Table, most: int, tally: _Tally) -> pa.Table:
-    """The same answers of a day every time: those with a history, lowest id hashes first."""
+    """Sample the answers with a history, those with the lowest id hashes. Every run gives the same sample."""
     from pandas.util import hash_array  # noqa: PLC0415 - pandas takes a second to import
 
     stored = pc.equal(answers["history"], "store")
@@ -100,7 +102,7 @@ def _sample(answers: pa.Table, most: int, tally: _Tally) -> pa.Table:
 
 
 def _compare(answers: pa.Table, day: str, lake: str, tally: _Tally) -> None:
-    """One event day's answers against its scores."""
+    """Compare the answers of one event day with its scores."""
     scores, features = catalog.SCORES.at(lake), catalog.FEATURES.at(lake)
     manifest = scores.manifest(day)
     if manifest is None:
@@ -129,14 +131,15 @@ def _compare(answers: pa.Table, day: str, lake: str, tally: _Tally) -> None:
         return
     differ = _other_windows(answers.filter(pa.array(wrong)), features.read(day, ["transaction_id", *WINDOW_NAMES]))
     tally.features_differ += int(differ.sum())
-    for i, why in zip(np.flatnonzero(wrong)[:EXAMPLES].tolist(), differ.tolist(), strict=False):
-        name, said = answers["transaction_id"][i].as_py(), "other window features" if why else "equal window features"
-        tally.examples.append(f"{name}: served {served_p[i]!r}, batch {batch_p[i]!r}, {said}")
+    for i, differs in zip(np.flatnonzero(wrong)[:EXAMPLES].tolist(), differ.tolist(), strict=False):
+        name = answers["transaction_id"][i].as_py()
+        cause = "different window features" if differs else "equal window features"
+        tally.examples.append(f"{name}: served {served_p[i]!r}, batch {batch_p[i]!r}, {cause}")
     del tally.examples[EXAMPLES:]
 
 
 def _other_windows(answers: pa.Table, features: pa.Table) -> NDArray[np.bool_]:
-    """Where the batch's window features are not those that were served: bool[n]."""
+    """Whether the window features of batch and serving differ, bool[n]."""
     rows = features.take(pc.index_in(answers["transaction_id"], value_set=features["transaction_id"].combine_chunks()))
     other = np.zeros(answers.num_rows, dtype=np.bool_)
     for name in WINDOW_NAMES:

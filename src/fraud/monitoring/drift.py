@@ -1,8 +1,8 @@
-"""Compare the last days with what the production model was trained on: features, missing values, predictions.
+"""Compare recent features, missing values and scores with the data that the production model was trained on.
 
-Writes `<reports>/drift/<day>/drift.html` for people (Evidently) and `drift.json` for machines: the same bytes for the
-same inputs. Evidently's page holds random ids, so a run whose inputs did not change leaves both files alone.
-A column without enough values is not an error: docs/monitoring.md has the verdict for each case.
+Writes `<reports>/drift/<day>/drift.html` (Evidently) and `drift.json`. The JSON has the same bytes for the same inputs.
+The page contains random ids, so a run whose inputs did not change writes neither file. A column without enough values
+is not an error: docs/monitoring.md lists the verdict for each case.
 """
 
 import datetime as dt
@@ -38,33 +38,33 @@ FEATURES: Final = (
     "avg_amount_7d",
     "unique_merchants_30d",
 )
-"""What can drift. The day of the week cannot: it is the calendar, and differs when a window is not of whole weeks."""
+"""Compared features. The day of the week is not compared: its distribution depends on the days of the window."""
 PREDICTION: Final = "fraud_probability"
 CATEGORICAL: Final = ("merchant_category",)
 WARM_UP_US: Final = max(feature.window_us for feature in WINDOW_FEATURES)
 _FORMAT: Final = "2"
-"""Of the record. A report in another format is made again."""
+"""Format of the record. A report in another format is written again."""
 
 
 class Config(JobConfig):
-    """Which day's report."""
+    """Day of the report."""
 
     date: dt.date | None = Field(default=None, description="last day of the window; default the newest in `features`")
 
 
 class Result(JobResult):
-    """The verdict. `retrain` when more features drifted than params.yaml allows."""
+    """The verdict. `retrain` is true when more features drifted than params.yaml allows."""
 
     day: str
     verdict: str
-    """ok | drift | unknown (fewer rows than a verdict needs)"""
+    """ok | drift | unknown (too few rows)"""
     reason: str
     """Why the verdict is unknown; "" for the others."""
     retrain: bool
     drifted_share: float
     drifted_features: list[str]
     jumped_features: list[str]
-    """Those that the newest day alone moved by a lot."""
+    """Features that drifted on the newest day alone."""
     prediction_psi: float | None
     rows: int
     reference_rows: int
@@ -75,7 +75,7 @@ class Result(JobResult):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The current days and everything that decides the report's content."""
+    """The days of the window, and the hashes of all inputs of the report."""
 
     day: str
     days: list[str]
@@ -91,11 +91,13 @@ def run(config: Config, context: Context) -> Result:
     folder = f"{context.settings.reports_uri.rstrip('/')}/drift/{window.day}"
     before = reports.read(folder, "drift")
     if before is not None and before["made_from"] == window.made_from:
-        context.log.info("nothing changed since the last report", day=window.day)
+        context.log.info("report is up to date", day=window.day)
         return _result(before, f"{folder}/drift.html", changed=False)
     current = _current(window, context, artifact.version)
     reference = _reference(model_versions.reference(context.settings, artifact.run_id), context)
-    context.log.info("comparing", days=len(window.days), rows=current.num_rows, reference_rows=reference.num_rows)
+    context.log.info(
+        "comparison started", days=len(window.days), rows=current.num_rows, reference_rows=reference.num_rows
+    )
     measured, page = _measure(reference, current, window, context, artifact.version)
     reports.write(folder, "drift", page, measured)
     reports.expire(folder.rpartition("/")[0], context.settings.report_days)
@@ -120,7 +122,7 @@ def _window(config: Config, context: Context, artifact: "ModelArtifact") -> Wind
         "model_sha256": artifact.model_sha256,
         "run_id": artifact.run_id,
         "params": context.params.fingerprint("drift"),
-        "history_begins": published[0],
+        "first_day": published[0],
         "format": _FORMAT,
     }
     for name, dataset in (("features", features), ("scores", scores)):
@@ -131,7 +133,7 @@ def _window(config: Config, context: Context, artifact: "ModelArtifact") -> Wind
 
 
 def _current(window: Window, context: Context, version: str) -> pa.Table:
-    """A seeded sample of the window: INPUT's columns, the version's probability where it scored the row."""
+    """A sample of the window: INPUT's columns, and the version's probability if it scored the row."""
     features = catalog.FEATURES.at(context.settings.lake_uri)
     scores = catalog.SCORES.at(context.settings.lake_uri)
     rows = sum(manifest.rows for d in window.days if (manifest := features.manifest(d)) is not None)
@@ -139,8 +141,8 @@ def _current(window: Window, context: Context, version: str) -> pa.Table:
     sampled = pa.concat_tables(
         [INPUT.empty_table(), *(p.cast(INPUT) for d in window.days for p in _sample(features, d, INPUT.names, share))]
     )
-    expected = ["transaction_id", PREDICTION, "model_version"]
-    scored = [part for d in window.days for part in _sample(scores, d, expected, share)]
+    scored_columns = ["transaction_id", PREDICTION, "model_version"]
+    scored = [part for d in window.days for part in _sample(scores, d, scored_columns, share)]
     if not scored:
         return sampled.append_column(PREDICTION, pa.nulls(sampled.num_rows, pa.float32()))
     by_version = pa.concat_tables(scored)
@@ -150,8 +152,8 @@ def _current(window: Window, context: Context, version: str) -> pa.Table:
 
 
 def _sample(dataset: Dataset, day: str, columns: list[str], share: float) -> Iterator[pa.Table]:
-    """The rows whose transaction_id hashes into the first `share` of all hashes: the same rows in every dataset."""
-    from pandas.util import hash_array  # noqa: PLC0415 - half a second
+    """The rows whose hash of transaction_id is in the lowest `share` of all hashes: the same rows in every dataset."""
+    from pandas.util import hash_array  # noqa: PLC0415 - pandas takes half a second to import
 
     for uri in dataset.object_uris(day):
         with opened(uri) as file:
@@ -163,10 +165,10 @@ def _sample(dataset: Dataset, day: str, columns: list[str], share: float) -> Ite
 
 
 def _reference(table: pa.Table, context: Context) -> pa.Table:
-    """The training reference without the platform's first month, when windows could not be full yet.
+    """The training reference without the first 30 days of the lake, when windows are not complete yet.
 
-    A user's distinct merchants of 30 days grow over the first 30 days whatever the world does. Kept as it is where
-    that would leave too little.
+    For example, the number of distinct merchants in 30 days grows over these days without any drift. If too few rows
+    remain, the whole reference is used.
     """
     first_day = dt.date.fromisoformat(catalog.FEATURES.at(context.settings.lake_uri).partitions()[0])
     warm_us = (first_day - dt.date(1970, 1, 1)).days * US_PER_DAY + WARM_UP_US
@@ -238,7 +240,7 @@ def _measure(
 
 
 def _too_few(reference_rows: int, current_rows: int) -> str:
-    """Why there is no verdict; "" when there are rows enough."""
+    """Reason why there is no verdict; "" with enough rows."""
     short = [
         f"{rows:,} rows in {where}"
         for where, rows in (("the reference", reference_rows), ("the current window", current_rows))
@@ -248,9 +250,9 @@ def _too_few(reference_rows: int, current_rows: int) -> str:
 
 
 def _newest_day(reference: pa.Table, current: pa.Table, day: str) -> dict[str, float | None]:
-    """PSI of each feature, missing values included, on the window's last day alone; None when it has few rows.
+    """PSI of each feature, including missing values, on the last day of the window; None if it has too few rows.
 
-    A week's window takes days to follow what happens from one day to the next.
+    It detects a sudden change earlier than the window of several days.
     """
     first_us = (dt.date.fromisoformat(day) - dt.date(1970, 1, 1)).days * US_PER_DAY
     rows = current.filter(pc.greater_equal(current["event_timestamp"].cast(pa.int64()), first_us))
@@ -280,7 +282,7 @@ def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _share(which: NDArray[np.bool_]) -> float | None:
-    """Of rows; None when there are none."""
+    """Share of true values; None without rows."""
     return round(float(which.mean()), 6) if len(which) else None
 
 

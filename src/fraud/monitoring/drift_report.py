@@ -1,5 +1,5 @@
-"""The drift report: `drift.json` is the record, this is its page. Evidently draws the distributions, by our statistic:
-the one it would choose changes with the sample's size (docs/monitoring.md).
+"""Render `drift.json` as an HTML page. Evidently draws the distributions with our statistic, `fraud.stats.psi`, because
+its own choice of a statistic depends on the sample size (docs/monitoring.md).
 """
 
 from collections.abc import Collection, Mapping
@@ -57,9 +57,9 @@ _SUMMARY: Final = """<title>Drift {{ day }}</title>
 {%- else %}no{% endif %}
 <td>{{ prediction.notes|join("; ") }}</tr></table>
 <p><small>A feature drifted when the PSI of its values or of its missing share is {{ thresholds.psi }} or more;
-   the newest day alone counts from {{ thresholds.newest_day_psi }}. Retraining is requested when more than
-   {{ "%.0f"|format(100 * thresholds.drifted_share) }} % of the features drifted. Values are compared from
-   {{ "{:,}".format(thresholds.rows) }} on each side.
+   on the newest day alone, when it is {{ thresholds.newest_day_psi }} or more. Retraining is requested when more than
+   {{ "%.0f"|format(100 * thresholds.drifted_share) }} % of the features drifted. Values are compared if both
+   sides have at least {{ "{:,}".format(thresholds.rows) }}.
    {% if shown %}Below, the distributions of the columns whose values were compared.{% endif %}</small></p>
 </section>
 """
@@ -77,7 +77,7 @@ register_stattest(STATISTIC, _statistic)
 
 
 class _Distributions(DataDriftPreset):  # type: ignore[misc]
-    """Evidently's table of columns. Its own verdict is left out: it ignores missing values and the newest day."""
+    """Evidently's table of columns without its verdict, which ignores missing values and the newest day."""
 
     def render(
         self, context: Context, child_widgets: list[tuple[MetricId | None, list[BaseWidgetInfo]]] | None = None
@@ -89,9 +89,9 @@ class _Distributions(DataDriftPreset):  # type: ignore[misc]
 
 
 def page(record: Mapping[str, Any], reference: Columns, current: Columns, categorical: Collection[str]) -> str:
-    """The report as one HTML page. Where a column was compared, it holds Evidently's random element ids.
+    """The report as one HTML page. If a column was compared, the page contains Evidently's random element ids.
 
-    `reference` and `current` hold the columns whose values were compared: at least core.drift.MIN_ROWS in each.
+    `reference` and `current` have the columns whose values were compared, with at least psi.MIN_ROWS values each.
     """
     summary = Environment(autoescape=True, trim_blocks=True).from_string(_SUMMARY)
     top = summary.render(shown=bool(current), **record)
@@ -108,7 +108,7 @@ def _distributions(reference: Columns, current: Columns, categorical: Collection
         categorical_columns=[column for column in columns if column in categorical],
     )
     report = Report([_Distributions(columns=columns, method=STATISTIC.name, threshold=threshold)], include_tests=False)
-    # It correlates all numbers with each other, constant ones too.
+    # Evidently also correlates constant columns.
     with np.errstate(divide="ignore", invalid="ignore"):
         run = report.run(
             Dataset.from_pandas(pd.DataFrame(current), data_definition=definition),

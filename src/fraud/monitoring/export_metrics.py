@@ -1,4 +1,4 @@
-"""Answer `GET /metrics` until told to stop: the platform's figures that no service of its own exposes."""
+"""Serve `GET /metrics` for the parts of the platform that have no metrics of their own, until stopped."""
 
 import signal
 import threading
@@ -14,14 +14,14 @@ from fraud.monitoring.platform_metrics import PlatformMetrics
 
 
 class Config(JobConfig):
-    """Where to listen."""
+    """Address and port."""
 
     host: str = Field(default="127.0.0.1", description="address; 0.0.0.0 inside a container")
     port: int = Field(default=9108, ge=1, le=65535)
 
 
 class Result(JobResult):
-    """Why it ended."""
+    """Signal that stopped the job."""
 
     signal: str
 
@@ -31,14 +31,14 @@ def run(config: Config, context: Context) -> Result:
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     platform = PlatformMetrics(context.settings, MONITORED)
-    platform.collect()  # the first reading imports MLflow's client: longer than a scrape may take
+    platform.collect()  # imports MLflow's client, which takes longer than a scrape may take
     registry.register(platform)
-    told = threading.Event()
-    why: list[str] = []
+    stopping = threading.Event()
+    signals: list[str] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        why.append(signal.Signals(number).name)
-        told.set()
+        signals.append(signal.Signals(number).name)
+        stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
@@ -46,8 +46,8 @@ def run(config: Config, context: Context) -> Result:
         server, thread = start_http_server(config.port, config.host, registry)
     except OSError as error:
         raise UnavailableError(f"cannot listen on {config.host}:{config.port}", got=str(error)) from error
-    context.log.info("answering", url=f"http://{config.host}:{config.port}/metrics")
-    told.wait()
+    context.log.info("metrics server started", url=f"http://{config.host}:{config.port}/metrics")
+    stopping.wait()
     server.shutdown()
     thread.join()
-    return Result(signal=why[0])
+    return Result(signal=signals[0])

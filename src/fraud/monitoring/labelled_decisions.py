@@ -1,8 +1,8 @@
-"""What was decided about transactions, and what their labels said when they had reached a certain age.
+"""Join decisions about transactions with their labels at a given age.
 
-A decision is the answer that serving gave for the transaction, and the nightly score where it gave none. A label counts
-when it had come `maturity` days after the event's day; a fraud reported later is counted as late. A transaction about
-which nobody ever says anything counts as legitimate, as in training, and is counted too.
+A decision is the answer of serving, or the nightly score if there is no answer. A label counts if it was received
+within `maturity_days` after the day of the event; a fraud that was reported later is counted as late. A transaction
+without a label counts as legitimate, as in training, and is counted separately.
 """
 
 import datetime as dt
@@ -30,45 +30,46 @@ class Day:
     day: str
     outcomes: Outcomes
     served: int
-    """Decisions that serving gave."""
+    """Decisions of serving."""
     nightly: int
-    """Decisions of the nightly scores, where serving gave none."""
+    """Decisions of the nightly scores, for transactions without a decision of serving."""
     undecided: int
     """Transactions that this version neither answered nor scored."""
     late_frauds: int
-    """Reported as fraud after they had counted as legitimate."""
+    """Frauds that were reported after the label maturity."""
     unlabelled: int
-    """Nobody has said anything about them until now."""
+    """Transactions without a label."""
     unlabelled_stops: int
-    """Of those, the stopped ones: nobody has said whether rightly."""
+    """Stopped transactions without a label."""
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """The labels of some days, read once. Make it with `read`."""
+    """The labels of some days, read once. Create it with `read`."""
 
-    known: pa.Table
+    labels: pa.Table
     """contract.LABEL_COLUMNS, in any order."""
     maturity_days: int
     as_of: dt.datetime
-    """Nothing that was learned later counts."""
+    """Labels with a later ingestion time are ignored."""
 
     @classmethod
     def read(cls, lake_uri: str, first: str, as_of: dt.date, maturity_days: int) -> Self:
-        """For events from the day `first` on, as known at the end of the day `as_of`."""
-        known = catalog.LABELS.at(lake_uri).read_range(first, str(as_of))
-        return cls(known if known is not None else NO_LABELS, maturity_days, _end(as_of))
+        """Labels of events from the day `first` on, received until the end of the day `as_of`."""
+        labels = catalog.LABELS.at(lake_uri).read_range(first, str(as_of))
+        return cls(labels if labels is not None else NO_LABELS, maturity_days, _end(as_of))
 
-    def outcomes(self, day: str, rows: pa.Table, *, served: int) -> Day:
-        """Of a day's rows: transaction_id, user_id, amount, fraud_probability and is_fraud, null where undecided."""
-        mine = self.known.filter(pc.is_in(self.known["transaction_id"], rows["transaction_id"].combine_chunks()))
+    def judge(self, day: str, rows: pa.Table, *, served: int) -> Day:
+        """Join a day's rows with labels. `rows`: transaction_id, user_id, amount, fraud_probability and is_fraud, null
+        without a decision. `served`: number of decisions by serving."""
+        labels = self.labels.filter(pc.is_in(self.labels["transaction_id"], rows["transaction_id"].combine_chunks()))
         mature = _end(dt.date.fromisoformat(day) + dt.timedelta(days=self.maturity_days))
-        now, then = latest(mine, self.as_of), latest(mine, min(mature, self.as_of))
+        now, then = latest(labels, self.as_of), latest(labels, min(mature, self.as_of))
         frauds, frauds_then = (pc.filter(t["transaction_id"], t["is_fraud"]).combine_chunks() for t in (now, then))
         decided = rows.filter(pc.is_valid(rows["is_fraud"]))
         ids = decided["transaction_id"]
         is_fraud = pc.is_in(ids, frauds_then).to_numpy()
-        silent = pc.invert(pc.is_in(ids, now["transaction_id"].combine_chunks())).to_numpy()
+        unlabelled = pc.invert(pc.is_in(ids, now["transaction_id"].combine_chunks())).to_numpy()
         stopped = decided["is_fraud"].to_numpy()
         return Day(
             day,
@@ -78,21 +79,21 @@ class Labelled:
             ),
             served=served, nightly=decided.num_rows - served, undecided=rows.num_rows - decided.num_rows,
             late_frauds=int((pc.is_in(ids, frauds).to_numpy() & ~is_fraud).sum()),
-            unlabelled=int(silent.sum()), unlabelled_stops=int((silent & stopped).sum()),
+            unlabelled=int(unlabelled.sum()), unlabelled_stops=int((unlabelled & stopped).sum()),
         )  # fmt: skip
 
 
 class Decisions:
-    """What one model version decided, of events of the days [first, last]."""
+    """Decisions of one model version about events of the days [first, last]."""
 
     def __init__(self, lake_uri: str, version: str, first: str, last: str) -> None:
         self._lake, self._version = lake_uri, version
         bounds = [(dt.date.fromisoformat(day) - _EPOCH).days for day in (first, last)]
         self._first_us, self._end_us = bounds[0] * US_PER_DAY, (bounds[1] + 1) * US_PER_DAY
-        self._served = self._answers()
+        self._served = self._first_answers()
 
     def of(self, day: str) -> tuple[pa.Table, int]:
-        """The day's rows for `Labelled.outcomes`, and how many of the decisions serving gave."""
+        """The day's rows for `Labelled.judge`, and the number of decisions by serving."""
         rows = catalog.TRANSACTIONS.at(self._lake).read(day, ["transaction_id", "user_id", "amount"])
         scores = catalog.SCORES.at(self._lake)
         nightly = _NO_DECISIONS
@@ -105,18 +106,18 @@ class Decisions:
         decided = pa.concat_tables([t.cast(_NO_DECISIONS.schema) for t in (served, rest)])
         return rows.join(decided, "transaction_id").sort_by("transaction_id"), served.num_rows
 
-    def _answers(self) -> pa.Table:
-        """The first answer to each transaction. Its day in the log is when it was asked, not when it happened."""
+    def _first_answers(self) -> pa.Table:
+        """The first answer to each transaction. The log is partitioned by time of the answer, not by event time."""
         log, columns = catalog.PREDICTIONS.at(self._lake), [*_DECIDED, "event_us", "served_us", "model_version"]
         schema = _NO_DECISIONS.schema.append(pa.field("served_us", pa.int64()))
         found = [schema.empty_table()]
         for day in log.partitions():
             table = log.read(day, columns)
-            expected = pc.and_(
+            selected = pc.and_(
                 pc.and_(pc.greater_equal(table["event_us"], self._first_us), pc.less(table["event_us"], self._end_us)),
                 pc.and_(pc.equal(table["model_version"], self._version), pc.is_valid(table["transaction_id"])),
             )
-            found.append(table.filter(expected).select(schema.names).cast(schema))
+            found.append(table.filter(selected).select(schema.names).cast(schema))
         answers = pa.concat_tables(found).sort_by([("transaction_id", "ascending"), ("served_us", "ascending")])
         names = answers["transaction_id"].to_numpy(zero_copy_only=False)
         first = np.unique(names, return_index=True)[1] if len(names) else np.array([], dtype=np.int64)

@@ -1,7 +1,7 @@
-"""What lake, jobs, reports, registry and services say, as Prometheus reads it. Nothing is kept between two scrapes.
+"""Collect metrics of lake, jobs, reports, registry and services at each scrape, without state.
 
-Every source is read for itself: one that cannot be read yields no figures and `fraud_source_up` 0, the others
-go on. A figure that does not exist yet (no score, no report) has no series. docs/adr/0020 says why it is done this way.
+Sources are read independently. A source that cannot be read gives `fraud_source_up` 0 and no other metrics. A value
+that does not exist yet (no score, no report) has no series. docs/adr/0020-batch-metrics-by-exporter.md has the reasons.
 """
 
 import json
@@ -31,14 +31,14 @@ _AIRFLOW_OPTIONAL: Final = ("triggerer",)
 BASELINE_DAYS: Final = 28
 MIN_BASELINE_DAYS: Final = 7
 ASSUMED_SPREAD: Final = 0.25
-"""Relative standard deviation of a day's share of flagged transactions, where too few days were scored to say."""
+"""Relative standard deviation of a day's share of flagged transactions, assumed until MIN_BASELINE_DAYS were scored."""
 _PROBE_SECONDS: Final = 2.0
 _UNREADABLE: Final = (FraudError, OSError, redis.RedisError, httpx.HTTPError, KeyError, ValueError)
-"""What a source that is down or holds something unexpected raises."""
+"""Errors of a source that is down or has unexpected content."""
 
 
 class PlatformMetrics:
-    """All sources. `jobs` are the names whose runs are kept."""
+    """Collector of all sources. `jobs` are the names of the monitored jobs."""
 
     def __init__(self, settings: Settings, jobs: Iterable[str]) -> None:
         self._settings, self._jobs = settings, sorted(jobs)
@@ -52,16 +52,16 @@ class PlatformMetrics:
         }
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: registering must not read the sources."""
+        """Nothing, so that registration does not read the sources."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Read every source. A scrape that was given up must not make the next one slower: they queue."""
+        """Read every source. Scrapes are serialized, so an abandoned scrape does not run in parallel with the next."""
         with self._one_at_a_time:
             return iter(list(self._collect()))
 
     def _collect(self) -> Iterator[Metric]:
-        up = GaugeMetricFamily("fraud_source_up", "1 when this source of figures could be read", labels=["source"])
+        up = GaugeMetricFamily("fraud_source_up", "1 when this source could be read", labels=["source"])
         for name, read in self._sources.items():
             try:
                 families = list(read())
@@ -71,13 +71,13 @@ class PlatformMetrics:
                 up.add_metric([name], 1)
                 yield from families
         yield up
-        docs = GaugeMetricFamily("fraud_docs_info", "Where docs/ can be read", labels=["url"])
+        docs = GaugeMetricFamily("fraud_docs_info", "URL of docs/", labels=["url"])
         docs.add_metric([self._settings.docs_url], 1)
         yield docs
 
 
 def _gauge(name: str, text: str, values: Mapping[str, float | None], label: str = "") -> Iterator[Metric]:
-    """One family; no series for None. Without a label, `values` holds one entry under ""."""
+    """One metric family, without series for None. Without a label, `values` has one entry with the key ""."""
     family = GaugeMetricFamily(name, text, labels=[label] if label else [])
     for key, value in values.items():
         if value is not None:
@@ -95,7 +95,7 @@ def _day_seconds(day: str) -> float:
 
 
 def lake(lake_uri: str) -> Iterator[Metric]:
-    """Newest day, its rows and when it was published, by dataset."""
+    """Newest day of each dataset, its rows and the time of its publication."""
     newest: dict[str, float | None] = {}
     published: dict[str, float | None] = {}
     rows: dict[str, float | None] = {}
@@ -109,35 +109,37 @@ def lake(lake_uri: str) -> Iterator[Metric]:
         newest[name], rows[name] = _day_seconds(days[-1]), manifest.rows
         published[name] = fs.modified(path).timestamp()
     yield from _gauge("fraud_dataset_newest_day_seconds", "Midnight UTC of the newest day", newest, "dataset")
-    yield from _gauge("fraud_dataset_published_seconds", "When the newest day was last published", published, "dataset")
+    yield from _gauge(
+        "fraud_dataset_published_seconds", "Time of the last publication of the newest day", published, "dataset"
+    )
     yield from _gauge("fraud_dataset_rows", "Rows of the newest day", rows, "dataset")
 
 
 def jobs_last_runs(job_runs_uri: str, jobs: Iterable[str]) -> Iterator[Metric]:
-    """How each job's last run went, and what ingest and training found."""
+    """Last run of each job, and results of ingest, consistency and training."""
     runs = {job: run for job in jobs if (run := job_runs.last(job_runs_uri, job)) is not None}
     done = {job: run for job in jobs if (run := job_runs.last_success(job_runs_uri, job)) is not None}
     ended = {job: run for job, run in runs.items() if run.exit_code is not None}
-    # A refusal by a gate is an answer, not a failure.
+    # Exit code 3, a refusal, is not a failure.
     failed = {job: float(run.exit_code not in (0, 3)) for job, run in ended.items()}
     running = {job: float(run.exit_code is None) for job, run in runs.items()}
     seconds = {job: (run.finished_s or run.started_s) - run.started_s for job, run in done.items()}
-    yield from _gauge("fraud_job_failed", "1 when the last run that ended failed", failed, "job_name")
-    yield from _gauge("fraud_job_running", "1 when the last run has begun and not ended", running, "job_name")
+    yield from _gauge("fraud_job_failed", "1 when the last finished run failed", failed, "job_name")
+    yield from _gauge("fraud_job_running", "1 when the last run has not finished", running, "job_name")
     started = {job: run.started_s for job, run in runs.items()}
-    yield from _gauge("fraud_job_started_seconds", "When the last run began", started, "job_name")
+    yield from _gauge("fraud_job_started_seconds", "Start time of the last run", started, "job_name")
     succeeded = {job: run.finished_s for job, run in done.items()}
-    yield from _gauge("fraud_job_succeeded_seconds", "When the last good run ended", succeeded, "job_name")
-    yield from _gauge("fraud_job_duration_seconds", "How long the last good run took", seconds, "job_name")
+    yield from _gauge("fraud_job_succeeded_seconds", "End time of the last successful run", succeeded, "job_name")
+    yield from _gauge("fraud_job_duration_seconds", "Duration of the last successful run", seconds, "job_name")
     if (ingest := done.get("ingest")) and ingest.result:
         names = {"accepted": "accepted", "quarantined": "quarantined", "duplicate": "duplicates"}
         counts = {outcome: ingest.result.get(field) for outcome, field in names.items()}
-        yield from _gauge("fraud_ingest_rows", "Rows of the last delivery, by what became of them", counts, "outcome")
+        yield from _gauge("fraud_ingest_rows", "Rows of the last ingest, by outcome", counts, "outcome")
     if (consistency := done.get("consistency")) and consistency.result:
         compared, mismatches = consistency.result.get("compared"), consistency.result.get("mismatches")
-        text = "Served answers that were held against batch scores of the same model"
+        text = "Served answers that were compared with batch scores of the same model"
         yield from _one("fraud_consistency_compared", text, compared)
-        yield from _one("fraud_consistency_mismatches", "Of those, the ones that differ", mismatches)
+        yield from _one("fraud_consistency_mismatches", "Compared answers that differ", mismatches)
     if (train := done.get("train")) and train.result:
         gates = {str(gate["name"]): float(gate["passed"]) for gate in train.result.get("gates") or ()}
         yield from _gauge("fraud_gate_passed", "1 when the newest candidate passed this gate", gates, "gate")
@@ -166,38 +168,48 @@ def _newest_report(reports_uri: str, kind: str) -> tuple[str, Mapping[str, Any]]
 
 
 def _drift(report: Mapping[str, Any]) -> Iterator[Metric]:
-    """A report of before there was a figure for the newest day is read too."""
+    """Older reports have no value for the newest day."""
     features = report["features"]
     verdict = None if report["verdict"] == "unknown" else float(report["verdict"] == "drift")
-    yield from _one("fraud_drift_found", "1 when the newest report found drift; none when it could not say", verdict)
+    yield from _one(
+        "fraud_drift_found", "1 when the verdict of the newest report is drift; no series when it is unknown", verdict
+    )
     yield from _one("fraud_drift_share", "Share of the features that drifted", report["drifted_share"])
     limits = report["thresholds"]
-    yield from _one("fraud_drift_share_limit", "Share that asks for retraining", limits["drifted_share"])
+    yield from _one(
+        "fraud_drift_share_limit",
+        "Share of drifted features above which training is requested",
+        limits["drifted_share"],
+    )
     yield from _one("fraud_drift_psi_limit", "PSI from which a feature counts as drifted", limits["psi"])
     text = "PSI of one feature on the newest day from which the verdict is drift"
     yield from _one("fraud_drift_newest_day_psi_limit", text, limits.get("newest_day_psi"))
     psi = {name: values["psi"] for name, values in features.items()}
     yield from _gauge("fraud_drift_psi", "Population stability index against the training part", psi, "feature")
     newest = {name: values.get("newest_day_psi") for name, values in features.items()}
-    yield from _gauge("fraud_drift_newest_day_psi", "The same of the newest day alone", newest, "feature")
+    yield from _gauge(
+        "fraud_drift_newest_day_psi", "Population stability index of the newest day alone", newest, "feature"
+    )
     missing = {name: values["missing"]["current"] for name, values in features.items()}
     yield from _gauge("fraud_drift_missing_share", "Share of missing values", missing, "feature")
     unknown = report["unknown_category"]["current"]
-    yield from _one("fraud_drift_unknown_category_share", "Share of categories taken as other", unknown)
+    yield from _one("fraud_drift_unknown_category_share", "Share of unknown categories", unknown)
     prediction = report["prediction"]["psi"]
     yield from _one("fraud_drift_prediction_psi", "Population stability index of the probability", prediction)
-    yield from _one("fraud_drift_rows", "Rows the newest report looked at", report["rows"])
+    yield from _one("fraud_drift_rows", "Rows in the newest report", report["rows"])
 
 
 def _concept(report: Mapping[str, Any]) -> Iterator[Metric]:
     verdict = None if report["verdict"] == "unknown" else float(report["verdict"] == "drift")
-    text = "1 when decisions break the promise of the holdout; none when nothing can be said yet"
+    text = "1 when decisions are worse than on the holdout; no series when the verdict is unknown"
     yield from _one("fraud_concept_drift_found", text, verdict)
-    yield from _one("fraud_concept_evidence", "Evidence against the promise of the holdout", report["evidence"])
-    yield from _one("fraud_concept_evidence_limit", "Evidence from which it counts as broken", report["limit"])
+    yield from _one(
+        "fraud_concept_evidence", "Evidence that decisions are worse than on the holdout", report["evidence"]
+    )
+    yield from _one("fraud_concept_evidence_limit", "Evidence from which the verdict is drift", report["limit"])
     for name, text, figures in (
-        ("fraud_concept_figure", "What decisions achieved on days with mature labels", report["figures"]),
-        ("fraud_concept_promise", "The same over the holdout", report["promise"]["figures"]),
+        ("fraud_concept_figure", "Figures of decisions on days with mature labels", report["figures"]),
+        ("fraud_concept_promise", "Figures of decisions on the holdout", report["promise"]["figures"]),
     ):
         yield from _gauge(name, text, {figure: values[0] for figure, values in figures.items()}, "figure")
     days = report["days"]
@@ -205,53 +217,56 @@ def _concept(report: Mapping[str, Any]) -> Iterator[Metric]:
     counts: dict[str, float | None] = {
         name: sum(day[name] for day in days) for name in ("frauds", "late_frauds", "unlabelled", "unlabelled_stops")
     }
-    text = "Transactions of those days, by what became known: frauds in time, too late, nothing, nothing of a stop"
+    text = (
+        "Transactions of those days: frauds reported in time, reported late, without a label, stopped without a label"
+    )
     yield from _gauge("fraud_concept_labels", text, counts, "known")
 
 
 def _skew(report: Mapping[str, Any]) -> Iterator[Metric]:
-    yield from _one("fraud_skew_rows", "Served answers whose windows were computed again", report["compared"])
+    yield from _one("fraud_skew_rows", "Served answers whose window features were recomputed", report["compared"])
     wrong: dict[str, float | None] = {
         name: counts["mismatch"] + counts["missing"] + counts["extra"] for name, counts in report["features"].items()
     }
     wrong["fraud_probability"] = report["probabilities"]["wrong"]
-    yield from _gauge("fraud_skew_mismatches", "Served values that differ from the recomputed", wrong, "feature")
-    yield from _one("fraud_skew_events_lost", "Events the online store should hold and does not", report["events_lost"])
+    yield from _gauge("fraud_skew_mismatches", "Served values that differ from the recomputed ones", wrong, "feature")
+    yield from _one("fraud_skew_events_lost", "Events that are missing in the online store", report["events_lost"])
 
 
 def registry(settings: Settings) -> Iterator[Metric]:
-    """The Production version, and what its answers should look like."""
-    # Asked first by a client that gives up at once: MLflow's own tries longer than a scrape may take.
+    """The production version, and the expected distribution of its answers."""
+    # Checked first with a short timeout: MLflow's client retries longer than a scrape may take.
     httpx.get(f"{settings.mlflow_url}/health", timeout=_PROBE_SECONDS).raise_for_status()
     with registry_errors():
         client = mlflow_client.client(settings)
         version = lookup(client.get_model_version_by_alias, model_versions.MODEL_NAME, model_versions.PRODUCTION)
     if version is None:
         return
-    info = GaugeMetricFamily("fraud_production_info", "1 for the Production version", labels=["version", "level"])
+    info = GaugeMetricFamily("fraud_production_info", "1 for the production version", labels=["version", "level"])
     info.add_metric([str(version.version), version.tags.get("level", "")], 1)
     yield info
     amount, flagged = _training_means(settings, version.run_id, float(version.tags["threshold"]))
     ratio, spread = _flagged_baseline(settings.lake_uri, str(version.version), flagged)
     yield from _one("fraud_baseline_amount_mean", "Mean amount of the training part, USD", amount)
-    yield from _one("fraud_baseline_flagged_ratio", "Share the Production version flags on scored days", ratio)
+    yield from _one(
+        "fraud_baseline_flagged_ratio", "Share of transactions that the production version flags on scored days", ratio
+    )
     yield from _one("fraud_baseline_flagged_ratio_sigma", "Standard deviation of that share between days", spread)
 
 
 @lru_cache(maxsize=2)
 def _training_means(settings: Settings, run_id: str, threshold: float) -> tuple[float | None, float | None]:
-    """Mean amount and flagged share of the run's reference, None without rows. A run's artifacts never change, so
-    reading once will do."""
+    """Mean amount and flagged share of the run's reference; None without rows. Cached, because artifacts of a run do
+    not change."""
     table = model_versions.reference(settings, run_id)
     flagged = pc.mean(pc.greater_equal(table["fraud_probability"], threshold).cast("float64")).as_py()
     return pc.mean(table["amount"]).as_py(), flagged
 
 
 def _flagged_baseline(lake_uri: str, version: str, trained: float | None) -> tuple[float | None, float | None]:
-    """Mean and standard deviation between days of the flagged share over the newest days this version scored.
+    """Mean and standard deviation of the daily flagged share over the newest days that this version scored.
 
-    Scored days were not trained on, so they come before the training part's own share; but a deviation of fewer than
-    MIN_BASELINE_DAYS says nothing, and ASSUMED_SPREAD stands in.
+    With fewer than MIN_BASELINE_DAYS scored days, the share on the training reference and ASSUMED_SPREAD are used.
     """
     scores = catalog.SCORES.at(lake_uri)
     days: list[tuple[int, int]] = []
@@ -266,21 +281,23 @@ def _flagged_baseline(lake_uri: str, version: str, trained: float | None) -> tup
 
 
 def services(settings: Settings) -> Iterator[Metric]:
-    """Whether what has no metrics of its own answers, and how full the online store is."""
-    up: dict[str, float | None] = {"mlflow": _answers(f"{settings.mlflow_url}/health")}
+    """Health of services without metrics of their own, and memory of the online store."""
+    up: dict[str, float | None] = {"mlflow": _healthy(f"{settings.mlflow_url}/health")}
     if settings.airflow_url:
         up |= _airflow(settings.airflow_url)
     store = _online_store(settings)
     up["online-store"] = float(store is not None)
-    yield from _gauge("fraud_service_up", "1 when the service says that it is well", up, "service")
+    yield from _gauge("fraud_service_up", "1 when the health check of the service succeeds", up, "service")
     if store is not None:
-        yield from _one("fraud_online_store_memory_bytes", "Memory the online store uses", store["used_memory"])
-        yield from _one("fraud_online_store_memory_limit_bytes", "0: no limit", store["maxmemory"])
+        yield from _one("fraud_online_store_memory_bytes", "Used memory of the online store", store["used_memory"])
+        yield from _one(
+            "fraud_online_store_memory_limit_bytes", "Memory limit of the online store; 0: no limit", store["maxmemory"]
+        )
         keys = math.fsum(space["keys"] for name, space in store.items() if name.startswith("db"))
         yield from _one("fraud_online_store_keys", "Keys in the online store", keys)
 
 
-def _answers(url: str) -> float:
+def _healthy(url: str) -> float:
     try:
         httpx.get(url, timeout=_PROBE_SECONDS).raise_for_status()
     except httpx.HTTPError:
@@ -289,15 +306,15 @@ def _answers(url: str) -> float:
 
 
 def _airflow(url: str) -> dict[str, float | None]:
-    """Each component by its heartbeat, as the API server reports it; of the others nothing is known without that."""
+    """Health of each component, as reported by the API server; only the API server if it does not answer."""
     try:
         parts = httpx.get(f"{url}/api/v2/monitor/health", timeout=_PROBE_SECONDS).raise_for_status().json()
     except httpx.HTTPError:
         return {"airflow-api-server": 0.0}
     statuses = {part: (state or {}).get("status") for part, state in parts.items()}
-    # A component that never ran has no status: not well, unless a stack can do without it.
-    known = {part: status for part, status in statuses.items() if status or part not in _AIRFLOW_OPTIONAL}
-    healthy = {f"airflow-{part.replace('_', '-')}": float(status == "healthy") for part, status in known.items()}
+    # A component that never ran has no status. It is unhealthy, unless it is optional.
+    required = {part: status for part, status in statuses.items() if status or part not in _AIRFLOW_OPTIONAL}
+    healthy = {f"airflow-{part.replace('_', '-')}": float(status == "healthy") for part, status in required.items()}
     return {"airflow-api-server": 1.0, **healthy}
 
 

@@ -1,7 +1,8 @@
-"""Recompute what serving saw from what the lake has, and compare, bit by bit.
+"""Compare the features and probabilities of served answers with values recomputed from the lake, bit for bit.
 
-Every logged answer of a day is checked: its window features as known at its sequence, its own fields against the
-transaction that landed, its probability against its model version. `core.skew` says what is taken from where.
+For every logged answer of a day, the window features are recomputed at its sequence, its own fields are compared with
+the ingested transaction, and its probability is recomputed with its model version. `fraud.stats.served_skew` describes
+the sources of the values.
 """
 
 import datetime as dt
@@ -35,21 +36,21 @@ FEATURES: Final = (*WINDOW_NAMES, *OWN_FIELDS)
 
 
 class Config(JobConfig):
-    """Which day of answers."""
+    """Day of the answers."""
 
     date: dt.date | None = Field(
-        default=None, description="day of served_at; default: every day of the last week whose check is out of date"
+        default=None, description="day of served_at; default all days of the last week whose check is out of date"
     )
 
 
 class Result(JobResult):
-    """What was compared. `verdict` is "skew" when anything served differs from what is recomputed."""
+    """The comparison. `verdict` is "skew" when a served value differs from the recomputed one."""
 
     days: list[str]
     verdict: str
-    """ok | skew | nothing (no answer, or none of which anything can be compared)"""
+    """ok | skew | nothing (no value could be compared)"""
     retrain: bool
-    """Whether there is skew: a model is learned again from what is served now."""
+    """Whether there is skew. Training is requested then."""
     records: int
     compared: int
     """Answers whose window features were recomputed."""
@@ -61,15 +62,15 @@ class Result(JobResult):
     probabilities: dict[str, float]
     """checked, wrong, worst, unchecked"""
     contradicted: int
-    """Answers to one of several deliveries of an id that contradict each other, of which the lake keeps another."""
+    """Answers to a delivery of an id of which the lake keeps another delivery with a different content."""
     events_lost: int
-    """Events the online store should hold and does not."""
+    """Events that are missing in the online store."""
     report_uri: str
     changed: bool
 
 
 def run(config: Config, context: Context) -> Result:
-    """Check the days asked for. Raises UnavailableError when the online store or the registry does not answer."""
+    """Check the requested days. Raises UnavailableError when the online store or the registry does not answer."""
     lake = context.settings.lake_uri
     predictions, transactions = catalog.PREDICTIONS.at(lake), catalog.TRANSACTIONS.at(lake)
     published = predictions.partitions()
@@ -82,7 +83,7 @@ def run(config: Config, context: Context) -> Result:
         report = reports.read(f"{root}/{day}", "skew")
         if report is None or report["made_from"] != made_from:
             records = predictions.read(day).to_pylist()
-            context.log.info("checking answers", day=day, records=len(records))
+            context.log.info("skew check started", day=day, records=len(records))
             report = {**_check(records, context).report(), "day": day, "made_from": made_from}
             reports.write(f"{root}/{day}", "skew", skew_report.page(report), report)
             changed = True
@@ -92,7 +93,7 @@ def run(config: Config, context: Context) -> Result:
 
 
 def _made_from(day: str, predictions: Dataset, transactions: Dataset) -> dict[str, str]:
-    """The answers, and the whole lake: an answer's transaction may land later, and its history may change."""
+    """Hashes of the answers and of all transactions: a transaction may land later, and histories may change."""
     landed = [manifest.content_sha256 for d in transactions.partitions() if (manifest := transactions.manifest(d))]
     served = predictions.manifest(day)
     return {
@@ -110,18 +111,18 @@ def _check(records: list[Record], context: Context) -> served_skew.Tally:
         else:
             tally.skipped[reason] += 1
     if stored:
-        known = ServedHistory.load(context.settings, stored)
-        _check_windows(stored, known, tally)
-        _check_own_fields(stored, known.landed, context, tally)
-        _check_completeness(known, context, tally)
+        histories = ServedHistory.load(context.settings, stored)
+        _check_windows(stored, histories, tally)
+        _check_own_fields(stored, histories.landed, context, tally)
+        _check_completeness(histories, context, tally)
     _check_probabilities(records, context, tally)
     return tally
 
 
-def _check_windows(stored: list[Record], known: ServedHistory, tally: served_skew.Tally) -> None:
-    """Each answer's windows over the events known before it. The lake's word counts before the log's."""
+def _check_windows(stored: list[Record], histories: ServedHistory, tally: served_skew.Tally) -> None:
+    """Compare window features with those recomputed over the events before each answer."""
     for record in stored:
-        again = known.windows(record)
+        again = histories.windows(record)
         if isinstance(again, str):
             tally.skipped[again] += 1
             continue
@@ -131,17 +132,17 @@ def _check_windows(stored: list[Record], known: ServedHistory, tally: served_ske
 
 
 def _check_own_fields(stored: list[Record], landed: pa.Table, context: Context, tally: served_skew.Tally) -> None:
-    """What the request said against the transaction that landed under the same id."""
-    expected = pa.array([record["transaction_id"] for record in stored])
-    rows = landed.filter(pc.is_in(landed["transaction_id"], expected))
+    """Compare the fields of each request with the ingested transaction of the same id."""
+    ids = pa.array([record["transaction_id"] for record in stored])
+    rows = landed.filter(pc.is_in(landed["transaction_id"], ids))
     rows = rows.append_column("event_us", pa.array(event_us(rows)))
     by_id = {row["transaction_id"]: row for row in rows.select(["transaction_id", *OWN_FIELDS]).to_pylist()}
     tally.not_landed += sum(record["transaction_id"] not in by_id for record in stored)
     pairs = [(record, by_id[name]) for record in stored if (name := record["transaction_id"]) in by_id]
-    apart = [not all(served_skew.same(record[name], row[name]) for name in OWN_FIELDS) for record, row in pairs]
-    requested = {record["transaction_id"] for (record, _), differs in zip(pairs, apart, strict=True) if differs}
-    delivered = _delivered(context.settings.landing_uri, requested) if requested else set()
-    for (record, row), differs in zip(pairs, apart, strict=True):
+    different = [not all(served_skew.same(record[name], row[name]) for name in OWN_FIELDS) for record, row in pairs]
+    suspects = {record["transaction_id"] for (record, _), differs in zip(pairs, different, strict=True) if differs}
+    delivered = _delivered(context.settings.landing_uri, suspects) if suspects else set()
+    for (record, row), differs in zip(pairs, different, strict=True):
         if differs and _fingerprint(record) in delivered:
             tally.contradicted += 1
             continue
@@ -150,11 +151,11 @@ def _check_own_fields(stored: list[Record], landed: pa.Table, context: Context, 
 
 
 Fingerprint = tuple[str, int, int, str, float | None]
-"""Transaction id, event time in us, amount in 1/10,000 USD, category, distance: what two deliveries can differ in."""
+"""Transaction id, event time in us, amount in 1/10,000 USD, category, distance."""
 
 
 def _delivered(landing_uri: str, transactions: set[str]) -> set[Fingerprint]:
-    """Every way in which the source told of these transactions, cleaned as ingest and serving do."""
+    """Fingerprints of all deliveries of these transactions, cleaned as in ingest and serving."""
     rows = landing.delivered(landing_uri, transactions)
     rows = rows.filter(pc.and_(pc.is_valid(rows["event_timestamp"]), pc.is_valid(rows["amount"])))
     rows = rows.append_column("event_us", pa.array(event_us(rows))).to_pylist()
@@ -169,21 +170,23 @@ def _fingerprint(row: Record) -> Fingerprint:
     return row["transaction_id"], row["event_us"], units, row["merchant_category"], row["distance_from_home"]
 
 
-def _check_completeness(known: ServedHistory, context: Context, tally: served_skew.Tally) -> None:
-    """Events of days that materialize says it loaded as they are now, and that the store does not hold."""
-    transactions, loaded = catalog.TRANSACTIONS.at(context.settings.lake_uri), known.materialized
+def _check_completeness(histories: ServedHistory, context: Context, tally: served_skew.Tally) -> None:
+    """Count missing events of days that materialize loaded with their current content."""
+    transactions, loaded = catalog.TRANSACTIONS.at(context.settings.lake_uri), histories.materialized
     whole = [d for d, digest in loaded.items() if (m := transactions.manifest(d)) and m.content_sha256 == digest]
-    delivered = known.landed.filter(pc.is_in(known.landed["dt"], pa.array(whole, pa.string()))).sort_by("user_id")
+    delivered = histories.landed.filter(pc.is_in(histories.landed["dt"], pa.array(whole, pa.string()))).sort_by(
+        "user_id"
+    )
     ids, at_us = id_hashes(delivered["transaction_id"].to_pylist()), event_us(delivered)
     users, starts = np.unique(np.array(delivered["user_id"].to_pylist(), dtype=object), return_index=True)
     for user, (start, stop) in zip(users, pairwise([*starts, len(ids)]), strict=True):
-        tally.events_lost += served_skew.lost(known.orders[user], ids[start:stop], at_us[start:stop])
+        tally.events_lost += served_skew.lost(histories.orders[user], ids[start:stop], at_us[start:stop])
 
 
 def _check_probabilities(records: list[Record], context: Context, tally: served_skew.Tally) -> None:
-    """Each answer's probability again, from its own logged fields and the model version it names."""
+    """Recompute the probability of each answer from its logged fields and its model version."""
     from fraud.registry import model_versions  # noqa: PLC0415 - mlflow takes seconds to import
-    from fraud.scoring.onnx_session import OnnxModel  # noqa: PLC0415 - a day without answers needs no model
+    from fraud.scoring.onnx_session import OnnxModel  # noqa: PLC0415 - not needed for a day without answers
 
     by_version: dict[str, list[Record]] = {}
     for record in records:
@@ -195,7 +198,7 @@ def _check_probabilities(records: list[Record], context: Context, tally: served_
         try:
             artifact = model_versions.fetch(context.settings, int(version))
         except RefusedError as error:
-            context.log.warning("a served model version cannot be used any more", model_version=version, why=str(error))
+            context.log.warning("served model version not available", model_version=version, reason=str(error))
             tally.probabilities_unchecked += len(some)
             continue
         again = OnnxModel(artifact.model).probabilities(_vectors(some)).astype(np.float64)
@@ -225,11 +228,11 @@ def _vectors(records: list[Record]) -> NDArray[np.float32]:
 
 def _result(days: list[str], found: list[dict[str, Any]], root: str, *, changed: bool) -> Result:
     def total(*keys: str) -> dict[str, float]:
-        """Sums over the days of the numbers at a place of the reports; of `worst` the largest."""
+        """Sum numbers at a path of the reports over the days; the maximum for `worst`."""
         sums: dict[str, float] = {}
         for report in found:
             for key in keys:
-                report = report[key]  # noqa: PLW2901 - walking down
+                report = report[key]  # noqa: PLW2901 - follows the path
             for name, number in report.items():
                 if isinstance(number, int | float):
                     sums[name] = max(sums.get(name, 0.0), number) if name == "worst" else sums.get(name, 0) + number

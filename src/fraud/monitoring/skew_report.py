@@ -1,4 +1,4 @@
-"""The skew report: `skew.json` is the record, this is its page for people."""
+"""Render `skew.json` as an HTML page."""
 
 from typing import Any, Final
 
@@ -17,18 +17,18 @@ _PAGE: Final = """<!doctype html>
 <h1>Skew of the answers of {{ day }}: <span class="{{ verdict }}">{{ verdict }}</span></h1>
 <p>{% if records %}{{ count(records) }} answers. Window features were recomputed for {{ count(compared) }} of them.
    {{ count(not_landed) }} transactions have not landed in the lake yet. {{ count(contradicted) }} answers belong to an
-   id that was delivered several times with different contents, of which the lake keeps another one.
+   id that was delivered several times with different contents; the lake keeps another one of these deliveries.
    {{ count(events_lost) }} events are missing in the online store.{% else %}There are no answers to check.{% endif %}
    {% if records and verdict == "nothing" %}Nothing could be compared.{% endif %}</p>
 <table><tr><th>feature<th>equal<th>mismatch<th>missing<th>extra<th>worst difference</tr>
 {% for name, f in features.items() %}<tr><td>{{ name }}<td>{{ count(f.equal) }}<td>{{ count(f.mismatch) }}
 <td>{{ count(f.missing) }}<td>{{ count(f.extra) }}<td>{{ difference(f.worst, f.equal + f.mismatch) }}</tr>
 {% endfor %}</table>
-<p>{{ count(probabilities.checked) }} probabilities were computed again. {% if probabilities.checked %}
+<p>{{ count(probabilities.checked) }} probabilities were recomputed. {% if probabilities.checked %}
    {{ count(probabilities.wrong) }} of them differ by more than 1e-6; the largest difference is
    {{ difference(probabilities.worst, probabilities.checked) }}.{% endif %}
-   {{ count(probabilities.unchecked) }} answers were given by the rule, or by a version that is not available any
-   more.</p>
+   {{ count(probabilities.unchecked) }} answers were given by the rule, or by a version that is no longer
+   available.</p>
 {% if skipped %}<h2>Window features not recomputed</h2><table><tr><th>reason<th>answers</tr>
 {% for reason, answers in skipped.items() %}<tr><td>{{ reason }}<td>{{ count(answers) }}</tr>
 {% endfor %}</table>{% endif %}
@@ -39,5 +39,5 @@ _PAGE: Final = """<!doctype html>
 
 
 def page(report: dict[str, Any]) -> str:
-    """The report as one HTML page that needs nothing else."""
+    """The report as one self-contained HTML page."""
     return Environment(autoescape=True).from_string(_PAGE).render(**report)

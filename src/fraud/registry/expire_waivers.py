@@ -1,6 +1,6 @@
-"""Take Production back from a version whose waiver has ended.
+"""Roll back the production version if its waiver has expired.
 
-The last Production before it takes over that stands on no waiver, or on a valid one.
+The new production version is the last earlier one that was promoted without a waiver, or with a valid one.
 """
 
 from collections.abc import Iterator
@@ -16,24 +16,24 @@ from fraud.registry.promotion_log import Recorded, approval_of, expired, opened
 
 
 class Config(JobConfig):
-    """On which day."""
+    """Date of the check."""
 
-    today: date | None = Field(default=None, description="default: the present day, UTC")
+    today: date | None = Field(default=None, description="default: today, UTC")
 
 
 class Result(JobResult):
-    """What Production is now."""
+    """The production version after the run."""
 
     version: str | None
-    """None while there is none."""
+    """None if there is no production version."""
     replaced: str | None
     changed: bool
     waiver_expires: str
-    """Of the version that is Production now; "" when it stands on no waiver."""
+    """End of the waiver of the current production version; "" without a waiver."""
 
 
 def run(config: Config, context: Context) -> Result:
-    """Look, and roll back. Raises RefusedError when the waiver has ended and no earlier version can take over."""
+    """Check and roll back. Raises RefusedError when the waiver has expired and no earlier version can replace it."""
     today = config.today or datetime.now(UTC).date()
     with opened(context.settings) as promotion:
         current = promotion.repair()
@@ -45,14 +45,14 @@ def run(config: Config, context: Context) -> Result:
 
         def choose(now: str | None, history: list[Recorded]) -> ModelVersion:
             if now is None or expired(history, now, today) is None:
-                raise RefusedError("Production changed meanwhile", hint="run it again")
+                raise RefusedError("Production has changed during the run", hint="run it again")
             return _sound(now, history, today, context)
 
-        reason = f"the waiver of {', '.join(ended.gates)} by {ended.person} ended on {ended.expires}: {ended.reason}"
+        reason = f"the waiver of {', '.join(ended.gates)} by {ended.person} expired on {ended.expires}: {ended.reason}"
         entry = promotion.change("expire", choose, actor=context.settings.actor, reason=reason)
         history = promotion.history()
     version, replaced = (entry.version, entry.replaced) if entry else (current, None)
-    context.log.warning("a waiver has ended", production=version, replaced=replaced, reason=reason)
+    context.log.warning("waiver expired", production=version, replaced=replaced, reason=reason)
     return Result(
         version=version, replaced=replaced, changed=entry is not None, waiver_expires=_end(history, version)
     )  # fmt: skip
@@ -64,18 +64,18 @@ def _sound(now: str, history: list[Recorded], today: date, context: Context) -> 
             try:
                 model_versions.fetch(context.settings, int(version))
             except RefusedError as error:
-                context.log.warning("an earlier version cannot take over", version=version, why=error.message)
+                context.log.warning("earlier version unusable", version=version, reason=error.message)
                 continue
             return model_versions.find(context.settings, int(version))
     raise RefusedError(
-        f"the waiver of version {now} has ended, and no earlier version can take over",
-        expected="an earlier Production without a waiver, or with a valid one",
+        f"the waiver of version {now} has expired, and no earlier version can replace it",
+        expected="an earlier production version without a waiver, or with a valid one",
         hint="promote a version whose gates pass, or waive again: fraud promote --version N --waive ...",
     )
 
 
 def _earlier(now: str, history: list[Recorded]) -> Iterator[str]:
-    """Former Productions, the last first."""
+    """Former production versions, the latest first."""
     versions = [row.entry.replaced for row in reversed(history)]
     yield from dict.fromkeys(version for version in versions if version is not None and version != now)
 

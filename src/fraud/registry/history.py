@@ -1,4 +1,4 @@
-"""Print every change of Production: what, when, who, why. The hash chain is checked first."""
+"""Verify the hash chain of the promotion history and print every change of Production."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,11 +9,11 @@ from fraud.registry.promotion_log import opened
 
 
 class Config(JobConfig):
-    """Nothing to choose."""
+    """No parameters."""
 
 
 class Result(JobResult):
-    """`changes` are oldest first; `verified` is True, or the job has failed."""
+    """`changes` are oldest first. `verified` is always True: the job fails otherwise."""
 
     verified: bool
     production: str | None
@@ -33,8 +33,7 @@ def _row(change: Mapping[str, Any]) -> dict[str, object]:
 
 
 def run(_config: Config, context: Context) -> Result:
-    """Verify and list. Raises RefusedError naming the first entry that was changed."""
-
+    """Verify and list. Raises RefusedError with the first entry that was changed."""
     with opened(context.settings) as promotion:
         production = promotion.repair()
         recorded = promotion.verify()

@@ -1,7 +1,8 @@
-"""MLflow's client as jobs use it. MLflow takes seconds to import, so it is imported by the first call that needs it.
+"""Configure and create MLflow's client. MLflow takes seconds to import, so it is imported on first use.
 
-Feast registers a provider of request headers with MLflow, for tokens that Feast resolved. Loading it at a job's first
-request imports all of Feast and torch, 8 s of CPU, and it never has a token of ours. So MLflow is shown none.
+Feast registers a provider of request headers with MLflow. Loading it would import all of Feast and torch (8 s of CPU)
+at the first request, and the platform does not use its tokens. Therefore plugins are hidden while MLflow looks for
+providers.
 """
 
 import logging
@@ -23,7 +24,7 @@ _REFUSED: Final = (401, 403)
 
 
 class ModelVersion(Protocol):
-    """What jobs read of MLflow's model version."""
+    """The attributes of MLflow's model version that jobs read."""
 
     version: str
     run_id: str
@@ -51,21 +52,21 @@ def _configure() -> None:
     from mlflow.utils import plugins  # noqa: PLC0415
 
     MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)  # a job's log is read line by line
-    MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(3)  # seven, the default, take minutes; whoever runs the job can try again
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(3)  # the default of 7 takes minutes; Airflow retries the job
     MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)  # standard output is the job's result
-    # MLflow's remarks about pip and about waiting repeat what the job's own log states.
+    # MLflow's messages about pip and waiting duplicate the job's log.
     for name in ("mlflow.utils.environment", "mlflow.store.model_registry.abstract_store"):
         logging.getLogger(name).setLevel(logging.ERROR)
     listed = plugins.get_entry_points
     plugins.get_entry_points = lambda _group: []
     try:
-        import mlflow.tracking.request_header.registry  # noqa: F401, PLC0415 - looks for providers once, now
+        import mlflow.tracking.request_header.registry  # noqa: F401, PLC0415 - looks for providers at import
     finally:
         plugins.get_entry_points = listed
 
 
 def lookup(call: Callable[..., T], *arguments: str) -> T | None:
-    """The result of a look-up in the registry; None when there is no such entry."""
+    """Result of a registry look-up; None if the entry does not exist."""
     from mlflow.exceptions import MlflowException  # noqa: PLC0415 - MLflow takes seconds to import
 
     try:
@@ -78,16 +79,16 @@ def lookup(call: Callable[..., T], *arguments: str) -> T | None:
 
 @contextmanager
 def registry_errors() -> Iterator[None]:
-    """Raise MLflow's errors as ours: BadConfigError for refused credentials, UnavailableError for everything else."""
+    """Convert MLflow's errors: BadConfigError for refused credentials, UnavailableError for all others."""
     from mlflow.exceptions import MlflowException  # noqa: PLC0415 - MLflow takes seconds to import
 
     try:
         yield
     except MlflowException as error:
-        raise _named(error) from error
+        raise _as_fraud_error(error) from error
 
 
-def _named(error: "MlflowException") -> FraudError:
+def _as_fraud_error(error: "MlflowException") -> FraudError:
     if error.get_http_status_code() in _REFUSED:
         return BadConfigError(
             "the model registry refuses the credentials",

@@ -1,4 +1,4 @@
-"""A version's model folder in MLflow's layout: the ONNX file, its named inputs and an example of them."""
+"""Write a version's model folder in MLflow's layout: ONNX file, signature with named inputs, input example."""
 
 import importlib
 from pathlib import Path
@@ -14,12 +14,12 @@ _REQUIREMENTS: Final = ("mlflow", "onnx", "onnxruntime", "numpy")
 
 
 def write_model_folder(folder: Path, model: bytes, serving: bytes) -> None:
-    """`MLmodel`, environment files, `model.onnx` and `serving.json`, the last two byte for byte as given.
+    """Write `MLmodel`, environment files, `model.onnx` and `serving.json`; the last two with exactly the given bytes.
 
-    The signature names the columns of the vector, as doubles: MLflow's pyfunc then takes a DataFrame with these columns
-    in any order, and ONNX Runtime gets the one float32 tensor that serving gives it.
+    The signature names the columns of the vector, as doubles. MLflow's pyfunc accepts a DataFrame with these columns in
+    any order and passes one float32 tensor to ONNX Runtime, as serving does.
     """
-    import pandas as pd  # noqa: PLC0415 - seconds to import, all of these
+    import pandas as pd  # noqa: PLC0415 - these take seconds to import
 
     onnx, flavor = importlib.import_module("onnx"), importlib.import_module("mlflow.onnx")
     models, types = importlib.import_module("mlflow.models"), importlib.import_module("mlflow.types")
@@ -37,7 +37,7 @@ def write_model_folder(folder: Path, model: bytes, serving: bytes) -> None:
 
 
 def short_request_row() -> dict[str, float]:
-    """The six-field request of the documentation as a row of the vector: what serving makes of it without a user_id."""
+    """The vector that serving computes for the six-field request of the documentation, which has no user_id."""
     row = np.empty(len(VECTOR_NAMES), dtype=np.float32)
     fill_row(
         row, amount=4999.99, hour=3, weekday=2, distance=850.5, category=CATEGORY_INDEX["electronics"],

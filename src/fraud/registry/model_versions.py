@@ -1,4 +1,4 @@
-"""A registered version's files, read for scoring: `model.onnx` only after its sha256 equals the version's tag."""
+"""Find registered versions and read their files. `model.onnx` is used only if its sha256 equals the version's tag."""
 
 import json
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ PRODUCTION: Final = "production"
 
 @dataclass(frozen=True, slots=True)
 class ModelArtifact:
-    """One version, resolved once: whatever happens to the alias afterwards, a run keeps what it began with."""
+    """One version with its verified model. Later changes of the alias do not affect it."""
 
     version: str
     run_id: str
@@ -33,10 +33,10 @@ class ModelArtifact:
 
 
 def fetch(settings: Settings, version: int | None = None) -> ModelArtifact:
-    """The given version, or the one `production` names now.
+    """Download and verify the given version, or the production version.
 
-    Raises RefusedError when there is none, when its bytes are not those that were registered, or when it was trained
-    under another meaning of the features; UnavailableError when the registry does not answer.
+    Raises RefusedError when it does not exist, when its files do not have the registered sha256, or when it was trained
+    with other feature definitions; UnavailableError when the registry does not answer.
     """
     found = find(settings, version)
     with TemporaryDirectory(prefix="fraud-model-") as folder:
@@ -47,12 +47,12 @@ def fetch(settings: Settings, version: int | None = None) -> ModelArtifact:
             raise RefusedError(
                 f"{name} of {MODEL_NAME} version {found.version} is not what was registered",
                 expected=f"sha256 {found.tags.get(tag)}", got=digest,
-                hint="find out who changed the artefact store; roll back: fraud rollback",
+                hint="find out what changed the artifact store; fraud rollback sets the version before",
             )  # fmt: skip
     facts = json.loads(serving)
     if facts["feature_hash"] != definition_hash():
         raise RefusedError(
-            f"{MODEL_NAME} version {found.version} was trained under another meaning of the features",
+            f"{MODEL_NAME} version {found.version} was trained with other feature definitions",
             expected=definition_hash(), got=facts["feature_hash"], hint="train again: fraud train",
         )  # fmt: skip
     return ModelArtifact(
@@ -62,13 +62,13 @@ def fetch(settings: Settings, version: int | None = None) -> ModelArtifact:
 
 
 def reference(settings: Settings, run_id: str) -> pa.Table:
-    """The training part's sample that drift is measured against. Raises RefusedError when the run has none."""
+    """The sample of training rows that drift is measured against. Raises RefusedError if the run has none."""
     with TemporaryDirectory(prefix="fraud-reference-") as folder:
         return pq.read_table(_download(settings, run_id, "reference.parquet", folder))
 
 
 def production_version(settings: Settings) -> str | None:
-    """The version `production` names now; None while there is none. Raises UnavailableError."""
+    """Number of the production version; None if there is none. Raises UnavailableError."""
     try:
         return str(find(settings, None).version)
     except RefusedError:
@@ -76,7 +76,7 @@ def production_version(settings: Settings) -> str | None:
 
 
 def find(settings: Settings, version: int | None) -> ModelVersion:
-    """The given version, or the one `production` names. Raises RefusedError when there is none, UnavailableError."""
+    """The given version, or the production version. Raises RefusedError if it does not exist, UnavailableError."""
     client = mlflow_client.client(settings)
     with registry_errors():
         if version is None:
@@ -92,7 +92,7 @@ def find(settings: Settings, version: int | None) -> ModelVersion:
 
 
 def named(settings: Settings, name: str) -> ModelVersion:
-    """The version with this number or alias. Raises RefusedError when there is none, UnavailableError."""
+    """The version with this number or alias. Raises RefusedError if it does not exist, UnavailableError."""
     if name.isdecimal():
         return find(settings, int(name))
     with registry_errors():
@@ -105,7 +105,7 @@ def named(settings: Settings, name: str) -> ModelVersion:
 
 
 def artifact(settings: Settings, run_id: str, path: str) -> bytes:
-    """A file of a version's run. Raises RefusedError when there is none, UnavailableError."""
+    """A file of a version's run. Raises RefusedError if it does not exist, UnavailableError."""
     with TemporaryDirectory(prefix="fraud-artifact-") as folder:
         return _download(settings, run_id, path, folder).read_bytes()
 

@@ -1,23 +1,23 @@
-"""Say which version is in production, so that what needs one can wait for the first instead of failing."""
+"""Print the number of the production version. Airflow skips tasks that need one while there is none."""
 
 from fraud.job import Context, JobConfig, JobResult
 
 
 class Config(JobConfig):
-    """Nothing to choose."""
+    """No parameters."""
 
 
 class Result(JobResult):
-    """`version` is None while there is no Production model."""
+    """`version` is None if there is no production version."""
 
     version: str | None
 
 
 def run(_config: Config, context: Context) -> Result:
-    """Ask the registry. Raises UnavailableError."""
+    """Read the registry. Raises UnavailableError."""
     from fraud.registry.model_versions import production_version  # noqa: PLC0415 - mlflow takes seconds to import
 
     version = production_version(context.settings)
     if version is None:
-        context.log.warning("there is no Production model yet: train one and promote it")
+        context.log.warning("no production version; train and promote one")
     return Result(version=version)

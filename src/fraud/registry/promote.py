@@ -1,6 +1,6 @@
-"""Make a version Production: refused unless its gates passed, or a person waived the failed ones by name.
+"""Set the production alias to a version. Requires that its gates passed, or that a waiver names the failed ones.
 
-One gate is not the version's but the platform's: the newest day of answers must be without skew.
+The gate `skew` belongs to the platform, not to the version: the newest checked day of answers must have no skew.
 """
 
 from collections.abc import Mapping
@@ -20,33 +20,35 @@ from fraud.stats.gates import Gate
 
 
 class Config(JobConfig):
-    """Which version, who says so and why."""
+    """Version, reason and waiver."""
 
-    version: int | None = Field(default=None, description="version to promote; the one `staging` names by default")
+    version: int | None = Field(
+        default=None, description="version to promote; default the one with the alias `staging`"
+    )
     reason: str | None = Field(
         default=None, min_length=3,
-        description="kept in the history for good; default: `all gates passed`; after that of a waiver, if any",
+        description="stored in the history; default `all gates passed`. With a waiver, appended to its reason",
     )  # fmt: skip
-    waive: tuple[str, ...] = Field(default=(), description="failed gates passed over, by name; all of them or none")
-    waiver_reason: str = Field(default="", description="why the failed gates may be passed over")
-    waiver_expires: date | None = Field(default=None, description="first day on which the waiver no longer holds")
+    waive: tuple[str, ...] = Field(default=(), description="failed gates to waive, by name: all failed gates or none")
+    waiver_reason: str = Field(default="", description="why the failed gates are waived")
+    waiver_expires: date | None = Field(default=None, description="first day on which the waiver is no longer valid")
 
 
 class Result(JobResult):
-    """What Production is now."""
+    """The production version after the run."""
 
     version: str
     replaced: str | None
     changed: bool
-    """False when the version was Production already."""
+    """False if the version was in production already."""
     actor: str
     model_sha256: str
     git_tag: str = ""
-    """Set on the version's commit, where FRAUD_GIT_TAGS asks for it."""
+    """Tag of the version's commit, if FRAUD_GIT_TAGS is true."""
 
 
 def run(config: Config, context: Context) -> Result:
-    """Check and move. Raises RefusedError with everything as it was; UnavailableError when a service is down."""
+    """Check and promote. Raises RefusedError, with no change, or UnavailableError when a service does not answer."""
     actor = context.settings.actor
     waiver = _waiver(config, actor)
 
@@ -57,14 +59,14 @@ def run(config: Config, context: Context) -> Result:
         if found is None:
             raise RefusedError(
                 "there is no candidate: no version has the alias `staging`",
-                hint="train one whose gates pass, or name a version: fraud promote --version N",
+                hint="train a version whose gates pass, or name one: fraud promote --version N",
             )
         return found
 
     with opened(context.settings) as promotion:
         current = promotion.repair()
         if config.version is None and promotion.version(STAGING) is None and current is not None:
-            context.log.info("nothing to promote: no candidate beside Production", production=current)
+            context.log.info("no candidate to promote", production=current)
             sha256 = promotion.history()[-1].entry.model_sha256
             return Result(version=current, replaced=None, changed=False, actor=actor, model_sha256=sha256)
         version = candidate(promotion)
@@ -78,7 +80,7 @@ def run(config: Config, context: Context) -> Result:
 
         entry = promotion.change("promote", choose, actor=actor, reason=_reason(config), waiver=waiver)
     replaced = entry.replaced if entry else None
-    context.log.info("production", version=str(version.version), replaced=replaced, changed=entry is not None)
+    context.log.info("version promoted", version=str(version.version), replaced=replaced, changed=entry is not None)
     tag = _tag_commit(version, context) if entry is not None and context.settings.git_tags else ""
     return Result(
         version=str(version.version), replaced=replaced, changed=entry is not None, actor=actor,
@@ -89,11 +91,11 @@ def run(config: Config, context: Context) -> Result:
 def _require_gates(
     version: str, tags: Mapping[str, str], current: str | None, waived: tuple[str, ...], skew: Gate
 ) -> None:
-    """Raise RefusedError unless the gates passed against the present Production, or each failed one is waived."""
+    """Raise RefusedError unless the gates passed against the current Production, or each failed one is waived."""
     champion = tags.get("champion") or None
     if champion != current:
         raise RefusedError(
-            f"version {version} was held against another Production than the present one",
+            f"version {version} was compared with another version than the current Production",
             expected=f"gates against {_name(current)}", got=f"gates against {_name(champion)}",
             hint="train again: fraud train",
         )  # fmt: skip
@@ -111,25 +113,25 @@ def _require_gates(
             expected="all gates passed, or a waiver that names each failed one",
             got=f"failed: {', '.join(sorted(failed)) or 'never evaluated'}; waived: {', '.join(waived) or 'none'}"
             + ("" if skew.passed else f"; skew: {skew.detail}"),
-            hint="fraud gates shows them, docs/gates.md tells how to waive",
+            hint="fraud gates prints them; docs/gates.md explains waivers",
         )  # fmt: skip
 
 
 def _name(version: str | None) -> str:
-    return "no Production model" if version is None else f"version {version}"
+    return "no production version" if version is None else f"version {version}"
 
 
 def _tag_commit(version: ModelVersion, context: Context) -> str:
-    """Name the version's commit `model-v<N>` in the project's repository; "" where that cannot be done."""
+    """Tag the version's commit `model-v<N>` in the project's repository; "" if that fails."""
     name, commit = f"model-v{version.version}", version.tags.get("git_commit", "unknown")
-    said = git.tag(context.settings.project, name, commit, f"{MODEL_NAME} version {version.version}")
-    if said:
-        context.log.warning("no Git tag", tag=name, commit=commit, why=said)
-    return "" if said else name
+    error = git.tag(context.settings.project, name, commit, f"{MODEL_NAME} version {version.version}")
+    if error:
+        context.log.warning("Git tag not set", tag=name, commit=commit, reason=error)
+    return "" if error else name
 
 
 def _reason(config: Config) -> str:
-    """What the history records: for a waived promotion the waiver's reason, then any other that was given."""
+    """The recorded reason: for a waived promotion the waiver's reason, followed by `reason` if given."""
     given = [config.waiver_reason, config.reason] if config.waive else [config.reason or "all gates passed"]
     return "; ".join(dict.fromkeys(reason for reason in given if reason))
 
@@ -137,13 +139,13 @@ def _reason(config: Config) -> str:
 def _waiver(config: Config, actor: str) -> Waiver | None:
     if not config.waive:
         if config.waiver_reason or config.waiver_expires:
-            raise BadConfigError("a waiver names the gates it passes over", hint="add --waive GATE")
+            raise BadConfigError("a waiver needs the names of the failed gates", hint="add --waive GATE")
         return None
     today = datetime.now(UTC).date()
     if len(config.waiver_reason) < 10 or config.waiver_expires is None or config.waiver_expires <= today:
         raise BadConfigError(
-            "a waiver needs a reason and a day on which it ends",
-            expected="--waiver-reason of 10 letters or more, --waiver-expires after today",
+            "a waiver needs a reason and an expiry date",
+            expected="--waiver-reason of at least 10 characters, --waiver-expires after today",
             got=f"{config.waiver_reason!r}, {config.waiver_expires}",
         )
     return Waiver(

@@ -1,13 +1,12 @@
-"""Which version is Production, how it came to be, and who decided: one lock, one append-only history.
+"""Change the production version under a lock, and record each change in an append-only history.
 
-Setting the registry's alias `production` is the commit point of a change. Everything else follows from it: a change
-announces itself (an intent, committed first), takes the lock, moves the alias, and appends to the history. Whoever
-takes the lock next repairs what a killed process left: an alias that moved without its history entry gets the entry of
-the intent that moved it, and `previous`, `staging`, the stages and the approval's tags are derived again from history
-and alias.
+Setting the registry's alias `production` is the commit point of a change. A change commits an intent, takes the lock,
+sets the alias and appends to the history. The next holder of the lock repairs the state after a killed process: an
+alias that changed without a history entry gets the entry of the matching intent, and `previous`, `staging`, the stages
+and the approval's tags are derived again from history and alias.
 
-The history is a hash chain: each entry's hash covers the entry and the hash before it, so that no entry can be
-changed, removed or slipped in without `verify` telling.
+The history is a hash chain: the hash of an entry covers the entry and the hash before it. `verify` detects changed,
+removed and inserted entries.
 """
 
 import json
@@ -38,8 +37,8 @@ PREVIOUS: Final = "previous"
 STAGING: Final = "staging"
 GENESIS: Final = "0" * 64
 _LOCK_WAIT_S: Final = 60
-_FIRST_START: Final = 0x6672617564
-"""The advisory lock under which PostgreSQL's tables are made: any number that nobody else takes."""
+_CREATE_TABLES: Final = 0x6672617564
+"""PostgreSQL's advisory lock while the tables are created: an arbitrary number that is not used elsewhere."""
 
 _TABLES: Final = sa.MetaData()
 _LOCK: Final = sa.Table("promotion_lock", _TABLES, sa.Column("id", sa.Integer, primary_key=True))
@@ -60,7 +59,7 @@ _HISTORY: Final = sa.Table(
 
 
 class Waiver(BaseModel):
-    """A person's word that a failed gate may be passed over, for a while."""
+    """Approval in spite of named failed gates, by a person, until a day."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,7 +67,7 @@ class Waiver(BaseModel):
     reason: str
     person: str
     expires: str
-    """YYYY-MM-DD; from that day on the version must not be Production on this waiver."""
+    """YYYY-MM-DD: first day on which the waiver is no longer valid."""
 
 
 class Entry(BaseModel):
@@ -78,20 +77,20 @@ class Entry(BaseModel):
 
     intent: str
     action: str
-    """promote, rollback, expire (of a waiver), or observed: somebody moved the alias past this module."""
+    """promote, rollback, expire (of a waiver), or observed: the alias was changed without this module."""
     version: str
     replaced: str | None
-    """The version that was Production before; None for the first ever."""
+    """The production version before; None for the first change."""
     model_sha256: str
     actor: str
     reason: str
     at: str
-    """When it was asked for, ISO 8601, UTC."""
+    """Time of the request, ISO 8601, UTC."""
     waiver: Waiver | None = None
 
 
 class Recorded(BaseModel):
-    """An entry with its place in the chain."""
+    """An entry with its position and hash in the chain."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -101,25 +100,25 @@ class Recorded(BaseModel):
 
 
 class Promotion:
-    """Changes of Production, one at a time. Raises UnavailableError when registry or database do not answer."""
+    """Changes of Production, serialized by a lock. Raises UnavailableError when registry or database do not answer."""
 
     def __init__(self, settings: Settings) -> None:
         self._client = mlflow_client.client(settings)
         self._engine = _engine(settings.control_db.get_secret_value())
-        with _answers(), self._engine.begin() as connection:
-            if connection.dialect.name == "postgresql":  # no table is there yet whose row could be the lock
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_FIRST_START)))
+        with _service_errors(), self._engine.begin() as connection:
+            if connection.dialect.name == "postgresql":  # the table with the lock row may not exist yet
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATE_TABLES)))
             _TABLES.create_all(connection, checkfirst=True)
             if not connection.scalar(sa.select(sa.func.count()).select_from(_LOCK)):
                 connection.execute(_LOCK.insert().values(id=1))
 
     def close(self) -> None:
-        """Give the database connections back."""
+        """Close the database connections."""
         self._engine.dispose()
 
     def version(self, alias: str) -> ModelVersion | None:
-        """The version an alias names; None when it names none."""
-        with _answers():
+        """The version of an alias; None if the alias is not set."""
+        with _service_errors():
             return lookup(self._client.get_model_version_by_alias, MODEL_NAME, alias)
 
     def change(
@@ -131,16 +130,16 @@ class Promotion:
         reason: str,
         waiver: Waiver | None = None,
     ) -> Entry | None:
-        """Make the chosen version Production; None when it is already.
+        """Set Production to the chosen version. Returns None if it is in production already.
 
-        `choose(current, history)` runs under the lock, so what it decides on cannot change meanwhile; it raises
-        RefusedError to leave everything as it is.
+        `choose(current, history)` runs under the lock, so its inputs cannot change. It raises RefusedError to cancel
+        the change.
         """
         requested = Entry(
             intent=uuid4().hex, action=action, version="", replaced=None, model_sha256="", actor=actor, reason=reason,
             at=datetime.now(UTC).isoformat(timespec="seconds"), waiver=waiver,
         )  # fmt: skip
-        with _answers():
+        with _service_errors():
             with self._locked() as connection:
                 current = self._repair(connection)
                 chosen = choose(current, self._history(connection))
@@ -155,8 +154,8 @@ class Promotion:
             return self._commit(entry)
 
     def _commit(self, entry: Entry) -> Entry:
-        # Announced before the alias moves: a repair must know whose change it finds. What is announced stays so when
-        # the registry does not answer: the alias may have moved all the same.
+        # The intent is committed before the alias is set, so that a repair can find the change. It stays when the
+        # registry does not answer, because the alias may have been set.
         with self._engine.begin() as connection:
             connection.execute(_INTENTS.insert().values(id=entry.intent, entry=entry.model_dump_json(), settled=False))
         with self._locked() as connection:
@@ -167,22 +166,22 @@ class Promotion:
                 return entry
             self._settle(connection, entry.intent)
         raise RefusedError(
-            f"Production changed while version {entry.version} was being decided on",
-            expected=f"version {entry.replaced}", hint="run it again: the decision has to be made again",
+            f"Production changed during the change to version {entry.version}",
+            expected=f"version {entry.replaced}", hint="check the new production version, then run the command again",
         )  # fmt: skip
 
     def repair(self) -> str | None:
-        """Bring history, `previous`, `staging` and the stages in line with `production`; return its version."""
-        with _answers(), self._locked() as connection:
+        """Update history, `previous`, `staging` and stages to match `production`; returns the production version."""
+        with _service_errors(), self._locked() as connection:
             return self._repair(connection)
 
     def history(self) -> list[Recorded]:
         """All changes, oldest first."""
-        with _answers(), self._engine.connect() as connection:
+        with _service_errors(), self._engine.connect() as connection:
             return self._history(connection)
 
     def verify(self) -> list[Recorded]:
-        """The history, after every link of its chain was checked. Raises RefusedError naming the first bad entry."""
+        """Verify the hash chain; returns the history. Raises RefusedError with the first changed entry."""
         before = GENESIS
         recorded = self.history()
         for expected, row in enumerate(recorded, start=1):
@@ -190,14 +189,14 @@ class Promotion:
                 raise RefusedError(
                     f"the promotion history was changed at entry {row.sequence}",
                     expected=f"entry {expected} with hash {_hash(before, expected, row.entry)}", got=row.hash,
-                    hint="restore the control database from a backup and compare the two",
+                    hint="restore a backup of the control database and compare both histories",
                 )  # fmt: skip
             before = row.hash
         return recorded
 
     @contextmanager
     def _locked(self) -> Iterator[sa.Connection]:
-        """A transaction that holds the lock: a row on PostgreSQL; SQLite locks as a whole (BEGIN IMMEDIATE)."""
+        """A transaction with the lock: a row lock in PostgreSQL, the whole database in SQLite (BEGIN IMMEDIATE)."""
         with self._engine.begin() as connection:
             connection.execute(sa.select(_LOCK.c.id).with_for_update())
             yield connection
@@ -219,7 +218,7 @@ class Promotion:
                 or Entry(
                     intent="", action="observed", version=str(current), replaced=last,
                     model_sha256=found.tags.get("model_sha256", ""), actor="unknown",
-                    reason="the alias was found at this version: it was not moved by fraud promote or rollback",
+                    reason="the alias was changed without fraud promote or fraud rollback",
                     at=datetime.now(UTC).isoformat(timespec="seconds"),
                 ),
             )  # fmt: skip
@@ -250,20 +249,20 @@ class Promotion:
         stages |= {staging: "Staging"} if staging else {}
         stages[production] = "Production"
         for version in self._client.search_model_versions(f"name='{MODEL_NAME}'"):
-            wanted = stages.get(str(version.version), "None")
-            if version.current_stage != wanted:
-                _set_stage(self._client, str(version.version), wanted)
+            stage = stages.get(str(version.version), "None")
+            if version.current_stage != stage:
+                _set_stage(self._client, str(version.version), stage)
             if str(version.version) == production and (entry := approval_of(history, production)):
                 for name, value in _approval_tags(entry).items():
                     if version.tags.get(name) != value:
                         self._client.set_model_version_tag(MODEL_NAME, production, name, value)
 
     def reject(self, version: ModelVersion, *, actor: str, reason: str) -> None:
-        """Take a candidate off `staging`, and say on it who said no and why. Production stays as it is."""
+        """Remove `staging` from a candidate; tag it with person, time and reason. Production does not change."""
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        said = {"rejected_by": actor, "rejected_at": at, "rejection_reason": reason}
-        with _answers(), self._locked() as connection:
-            for name, value in said.items():
+        tags = {"rejected_by": actor, "rejected_at": at, "rejection_reason": reason}
+        with _service_errors(), self._locked() as connection:
+            for name, value in tags.items():
                 self._client.set_model_version_tag(MODEL_NAME, str(version.version), name, value)
             if _number(self.version(STAGING)) == str(version.version):
                 self._client.delete_registered_model_alias(MODEL_NAME, STAGING)
@@ -281,7 +280,7 @@ class Promotion:
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[Promotion]:
-    """The promotion history and registry of these settings."""
+    """The promotion history of these settings, closed after the `with` block."""
     promotion = Promotion(settings)
     try:
         yield promotion
@@ -290,20 +289,20 @@ def opened(settings: Settings) -> Iterator[Promotion]:
 
 
 def approval_of(history: Sequence[Recorded], version: str) -> Entry | None:
-    """The last decision of a person to make the version Production; None when there was none."""
+    """The last promotion of the version; None if it was never promoted."""
     promoted = (row.entry for row in reversed(history) if row.entry.action == "promote")
     return next((entry for entry in promoted if entry.version == version), None)
 
 
 def expired(history: Sequence[Recorded], version: str, today: date) -> Waiver | None:
-    """The waiver that the version stands on, when it has ended; None when it stands on none, or on a valid one."""
+    """The expired waiver of the version's last promotion; None without a waiver, or with a valid one."""
     entry = approval_of(history, version)
     waiver = entry.waiver if entry else None
     return waiver if waiver and date.fromisoformat(waiver.expires) <= today else None
 
 
 def _approval_tags(entry: Entry) -> dict[str, str]:
-    """Who, when and why, on the version itself for whoever looks at it in the registry."""
+    """Tags with the person, time and reason of the approval, for readers of the registry."""
     waiver = entry.waiver.model_dump_json() if entry.waiver else ""
     return {"approved_by": entry.actor, "approved_at": entry.at, "approval_reason": entry.reason, "waiver": waiver}
 
@@ -319,7 +318,7 @@ def _number(version: ModelVersion | None) -> str | None:
 
 def _set_stage(client: "MlflowClient", version: str, stage: str) -> None:
     with warnings.catch_warnings():
-        # Deprecated for aliases (mlflow#10336), kept in step for readers of models:/fraud-detector/Production.
+        # Stages are deprecated (mlflow#10336), but set for readers of models:/fraud-detector/Production.
         warnings.simplefilter("ignore", FutureWarning)
         client.transition_model_version_stage(MODEL_NAME, version, stage)
 
@@ -328,11 +327,11 @@ def _engine(url: str) -> sa.Engine:
     if not url.startswith("sqlite"):
         return sa.create_engine(url, pool_pre_ping=True)
     engine = sa.create_engine(url, connect_args={"timeout": _LOCK_WAIT_S})
-    Path(engine.url.database or "").parent.mkdir(parents=True, exist_ok=True)  # nothing else may have written yet
+    Path(engine.url.database or "").parent.mkdir(parents=True, exist_ok=True)  # the folder may not exist yet
 
     @sa.event.listens_for(engine, "connect")
     def _manual(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None  # sqlite3 must not open transactions of its own
+        connection.isolation_level = None  # sqlite3 must not begin transactions
 
     @sa.event.listens_for(engine, "begin")
     def _immediate(connection: sa.Connection) -> None:
@@ -342,7 +341,7 @@ def _engine(url: str) -> sa.Engine:
 
 
 @contextmanager
-def _answers() -> Iterator[None]:
+def _service_errors() -> Iterator[None]:
     try:
         with registry_errors():
             yield

@@ -1,4 +1,4 @@
-"""Say no to a candidate: it is not a candidate any more, and the version tells who said so and why."""
+"""Reject a candidate: remove the alias `staging` and tag the version with the person and the reason."""
 
 from pydantic import Field
 
@@ -9,14 +9,14 @@ from fraud.registry.promotion_log import STAGING, opened
 
 
 class Config(JobConfig):
-    """Which version, and why."""
+    """Version and reason."""
 
     version: str = Field(default=STAGING, description="number or alias")
-    reason: str = Field(default="rejected by hand", min_length=3, description="kept on the version")
+    reason: str = Field(default="rejected by hand", min_length=3, description="stored on the version")
 
 
 class Result(JobResult):
-    """What was recorded."""
+    """The recorded rejection."""
 
     version: str
     actor: str
@@ -24,12 +24,12 @@ class Result(JobResult):
 
 
 def run(config: Config, context: Context) -> Result:
-    """Record it. Raises RefusedError for Production itself: that is what rollback is for."""
+    """Record the rejection. Raises RefusedError for the production version."""
     version = model_versions.named(context.settings, config.version)
     actor = context.settings.actor
     with opened(context.settings) as promotion:
         if str(version.version) == promotion.repair():
-            raise RefusedError(f"version {version.version} is Production", hint="fraud rollback takes it back")
+            raise RefusedError(f"version {version.version} is Production", hint="use fraud rollback")
         promotion.reject(version, actor=actor, reason=config.reason)
-    context.log.info("rejected", version=str(version.version), actor=actor, reason=config.reason)
+    context.log.info("version rejected", version=str(version.version), actor=actor, reason=config.reason)
     return Result(version=str(version.version), actor=actor, reason=config.reason)

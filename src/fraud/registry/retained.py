@@ -1,4 +1,4 @@
-"""Which versions stay: what an alias names, what ever was Production (answers are asked about later), what is young."""
+"""Retention of versions: kept are versions with an alias, versions ever in production, and recent versions."""
 
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
@@ -10,16 +10,16 @@ from fraud.settings import Settings
 
 
 class Versions(NamedTuple):
-    """All there are, each in one of the two, oldest first."""
+    """All versions, split into two lists, oldest first."""
 
     kept: list[ModelVersion]
     expire: list[ModelVersion]
 
 
 def divided(settings: Settings, keep_days: int, now: datetime) -> Versions:
-    """Versions made less than `keep_days` ago count as young. Raises UnavailableError when registry or history is away.
+    """Versions that were created less than `keep_days` ago are kept. Raises UnavailableError.
 
-    Raises RefusedError when the history does not verify: what it says decides what is removed.
+    Raises RefusedError when the promotion history does not verify, because it decides what is removed.
     """
     with registry_errors():
         runs = TrainingRuns(settings)

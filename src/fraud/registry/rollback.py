@@ -1,4 +1,4 @@
-"""Set Production back to the version it was before the last change. One action, recorded like any other."""
+"""Set Production to the version before the last change, and record the change in the promotion history."""
 
 from pydantic import Field
 
@@ -10,13 +10,13 @@ from fraud.registry.promotion_log import Recorded, opened
 
 
 class Config(JobConfig):
-    """Why."""
+    """Reason."""
 
-    reason: str = Field(default="rolled back by hand", min_length=3, description="kept in the history for ever")
+    reason: str = Field(default="rolled back by hand", min_length=3, description="stored in the promotion history")
 
 
 class Result(JobResult):
-    """What Production is now."""
+    """The production version after the run."""
 
     version: str
     replaced: str
@@ -24,12 +24,12 @@ class Result(JobResult):
 
 
 def run(config: Config, context: Context) -> Result:
-    """Move the alias back. Raises RefusedError when there is no earlier version or its bytes were changed."""
+    """Roll back. Raises RefusedError when there is no earlier version, or when its files were changed."""
 
     def choose(_current: str | None, history: list[Recorded]) -> ModelVersion:
         target = history[-1].entry.replaced if history else None
         if target is None:
-            raise RefusedError("there is no earlier Production to go back to", hint="fraud history shows the changes")
+            raise RefusedError("there is no earlier production version", hint="fraud history shows the changes")
         model_versions.fetch(context.settings, int(target))
         return model_versions.find(context.settings, int(target))
 
@@ -37,6 +37,6 @@ def run(config: Config, context: Context) -> Result:
     with opened(context.settings) as promotion:
         entry = promotion.change("rollback", choose, actor=actor, reason=config.reason)
     if entry is None or entry.replaced is None:
-        raise RefusedError("Production is already the version to go back to", hint="fraud history shows the changes")
-    context.log.info("production", version=entry.version, replaced=entry.replaced)
+        raise RefusedError("Production is already that version", hint="fraud history shows the changes")
+    context.log.info("production rolled back", version=entry.version, replaced=entry.replaced)
     return Result(version=entry.version, replaced=entry.replaced, actor=actor)

@@ -1,7 +1,7 @@
 """A training in MLflow: one run with a nested run per level, the model folder, and the registered version.
 
-A version exists from one call on, with all its tags, after everything it points to was written: a killed training
-leaves a run, never half a version.
+A version is created with all its tags in one call, after its files were written. A killed training leaves a run, but no
+incomplete version.
 """
 
 import importlib
@@ -29,10 +29,10 @@ STAGING: Final = "staging"
 
 
 class TrainingRuns:
-    """Runs and versions of the one experiment and the one registered model. Use inside `answering`.
+    """Runs and versions of the experiment and the registered model. Use inside `registry_errors`.
 
-    A tracking URL that is not HTTP is a database without a server. MLflow would then keep the artifacts in the current
-    folder; here they go to `<home>/mlflow-artifacts`.
+    With a tracking URL that is not HTTP there is no server, and artifacts are written to `<home>/mlflow-artifacts`
+    instead of MLflow's default, the current folder.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -50,7 +50,7 @@ class TrainingRuns:
         return max(found, key=lambda version: int(version.version), default=None)
 
     def versions(self) -> list[ModelVersion]:
-        """Every version there is, the oldest first."""
+        """All versions, the oldest first."""
         found, page = [], None
         while True:
             some = self._client.search_model_versions(f"name='{MODEL_NAME}'", page_token=page)
@@ -59,12 +59,12 @@ class TrainingRuns:
                 return sorted(found, key=lambda version: int(version.version))
 
     def aliased(self) -> set[str]:
-        """Numbers of the versions that an alias names, any alias."""
+        """Numbers of the versions with an alias."""
         model = lookup(self._client.get_registered_model, MODEL_NAME)
         return set() if model is None else {str(version) for version in model.aliases.values()}
 
     def runs(self) -> list["Run"]:
-        """Every run of the experiment that was not deleted, levels' own included."""
+        """All runs of the experiment that are not deleted, including nested runs."""
         found, page = list["Run"](), None
         while True:
             some = self._client.search_runs([self._experiment], page_token=page)
@@ -72,23 +72,23 @@ class TrainingRuns:
             if not (page := some.token):
                 return found
 
-    def weight(self, run_id: str, path: str | None = None) -> int:
-        """Bytes of a run's artifacts."""
+    def size_bytes(self, run_id: str, path: str | None = None) -> int:
+        """Size of a run's artifacts in bytes."""
         listed = self._client.list_artifacts(run_id, path)
-        return sum(self.weight(run_id, each.path) if each.is_dir else each.file_size or 0 for each in listed)
+        return sum(self.size_bytes(run_id, each.path) if each.is_dir else each.file_size or 0 for each in listed)
 
     def remove_version(self, version: str) -> None:
-        """Take a version out of the registry; its run stays."""
+        """Delete a version from the registry. Its run is kept."""
         self._client.delete_model_version(MODEL_NAME, version)
 
     def remove_run(self, run: "Run") -> None:
-        """Remove a run's artifacts, then mark it deleted: `mlflow gc` takes what is left of it out of the database."""
+        """Delete a run's artifacts, then mark the run deleted. `mlflow gc` removes it from the database."""
         registry = importlib.import_module("mlflow.store.artifact.artifact_repository_registry")
         registry.get_artifact_repository(run.info.artifact_uri, tracking_uri=self._url).delete_artifacts()
         self._client.delete_run(run.info.run_id)
 
     def mark_killed(self, fingerprint: str) -> list[str]:
-        """Mark runs of the same training that were killed: nothing was registered from them, and nothing will be."""
+        """Mark unfinished runs with this fingerprint as killed. Returns their ids."""
         query = f"tags.fingerprint='{fingerprint}' and attributes.status='RUNNING'"
         found = self._client.search_runs([self._experiment], query)
         for run in found:
@@ -97,7 +97,7 @@ class TrainingRuns:
 
     @contextmanager
     def run(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> Iterator[str]:
-        """A run for the length of a `with` block; FAILED when the block raises. Gives its id."""
+        """A run for the `with` block; FAILED when the block raises. Yields its id."""
         nested = {"mlflow.parentRunId": parent} if parent else {}
         run_id: str = self._client.create_run(self._experiment, tags={**tags, **nested}, run_name=name).info.run_id
         status = "FAILED"
@@ -116,7 +116,7 @@ class TrainingRuns:
         tags: Mapping[str, str] | None = None,
         step: int = 0,
     ) -> None:
-        """Parameters, metrics at a step and tags, in one call."""
+        """Record parameters, metrics at a step and tags in one call."""
         self._client.log_batch(
             run_id,
             metrics=[self._entities.Metric(name, float(value), 0, step) for name, value in (metrics or {}).items()],
@@ -125,7 +125,7 @@ class TrainingRuns:
         )
 
     def record_dataset(self, run_id: str, manifest: Manifest, uri: str) -> None:
-        """The snapshot as MLflow's dataset, known by its content."""
+        """Record the snapshot as an MLflow dataset. The digest is its content hash."""
         dataset = self._entities.Dataset(
             name=f"{manifest.dataset}/{manifest.partition}", digest=manifest.content_sha256[:36],
             source_type="lake", source=json.dumps({"uri": uri}),
@@ -135,19 +135,19 @@ class TrainingRuns:
         self._client.log_inputs(run_id, [self._entities.DatasetInput(dataset, [training])])
 
     def put_folder(self, run_id: str, folder: Path, path: str = "") -> None:
-        """Every file of a local folder, below `path` of the run's artifacts."""
+        """Upload all files of a local folder below `path` of the run's artifacts."""
         self._client.log_artifacts(run_id, str(folder), path or None)
 
     def put_text(self, run_id: str, path: str, text: str) -> None:
-        """One artifact from text."""
+        """Upload one text artifact."""
         self._client.log_text(run_id, text, path)
 
     def put_figure(self, run_id: str, path: str, figure: "Figure") -> None:
-        """A plot; the path's ending says as what."""
+        """Upload a plot in the format of the path's suffix."""
         self._client.log_figure(run_id, figure, path)
 
     def artifacts(self, run_id: str, path: str) -> dict[str, bytes]:
-        """Name -> bytes of an artifact, or of all in a folder. Raises UnavailableError when it is not there."""
+        """Name -> bytes of an artifact, or of all in a folder. Raises UnavailableError if it cannot be read."""
         with TemporaryDirectory(prefix="fraud-run-") as folder:
             try:
                 found = Path(self._client.download_artifacts(run_id, path, folder))
@@ -157,7 +157,7 @@ class TrainingRuns:
             return {file.name: file.read_bytes() for file in sorted(files)}
 
     def register(self, run_id: str, tags: Mapping[str, str]) -> ModelVersion:
-        """Make `runs:/<run>/model` a version, all tags at once."""
+        """Create a version of `runs:/<run>/model` with all tags."""
         if lookup(self._client.get_registered_model, MODEL_NAME) is None:
             self._client.create_registered_model(MODEL_NAME, description="Probability that a card payment is fraud.")
         made: ModelVersion = self._client.create_model_version(
@@ -171,12 +171,12 @@ class TrainingRuns:
             self._client.set_model_version_tag(MODEL_NAME, version, name, value)
 
     def staged(self) -> str | None:
-        """The version that `staging` names; None when it names none."""
+        """The version with the alias `staging`; None if there is none."""
         version = lookup(self._client.get_model_version_by_alias, MODEL_NAME, STAGING)
         return None if version is None else str(version.version)
 
     def stage(self, version: str, *, passed: bool) -> None:
-        """Let `staging` name the version when its gates passed, and not name it when they failed."""
+        """Set `staging` to the version if its gates passed; remove it from the version if they failed."""
         now = self.staged()
         if passed and now != version:
             self._client.set_registered_model_alias(MODEL_NAME, STAGING, version)
@@ -184,7 +184,7 @@ class TrainingRuns:
             self._client.delete_registered_model_alias(MODEL_NAME, STAGING)
 
     def withdraw(self, version: ModelVersion, staged_before: str | None) -> None:
-        """Undo `register` and `stage`: `staging` names what it named before, and the run counts as failed."""
+        """Undo `register` and `stage`: restore `staging`, delete the version and mark the run as failed."""
         number = str(version.version)
         if self.staged() == number:
             self._client.delete_registered_model_alias(MODEL_NAME, STAGING)
@@ -195,7 +195,7 @@ class TrainingRuns:
         self._client.set_terminated(version.run_id, "FAILED")
 
     def url(self, run_id: str) -> str:
-        """The run's page, as this process reaches the server; without a server, the folder of the run's artifacts."""
+        """URL of the run's page; without a server, the folder of the run's artifacts."""
         if self._has_server:
             return f"{self._url}/#/experiments/{self._experiment}/runs/{run_id}"
         uri: str = self._client.get_run(run_id).info.artifact_uri
@@ -203,5 +203,5 @@ class TrainingRuns:
 
 
 def as_json(value: Mapping[str, Any]) -> str:
-    """Text with sorted keys: equal values, equal bytes."""
+    """JSON with sorted keys. Equal values give equal bytes."""
     return json.dumps(value, indent=1, sort_keys=True) + "\n"

@@ -118,7 +118,7 @@ def _versions(today: dt.date, context: Context) -> Iterator[Old]:
             yield Old("versions", str(version.version), 0, partial(runs.remove_version, str(version.version)))
         for run in every:
             if not kept_runs & {run.info.run_id, run.data.tags.get("mlflow.parentRunId")}:
-                yield Old("runs", run.info.run_id, runs.weight(run.info.run_id), partial(runs.remove_run, run))
+                yield Old("runs", run.info.run_id, runs.size_bytes(run.info.run_id), partial(runs.remove_run, run))
     reports = f"{settings.reports_uri.rstrip('/')}/training"
     yield from expired.report_folders(reports, before, kept_runs)
     # A run that is not a version yet names its data already.

@@ -1,8 +1,8 @@
-"""Score days of transactions with one model version on Spark, one `scores` partition a day.
+"""Score days of transactions with one model version on Spark, one `scores` partition per day.
 
-Each slice of a day's `features` is one Spark task: read it, score it, put one object of scores, same rows, same
-order. Rows never pass through the JVM. Nothing is visible before the whole day was checked and its manifest replaced,
-so a task may run twice and a run may die anywhere; see docs/batch.md.
+Each slice of a day's `features` is one Spark task: it reads the slice, scores it and writes one object of scores with
+the same rows in the same order. Rows do not pass through the JVM. A day becomes visible when its manifest is replaced,
+after checks of the whole day, so repeated tasks and killed runs do no harm; see docs/batch.md.
 """
 
 import datetime as dt
@@ -33,28 +33,29 @@ if TYPE_CHECKING:
     from fraud.registry.model_versions import ModelArtifact
 
 SLICES_AT_ONCE: Final = 16
-"""Days are scored together until they have this many slices: work for some cores, and a backfill that is cancelled
-keeps the days before."""
+"""Days are scored together until they have this many slices. A cancelled backfill keeps the days published before."""
 _REJECTED: Final = "rejected: "
 _SESSIONS: Final[dict[str, Model]] = {}
 
 
 class Config(JobConfig):
-    """Which days, and with what."""
+    """Days or file, and model version."""
 
     date: dt.date | None = Field(
-        default=None, description="one day; without any: the newest day, and older ones whose scores are out of date"
+        default=None,
+        description="one day; default the newest day, and recent days whose scores are missing or out of date",
     )
     first: dt.date | None = Field(default=None, alias="from", description="first day of a range")
     last: dt.date | None = Field(default=None, alias="to", description="last day of a range")
     model: int | None = Field(
-        default=None, description="a version instead of production: a what-if, kept in `what_if/version=N`"
+        default=None,
+        description="score with this version instead of production (what-if); written to `what_if/version=N`",
     )
-    force: bool = Field(default=False, description="score again even what is up to date")
+    force: bool = Field(default=False, description="also score days that are up to date")
     input: Path | None = Field(
-        default=None, description="a CSV or Parquet file of the contract's columns, scored here instead of any day"
+        default=None, description="CSV or Parquet file with the contract's columns, scored instead of days"
     )
-    output: Path | None = Field(default=None, description="where its scores go: a .csv or .parquet file")
+    output: Path | None = Field(default=None, description="file for the scores of --input: .csv or .parquet")
 
     @model_validator(mode="after")
     def _one_way_to_name_days(self) -> "Config":
@@ -68,12 +69,12 @@ class Config(JobConfig):
 
     @property
     def monitored(self) -> bool:
-        """A file or a what-if says nothing about how the nightly scores are doing."""
+        """False for a file and for a what-if: they are not nightly scores."""
         return self.input is None and self.model is None
 
 
 class DayScored(JobResult):
-    """One day's figures."""
+    """Result of one day."""
 
     day: str
     rows: int
@@ -84,14 +85,14 @@ class DayScored(JobResult):
 
 
 class Result(JobResult):
-    """What a run did."""
+    """Scored days and totals."""
 
     days: list[DayScored]
     rows: int
     flagged: int
     rejected: int
     reasons: dict[str, int]
-    """For the rejections."""
+    """Rejected rows by reason."""
     model_version: str
     model_sha256: str
     seconds: dict[str, float]
@@ -99,19 +100,19 @@ class Result(JobResult):
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Some rows of a data object of a day of `features`: the unit of work. Cut by the input alone, never by cores."""
+    """Rows of a data object of a day of `features`: the unit of work. It does not depend on the number of cores."""
 
     day: str
     uri: str
     object: DataObject
     first: int
-    """Offset of the first row, and of the one behind the last."""
+    """Offset of the first row; `end` is the offset after the last row."""
     end: int
 
 
 @dataclass(frozen=True, slots=True)
 class SliceScored:
-    """What a task hands back: the object it put, and what the driver checks."""
+    """Result of a task: the written object, and the figures that the driver checks."""
 
     object: DataObject
     rows_in: int
@@ -122,13 +123,13 @@ class SliceScored:
 
 @dataclass(frozen=True, slots=True)
 class SliceUnusable:
-    """The input of a task is broken. A value, not an exception: Spark would hide its kind, and try again."""
+    """The input of a task is damaged. Not an exception, because Spark would retry it and hide its type."""
 
     reason: str
 
 
 def run(config: Config, context: Context) -> Result:
-    """Score what has no scores of its present features by this version; publish each day as a whole.
+    """Score the days that are not up to date; publish each day as a whole.
 
     Raises RefusedError without a usable model version, BadInputError for a day that has no features or fails a check,
     UnavailableError when Spark dies or the lake cannot be written.
@@ -151,12 +152,12 @@ def run(config: Config, context: Context) -> Result:
         for day, source in sources.items()
         if config.force or (made := before[day]) is None or not _current(made, source, artifact)
     ]
-    context.log.info("scoring", days=len(sources), to_do=len(todo), model_version=artifact.version)
+    context.log.info("scoring started", days=len(sources), to_do=len(todo), model_version=artifact.version)
     if todo:
         from fraud.scoring.trees import FastTrees, batch_model  # noqa: PLC0415 - numba takes a second to import
 
-        compiled = isinstance(batch_model(artifact.model), FastTrees)  # and so it is before the workers look for it
-        context.log.info("model", walked_by="compiled trees" if compiled else "ONNX Runtime")
+        compiled = isinstance(batch_model(artifact.model), FastTrees)  # compiles the kernel before the workers start
+        context.log.info("model loaded", engine="compiled trees" if compiled else "ONNX Runtime")
         seconds |= _score(todo, features, scores, artifact, context, sources)
     days = [_summary(scores, day, before=before[day]) for day in sources]
     seconds["total"] = time.monotonic() - started
@@ -169,15 +170,15 @@ def run(config: Config, context: Context) -> Result:
 
 
 def _score_file(source: Path, target: Path, artifact: "ModelArtifact", context: Context) -> Result:
-    """Without Spark and without the lake."""
+    """Score one file without Spark and without the lake."""
     from fraud.scoring.scored_file import score_file  # noqa: PLC0415 - pandera takes seconds to import
     from fraud.scoring.trees import batch_model  # noqa: PLC0415 - numba takes a second to import
 
     began = time.monotonic()
     scorer = Scorer(batch_model(artifact.model), artifact.version, artifact.feature_hash, artifact.threshold)
     done = score_file(source, target, scorer)
-    windows = "given" if done.windows_given else "computed over the file alone"
-    context.log.info("scored", file=str(source), rows=done.rows, window_features=windows)
+    windows = "columns of the file" if done.windows_given else "computed from the rows of the file"
+    context.log.info("file scored", file=str(source), rows=done.rows, window_features=windows)
     return Result(
         days=[], rows=done.rows, flagged=done.flagged, rejected=done.rejected.total(),
         reasons=dict(sorted(done.rejected.items())), model_version=artifact.version,
@@ -186,7 +187,7 @@ def _score_file(source: Path, target: Path, artifact: "ModelArtifact", context: 
 
 
 def _days(config: Config, context: Context, features: Dataset, scores: Dataset) -> list[str]:
-    """The days asked for; by default the newest, and those of the week before it whose scores are missing or old."""
+    """The requested days; by default the newest, and days of the week before it whose scores are out of date."""
     published = features.partitions()
     if not published:
         raise BadInputError("there are no features to score", hint="fraud build-features")
@@ -196,7 +197,7 @@ def _days(config: Config, context: Context, features: Dataset, scores: Dataset) 
         chosen = [day for day in published if str(config.first) <= day <= str(config.last)]
         if not chosen:
             raise BadInputError(
-                f"features has no day in {config.first}..{config.last}", hint=f"newest: {published[-1]}"
+                f"features has no day from {config.first} to {config.last}", hint=f"newest: {published[-1]}"
             )
         return chosen
     newest = published[-1]
@@ -241,60 +242,60 @@ def _score(
     sources: dict[str, Manifest],
 ) -> dict[str, float]:
     """Score `days` and publish each as soon as it is scored; seconds by stage."""
-    from fraud.lake.spark import run_tasks, spark_session  # noqa: PLC0415 - only a run that has work pays for Spark
+    from fraud.lake.spark import run_tasks, spark_session  # noqa: PLC0415 - Spark takes seconds to import
 
     began = time.monotonic()
     seconds = {"score": 0.0, "publish": 0.0}
     with spark_session(context.settings, "score_nightly") as spark:
         seconds["spark_start"] = time.monotonic() - began
-        context.log.info("spark is up", seconds=round(seconds["spark_start"], 1), days=len(days))
+        context.log.info("Spark started", seconds=round(seconds["spark_start"], 1), days=len(days))
         task = _task(scores, artifact, spark.sparkContext.broadcast(artifact.model))
         for slices in _together(list(_slices(features, day, sources[day])) for day in days):
             mark = time.monotonic()
-            answers = run_tasks(spark, task, slices, lambda piece: piece.end - piece.first, context.log)
+            results = run_tasks(spark, task, slices, lambda piece: piece.end - piece.first, context.log)
             seconds["score"] += time.monotonic() - mark
             mark = time.monotonic()
-            _publish_each(scores, list(zip(slices, answers, strict=True)), sources, artifact, context)
+            _publish_each(scores, list(zip(slices, results, strict=True)), sources, artifact, context)
             seconds["publish"] += time.monotonic() - mark
     return seconds
 
 
 def _together(days: Iterable[list[Slice]]) -> Iterator[list[Slice]]:
-    """Whole days whose slices are few enough to be scored at once: many small days share the cores."""
-    held: list[Slice] = []
+    """Group whole days until a group has SLICES_AT_ONCE slices."""
+    group: list[Slice] = []
     for slices in days:
-        held += slices
-        if len(held) >= SLICES_AT_ONCE:
-            yield held
-            held = []
-    if held:
-        yield held
+        group += slices
+        if len(group) >= SLICES_AT_ONCE:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _publish_each(
     scores: Dataset,
-    answers: list[tuple[Slice, SliceScored | SliceUnusable]],
+    results: list[tuple[Slice, SliceScored | SliceUnusable]],
     sources: dict[str, Manifest],
     artifact: "ModelArtifact",
     context: Context,
 ) -> None:
-    """Raises BadInputError when a slice could not be read, UnavailableError when there is no room."""
-    unusable = [f"{piece.uri}: {answer.reason}" for piece, answer in answers if isinstance(answer, SliceUnusable)]
+    """Publish each day. Raises BadInputError when a slice could not be read, UnavailableError when the disk is full."""
+    unusable = [f"{piece.uri}: {result.reason}" for piece, result in results if isinstance(result, SliceUnusable)]
     if unusable:
         raise BadInputError("features cannot be read", got="; ".join(unusable), hint="fraud build-features")
-    for day in dict.fromkeys(piece.day for piece, _ in answers):
-        parts = [answer for piece, answer in answers if piece.day == day and isinstance(answer, SliceScored)]
+    for day in dict.fromkeys(piece.day for piece, _ in results):
+        parts = [result for piece, result in results if piece.day == day and isinstance(result, SliceScored)]
         try:
             _publish(scores, day, sources[day], parts, artifact)
         except OSError as error:
             raise UnavailableError(
-                f"the scores of {day} cannot be published", got=str(error), hint="make room; run again"
+                f"the scores of {day} cannot be published", got=str(error), hint="free some space and run again"
             ) from error
-        context.log.info("published", day=day, rows=sum(part.object.rows for part in parts))
+        context.log.info("day published", day=day, rows=sum(part.object.rows for part in parts))
 
 
 def _slices(features: Dataset, day: str, source: Manifest) -> Iterator[Slice]:
-    """The day in pieces of a row group; an object without rows is one as well, so that it is looked at."""
+    """The slices of a day, one per row group. An object without rows is one slice, so that it is read and checked."""
     for uri, made in zip(features.object_uris(day), source.objects, strict=True):
         for first in range(0, max(made.rows, 1), ROWS_PER_GROUP):
             yield Slice(day, uri, made, first, min(first + ROWS_PER_GROUP, made.rows))
@@ -303,13 +304,9 @@ def _slices(features: Dataset, day: str, source: Manifest) -> Iterator[Slice]:
 def _task(
     scores: Dataset, artifact: "ModelArtifact", model: "Broadcast[bytes]"
 ) -> Callable[[Slice], SliceScored | SliceUnusable]:
-    """The function Spark ships to its workers."""
-    key, version, meaning, threshold = (
-        artifact.model_sha256,
-        artifact.version,
-        artifact.feature_hash,
-        artifact.threshold,
-    )
+    """The function that Spark runs in its workers."""
+    key, version = artifact.model_sha256, artifact.version
+    feature_hash, threshold = artifact.feature_hash, artifact.threshold
 
     def score_slice(piece: Slice) -> SliceScored | SliceUnusable:
         from pandas.util import hash_array  # noqa: PLC0415 - pandas takes a second to import
@@ -317,10 +314,10 @@ def _task(
         try:
             table = _read(piece)
         except FileNotFoundError:
-            return SliceUnusable("it is not there")
+            return SliceUnusable("the object does not exist")
         except (pa.ArrowException, ValueError) as error:
             return SliceUnusable(str(error))
-        rows, rejected = Scorer(_session(key, model), version, meaning, threshold).score(table)
+        rows, rejected = Scorer(_session(key, model), version, feature_hash, threshold).score(table)
         return SliceScored(
             object=scores.put(piece.day, rows),
             rows_in=table.num_rows,
@@ -333,19 +330,19 @@ def _task(
 
 
 def _read(piece: Slice) -> pa.Table:
-    """The rows of a slice, INPUT's columns. The first slice of an object holds its bytes against the manifest."""
+    """The rows of a slice, with INPUT's columns. The first slice of an object verifies its sha256."""
     fs, path = located(piece.uri)
     if piece.first == 0:
         data = fs.cat_file(path)
         if (digest := sha256(data).hexdigest()) != piece.object.sha256:
-            raise ValueError(f"its manifest says sha256 {piece.object.sha256}, it has {digest}")
+            raise ValueError(f"sha256 {digest} instead of {piece.object.sha256} as in the manifest")
         return _rows(pq.ParquetFile(pa.BufferReader(data)), piece)
     with fs.open(path, "rb") as file:
         return _rows(pq.ParquetFile(file), piece)
 
 
 def _rows(file: pq.ParquetFile, piece: Slice) -> pa.Table:
-    """Reads the row groups that hold the slice, and cuts it out. Raises ArrowException or ValueError."""
+    """Read the row groups that contain the slice, and slice them. Raises ArrowException or ValueError."""
     starts = np.cumsum([0, *(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))])
     groups = [g for g in range(file.num_row_groups) if starts[g] < piece.end and starts[g + 1] > piece.first]
     offset = piece.first - int(starts[groups[0]]) if groups else 0
@@ -354,7 +351,7 @@ def _rows(file: pq.ParquetFile, piece: Slice) -> pa.Table:
 
 
 def _session(key: str, model: "Broadcast[bytes]") -> Model:
-    """The worker's one session of this model: made by its first task, kept for the next."""
+    """The worker's session of this model, created by its first task and reused."""
     from fraud.scoring.trees import batch_model  # noqa: PLC0415 - numba takes a second to import
 
     if key not in _SESSIONS:
@@ -364,18 +361,18 @@ def _session(key: str, model: "Broadcast[bytes]") -> Model:
 
 
 def _publish(scores: Dataset, day: str, source: Manifest, parts: list[SliceScored], artifact: "ModelArtifact") -> None:
-    """Check the day as a whole, then make it visible. Raises BadInputError and publishes nothing when a check fails."""
+    """Check the whole day, then publish it. Raises BadInputError, and publishes nothing, if a check fails."""
     rejected = sum((part.rejected for part in parts), Counter[str]())
     rows_in, rows_out = sum(part.rows_in for part in parts), sum(part.object.rows for part in parts)
     if not source.rows == rows_in == rows_out + rejected.total():
         raise BadInputError(
-            f"the rows of {day} do not add up", expected=f"{source.rows} rows of features",
+            f"the row counts of {day} do not match", expected=f"{source.rows} rows of features",
             got=f"{rows_in} read, {rows_out} scored, {rejected.total()} rejected", hint="fraud build-features",
         )  # fmt: skip
     hashes = np.concatenate([part.id_hashes for part in parts])
     hashes.sort()
     if (hashes[1:] == hashes[:-1]).any():
-        raise BadInputError(f"features of {day} hold a transaction_id twice", hint="fraud build-features")
+        raise BadInputError(f"features of {day} contain a transaction_id twice", hint="fraud build-features")
     counts = {f"{_REJECTED}{reason}": str(count) for reason, count in rejected.items()}
     flagged = sum(part.flagged for part in parts)
     scores.commit(
@@ -386,7 +383,7 @@ def _publish(scores: Dataset, day: str, source: Manifest, parts: list[SliceScore
 def _summary(scores: Dataset, day: str, *, before: Manifest | None) -> DayScored:
     manifest = scores.manifest(day)
     if manifest is None:
-        raise BadInputError(f"the scores of {day} are gone", hint=f"fraud score --date {day}")
+        raise BadInputError(f"the scores of {day} do not exist", hint=f"fraud score --date {day}")
     rejected = {
         reason.removeprefix(_REJECTED): int(count)
         for reason, count in manifest.made_from.items()

@@ -1,7 +1,7 @@
-"""One file of transactions in, the same rows with their scores out, in this process: no lake, no Spark.
+"""Score a file of transactions in this process, without the lake and without Spark.
 
-The file has the contract's columns. Where it carries the three window features they are taken as they are, else
-computed over the file's own rows, as for users whose first transaction is in it.
+The file has the contract's columns. If it also has the three window features, these are used. Otherwise they are
+computed from the rows of the file, as if each user's first transaction were in it.
 """
 
 import gzip
@@ -44,7 +44,7 @@ _BAR: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class FileScored:
-    """rows_in = rows + the rejected."""
+    """Counts; rows_in = rows + rejected."""
 
     rows_in: int
     rows: int
@@ -54,14 +54,14 @@ class FileScored:
 
 
 def score_file(source: Path, target: Path, scorer: Scorer) -> FileScored:
-    """Score `source` into `target` (.csv, .csv.gz to read, or .parquet); SCHEMA rows in the order of the file.
+    """Score `source` (CSV, also gzipped, or Parquet) into `target` (.csv or .parquet): SCHEMA rows in the same order.
 
-    Rows that break the contract are left out and counted by reason. Raises BadInputError for a file that cannot be read
-    as transactions, BadConfigError for another kind of file, UnavailableError when the target cannot be written; then
-    there is no target, or the one before.
+    Rows that violate the contract are omitted and counted by reason. Raises BadInputError for a file that cannot be
+    read as transactions, BadConfigError for another target suffix, UnavailableError when the target cannot be written.
+    On an error the target is not changed.
     """
     if target.suffix not in KINDS:
-        raise BadConfigError(f"--output {target}", expected="a name that ends in .csv or .parquet")
+        raise BadConfigError(f"--output {target}", expected="the suffix .csv or .parquet")
     table = _read(source)
     given = set(WINDOW_NAMES) <= set(table.column_names)
     usable, rejected = _usable(table)
@@ -69,8 +69,8 @@ def score_file(source: Path, target: Path, scorer: Scorer) -> FileScored:
         usable = _with_own_windows(usable)
     scored = []
     for rows in _with_progress(usable.select(INPUT.names).cast(INPUT), sys.stderr):
-        answers, reasons = scorer.score(rows)
-        scored.append(answers)
+        scores, reasons = scorer.score(rows)
+        scored.append(scores)
         rejected += reasons
     out = pa.concat_tables(scored) if scored else SCHEMA.empty_table()
     _write(out, target)
@@ -78,7 +78,7 @@ def score_file(source: Path, target: Path, scorer: Scorer) -> FileScored:
 
 
 def _read(source: Path) -> pa.Table:
-    """The rows in the landing schema, with the window features where the file has all three."""
+    """The rows in the landing schema, with the window features if the file has all three."""
     try:
         with source.open("rb") as file:
             if file.read(len(_PARQUET)) != _PARQUET:
@@ -88,13 +88,13 @@ def _read(source: Path) -> pa.Table:
         return _beside(in_schema(str(source), "transactions", table), table, windows)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadInputError(
-            f"{source} cannot be read", expected="a CSV (also .gz) or Parquet file of the contract's columns",
+            f"{source} cannot be read", expected="a CSV (also gzipped) or Parquet file with the contract's columns",
             got=str(error), hint="see docs/batch.md",
         ) from error  # fmt: skip
 
 
 class _ContractFile(Mapping):
-    """The mapping of a CSV file whose columns are the contract's already, and beside them `beside`."""
+    """The mapping of a CSV file with the contract's columns and the further columns `beside`."""
 
     beside: tuple[str, ...]
 
@@ -104,12 +104,12 @@ class _ContractFile(Mapping):
 
 
 def _read_csv(source: Path) -> pa.Table:
-    """As `fraud import` reads one: a value that cannot be read is null, and `parse_error` says why."""
+    """Read as `fraud import` does: an unreadable value becomes null, with the reason in `parse_error`."""
     names = _header(source)
     if missing := [name for name in _TRANSACTION.names if name not in {*names, *OPTIONAL}]:
         raise BadInputError(
             f"{source} lacks {', '.join(missing)}", expected=", ".join(_TRANSACTION.names), got=", ".join(names),
-            hint="fraud import maps other files to the contract",
+            hint="fraud import converts other files to the contract",
         )  # fmt: skip
     windows = _WINDOWS if set(WINDOW_NAMES) <= set(names) else pa.schema([])
     category = {"column": "merchant_category"} if "merchant_category" in names else {"constant": OTHER}
@@ -148,7 +148,7 @@ def _header(source: Path) -> list[str]:
 
 
 def _usable(table: pa.Table) -> tuple[pa.Table, Counter[str]]:
-    """The rows that keep the contract, as ingest makes them; and why the others do not."""
+    """The valid rows as ingest writes them, and the reasons of the others."""
     reasons = quarantine_reasons("transactions", table.select(SCHEMAS["transactions"].names), datetime.now(UTC))
     rejected = Counter(reasons.drop_null().to_pylist())
     rows = table.filter(pc.is_null(reasons))
@@ -156,7 +156,7 @@ def _usable(table: pa.Table) -> tuple[pa.Table, Counter[str]]:
     first = np.zeros(len(codes), dtype=np.bool_)
     first[np.unique(codes, return_index=True)[1]] = True
     if repeated := int((~first).sum()):
-        rejected["transaction_id was there before"] = repeated
+        rejected["duplicate transaction_id"] = repeated
     rows = rows.filter(pa.array(first))
     usable, _ = in_contract(rows)
     for name in WINDOW_NAMES:
@@ -166,7 +166,7 @@ def _usable(table: pa.Table) -> tuple[pa.Table, Counter[str]]:
 
 
 def _with_own_windows(rows: pa.Table) -> pa.Table:
-    """The window features over these rows alone, in their order."""
+    """Add window features that are computed from these rows. The order of rows is kept."""
     ordered = rows.append_column(_POSITION, pa.array(range(rows.num_rows))).sort_by(_ORDER)
     return with_windows(ordered, window_values(ordered)).sort_by(_POSITION) if rows.num_rows else _empty(rows)
 
@@ -176,7 +176,7 @@ def _empty(rows: pa.Table) -> pa.Table:
 
 
 def _with_progress(rows: pa.Table, terminal: IO[str]) -> Iterator[pa.Table]:
-    """The rows in pieces; where a person looks on, a bar that says how far it is."""
+    """The rows in pieces, with a progress bar on a terminal."""
     for start in range(0, rows.num_rows, ROWS_AT_ONCE):
         yield rows.slice(start, ROWS_AT_ONCE)
         if terminal.isatty():
@@ -196,5 +196,5 @@ def _write(scored: pa.Table, target: Path) -> None:
         put_atomically(uri_of(target), sink.getvalue().to_pybytes())
     except OSError as error:
         raise UnavailableError(
-            f"{target} cannot be written", got=str(error), hint="make room, or name another"
+            f"{target} cannot be written", got=str(error), hint="free some space, or choose another file"
         ) from error

@@ -1,4 +1,4 @@
-"""Rows of `features` in, rows of `scores` out: the same order, minus rows that cannot be scored, each with a reason."""
+"""Score rows of `features`: rows of `scores` in the same order, and counts of rejected rows by reason."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ INPUT: Final = pa.schema(
         ("unique_merchants_30d", pa.int64()),
     ]
 )
-"""What is read of `features`."""
+"""The columns of `features` that are read."""
 NULLABLE: Final = frozenset({"distance_from_home", "avg_amount_7d"})
-"""Where null has a meaning (core.features.IMPUTATION). A null elsewhere is a reason for rejection."""
+"""Columns with an imputation for null (core.features.IMPUTATION). A null in another column rejects the row."""
 
 
 class Model(Protocol):
@@ -40,7 +40,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """A model and the facts about it that every row of scores carries."""
+    """A model, its version, feature hash and threshold, which every row of scores contains."""
 
     model: Model
     version: str
@@ -48,9 +48,9 @@ class Scorer:
     threshold: float
 
     def score(self, features: pa.Table) -> tuple[pa.Table, Counter[str]]:
-        """`SCHEMA` rows for `INPUT` rows, and how many were rejected for which reason.
+        """SCHEMA rows for INPUT rows, and the number of rejected rows by reason.
 
-        Raises ValueError when the model answers anything but a probability: then no row of it can be trusted.
+        Raises ValueError when a value of the model is not a probability, because then no value can be trusted.
         """
         scored, rejected = [], Counter[str]()
         for start in range(0, features.num_rows, ROWS_AT_ONCE):
@@ -62,7 +62,7 @@ class Scorer:
     def _score(self, rows: pa.Table) -> pa.Table:
         probabilities = self.model.probabilities(vectors(rows))
         if len(probabilities) != rows.num_rows or not bool(np.all((probabilities >= 0) & (probabilities <= 1))):
-            raise ValueError(f"model version {self.version} answered something that is not a probability")
+            raise ValueError(f"model version {self.version} returned a value that is not a probability")
         n = rows.num_rows
         return pa.table(
             [
@@ -70,7 +70,7 @@ class Scorer:
                 rows["user_id"],
                 rows["event_timestamp"],
                 pa.array(probabilities),
-                # As serving compares: the float32 answer widened, never the threshold narrowed.
+                # As in serving: the float32 probability is converted to float64, not the threshold to float32.
                 pa.array(probabilities.astype(np.float64) >= self.threshold),
                 pa.repeat(self.version, n),
                 pa.repeat(self.feature_hash, n),
@@ -80,7 +80,7 @@ class Scorer:
 
 
 def _usable(rows: pa.Table) -> tuple[pa.Table, Counter[str]]:
-    """The rows that can be scored, and why the others cannot (the first reason in INPUT's order)."""
+    """The rows that can be scored, and the reasons of the others (the first in INPUT's order)."""
     reasons: Counter[str] = Counter()
     for field in INPUT:
         if field.name not in NULLABLE:

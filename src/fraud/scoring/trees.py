@@ -1,9 +1,9 @@
-"""Boosted trees faster than ONNX Runtime walks them, to the same bits: every split of a tree for many rows at once.
+"""Evaluate boosted trees for many rows at once, with the same bits as ONNX Runtime and faster.
 
-QuickScorer's bit masks (Lucchese et al., SIGIR 2015), laid out for vector units: a tree's leaves are numbered from
-left to right, one bit each; a split that is false takes the leaves of its left subtree away, in whichever order the
-splits come; the lowest bit left is the leaf. No branch depends on a row, so the compiler makes vector code of the loops
-over rows. Only the TreeEnsembleRegressor is walked here: what follows it in the graph stays ONNX Runtime's.
+The algorithm is QuickScorer (Lucchese et al., SIGIR 2015) with a layout for vector units. Leaves of a tree are numbered
+from left to right, one bit each. A false split removes the leaves of its left subtree; the order of splits does not
+matter. The lowest remaining bit is the leaf. No branch depends on a row, so the compiler vectorizes the loops over
+rows. Only the TreeEnsembleRegressor is evaluated here; ONNX Runtime evaluates the rest of the graph.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ from fraud.scoring.onnx_session import OnnxModel
 
 MAX_LEAVES: Final = 32
 ROWS_AT_ONCE: Final = 256
-"""Rows walked together: their features (27 x 256 x 4 bytes) stay in the core's own cache."""
+"""Rows that are evaluated together: their features (27 x 256 x 4 bytes) fit into the cache of a core."""
 _SETTINGS: Final = {"n_targets": 1, "aggregate_function": b"SUM", "post_transform": b"NONE"}
 _MODES: Final = {b"BRANCH_LEQ", b"LEAF"}
 _PROBES: Final = 4_096
@@ -32,10 +32,10 @@ def add_leaves(
     bound: NDArray[np.float32], missing_left: NDArray[np.bool_], kept: NDArray[np.int32],
     leaves: NDArray[np.float32], rows_at_once: int, out: NDArray[np.float32],
 ) -> None:  # fmt: skip
-    """out[i] += the leaves of vectors[i], tree by tree in float32: the order in which ONNX Runtime adds.
+    """Add the leaves of vectors[i] to out[i], tree by tree in float32, in the same order as ONNX Runtime.
 
-    Splits of tree t are starts[t]:starts[t + 1]. A value at most `bound` goes left, and NaN too with `missing_left`;
-    for any other, only the leaves in `kept` are still possible. leaves[t] are the tree's values from left to right.
+    Splits of tree t are starts[t]:starts[t + 1]. A value of at most `bound` goes left, and NaN if `missing_left`. For
+    all other values only the leaves in `kept` remain. leaves[t] are the values of the tree from left to right.
     """
     n, width = vectors.shape
     block = np.zeros((width, rows_at_once), dtype=np.float32)
@@ -66,7 +66,7 @@ def add_leaves(
 
 @dataclass(frozen=True, slots=True)
 class Forest:
-    """A TreeEnsembleRegressor as `add_leaves` takes it."""
+    """A TreeEnsembleRegressor in the layout of `add_leaves`."""
 
     base: np.float32
     starts: NDArray[np.int64]
@@ -77,7 +77,7 @@ class Forest:
     leaves: NDArray[np.float32]
 
     def logits(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """float32[n, 1], as the operator answers."""
+        """Output of the operator, float32[n, 1], for vectors float32[n, d]."""
         out = np.zeros(len(vectors), np.float32)
         add_leaves(vectors, self.starts, self.column, self.bound, self.missing_left, self.kept, self.leaves,
                    ROWS_AT_ONCE, out)  # fmt: skip
@@ -85,7 +85,7 @@ class Forest:
 
 
 class FastTrees:
-    """The model's probabilities, its trees walked by `add_leaves` and the rest of its graph by ONNX Runtime."""
+    """A model whose trees are evaluated by `add_leaves`, the rest of its graph by ONNX Runtime."""
 
     def __init__(self, trees: Forest, rest: bytes) -> None:
         self._trees, self._rest = trees, OnnxModel(rest)
@@ -96,8 +96,8 @@ class FastTrees:
 
 
 def batch_model(data: bytes) -> FastTrees | OnnxModel:
-    """The fastest way to this model's answers: FastTrees where the graph is one forest and what follows it, and where
-    beside every one of its splits it answers as ONNX Runtime does, bit for bit; else ONNX Runtime.
+    """FastTrees if the first node of the graph is a forest and probes beside its splits give the same bits
+    as in ONNX Runtime; otherwise ONNX Runtime.
     """
     reference = OnnxModel(data)
     graph = onnx.load_from_string(data)
@@ -114,7 +114,7 @@ def batch_model(data: bytes) -> FastTrees | OnnxModel:
 
 
 def _beside_splits(trees: Forest, columns: int) -> NDArray[np.float32]:
-    """Rows of values just below, on and just above bounds of each column, and NaN: float32[n, columns]."""
+    """Probe rows with values just below, at and just above bounds of each column, and NaN: float32[n, columns]."""
     rng = np.random.default_rng(0)
     probes = np.zeros((_PROBES, columns), np.float32)
     for column in np.unique(trees.column):
@@ -125,7 +125,7 @@ def _beside_splits(trees: Forest, columns: int) -> NDArray[np.float32]:
 
 
 def _forest(operator: onnx.NodeProto) -> Forest | None:
-    """The operator's trees; None when it is anything but a sum of `<=` trees of at most MAX_LEAVES leaves."""
+    """The operator's trees; None unless it is a sum of trees with `<=` splits and at most MAX_LEAVES leaves."""
     given: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in operator.attribute}
     if any(given.get(name, value) != value for name, value in _SETTINGS.items()):
         return None
@@ -141,7 +141,7 @@ def _forest(operator: onnx.NodeProto) -> Forest | None:
     starts, splits, leaves = [0], list[tuple[Any, ...]](), np.zeros((len(sizes), MAX_LEAVES), np.float32)
 
     def below(node: tuple[int, int], values: list[float]) -> int:
-        """The leaves below a node, as bits; numbers them from left to right."""
+        """The leaves below a node as bits. Numbers the leaves from left to right."""
         mode, column, bound, left, right, missing_left = nodes[node]
         if mode == b"LEAF":
             values.append(value[node])
@@ -151,7 +151,7 @@ def _forest(operator: onnx.NodeProto) -> Forest | None:
         splits.append((column, bound, missing_left, ~left_leaves))
         return left_leaves | right_leaves
 
-    roots = {tree: (tree, number) for tree, number in reversed(keys)}  # the first of a tree in the list is its root
+    roots = {tree: (tree, number) for tree, number in reversed(keys)}  # the first node of a tree is its root
     for at, tree in enumerate(dict.fromkeys(given["nodes_treeids"])):
         values: list[float] = []
         below(roots[tree], values)

@@ -1,6 +1,6 @@
-"""Models against each other on the same rows: figures with intervals, paired differences, slices, the ladder's choice.
+"""Compare models on the same rows: figures with intervals, paired differences, slices, selection of a level.
 
-Every comparison uses the same resamples for all models, so the noise they share cancels.
+Every comparison uses the same resamples for all models, so that common noise cancels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,14 +18,14 @@ from fraud.stats.slices import SliceLoss
 
 Measure = Literal["average_precision", "auc", "recall", "saved_per_1000", "expected_over_seen"]
 MEASURES: Final[tuple[Measure, ...]] = get_args(Measure)
-"""Recall and money are those at the alert capacity."""
+"""Recall and savings are those at the alert capacity."""
 
 AMOUNT_BANDS: Final = (0.0, 50.0, 200.0, 1000.0, float("inf"))
 """USD."""
 
 
 class Rows(NamedTuple):
-    """What models are compared on. `users` int[n], 0..m-1: the groups that resamples draw whole."""
+    """Rows on which models are compared. `users` int[n], 0..m-1, are the groups of the bootstrap."""
 
     vectors: NDArray[np.float32]
     is_fraud: NDArray[np.bool_]
@@ -45,7 +45,7 @@ class Rows(NamedTuple):
 
 
 class Compared:
-    """Figures of several models over one set of resamples. Models are numbered as they were given."""
+    """Figures of several models over one set of resamples. Models are numbered in the given order."""
 
     def __init__(
         self, rows: Rows, probabilities: Sequence[NDArray[np.floating]], costs: Costs, *, resamplings: int, seed: int
@@ -66,7 +66,7 @@ class Compared:
         chances = tally.chances(self._costs.capacity)
         seen, rows = float(tally.frauds[-1]), float(tally.rows[-1])
         saved = float(np.sum(chances * ranked.group_sums(self._gains if weights is None else self._gains * weights)))
-        # Sums of products, not `@`: a threaded BLAS waits for a core longer than it computes.
+        # Sums of products instead of `@`: a threaded BLAS is slower for these sizes.
         expected = float(np.sum(probability if weights is None else probability * weights))
         return [
             tally.average_precision(),
@@ -77,19 +77,19 @@ class Compared:
         ]
 
     def interval(self, model: int, measure: Measure) -> Interval:
-        """A model's figure."""
+        """A model's figure with its interval."""
         column = MEASURES.index(measure)
         return interval(float(self.value[model, column]), self._drawn[:, model, column])
 
     def gain(self, model: int, other: int, measure: Measure) -> Interval:
-        """A model's figure minus another's, paired."""
+        """The paired difference: a model's figure minus another's."""
         column = MEASURES.index(measure)
         value = float(self.value[model, column] - self.value[other, column])
         return interval(value, self._drawn[:, model, column] - self._drawn[:, other, column])
 
 
 class Step(NamedTuple):
-    """One rung of the ladder against the best below it."""
+    """Comparison of a level with the best level below it."""
 
     level: int
     against: int
@@ -99,7 +99,7 @@ class Step(NamedTuple):
 
 
 def select_level(compared: Compared, levels: int, margin: float) -> tuple[int, list[Step]]:
-    """The level to deploy, and why: each higher one must beat the best below by the margin and beyond the noise."""
+    """Select the level to deploy: a higher level must exceed the best below by the margin, with an interval above 0."""
     chosen, steps = 0, []
     for level in range(1, levels):
         gain = compared.gain(level, chosen, "average_precision")
@@ -110,7 +110,7 @@ def select_level(compared: Compared, levels: int, margin: float) -> tuple[int, l
 
 
 def slices(rows: Rows) -> Mapping[str, NDArray[np.bool_]]:
-    """Named subsets that must not pay for the average: categories, amount bands, users we know little of."""
+    """Named subsets: categories, amount bands, and users with little history. Values are bool[n]."""
     vectors = rows.vectors
     found = {f"category {name}": vectors[:, CATEGORY_OFFSET + i] == 1.0 for i, name in enumerate(CATEGORIES)}
     for low, high in pairwise(AMOUNT_BANDS):
@@ -125,7 +125,7 @@ def slice_losses(
     rows: Rows, candidate: NDArray[np.floating], opponent: NDArray[np.floating], capacity: float,
     *, resamplings: int, seed: int,
 ) -> tuple[SliceLoss, ...]:  # fmt: skip
-    """Recall at the common capacity, per slice that holds a fraud, and what the candidate loses there."""
+    """Recall at the same capacity of both models in each slice with a fraud, and the candidate's loss."""
     named = [(name, mask & rows.is_fraud) for name, mask in slices(rows).items() if np.any(mask & rows.is_fraud)]
     if not named:
         return ()

@@ -1,6 +1,6 @@
-"""The gates a candidate has to pass, as data: what was measured, what was asked for, the verdict and why it is asked.
+"""The gates for a candidate: measured values, bounds, verdicts and reasons.
 
-A gate whose value could not be measured has failed: nothing passes by being empty, single-class or immature.
+A gate whose value could not be measured has failed. An empty, single-class or immature holdout passes no gate.
 """
 
 import math
@@ -12,29 +12,29 @@ from fraud.params import Gates
 from fraud.stats.metrics import Interval
 from fraud.stats.slices import SliceLoss
 
-Asked = Literal["at least", "at most", "above"]
+Comparison = Literal["at least", "at most", "above"]
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One verdict. `asked` says how `value` and `threshold` are compared; `value` None: it could not be measured."""
+    """One verdict: `value` is `comparison` `threshold`. `value` is None if it could not be measured."""
 
     name: str
     value: float | None
-    requested: Asked
+    comparison: Comparison
     threshold: float
     passed: bool
     why: str
     detail: str
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """As in gates.json."""
         return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Everything the gates look at. None: not measured, `reasons` says why, by gate."""
+    """Input of the gates. None: not measured; `reasons` has the reason by gate."""
 
     holdout_rows: int
     holdout_frauds: int
@@ -61,67 +61,68 @@ class Measured:
 
 
 def judge(measured: Measured, bounds: Gates) -> tuple[Gate, ...]:
-    """Every gate, always all of them, in the order of the report."""
+    """The verdicts of all gates, in the order of the report."""
     m = measured
     gain = None if m.gain is None else m.gain.low
     ratio, ratio_detail = _ratio(m.calibration_ratio)
     loss, loss_detail = _worst_loss(m.slices, bounds.min_slice_frauds)
     return (
         _gate(m, "data_contract", m.quarantine_rate, "at most", bounds.max_quarantine_rate,
-              "a source that breaks the contract this often has changed, and the model has learnt the change",
+              "a source that violates the contract this often has changed, and the model was trained on the change",
               "share of the delivered rows that were quarantined"),
-        _gate(m, "holdout_rows", m.holdout_rows, "at least", bounds.min_holdout_rows, "a small holdout proves nothing"),
+        _gate(m, "holdout_rows", m.holdout_rows, "at least", bounds.min_holdout_rows,
+              "figures of a small holdout are not reliable"),
         _gate(m, "holdout_frauds", m.holdout_frauds, "at least", bounds.min_holdout_frauds,
-              "every measure below counts frauds", needs_holdout=True),
+              "all measures below count frauds", needs_holdout=True),
         _gate(m, "label_maturity", m.immature_rows, "at most", 0,
-              "a transaction whose label may still come would count as legitimate"),
+              "a transaction whose label may still be received would count as legitimate"),
         _gate(m, "average_precision", m.average_precision_lift, "at least", bounds.min_average_precision_lift,
-              "the ranking must be much better than chance, beyond the noise",
+              "the ranking must be significantly better than chance",
               "lower end of the 95% interval of average precision, over the fraud rate", needs_holdout=True),
         _gate(m, "auc", None if m.auc is None else m.auc.low, "at least", bounds.min_auc,
-              "the first model has no Production to beat: its ranking must be useful by itself",
+              "the ranking must be useful by itself, also when there is no Production to compare with",
               "" if m.auc is None else f"AUC {m.auc.value:.3f}, 95% interval {m.auc.low:.3f} to {m.auc.high:.3f}; the "
-              "gate looks at its lower end", needs_holdout=True),
+              "gate uses the lower end", needs_holdout=True),
         _gate(m, "better_than_production", gain, "above", 0.0,
-              "a new version must earn more money than the present one, beyond the noise",
+              "a new version must save significantly more money than the current one",
               _gain(m.gain, m.opponent), needs_holdout=True),
         _gate(m, "simpler_level", None if m.simpler_gain is None else m.simpler_gain.high, "at least", 0.0,
-              "complexity must pay: a simpler level that earns more, beyond the noise, is not passed over",
+              "a simpler level that saves significantly more money must be preferred",
               _gain(m.simpler_gain, m.simpler, end="upper"), needs_holdout=True),
         _gate(m, "calibration_error", m.calibration_error, "at most", bounds.max_calibration_error,
-              "the threshold was chosen by cost, so a probability must be one",
-              "mean distance between predicted and seen rates, ten bins of equal expected frauds", needs_holdout=True),
+              "the threshold was chosen by cost, so probabilities must be calibrated",
+              "mean distance of predicted and observed rates, ten bins of equal expected frauds", needs_holdout=True),
         _gate(m, "calibration_ratio", ratio, "at most", bounds.max_calibration_ratio,
-              "a fraud rate that is off by a factor makes the threshold wrong", ratio_detail, needs_holdout=True),
+              "with a wrong fraud rate, the threshold is wrong", ratio_detail, needs_holdout=True),
         _gate(m, "slices", loss, "at most", bounds.max_slice_loss,
-              "better on average must not mean much worse for some: recall at capacity that a slice lost",
+              "an improvement on average must not be a large loss for a group: recall at capacity that a slice lost",
               loss_detail, needs_holdout=True),
         _gate(m, "onnx_parity", m.onnx_difference, "at most", bounds.max_onnx_difference,
-              "what is served must be what was measured",
-              "largest difference to the native model, rows beside every split included"),
+              "the served model must be the measured one",
+              "largest difference to the native model, including rows beside every split"),
         _gate(m, "latency", m.latency_us, "at most", bounds.max_latency_us,
-              "a customer waits", "p99 of one row through ONNX Runtime on one thread, us"),
+              "a customer waits for the answer", "p99 of one row through ONNX Runtime on one thread, in us"),
         _gate(m, "feature_parity", m.feature_mismatches, "at most", 0,
-              "the request path must build the very vectors the model was trained on",
-              "values whose bits differ between the batch's and the request's vector"),
+              "the request path must compute the same vectors as training",
+              "values whose bits differ between the vectors of batch and request path"),
     )  # fmt: skip
 
 
 def _gate(
-    m: Measured, name: str, value: float | None, requested: Asked, threshold: float, why: str, detail: str = "",
+    m: Measured, name: str, value: float | None, comparison: Comparison, threshold: float, why: str, detail: str = "",
     *, needs_holdout: bool = False,
 ) -> Gate:  # fmt: skip
     reason = m.reasons.get(name, "") or (_unusable(m) if needs_holdout else "")
     if reason or value is None or not math.isfinite(value):
-        return Gate(name, None, requested, threshold, False, why, reason or "could not be measured")
-    passed = {"at least": value >= threshold, "at most": value <= threshold, "above": value > threshold}[requested]
-    return Gate(name, float(value), requested, float(threshold), passed, why, detail)
+        return Gate(name, None, comparison, threshold, False, why, reason or "could not be measured")
+    passed = {"at least": value >= threshold, "at most": value <= threshold, "above": value > threshold}[comparison]
+    return Gate(name, float(value), comparison, float(threshold), passed, why, detail)
 
 
 def served_skew(report: Mapping[str, Any] | None) -> Gate:
-    """The platform's own gate at promotion: did the newest day of answers see the features it should have had?
+    """The platform's gate at promotion: the newest checked day of answers must have no skew.
 
-    `report` is skew.json of that day. Before anything was served there is none, and nothing that could differ.
+    `report` is skew.json of that day; None, which passes, before anything was served.
     """
     wrong, detail = 0, "nothing was served yet"
     if report is not None:
@@ -134,7 +135,7 @@ def served_skew(report: Mapping[str, Any] | None) -> Gate:
         detail = f"{report['records']:,} answers of {report['day']}: " + (
             ", ".join(f"{count:,} {what}" for what, count in parts.items() if count) or "nothing differs"
         )
-    why = "a model that is served other features than it learned from is not the one that was measured"
+    why = "with other features than in training, the figures of the model are not valid"
     return Gate("skew", float(wrong), "at most", 0.0, wrong == 0, why, detail)
 
 
@@ -149,9 +150,9 @@ def _unusable(m: Measured) -> str:
     if m.holdout_frauds in (0, m.holdout_rows):
         return f"the holdout has one class only: {m.holdout_frauds} frauds in {m.holdout_rows} rows"
     if m.immature_rows is None:
-        return "it is not known whether the holdout's labels had time to come"
+        return "it is not known whether the labels of the holdout are mature"
     if m.immature_rows:
-        return f"{m.immature_rows} holdout rows are too young for their labels"
+        return f"{m.immature_rows} holdout rows are younger than the label maturity"
     return ""
 
 
@@ -159,24 +160,26 @@ def _gain(gain: Interval | None, opponent: str, *, end: str = "lower") -> str:
     if gain is None:
         return ""
     return (
-        f"{gain.value:+.2f} USD per 1,000 transactions against {opponent}, 95% interval {gain.low:+.2f} to "
-        f"{gain.high:+.2f}; the gate looks at its {end} end"
+        f"{gain.value:+.2f} USD per 1,000 transactions compared with {opponent}, 95% interval {gain.low:+.2f} to "
+        f"{gain.high:+.2f}; the gate uses the {end} end"
     )
 
 
 def _ratio(ratio: Interval | None) -> tuple[float | None, str]:
-    """How far expected and seen frauds are apart, as a factor of at least 1."""
+    """Ratio of expected and observed frauds, or its inverse: at least 1."""
     if ratio is None or not ratio.value > 0:
         return None, ""
-    detail = f"{ratio.value:.2f} frauds expected for each one seen, 95% interval {ratio.low:.2f} to {ratio.high:.2f}"
+    detail = (
+        f"{ratio.value:.2f} expected frauds for each observed one, 95% interval {ratio.low:.2f} to {ratio.high:.2f}"
+    )
     return max(ratio.value, 1 / ratio.value), detail
 
 
 def _worst_loss(slices: tuple[SliceLoss, ...] | None, min_frauds: int) -> tuple[float | None, str]:
-    """The largest loss that is real: its interval lies above zero. What may be noise counts as none."""
+    """The largest significant loss, whose interval lies above zero; 0 if there is none."""
     if slices is None:
         return None, ""
     judged = [s for s in slices if s.frauds >= min_frauds]
     worst = max((s for s in judged if s.loss.low > 0), key=lambda s: s.loss.value, default=None)
-    where = f"worst: {worst.name}, {worst.opponent:.2f} -> {worst.candidate:.2f}" if worst else "no loss beyond noise"
+    where = f"worst: {worst.name}, {worst.opponent:.2f} -> {worst.candidate:.2f}" if worst else "no significant loss"
     return worst.loss.value if worst else 0.0, f"{len(judged)} slices with at least {min_frauds} frauds; {where}"

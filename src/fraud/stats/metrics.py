@@ -1,7 +1,7 @@
-"""How good a ranking of transactions is, with the uncertainty of every figure.
+"""Measures of a ranking of transactions, with bootstrap intervals.
 
-Every measure takes weights, so that a bootstrap resample is one vector of counts over rows that were sorted once.
-Rows with equal probabilities are never ordered among themselves: a measure is its expectation over their order.
+Every measure accepts weights, so that a bootstrap resample is a vector of counts over rows that are sorted once. Rows
+with equal probabilities have no order: a measure is the expectation over all their orders.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,7 +36,7 @@ class Ranked:
         self.ends: NDArray[np.intp] = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
         """Index, in `order`, of the last row of each group of equal probabilities."""
         self.cuts = ordered[self.ends].astype(np.float64)
-        """The groups' probabilities, falling."""
+        """The groups' probabilities, in descending order."""
         self._fraud = is_fraud[self.order].astype(np.float64)
 
     def tally(self, weights: Floats | None = None) -> "Tally":
@@ -51,7 +51,7 @@ class Ranked:
         return self.tally().average_precision()
 
     def alerted(self, share: float, weights: Floats | None = None) -> Floats:
-        """Chance of each row, in the given order, to be among the `share` most suspicious: float64[n] in [0, 1]."""
+        """Probability that each row, in the given order, is among the `share` most suspicious: float64[n] in [0, 1]."""
         alerted = np.empty(len(self.order), dtype=np.float64)
         alerted[self.order] = np.repeat(self.tally(weights).chances(share), np.diff(self.ends, prepend=-1))
         return alerted
@@ -68,7 +68,7 @@ class Tally(NamedTuple):
     frauds: Floats
     rows: Floats
     suspicious: NDArray[np.bool_]
-    """False for the group with probability 0: it is never alerted, whatever capacity is left."""
+    """False for the group with probability 0, which is never alerted."""
 
     def average_precision(self) -> float:
         """Sum over groups of (recall gained) x (precision at the group's end). NaN without frauds."""
@@ -79,7 +79,7 @@ class Tally(NamedTuple):
         return float(np.sum(gained * precision) / self.frauds[-1])
 
     def roc_auc(self) -> float:
-        """Chance that a fraud ranks above a legitimate row, ties counting half. NaN without both classes."""
+        """Probability that a fraud ranks above a legitimate row; ties count half. NaN without both classes."""
         legitimate = self.rows - self.frauds
         if self.frauds[-1] == 0 or legitimate[-1] == 0:
             return float("nan")
@@ -89,9 +89,9 @@ class Tally(NamedTuple):
         return float(np.sum(gained * (below + tied / 2)) / (self.frauds[-1] * legitimate[-1]))
 
     def chances(self, share: float) -> Floats:
-        """Chance of a row of each group to be among the `share` most suspicious.
+        """Probability that a row of each group is among the `share` most suspicious.
 
-        1 above the cut, 0 below, and what is left of the capacity is spread evenly over the group on the cut.
+        It is 1 above the cut and 0 below it. The remaining capacity is spread evenly over the group at the cut.
         """
         size = np.diff(self.rows, prepend=0.0)
         left = share * self.rows[-1] - (self.rows - size)
@@ -124,9 +124,9 @@ def calibration(
 ) -> tuple[float, list[CalibrationBin]]:
     """Expected calibration error and its bins, from likely to unlikely.
 
-    Bins hold equal numbers of *expected frauds*, not of rows: where fraud is rare nine of ten equal bins would all say
-    0.0. The error is the rows' mean of |predicted - observed|. (Naeini et al., AAAI 2015, with these bins.) NaN and no
-    bins without rows.
+    Bins have equal numbers of *expected frauds*, not of rows: with rare fraud, nine of ten bins with equal rows would
+    have a rate of 0.0. The error is the rows' mean of |predicted - observed|. (Naeini et al., AAAI 2015, with these
+    bins.) NaN and no bins without rows.
     """
     if not len(probability):
         return float("nan"), []
@@ -144,10 +144,10 @@ def calibration(
 
 
 def resamples(groups: NDArray[np.integer], count: int, seed: int) -> Iterator[Floats]:
-    """`count` bootstrap resamples as weights float64[n]. `groups` int[n] (0..m-1) are drawn whole.
+    """`count` bootstrap resamples as weights float64[n]. Groups, `groups` int[n] (0..m-1), are drawn as a whole.
 
-    Groups are users: a stolen card's frauds come together, and rows drawn one by one would claim more evidence than
-    there is. (Field & Welsh, Bootstrapping clustered data, JRSS B 2007.)
+    Groups are users: the frauds of a stolen card are not independent, so drawing single rows would give intervals that
+    are too narrow. (Field & Welsh, Bootstrapping clustered data, JRSS B 2007.)
     """
     m = int(groups.max()) + 1
     random = np.random.Generator(np.random.PCG64(seed))

@@ -1,8 +1,8 @@
-"""How far apart two samples of one column are: the population stability index over the reference's own bins.
+"""The population stability index (PSI) of two samples of a column, over bins of the reference.
 
 PSI = sum over bins of (c - r) * ln(c / r), with r and c the shares of reference and current. It measures the size of a
-difference, not how sure we are of it, so a verdict does not change with the sample's size once noise is small: without
-any drift its mean is about (bins - 1) * (1 / n_reference + 1 / n_current), 0.002 for ten bins and a week of 8,000.
+difference, not its significance, so a verdict does not depend on the sample size once noise is small. Without drift its
+mean is about (bins - 1) * (1 / n_reference + 1 / n_current), 0.002 for ten bins and a week of 8,000.
 (B. Yurdakul, Statistical Properties of Population Stability Index, 2018.) docs/monitoring.md describes how the
 threshold in params.yaml was chosen, and the verdict for a column without values.
 """
@@ -61,7 +61,7 @@ def psi(reference: NDArray[np.int64], current: NDArray[np.int64]) -> float:
 def psi_numerical(reference: NDArray[np.float64], current: NDArray[np.float64]) -> float:
     """PSI over the reference's deciles, float64[n] and float64[m] without NaN, n > 0.
 
-    A value that several deciles share has a bin of its own: a column that was constant has moved when it is lower too.
+    A value that several deciles share has a separate bin, so a decrease of a constant column is detected as well.
     """
     edges, times = np.unique(np.quantile(reference, np.arange(1, BINS) / BINS), return_counts=True)
     edges = np.union1d(edges, np.nextafter(edges[times > 1], -np.inf))

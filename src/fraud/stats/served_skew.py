@@ -1,9 +1,9 @@
-"""Was a transaction served with the features it should have had? The comparison, value by value, bit by bit.
+"""Compare the features that serving used with recomputed ones, value by value, bit for bit.
 
-The store alone knows in which order it learned of a user's events (an answer given without waiting for it may still
-have been taken in, and a late file is learned of when it is loaded), so the order is read from the store. The values
-are not: they come from the lake, which got them on another way. What is rebuilt is `windows.evaluate` over the events
-the meaning in `core.features` names.
+The order of a user's events is read from the online store, because no other source has it: an event whose answer did
+not wait for the store may still have been stored, and an event of a late file is stored when it is loaded. The values
+of the events are read from the lake, which received them independently. The features are `windows.evaluate` over these
+events, as defined in `core.features`.
 """
 
 import struct
@@ -24,14 +24,14 @@ _FLOAT: Final = struct.Struct("<d")
 
 @dataclass(slots=True)
 class FeatureSkew:
-    """How often what was served is what is recomputed."""
+    """Counts of equal and different values of a feature."""
 
     equal: int = 0
     mismatch: int = 0
     missing: int = 0
-    """Served as null, though there was a value."""
+    """Null was served instead of a value."""
     extra: int = 0
-    """Served with a value, though there was none."""
+    """A value was served instead of null."""
     worst: float = 0.0
     """The largest absolute difference of two numbers."""
     examples: list[str] = field(default_factory=list)
@@ -41,7 +41,7 @@ class FeatureSkew:
         return self.mismatch + self.missing + self.extra
 
     def add(self, served: Value, recomputed: Value, prediction_id: str) -> None:
-        """Count one pair; the first few wrong ones are kept as examples."""
+        """Count one pair of values. The first five differences are kept as examples."""
         if same(served, recomputed):
             self.equal += 1
             return
@@ -59,7 +59,7 @@ class FeatureSkew:
 
 @dataclass(slots=True)
 class Tally:
-    """All that was counted of a day's answers."""
+    """Counts of a day's answers."""
 
     features: dict[str, FeatureSkew]
     records: int = 0
@@ -69,22 +69,22 @@ class Tally:
     not_landed: int = 0
     """Answers whose transaction is not in the lake yet."""
     contradicted: int = 0
-    """Answers to a request that the source delivered too, beside another one of the same id that the lake keeps."""
+    """Answers to a delivery of an id of which the lake keeps another delivery with a different content."""
     events_lost: int = 0
     probabilities: int = 0
     probabilities_wrong: int = 0
     probabilities_unchecked: int = 0
-    """Answers by the rule, or by a version that cannot be had any more."""
+    """Answers by the rule, or by a version that is no longer available."""
     probabilities_worst: float = 0.0
 
     def add_probabilities(self, differences: NDArray[np.float64], bound: float) -> None:
-        """Count absolute differences, [n]; above `bound` is wrong."""
+        """Count absolute differences, [n]; those above `bound` are wrong."""
         self.probabilities += len(differences)
         self.probabilities_wrong += int((differences > bound).sum())
         self.probabilities_worst = max(self.probabilities_worst, float(differences.max(initial=0.0)))
 
     def report(self) -> dict[str, Any]:
-        """As JSON keeps it."""
+        """As in skew.json."""
         wrong = sum(feature.wrong for feature in self.features.values())
         found = wrong or self.probabilities_wrong or self.events_lost
         compared = self.compared or self.probabilities or any(feature.equal for feature in self.features.values())
@@ -108,34 +108,34 @@ class Tally:
 
 
 def same(served: Value, recomputed: Value) -> bool:
-    """Equal to the bit; numbers are compared as float64, so 3 is 3.0 and 0.0 is not -0.0."""
+    """Whether the bits are equal. Numbers are compared as float64, so 3 equals 3.0 and 0.0 differs from -0.0."""
     if served is None or recomputed is None or isinstance(served, str) or isinstance(recomputed, str):
         return served == recomputed
     return _FLOAT.pack(served) == _FLOAT.pack(recomputed)
 
 
 class Values(NamedTuple):
-    """What events were, by the hash of their transaction id: sorted, without repetition."""
+    """Events by the hash of their transaction id: sorted, without duplicates."""
 
     ids: NDArray[np.uint64]
     records: NDArray[np.void]
     """history.RECORD[n]."""
 
 
-class Known(NamedTuple):
-    """What should have been known of the user when a transaction was served."""
+class History(NamedTuple):
+    """The history of a user before a transaction."""
 
     newest_us: int
     events: NDArray[np.void]
     """history.RECORD[n], n <= MAX_EVENTS."""
     unexplained: int
-    """Events of the store that could matter and that nobody delivered."""
+    """Stored events within reach of the windows that were not delivered."""
 
 
-def known_before(order: Order, sequence: int, transaction: int, event_us: int, values: Values) -> Known | None:
-    """The user's known history for the transaction (id hash, event time) that was given this sequence.
+def history_before(order: Order, sequence: int, transaction: int, event_us: int, values: Values) -> History | None:
+    """The user's history before the transaction (id hash, event time) with this sequence.
 
-    None when the store cannot tell any more: it was lost and filled again, or has let go of events that were in reach.
+    None when the store no longer has it: it was lost and filled again, or has dropped events within reach.
     """
     place = sequence - order.base
     if not 0 <= place <= len(order.ids):
@@ -145,18 +145,18 @@ def known_before(order: Order, sequence: int, transaction: int, event_us: int, v
     if not too_late and (place == len(order.ids) or int(order.ids[place]) != transaction):
         return None
     reach_us = max(event_us - LONGEST_WINDOW_US, newest_us - RETENTION_US)
-    let_go_us = order.newest_us - RETENTION_US if len(order.ids) < 2 * MAX_EVENTS else order.newest_us
-    if order.base > 0 and place < MAX_EVENTS and reach_us < min(let_go_us, event_us):
+    dropped_us = order.newest_us - RETENTION_US if len(order.ids) < 2 * MAX_EVENTS else order.newest_us
+    if order.base > 0 and place < MAX_EVENTS and reach_us < min(dropped_us, event_us):
         return None
     first = max(0, place - MAX_EVENTS)
     ids, times = order.ids[first:place], order.event_us[first:place]
     found, at = locate(values, ids)
     in_reach = (times < event_us) & (times >= reach_us)
-    return Known(newest_us, values.records[at[found]], int((in_reach & ~found).sum()))
+    return History(newest_us, values.records[at[found]], int((in_reach & ~found).sum()))
 
 
 def locate(values: Values, ids: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Which of `ids` are there, bool[n], and where, int64[n] (any place for those that are not)."""
+    """Whether each id is in `values`, bool[n], and its position, int64[n] (arbitrary for missing ids)."""
     if not len(values.ids):
         return np.zeros(len(ids), dtype=np.bool_), np.zeros(len(ids), dtype=np.int64)
     at = np.minimum(np.searchsorted(values.ids, ids), len(values.ids) - 1)
@@ -164,9 +164,9 @@ def locate(values: Values, ids: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], 
 
 
 def lost(order: Order, ids: NDArray[np.uint64], event_us: NDArray[np.int64]) -> int:
-    """How many of a user's events (of days that were loaded) the store should hold and does not.
+    """Number of a user's events (of days that were loaded) that are missing in the store.
 
-    One that lies behind the retention need not be there, and of a user with very many events nothing can be said.
+    Events older than the retention are not required. For a user with 2 * MAX_EVENTS stored events or more, 0.
     """
     if len(order.ids) >= 2 * MAX_EVENTS:
         return 0
@@ -175,6 +175,6 @@ def lost(order: Order, ids: NDArray[np.uint64], event_us: NDArray[np.int64]) -> 
 
 
 def values_of(ids: NDArray[np.uint64], records: NDArray[np.void]) -> Values:
-    """Sorted by id; of events delivered twice the first counts."""
+    """Events sorted by id. Of duplicates the first is kept."""
     unique, first = np.unique(ids, return_index=True)
     return Values(unique, records[first] if len(first) else np.zeros(0, dtype=RECORD))

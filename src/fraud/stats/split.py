@@ -1,11 +1,11 @@
-"""Train, gap, validation, gap, holdout, by time. A gap is a label delay: nothing leaks from part to part."""
+"""Split by time into train, gap, validation, gap, holdout. A gap is a label delay."""
 
 from typing import Final, NamedTuple
 
 from fraud.core.contract import US_PER_DAY
 
 MIN_DAYS: Final = 14
-"""Below this many days no split says anything: a part would be shorter than the day's own cycle of fraud."""
+"""Least number of days for a split. With fewer, a part would be shorter than the daily cycle of fraud."""
 
 
 class Part(NamedTuple):
@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The three parts; `shrunk` when the data was shorter than what was asked for."""
+    """The three parts. `shrunk`: the data was shorter than the requested split."""
 
     train: Part
     validation: Part

@@ -1,1 +1,1 @@
-"""From a training set to a registered candidate with its gate report."""
+"""Training sets, training, evaluation against the gates, reports and reproduction."""

@@ -1,4 +1,4 @@
-"""A commit's files in a folder of their own, an environment for them, and a job run there and nowhere else."""
+"""A clean checkout of a commit, the environment that its lock files name, and a job run in it."""
 
 import json
 import os
@@ -19,15 +19,13 @@ LOCKS: Final = ("ml.txt", "torch.txt")
 _PIN: Final = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;]+)", re.MULTILINE)
 _KEPT: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "PIP_FIND_LINKS",
                 "PIP_CERT", "PIP_INDEX_URL", "UV_INDEX_URL", "TORCH_INDEX")  # fmt: skip
-"""Of the caller's environment: none of what points a job at stores, or seeds it."""
+"""Environment variables that are passed on. Variables that name stores or seeds are not."""
 
 
 def clone(repository: str, commit: str, folder: Path) -> None:
-    """The files of a commit, from a Git repository (path or URL). Raises RefusedError when it does not have it."""
+    """Check a commit of a Git repository (path or URL) out into `folder`. Raises RefusedError when that fails."""
     if shutil.which("git") is None:
-        raise RefusedError(
-            "git is not installed here", hint="run it where it is, or retrain from the present files: --here"
-        )
+        raise RefusedError("git is not installed", hint="install git, or retrain from the current files with --here")
     for arguments in (
         ("clone", "--quiet", "--no-checkout", repository, str(folder)),
         ("-C", str(folder), "checkout", "--quiet", "--detach", commit),
@@ -36,70 +34,62 @@ def clone(repository: str, commit: str, folder: Path) -> None:
         if done.returncode:
             raise RefusedError(
                 f"commit {commit} cannot be checked out of {repository}", got=done.stderr.strip(),
-                hint="name a repository that has it in FRAUD_REPOSITORY, or retrain from the present files with --here",
+                hint="set FRAUD_REPOSITORY to a repository with it, or retrain from the current files with --here",
             )  # fmt: skip
 
 
 def changed_files(repository: Path, commit: str) -> list[str]:
-    """Files of a checkout that are not those of a commit; empty where Git cannot tell."""
-    requested = [
-        "git",
-        "-C",
-        str(repository),
-        "diff",
-        "--name-only",
-        commit,
-        "--",
-        "src",
-        "requirements",
-        "params.yaml",
-    ]
-    done = subprocess.run(requested, capture_output=True, text=True, check=False)
+    """Files of the checkout that differ from a commit; empty when `git diff` fails."""
+    paths = ("src", "requirements", "params.yaml")
+    command = ["git", "-C", str(repository), "diff", "--name-only", commit, "--", *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.split() if done.returncode == 0 else []
 
 
 def environment(project: Path, log: BoundLogger) -> Path:
-    """A Python with what the project's locks name: the present one where it has just that, else one built for it.
+    """A Python with the packages of the project's lock files: the current one if it has them, otherwise a new one.
 
     Raises UnavailableError when it cannot be built.
     """
-    wanted = dict(pin for name in LOCKS for pin in _PIN.findall((project / "requirements" / name).read_text()))
-    other = {name: version for name, version in wanted.items() if _installed(name) != version}
+    pinned = dict(pin for name in LOCKS for pin in _PIN.findall((project / "requirements" / name).read_text()))
+    other = {name: version for name, version in pinned.items() if _installed(name) != version}
     if not other:
-        log.info("the present environment is the one the locks name", packages=len(wanted))
+        log.info("current environment matches the lock files", packages=len(pinned))
         return Path(sys.executable)
     few = dict(sorted(other.items())[:5])
-    log.info("building the environment the locks name", packages=len(wanted), different=len(other), first=few)
+    log.info("building an environment from the lock files", packages=len(pinned), different=len(other), first=few)
     ready = ".venv/ml/.ready"
     done = subprocess.run(
         ["make", "--silent", "-C", str(project), ready], env=_kept(), stdout=sys.stderr, text=True, check=False
     )
     if done.returncode or not (project / ready).exists():
-        raise UnavailableError("the locked environment cannot be built", hint=f"make -C <checkout> {ready} says why")
+        raise UnavailableError(
+            "the locked environment cannot be built", hint=f"run make -C <checkout> {ready} to see the reason"
+        )
     return project / ".venv/ml/bin/python"
 
 
 def run_job(
     python: Path, source: Path, folder: Path, arguments: list[str], settings: Mapping[str, str], log: BoundLogger
 ) -> dict[str, Any]:
-    """`fraud` of a checkout's own code with these settings and no others; its result. Its log is passed on.
+    """Run a job with the code in `source` and only these settings; the job's result. Its log goes to standard error.
 
-    Raises FraudError with what it said when it fails.
+    Raises FraudError with the message of the job when it fails.
     """
     command = [str(python), "-c", "from fraud.cli import main; main()", *arguments, "--json"]
-    log.info("running", job=" ".join(arguments), source=str(source))
+    log.info("job started", job=" ".join(arguments), source=str(source))
     done = subprocess.run(
         command, env={**_kept(), **settings, "PYTHONPATH": str(source)}, cwd=folder, stdout=subprocess.PIPE,
         text=True, check=False,
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    answer: dict[str, Any] = json.loads(lines[-1]) if lines else {}
-    if done.returncode or not answer:
+    result: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+    if done.returncode or not result:
         raise FraudError(
-            f"fraud {arguments[0]} of the checkout failed", expected=str(answer.get("expected", "")),
-            got=str(answer.get("message") or f"exit code {done.returncode}"), hint="its log is above",
+            f"fraud {arguments[0]} of the checkout failed", expected=str(result.get("expected", "")),
+            got=str(result.get("message") or f"exit code {done.returncode}"), hint="its log is above",
         )  # fmt: skip
-    return answer
+    return result
 
 
 def _installed(name: str) -> str:

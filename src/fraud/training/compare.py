@@ -1,4 +1,4 @@
-"""Hold two versions against each other on one holdout, and put everything a person asks for on one HTML page."""
+"""Compare two versions on the holdout of one training set, and write an HTML report."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,11 +28,11 @@ INPUTS: Final = ("level", "threshold", "git_commit", "git_dirty", "snapshot", "d
 
 
 class Config(JobConfig):
-    """Which two, on what."""
+    """Two versions and a training set."""
 
     first: CliPositionalArg[str] = Field(description="number or alias")
     second: CliPositionalArg[str] = Field(description="number or alias")
-    snapshot: str | None = Field(default=None, description="training set whose holdout to use; default the latest")
+    snapshot: str | None = Field(default=None, description="training set whose holdout is used; default the latest")
 
 
 class Result(JobResult):
@@ -46,7 +46,7 @@ class Result(JobResult):
     """Measure -> first, second, difference."""
     calibration_error: dict[str, float]
     inputs: dict[str, dict[str, str]]
-    """What they were made from, where it differs: name -> first, second."""
+    """Inputs of training that differ: name -> first, second."""
     notes: tuple[str, ...]
     report_uri: str
 
@@ -60,7 +60,7 @@ class Result(JobResult):
 
 
 def run(config: Config, context: Context) -> Result:
-    """Measure both, write the page. Raises RefusedError for a version whose bytes or features are not ours any more."""
+    """Measure both and write the report. Raises RefusedError for a version with other bytes or other features."""
     settings, params = context.settings, context.params
     versions = [model_versions.named(settings, name) for name in (config.first, config.second)]
     numbers = [str(version.version) for version in versions]
@@ -94,7 +94,7 @@ def run(config: Config, context: Context) -> Result:
     page = _page({**record, "slices": slices}, _plots(named, rows, context), params.gates.min_slice_frauds)
     folder = f"{settings.reports_uri.rstrip('/')}/compare/{numbers[0]}-{numbers[1]}-{manifest.partition}"
     reports.write(folder, "compare", page, {**record, "slices": slices})
-    context.log.info("compared", first=numbers[0], second=numbers[1], rows=len(rows.is_fraud))
+    context.log.info("versions compared", first=numbers[0], second=numbers[1], rows=len(rows.is_fraud))
     return Result(**record, report_uri=f"{folder}/compare.html")
 
 
@@ -108,24 +108,23 @@ def _inputs(versions: Sequence[ModelVersion]) -> dict[str, dict[str, str]]:
 
 
 def _notes(versions: Sequence[ModelVersion], data: TrainingData, context: Context) -> list[str]:
-    """What makes the comparison unfair."""
+    """Reasons that make the comparison unfair."""
     notes = []
     immature = data.immature_rows()
     if immature is None or immature:
-        notes.append(f"{immature or 'An unknown number of'} holdout rows are too young for their labels.")
-    for version in versions:
-        seen = _seen_until_us(version, context)
-        if seen is None:
-            notes.append(f"It is not known what version {version.version} was trained on.")
-        elif seen > data.split.holdout.first_us:
-            notes.append(f"Version {version.version} has seen part of this holdout in its training: it is flattered.")
+        notes.append(f"{immature or 'An unknown number of'} holdout rows are younger than the label maturity.")
+    notes += [
+        f"Version {version.version} was trained on part of this holdout, so its figures are too high."
+        for version in versions
+        if _trained_until_us(version, context) > data.split.holdout.first_us
+    ]
     return notes
 
 
-def _seen_until_us(version: ModelVersion, context: Context) -> int | None:
-    """End of what a version was fitted on, us since 1970. None when its run does not say."""
+def _trained_until_us(version: ModelVersion, context: Context) -> int:
+    """End of the days that a version was trained on, us since 1970."""
     training = json.loads(model_versions.artifact(context.settings, version.run_id, "training.json"))
-    day = training["parts"].get("known", training["parts"]["validation"])["end_day"]
+    day = training["parts"]["final"]["end_day"]
     return round(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp()) * 1_000_000
 
 

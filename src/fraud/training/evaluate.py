@@ -1,7 +1,7 @@
-"""Hold a registered version against the gates and the present Production, on a holdout neither was chosen on.
+"""Evaluate a registered version against the gates and the production version, on a holdout that selected neither.
 
 Writes `report/gates.html` and `report/gates.json` to the run and to `<reports>/training/<run>/`, and the verdict as
-tags of the version. Training ends with this; by hand it renews a verdict after Production has changed.
+tags of the version. `fraud train` ends with this evaluation. `fraud evaluate` renews it after Production has changed.
 """
 
 import json
@@ -42,14 +42,14 @@ _OPPONENT_GATES: Final = ("better_than_production", "slices")
 
 
 class Config(JobConfig):
-    """Which version."""
+    """Version to evaluate."""
 
-    version: int = Field(description="version to hold against the gates")
-    out: Path | None = Field(default=None, description="folder for metrics and curves, as dvc.yaml tracks them")
+    version: int = Field(description="version to evaluate against the gates")
+    out: Path | None = Field(default=None, description="folder for metrics and curves that dvc.yaml tracks")
 
 
 class Result(JobResult):
-    """The verdict, and where to read it. `levels` is the ladder on the holdout, `gates` all gates in order."""
+    """The verdict and its report. `levels` is the ladder on the holdout, `gates` all gates in order."""
 
     version: str
     run_id: str
@@ -64,10 +64,10 @@ class Result(JobResult):
     mlflow_run_url: str
 
     def as_text(self) -> str:
-        made = ", made before from equal inputs" if self.reused else ""
+        found = ", found by its fingerprint" if self.reused else ""
         return "\n".join(
             [
-                f"version {self.version}, level {self.selected}{made}",
+                f"version {self.version}, level {self.selected}{found}",
                 "",
                 *printing.table(_level_row(level) for level in self.levels),
                 "  on the holdout, with 95% intervals",
@@ -80,13 +80,13 @@ class Result(JobResult):
 
 
 def gate_lines(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Gates as lines of a table, those that failed first."""
+    """Gates as lines of a table, the failed ones first."""
     return printing.table(
         {
             "gate": gate["name"],
             "verdict": "passed" if gate["passed"] else "FAILED",
             "measured": "not measured" if gate["value"] is None else printing.figure(gate["value"]),
-            "required": f"{gate['asked']} {printing.figure(gate['threshold'])}",
+            "required": f"{gate['comparison']} {printing.figure(gate['threshold'])}",
         }
         for gate in sorted(found, key=lambda gate: bool(gate["passed"]))
     )
@@ -104,7 +104,7 @@ def _level_row(level: Mapping[str, Any]) -> dict[str, object]:
 
 
 class Opponent(NamedTuple):
-    """What the candidate is held against, and what it answers. None: it could not be asked; `reason` says why."""
+    """What the candidate is compared with. `probabilities` float32[n]; None if not measured, with the reason."""
 
     name: str
     probabilities: NDArray[np.float32] | None
@@ -112,16 +112,16 @@ class Opponent(NamedTuple):
 
 
 def run(config: Config, context: Context) -> Result:
-    """Judge a version again. Raises RefusedError when it was made with other parameters than those of params.yaml."""
+    """Evaluate a version. Raises RefusedError for Production, and for other parameters than in params.yaml."""
     with registry_errors():
         version = model_versions.find(context.settings, config.version)
         if str(version.version) == model_versions.production_version(context.settings):
-            raise RefusedError(f"version {version.version} is Production: candidates are held against it")
-        requested = context.params.fingerprint(*model_inputs.TRAINING_PARAMS)
-        if version.tags.get("params_sha256") != requested:
+            raise RefusedError(f"version {version.version} is Production: candidates are compared with it")
+        current = context.params.fingerprint(*model_inputs.TRAINING_PARAMS)
+        if version.tags.get("params_sha256") != current:
             raise RefusedError(
-                f"version {version.version} was trained with other parameters: its holdout cannot be told",
-                expected=f"params_sha256 {version.tags.get('params_sha256')}", got=requested, hint="fraud train",
+                f"version {version.version} was trained with other parameters, so its holdout is not known",
+                expected=f"params_sha256 {version.tags.get('params_sha256')}", got=current, hint="fraud train",
             )  # fmt: skip
         manifest = training_data.manifest_of(context.settings.lake_uri, version.tags.get("snapshot"))
         data = training_data.load(context.settings.lake_uri, manifest, context.params)
@@ -133,12 +133,12 @@ def run(config: Config, context: Context) -> Result:
         return verdict
 
 
-def known(version: ModelVersion, context: Context, runs: TrainingRuns) -> Result | None:
-    """The verdict on a version as it stands; None when there is none, or not against the present Production."""
+def current_verdict(version: ModelVersion, context: Context, runs: TrainingRuns) -> Result | None:
+    """The recorded verdict; None if there is none, or if it does not refer to the current Production and bounds."""
     champion = model_versions.production_version(context.settings) or ""
     tags = version.tags
-    current = tags.get("champion") == champion and tags.get("gates_sha256") == _bounds_sha256(context.params)
-    if tags.get("gates") not in ("passed", "failed") or not (current or str(version.version) == champion):
+    up_to_date = tags.get("champion") == champion and tags.get("gates_sha256") == _bounds_sha256(context.params)
+    if tags.get("gates") not in ("passed", "failed") or not (up_to_date or str(version.version) == champion):
         return None
     record = json.loads(runs.artifacts(version.run_id, f"{REPORT}/gates.json")["gates.json"])
     training = json.loads(runs.artifacts(version.run_id, "training.json")["training.json"])
@@ -146,15 +146,15 @@ def known(version: ModelVersion, context: Context, runs: TrainingRuns) -> Result
 
 
 def judge(version: ModelVersion, data: TrainingData, context: Context, runs: TrainingRuns) -> Result:
-    """Measure, judge, report, tag. Rerun after a kill, it ends in the same state."""
+    """Measure, apply the gates, write the reports, tag the version. A rerun after a kill gives the same state."""
     settings, params, run_id, number = context.settings, context.params, version.run_id, str(version.version)
-    runs.tag_version(number, {"gates": PENDING})  # until the last tag below, nobody may rely on an older verdict
+    runs.tag_version(number, {"gates": PENDING})  # invalidates an older verdict until the last tag below is set
     champion = model_versions.production_version(settings) or ""
     training = json.loads(runs.artifacts(run_id, "training.json")["training.json"])
     ladder = {name.removesuffix(".onnx"): OnnxModel(m) for name, m in runs.artifacts(run_id, "ladder").items()}
     model = OnnxModel(model_versions.fetch(settings, int(number)).model)
     opponent = _opponent(context, champion, data.holdout)
-    context.log.info("evaluating", version=number, against=opponent.name, **training["parts"]["holdout"])
+    context.log.info("evaluation started", version=number, against=opponent.name, **training["parts"]["holdout"])
 
     costs = costs_of(params)
     simpler = _simpler(version.tags["level"], ladder, data.holdout)
@@ -165,7 +165,7 @@ def judge(version: ModelVersion, data: TrainingData, context: Context, runs: Tra
         "model": MODEL_NAME, "version": number, "candidate": f"version {number}", "run_id": run_id,
         "selected_level": version.tags["level"], "threshold": float(version.tags["threshold"]),
         "opponent": opponent.name, "champion": champion, "gates_passed": not failed, "failed_gates": failed,
-        "gates": [gate.as_dict() for gate in verdicts], "slices": slices, "lineage": lineage_of(version),
+        "gates": [gate.as_dict() for gate in verdicts], "slices": slices, "inputs": inputs_of(version),
     }  # fmt: skip
     named = {f"version {number}": model.probabilities(data.holdout.vectors)}
     if champion and opponent.probabilities is not None:
@@ -189,24 +189,24 @@ def judge(version: ModelVersion, data: TrainingData, context: Context, runs: Tra
         promotion.repair()  # the stages follow the aliases
     for gate in verdicts:
         (context.log.info if gate.passed else context.log.warning)(
-            "gate",
+            "gate evaluated",
             name=gate.name,
             passed=gate.passed,
             value=gate.value,
-            requested=f"{gate.requested} {gate.threshold:g}",
+            bound=f"{gate.comparison} {gate.threshold:g}",
         )
     return _result(record, training, context, runs, reused=False)
 
 
-def lineage_of(version: ModelVersion) -> dict[str, str]:
-    """What the version was made from, in the report's order."""
+def inputs_of(version: ModelVersion) -> dict[str, str]:
+    """The inputs of a version's training, in the order of the report."""
     names = ("git_commit", "git_dirty", "snapshot", "data_sha256", "params_sha256", "lock_sha256", "code_sha256",
              "feature_hash", "seed", "fingerprint", "model_sha256", "serving_sha256")  # fmt: skip
     return {"run": version.run_id, **{name: version.tags.get(name, "unknown") for name in names}}
 
 
 def _opponent(context: Context, champion: str, rows: Rows) -> Opponent:
-    """Production. While there is none, what serving answers without a model: the rule of thumb."""
+    """Production; without a usable one the default rule, which serving applies without a model."""
     if champion:
         found = model_versions.find(context.settings, int(champion))
         if found.tags.get("feature_hash") == definition_hash():
@@ -215,18 +215,18 @@ def _opponent(context: Context, champion: str, rows: Rows) -> Opponent:
             except RefusedError as error:
                 return Opponent(f"version {champion}", None, f"Production cannot be measured: {error.message}")
             return Opponent(f"version {champion}", model.probabilities(rows.vectors))
-        context.log.warning("Production reads other features than these, so it cannot be served: the rule stands in",
+        context.log.warning("Production has other feature definitions; comparing with the default rule",
                             production=champion)  # fmt: skip
-    return Opponent("the rule of thumb", rule.DEFAULT.probabilities(rows.amount, rows.hour))
+    return Opponent("the default rule", rule.DEFAULT.probabilities(rows.amount, rows.hour))
 
 
 def _simpler(level: str, ladder: Mapping[str, OnnxModel], rows: Rows) -> Opponent:
-    """The next simpler level of the version's own ladder; None for the simplest."""
+    """The next simpler level of the same ladder; without probabilities for the simplest level."""
     below = f"{int(level.partition('-')[0]) - 1}-"
     for name, model in ladder.items():
         if name.startswith(below):
             return Opponent(f"level {name}", model.probabilities(rows.vectors))
-    return Opponent("no simpler level: it is the simplest", None)
+    return Opponent("no simpler level", None)
 
 
 def _measure(
@@ -285,7 +285,7 @@ def _bounds_sha256(params: Params) -> str:
 
 
 def report_folder(context: Context, run_id: str) -> str:
-    """Where the report of a run's version is kept, beside the copy in the run."""
+    """Folder of the report of a run's version. The run has a copy."""
     return f"{context.settings.reports_uri.rstrip('/')}/training/{run_id}"
 
 

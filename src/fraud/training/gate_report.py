@@ -1,4 +1,4 @@
-"""The report of one evaluation, for people: one HTML file that needs nothing beside it."""
+"""Render the gate report of one evaluation: a self-contained HTML page."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,19 +18,19 @@ def page(record: Mapping[str, Any], training: Mapping[str, Any], plots: Sequence
     costs = params.costs
     return template("gate_report.html.j2").render(
         r=record, levels=_levels(training), parts=training["parts"], plots=plots,
-        learnt=_learnt(training["parts"]), headline=_headline(record, training),
+        headline=_headline(record, training),
         notes=_notes(training),
-        min_slice_frauds=params.gates.min_slice_frauds, lineage=record["lineage"].items(),
+        min_slice_frauds=params.gates.min_slice_frauds, inputs=record["inputs"].items(),
         slices=sorted(record["slices"], key=lambda s: (-s["frauds"], s["name"])),
         costs=f"{costs.alerts_per_1000:g} alerts per 1,000 payments; a review costs {costs.review:g} USD, a missed "
-        f"fraud its amount and {costs.chargeback_fee:g} USD, stopping an legitimate customer {costs.friction:g} USD.",
-        history=f"at most a user's last {MAX_EVENTS:,} payments, and no event that came more than "
+        f"fraud its amount and {costs.chargeback_fee:g} USD, stopping a legitimate payment {costs.friction:g} USD.",
+        history=f"at most the last {MAX_EVENTS:,} payments of a user, and no event that was received more than "
         f"{LATENESS_US // US_PER_DAY} days late",
     )  # fmt: skip
 
 
 def template(name: str) -> jinja2.Template:
-    """A page beside this module. It may include others; values are escaped, an unknown one is an error."""
+    """A template of this package. Values are escaped; an undefined value is an error."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
         loader=jinja2.FunctionLoader(lambda file: files("fraud.training").joinpath(file).read_text()),
@@ -44,7 +44,7 @@ def _value(value: float | None, _gate: object) -> str:
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ").replace("onnx", "ONNX")
+    return name.replace("_", " ").replace("onnx", "ONNX").replace("auc", "AUC")
 
 
 def _levels(training: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -57,29 +57,23 @@ def _levels(training: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _reason(step: Mapping[str, Any] | None) -> str:
     if step is None:
-        return "what the others have to beat"
+        return "baseline"
     value, low, high = step["gain"]
-    said = "taken" if step["taken"] else "not taken"
-    return f"{said}: average precision {value:+.3f} ({low:+.3f} to {high:+.3f}) against level {step['against']}"
+    verdict = "selected over" if step["taken"] else "not selected over"
+    return f"{verdict} level {step['against']}: average precision {value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def _notes(training: Mapping[str, Any]) -> list[str]:
-    """What a reader must not miss though no gate asks for it."""
+    """Remarks that no gate covers."""
     chosen = training["levels"][training["selected"]]
     saved = chosen["holdout"]["saved_per_1000"][0]
     return [
-        f"On this holdout level {other['level']} ({other['name']}) would have saved more at the alert capacity: "
-        f"{figure(other['holdout']['saved_per_1000'][0])} against {figure(saved)} USD per 1,000 payments. Levels are "
-        "chosen by average precision on the validation part; the intervals below say how sure either figure is."
+        f"On this holdout, level {other['level']} ({other['name']}) saves more at the alert capacity: "
+        f"{figure(other['holdout']['saved_per_1000'][0])} compared with {figure(saved)} USD per 1,000 payments. Levels "
+        "are selected by average precision on the validation part. The table below has the intervals of both figures."
         for other in training["levels"]
         if other["holdout"]["saved_per_1000"][0] > saved
     ]
-
-
-def _learnt(parts: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the deployed model was fitted on: everything before the holdout's gap, where levels are fitted twice."""
-    found: Mapping[str, Any] = parts["known"] if "known" in parts else parts["train"]
-    return found
 
 
 def _headline(record: Mapping[str, Any], training: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""A version's model card as Markdown: what it is for, what it was made from, how good it is and where it is not.
+"""A version's model card as Markdown: intended use, data, metrics, slices, gates, limits and inputs.
 
 The sections are those of Mitchell et al., Model Cards for Model Reporting (FAT* 2019).
 """
@@ -13,34 +13,34 @@ from fraud.printing import figure
 
 _MEASURES: Final = {
     "average_precision": "average precision", "auc": "AUC", "recall": "frauds found at capacity",
-    "saved_per_1000": "USD saved per 1,000 payments", "expected_over_seen": "expected over seen frauds",
+    "saved_per_1000": "USD saved per 1,000 payments", "expected_over_seen": "expected over observed frauds",
 }  # fmt: skip
 
 
 def card(record: Mapping[str, Any], training: Mapping[str, Any], params: Params) -> str:
-    """`record` is gates.json, `training` training.json of the run. Equal inputs, equal text."""
+    """`record` is gates.json, `training` training.json of the run. The same inputs give the same text."""
     level, costs = training["levels"][training["selected"]], params.costs
     verdict = "every gate passed" if record["gates_passed"] else f"failed: {', '.join(record['failed_gates'])}"
     return "\n".join(
         [
             f"# {record['model']} version {record['version']}",
             "",
-            (f"Level {record['selected_level']}, threshold {figure(record['threshold'])}, held against "
+            (f"Level {record['selected_level']}, threshold {figure(record['threshold'])}, compared with "
             f"{record['opponent']}: {verdict}."),
             "",
             "## Intended use",
             "",
-            ("Scores a card payment while the customer waits, and all payments nightly. A probability at or above the "
-            "threshold is an alert for an analyst; it stops no payment by itself. Not for judging a person or a "
-            "merchant, not for payments outside the contract's categories and amounts, not for any decision without a "
-            "way to appeal."),
+            ("Scoring card payments at checkout and nightly. A probability at or above the threshold is an alert for "
+            "an analyst; it does not stop a payment by itself. Out of scope: decisions about a person or a merchant, "
+            "payments outside the contract's categories and amounts, and decisions without a way to appeal."),
             "",
             "## Data",
             "",
-            *_table(("part", "days", "payments", "frauds"), _parts(training["parts"])),
+            *_table(("part", "first day", "end day (not included)", "payments", "frauds"), _parts(training["parts"])),
             "",
-            (f"{training['parts']['gap_days']} days lie between the parts, so that labels had time to come. A payment "
-            f"without a label by then counts as legitimate. Snapshot `{training['snapshot']}`."),
+            (f"The gap between the parts is {training['parts']['gap_days']} days, the label delay. A payment without "
+            "a label after it counts as legitimate. The deployed model was fitted on the part `final`. Snapshot "
+            f"`{training['snapshot']}`."),
             "",
             "## Metrics",
             "",
@@ -55,25 +55,25 @@ def card(record: Mapping[str, Any], training: Mapping[str, Any], params: Params)
             ),
             "",
             (f"Assumed: {costs.alerts_per_1000:g} alerts per 1,000 payments; a review costs {costs.review:g} USD, a "
-            f"missed fraud its amount and {costs.chargeback_fee:g} USD, stopping an legitimate customer "
+            f"missed fraud its amount and {costs.chargeback_fee:g} USD, stopping a legitimate payment "
             f"{costs.friction:g} USD."),
             "",
             "## Slices",
             "",
-            (f"Share of a slice's frauds found at the common capacity, against {record['opponent']}. Slices with fewer "
-            f"than {params.gates.min_slice_frauds} frauds are not judged."),
+            (f"Share of a slice's frauds found at the same capacity, compared with {record['opponent']}. The gate "
+            f"ignores slices with fewer than {params.gates.min_slice_frauds} frauds."),
             "",
             *_table(("slice", "frauds", "this version", "opponent", "lost"), _slices(record["slices"])),
             "",
             "## Gates",
             "",
             *_table(
-                ("gate", "verdict", "measured", "asked for"),
+                ("gate", "verdict", "measured", "required"),
                 (
                     (
                         gate["name"], "passed" if gate["passed"] else "**failed**",
                         "not measured" if gate["value"] is None else figure(gate["value"]),
-                        f"{gate['asked']} {figure(gate['threshold'])}",
+                        f"{gate['comparison']} {figure(gate['threshold'])}",
                     )
                     for gate in record["gates"]
                 ),
@@ -81,24 +81,23 @@ def card(record: Mapping[str, Any], training: Mapping[str, Any], params: Params)
             "",
             "## Limits",
             "",
-            (f"Features know at most a user's last {MAX_EVENTS:,} payments, and no event that came more than "
-            f"{LATENESS_US // US_PER_DAY} days late. Frauds whose labels never come are learnt as legitimate. What "
-            "fraud looks like changes: `monitor_drift` says when this card is out of date. On simulated data every "
-            "figure is far above what real cards allow."),
+            (f"Features use at most the last {MAX_EVENTS:,} payments of a user, and no event that was received more "
+            f"than {LATENESS_US // US_PER_DAY} days late. Frauds that are never labelled count as legitimate. "
+            "Fraud patterns change; `monitor_drift` reports when data or decisions have drifted since this card was "
+            "written. On simulated data all figures are much higher than on real card data."),
             "",
-            "## Lineage",
+            "## Inputs",
             "",
-            *_table(("input", "value"), ((name, f"`{value}`") for name, value in record["lineage"].items())),
+            *_table(("input", "value"), ((name, f"`{value}`") for name, value in record["inputs"].items())),
             "",
         ]
     )  # fmt: skip
 
 
 def _parts(parts: Mapping[str, Any]) -> Iterable[Sequence[str]]:
-    for name, part in parts.items():
-        if isinstance(part, Mapping):
-            days = f"{part['first_day']} to {part['end_day']}, not included"
-            yield name, days, f"{part['rows']:,}", f"{part['frauds']:,}"
+    for name in ("train", "validation", "holdout", "final"):
+        part = parts[name]
+        yield name, part["first_day"], part["end_day"], f"{part['rows']:,}", f"{part['frauds']:,}"
 
 
 def _slices(slices: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[str]]:

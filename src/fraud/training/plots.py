@@ -1,4 +1,4 @@
-"""Plots of models on one holdout: precision and recall, ROC, calibration, money over the alert capacity."""
+"""Plots of models on one holdout: precision and recall, ROC, calibration, savings by alert capacity."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ _STYLE: Final = {
 
 
 def precision_recall(named: Named, is_fraud: NDArray[np.bool_]) -> "Figure":
-    """Precision over recall. An empty plot that says so without both classes."""
+    """Precision over recall. Without both classes, an empty plot with the reason."""
     if _one_class(is_fraud):
         return _nothing_to_draw("Precision over recall", is_fraud)
 
@@ -35,7 +35,7 @@ def precision_recall(named: Named, is_fraud: NDArray[np.bool_]) -> "Figure":
         for line, probability in _lines(named):
             recall, precision, _ = Ranked(probability, is_fraud).tally().curve()
             axes.plot(recall, precision, **line)
-        axes.axhline(float(is_fraud.mean()), color="#8a94a3", linewidth=1, linestyle=":", label="at random")
+        axes.axhline(float(is_fraud.mean()), color="#8a94a3", linewidth=1, linestyle=":", label="random ranking")
         axes.set(title="Precision over recall", xlabel="share of frauds found", ylabel="share of alerts that are fraud")
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
 
@@ -43,7 +43,7 @@ def precision_recall(named: Named, is_fraud: NDArray[np.bool_]) -> "Figure":
 
 
 def roc(named: Named, is_fraud: NDArray[np.bool_]) -> "Figure":
-    """True over false positives. An empty plot that says so without both classes."""
+    """ROC curve. Without both classes, an empty plot with the reason."""
     if _one_class(is_fraud):
         return _nothing_to_draw("ROC", is_fraud)
 
@@ -59,10 +59,7 @@ def roc(named: Named, is_fraud: NDArray[np.bool_]) -> "Figure":
 
 
 def calibrated(named: Named, is_fraud: NDArray[np.bool_]) -> "Figure":
-    """Seen over predicted rates, both on logarithmic axes: rates span orders of magnitude.
-
-    An empty plot that says so without both classes.
-    """
+    """Observed over predicted fraud rates, on logarithmic axes. Without both classes, an empty plot with the reason."""
     if _one_class(is_fraud):
         return _nothing_to_draw("Calibration", is_fraud)
 
@@ -72,7 +69,9 @@ def calibrated(named: Named, is_fraud: NDArray[np.bool_]) -> "Figure":
             shown = [(b.predicted, b.observed) for b in bins if b.predicted > 0 and b.observed > 0]
             if shown:
                 axes.plot(*zip(*shown, strict=True), marker="o", markersize=4, **line)
-        axes.set(xscale="log", yscale="log", title="Calibration", xlabel="predicted fraud rate", ylabel="seen rate")
+        axes.set(
+            xscale="log", yscale="log", title="Calibration", xlabel="predicted fraud rate", ylabel="observed fraud rate"
+        )
         low = min(*axes.get_xlim(), *axes.get_ylim())
         axes.plot([low, 1], [low, 1], color="#8a94a3", linewidth=1, linestyle=":", label="perfect")
 
@@ -80,7 +79,7 @@ def calibrated(named: Named, is_fraud: NDArray[np.bool_]) -> "Figure":
 
 
 def money(named: Named, is_fraud: NDArray[np.bool_], gains: NDArray[np.float64], costs: Costs) -> "Figure":
-    """USD saved per 1,000 transactions over the number of alerts analysts can look at. An empty plot without rows."""
+    """USD saved per 1,000 transactions over the alert capacity. Without rows, an empty plot with the reason."""
     if not len(is_fraud):
         return _nothing_to_draw("Money saved", is_fraud)
 
@@ -97,7 +96,7 @@ def money(named: Named, is_fraud: NDArray[np.bool_], gains: NDArray[np.float64],
 
 
 def svg(figure: "Figure") -> str:
-    """The figure as an <svg> element; the same figure, the same text."""
+    """The figure as an <svg> element. The same figure gives the same text."""
     import matplotlib as mpl  # noqa: PLC0415 - a second to import
 
     text = io.StringIO()
@@ -120,7 +119,7 @@ def _nothing_to_draw(title: str, is_fraud: NDArray[np.bool_]) -> "Figure":
 
 
 def _lines(named: Named) -> list[tuple[dict[str, Any], NDArray[np.floating]]]:
-    """Keyword arguments of each line. The candidate lies on top, and is thicker."""
+    """Keyword arguments of each line. The candidate is drawn on top and thicker."""
     return [
         (
             {"label": name, "color": _COLOURS[i % len(_COLOURS)], "linewidth": 1.2 if i else 2.2, "zorder": 9 - i},

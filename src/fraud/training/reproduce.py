@@ -1,8 +1,7 @@
-"""Train a version again from what was recorded of it, and compare the bytes.
+"""Train a version again from its recorded inputs, and compare the sha256 of the model.
 
-A clean checkout of its commit, the environment its locks name, its data by content hash, a registry of its own that
-is thrown away: what comes out must have the sha256 that was registered. Where it has not, every input that differs is
-named.
+Training runs in a clean checkout of the recorded commit, in the environment of its lock files, on the data with the
+recorded content hash, with a temporary registry. If the sha256 differs, the result lists the inputs that differ.
 """
 
 import json
@@ -36,20 +35,20 @@ INPUTS: Final = {
     "data": "data_sha256", "params": "params_sha256", "code": "code_sha256", "lock": "lock_sha256",
     "features": "feature_hash", "seed": "seed",
 }  # fmt: skip
-"""What decides a version's bytes -> the tag that has its hash."""
+"""Input that decides the model bytes -> tag with its hash."""
 _SNAPSHOTS: Final = "training_sets"
 
 
 class Config(JobConfig):
-    """Which version, and how strictly."""
+    """Version to reproduce."""
 
     version: CliPositionalArg[str] = Field(default="production", description="number or alias")
-    force: bool = Field(default=False, description="retrain even a version made from uncommitted files")
-    here: bool = Field(default=False, description="from the present files instead of a checkout of the commit")
+    force: bool = Field(default=False, description="also retrain a version that was trained from uncommitted files")
+    here: bool = Field(default=False, description="use the current files instead of a checkout of the commit")
 
 
 class Compared(BaseModel):
-    """One input or output."""
+    """One input or output: its recorded value and its value in the retraining."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,26 +56,26 @@ class Compared(BaseModel):
     recorded: str
     again: str
     detail: str = ""
-    """Which parameters, which files: where that can be told."""
+    """Parameters or files that differ, if they can be determined."""
 
     @property
     def equal(self) -> bool:
-        """Whether both are known and the same."""
+        """Whether a value was recorded and the retraining gave the same."""
         return bool(self.recorded) and self.recorded == self.again
 
 
 class Result(JobResult):
-    """What was compared. `equal`: the model's bytes are those registered."""
+    """The comparison. `equal`: the model has the registered sha256."""
 
     version: str
     equal: bool
     git_commit: str
     environment: str
     data: str
-    """lake, or the DVC remote"""
+    """lake, or DVC remote"""
     inputs: tuple[Compared, ...]
     outputs: tuple[Compared, ...]
-    """The deployed model first, then what serving reads beside it, then every level of the ladder."""
+    """The deployed model first, then serving.json, the threshold and every level of the ladder."""
     seconds: float
 
     def as_text(self) -> str:
@@ -84,7 +83,7 @@ class Result(JobResult):
             [
                 f"version {self.version} of {self.git_commit}: {'equal' if self.equal else 'DIFFERENT'}",
                 f"  sha256 {self.outputs[0].recorded} registered",
-                f"  sha256 {self.outputs[0].again} made again",
+                f"  sha256 {self.outputs[0].again} retrained",
                 f"  environment: {self.environment}; data from the {self.data}; {self.seconds:.0f} s",
                 *_table("input", self.inputs),
                 *_table("output", self.outputs),
@@ -93,7 +92,7 @@ class Result(JobResult):
 
 
 def run(config: Config, context: Context) -> Result:
-    """Retrain and compare. Raises RefusedError for uncommitted files, for data that is gone, and for other bytes."""
+    """Retrain and compare. Raises RefusedError for uncommitted files, for removed data, and for another sha256."""
     began = time.monotonic()
     version = model_versions.named(context.settings, config.version)
     commit = version.tags.get("git_commit", "unknown")
@@ -107,8 +106,8 @@ def run(config: Config, context: Context) -> Result:
             project, source = folder / "checkout", folder / "checkout/src"
             repository = context.settings.repository or str(context.settings.project)
             checkout.clone(repository, commit, project)
-            context.log.info("checked out", commit=commit, repository=repository)
-        came_from = _bring_data(version, folder / "lake", context)
+            context.log.info("commit checked out", commit=commit, repository=repository)
+        data_source = _copy_data(version, folder / "lake", context)
         python = checkout.environment(project, context.log)
         registry = sqlite_url(folder / "mlflow.db")
         settings = {
@@ -123,9 +122,9 @@ def run(config: Config, context: Context) -> Result:
         inputs = _inputs(version, again, throwaway, context)
         outputs = _outputs(version, again, folder, context)
     result = Result(
-        version=str(version.version), equal=outputs[0].equal, git_commit="the present files" if config.here else commit,
-        environment="the present one" if python == Path(sys.executable) else "built from the locks",
-        data=came_from, inputs=inputs, outputs=outputs, seconds=round(time.monotonic() - began, 1),
+        version=str(version.version), equal=outputs[0].equal, git_commit="the current files" if config.here else commit,
+        environment="the current one" if python == Path(sys.executable) else "built from the locks",
+        data=data_source, inputs=inputs, outputs=outputs, seconds=round(time.monotonic() - began, 1),
     )  # fmt: skip
     if not config.here:
         client = mlflow_client.client(context.settings)
@@ -134,10 +133,10 @@ def run(config: Config, context: Context) -> Result:
     if not result.equal:
         differing = [i.name for i in inputs if not i.equal]
         raise RefusedError(
-            f"version {version.version} came out with other bytes",
+            f"retraining version {version.version} gave another model",
             expected=f"model sha256 {outputs[0].recorded}", got=f"{outputs[0].again}\n{result.as_text()}",
-            hint=f"these inputs differ: {', '.join(differing)}" if differing else "no input differs: training depends "
-            "on something that is not recorded (machine, thread order); compare the levels above",
+            hint=f"these inputs differ: {', '.join(differing)}" if differing else "all recorded inputs are equal, so "
+            "training depends on something else (processor, library); compare the levels above",
         )  # fmt: skip
     return result
 
@@ -146,43 +145,43 @@ def _require_clean(version: ModelVersion, commit: str, *, force: bool) -> None:
     dirty = version.tags.get("git_dirty", "unknown")
     if commit == "unknown":
         raise RefusedError(
-            f"version {version.version} was trained outside of Git: nobody knows from which files",
-            hint="fraud reproduce --here retrains from the present files and names what differs",
+            f"version {version.version} was trained outside of a Git repository, so its files are not recorded",
+            hint="fraud reproduce --here retrains from the current files and lists what differs",
         )
     if dirty != "false" and not force:
         raise RefusedError(
-            f"version {version.version} was trained from files that were not committed",
+            f"version {version.version} was trained from uncommitted files",
             expected=f"the files of commit {commit}", got=f"git_dirty={dirty}",
-            hint="--force retrains from the commit all the same, --here from the present files; both name what differs",
+            hint="--force retrains from the commit, --here from the current files; both list what differs",
         )  # fmt: skip
 
 
-def _bring_data(version: ModelVersion, lake: Path, context: Context) -> str:
-    """The snapshot with the recorded content into a lake of its own: from the lake, else from the DVC remote."""
-    snapshot, wanted = version.tags.get("snapshot", ""), version.tags.get("data_sha256", "")
+def _copy_data(version: ModelVersion, lake: Path, context: Context) -> str:
+    """Copy the snapshot to a separate lake, from the lake or else from the DVC remote. Returns the source."""
+    snapshot, recorded = version.tags.get("snapshot", ""), version.tags.get("data_sha256", "")
     folder = lake / _SNAPSHOTS / f"snapshot={snapshot}"
     folder.mkdir(parents=True)
     ours = Dataset(context.settings.lake_uri, _SNAPSHOTS, "snapshot")
     manifest = ours.manifest(snapshot)
-    came_from = "lake"
-    if manifest is not None and manifest.content_sha256 == wanted:
+    data_source = "lake"
+    if manifest is not None and manifest.content_sha256 == recorded:
         for uri in [*ours.object_uris(snapshot), f"{ours.uri}/snapshot={snapshot}/{MANIFEST}"]:
             with opened(uri) as file, (folder / uri.rpartition("/")[2]).open("wb") as copy:
                 shutil.copyfileobj(file, copy)
     elif md5 := version.tags.get("dvc_data_md5"):
-        came_from = "DVC remote"
-        context.log.info("the lake has not got this snapshot any more", snapshot=snapshot, dvc_data_md5=md5)
+        data_source = "DVC remote"
+        context.log.info("snapshot not in the lake, pulling from the DVC remote", snapshot=snapshot, dvc_data_md5=md5)
         data_versions.pull(context.settings.dvc_remote, md5, folder)
     try:
-        brought = Dataset(uri_of(lake), _SNAPSHOTS, "snapshot").verify(snapshot)
+        copied = Dataset(uri_of(lake), _SNAPSHOTS, "snapshot").verify(snapshot)
     except BadInputError as error:
-        raise RefusedError(f"the data of version {version.version} is not there any more", got=str(error)) from error
-    if brought.content_sha256 != wanted:
+        raise RefusedError(f"the data of version {version.version} no longer exists", got=str(error)) from error
+    if copied.content_sha256 != recorded:
         raise RefusedError(
-            f"the data of version {version.version} is not what it was trained on",
-            expected=f"content {wanted}", got=f"content {brought.content_sha256} ({came_from})",
+            f"the data of version {version.version} has another content than recorded",
+            expected=f"content {recorded}", got=f"content {copied.content_sha256} ({data_source})",
         )  # fmt: skip
-    return came_from
+    return data_source
 
 
 def _inputs(
@@ -204,13 +203,13 @@ def _inputs(
 
 
 def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> str:
-    """Parameters by name: recorded -> now."""
+    """Parameters that differ: `name: recorded -> now`."""
     names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     return ", ".join(f"{name}: {before.get(name, 'none')} -> {after.get(name, 'none')}" for name in names)
 
 
 def _outputs(version: ModelVersion, again: ModelVersion, folder: Path, context: Context) -> tuple[Compared, ...]:
-    """Hashes of the bytes themselves, not of what the retraining says about them."""
+    """Compare outputs. Hashes are computed from the files, not read from the tags of the retraining."""
     [made] = folder.rglob(f"{again.run_id}/artifacts/model/model.onnx")
     files = {"model_sha256": made, "serving_sha256": made.with_name("serving.json")}
     found = [

@@ -1,4 +1,4 @@
-"""Print the gates of a version as its report has them, and the platform's own: what a person looks at first."""
+"""Print the gate results of a version, with the current result of the platform gate `skew`."""
 
 import json
 from typing import Any
@@ -19,7 +19,7 @@ from fraud.training.evaluate import gate_lines
 
 
 class Config(JobConfig):
-    """Which version."""
+    """Version."""
 
     version: CliPositionalArg[str] = Field(default=STAGING, description="number or alias")
 
@@ -30,9 +30,9 @@ class Result(JobResult):
     version: str
     selected: str = ""
     champion: str = ""
-    """The Production version that it was compared with; "" for the rule of thumb."""
+    """The production version that it was compared with; "" for the default rule."""
     production: str = ""
-    """What is Production now; "" for none. `fraud promote` refuses a version that was compared with another one."""
+    """The current production version; "" for none. `fraud promote` requires that it equals `champion`."""
     gates_passed: bool = False
     failed_gates: tuple[str, ...] = ()
     gates: tuple[dict[str, Any], ...] = ()
@@ -42,26 +42,26 @@ class Result(JobResult):
     def as_text(self) -> str:
         if not self.version:
             return "there is no candidate: no version has the alias `staging`"
-        against = f"version {self.champion}" if self.champion else "the rule of thumb"
+        against = f"version {self.champion}" if self.champion else "the default rule"
         lines = [f"version {self.version}, level {self.selected}, evaluated against {against}"]
         return "\n".join([*lines, *gate_lines(self.gates), self.report_uri])
 
 
 def run(config: Config, context: Context) -> Result:
-    """Read it from the version's run. Raises RefusedError for a version that was never held against the gates."""
+    """Read the record of the version's run. Raises RefusedError for a version that was never evaluated."""
     with registry_errors(), opened(context.settings) as promotion:
         if config.version == STAGING and promotion.version(STAGING) is None:
             return Result(version="")
         version = model_versions.named(context.settings, config.version)
         if version.tags.get("gates") not in ("passed", "failed"):
             raise RefusedError(
-                f"version {version.version} was never held against the gates",
+                f"version {version.version} was never evaluated against the gates",
                 hint=f"fraud evaluate --version {version.version}",
             )  # fmt: skip
         record = json.loads(model_versions.artifact(context.settings, version.run_id, "report/gates.json"))
         url = TrainingRuns(context.settings).url(version.run_id)
         production = promotion.version(PRODUCTION)
-    # Not in the report of the version: what is served may have changed since.
+    # Not in the report of the version: the skew check of the newest day may be later.
     skew = gates.served_skew(reports.newest(context.settings.reports_uri, "skew"))
     return Result(
         version=str(version.version), selected=record["selected_level"], champion=record["champion"],

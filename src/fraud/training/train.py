@@ -1,8 +1,8 @@
-"""Train every level of the ladder on a snapshot, register the one that complexity pays for, hold it against the gates.
+"""Train every level of the ladder on a snapshot, register the selected one, evaluate it against the gates.
 
-Equal inputs (data, parameters, code, locks, features) have one fingerprint, and a version that has it is found again
-instead of being made. The level is chosen on the validation part, then every level is trained once more on everything
-before the holdout's gap; the holdout is for the gates alone.
+Equal inputs (data, parameters, code, lock files, features) have one fingerprint. If a version with this fingerprint
+exists, it is returned and nothing is trained. The level is selected on the validation part. Then every level is fitted
+again on all rows before the holdout's gap. Only the gates use the holdout.
 """
 
 import json
@@ -44,25 +44,27 @@ from fraud.training.wandb_mirror import Mirror, mirrored
 GOLDEN_ROWS = 32
 
 Result = evaluate.Result
-"""`reused`: equal inputs had made this version before."""
+"""`reused`: the version was found by its fingerprint."""
 
 
 class Config(JobConfig):
-    """On what."""
+    """Snapshot and options of a training."""
 
     snapshot: str | None = Field(default=None, description="training set; default the one with the latest cut-off")
-    force: bool = Field(default=False, description="train even where equal inputs made a version before")
-    cause: str = Field(default="", max_length=200, description="why now: the run's tag `cause`")
-    out: Path | None = Field(default=None, description="folder for the version's files, as dvc.yaml tracks them")
+    force: bool = Field(default=False, description="train even if a version with the same inputs exists")
+    cause: str = Field(
+        default="", max_length=200, description="reason for the training, stored as the run's tag `cause`"
+    )
+    out: Path | None = Field(default=None, description="folder for the version's files that dvc.yaml tracks")
 
 
 class Trained(NamedTuple):
-    """A level, its ONNX bytes and what they answer."""
+    """A level, its ONNX bytes and their probabilities."""
 
     level: Level
     model: bytes
     validation: NDArray[np.float32]
-    """What the fit that had not seen the validation part answers there."""
+    """Probabilities of the first fit, which was not trained on the validation part: float32[n]."""
     holdout: NDArray[np.float32]
     onnx_difference: float
     facts: dict[str, float]
@@ -72,21 +74,21 @@ class Trained(NamedTuple):
 
 
 def run(config: Config, context: Context) -> Result:
-    """Find or make the version, and its verdict. Raises BadInputError for data that cannot be trained on."""
+    """Find or train the version and evaluate it. Raises BadInputError for data that cannot be trained on."""
     manifest = training_data.manifest_of(context.settings.lake_uri, config.snapshot)
     made_from = model_inputs.inputs(manifest, context.params, context.settings.project)
     fingerprint = model_inputs.fingerprint(made_from)
     with registry_errors(), threadpool_limits(limits=1):
         runs = TrainingRuns(context.settings)
         version = None if config.force else runs.version_made_from(fingerprint)
-        verdict = None if version is None else evaluate.known(version, context, runs)
+        verdict = None if version is None else evaluate.current_verdict(version, context, runs)
         if verdict is not None:
-            context.log.info("equal inputs made this version before", version=verdict.version)
+            context.log.info("version found by its fingerprint", version=verdict.version)
         else:
             data = training_data.load(context.settings.lake_uri, manifest, context.params)
             if data.split.shrunk:
                 context.log.warning(
-                    "the data is shorter than the split asks for: its parts shrink in proportion",
+                    "data shorter than the configured split, parts shortened in proportion",
                     **training_data.describe(data),
                 )
             reused, staged = version is not None, runs.staged()
@@ -104,8 +106,8 @@ def run(config: Config, context: Context) -> Result:
 
 
 def _withdraw(version: ModelVersion, staged_before: str | None, runs: TrainingRuns, context: Context) -> None:
-    """Leave nothing of a version whose evaluation failed. What a registry that is away keeps, the next run resumes."""
-    context.log.warning("the evaluation failed: the version is withdrawn", version=str(version.version))
+    """Remove a version whose evaluation failed. If the registry does not answer, the next run continues with it."""
+    context.log.warning("evaluation failed, version withdrawn", version=str(version.version))
     runs.withdraw(version, staged_before)
     reports.remove(evaluate.report_folder(context, version.run_id))
 
@@ -120,16 +122,16 @@ def _train(
 ) -> ModelVersion:
     settings, params = context.settings, context.params
     for run_id in runs.mark_killed(made_from["fingerprint"]):
-        context.log.warning("an earlier training of the same inputs was killed", run_id=run_id)
+        context.log.warning("killed training of the same inputs marked", run_id=run_id)
     snapshots = catalog.TRAINING_SETS.at(settings.lake_uri)
     stored = data_versions.push_partition(settings.dvc_remote, snapshots, manifest.partition)
     tags = {
         **made_from, **git.commit_of(settings.project), "snapshot": manifest.partition, "dvc_data_md5": stored.md5,
     }  # fmt: skip
     name = f"ladder on {manifest.partition[:8]}"
-    requested = {"cause": cause} if cause else {}
+    cause_tag = {"cause": cause} if cause else {}
     with (
-        runs.run(name, tags | requested) as run_id,
+        runs.run(name, tags | cause_tag) as run_id,
         mirrored(settings, name, _flat(params) | tags, context.log) as mirror,
     ):
         runs.record(run_id, params=_flat(params))
@@ -138,7 +140,7 @@ def _train(
         def fitted(level: Level) -> Trained:
             return _fit(level, data, context, runs, mirror, run_id, tags["fingerprint"])
 
-        # A level runs on one thread, whatever else is fitted beside it: its bytes do not depend on `threads`.
+        # Each level runs on one thread, so its bytes do not depend on `threads`.
         with ThreadPoolExecutor(params.training.threads) as pool:
             ladder = list(pool.map(fitted, reversed(LEVELS)))[::-1]  # the longest first
         for trained in ladder:
@@ -147,7 +149,7 @@ def _train(
         for trained, figures in zip(ladder, training["levels"], strict=True):
             runs.record(trained.run_id, metrics=_with_bounds(figures["holdout"]))
         chosen = ladder[training["selected"]]
-        context.log.info("level chosen", level=str(chosen.level), steps=training["steps"])
+        context.log.info("level selected", level=str(chosen.level), steps=training["steps"])
         costs = costs_of(params)
         gains = costs.gains(data.validation.amount, data.validation.is_fraud)
         threshold = best_threshold(chosen.validation, gains, costs.capacity)
@@ -175,34 +177,34 @@ def _train(
 def _fit(
     level: Level, data: TrainingData, context: Context, runs: TrainingRuns, mirror: Mirror, parent: str, mark: str
 ) -> Trained:
-    """Fit on the training part, stopped and tuned on the validation part, then on both and the gap between them.
+    """Fit on the training part, with early stopping on the validation part; then fit again on both and their gap.
 
-    What the first fit answers on the validation part decides the level and the threshold; the second is deployed.
+    The first fit's probabilities on the validation part decide the level and the threshold. The second is deployed.
     """
-    expected = context.params.training
-    searching = expected.search.trials > 0
+    settings = context.params.training
+    searching = settings.search.trials > 0
     with runs.run(str(level), {"level": str(level), "fingerprint": mark}, parent) as run_id:
 
-        def say(event: str, **facts: float) -> None:
+        def progress(event: str, **facts: float) -> None:
             context.log.info(event, level_of_ladder=str(level), **facts)
             if "step" in facts and not searching:
                 step = int(facts["step"])
                 runs.record(run_id, metrics={n: v for n, v in facts.items() if n != "step"}, step=step)
                 mirror.progress(str(level), facts)
 
-        rows, later, known = (Sample(p.vectors, p.is_fraud) for p in (data.train, data.validation, data.known))
-        say("training", rows=len(rows.is_fraud), frauds=int(rows.is_fraud.sum()))
+        rows, later, both = (Sample(p.vectors, p.is_fraud) for p in (data.train, data.validation, data.final))
+        progress("training started", rows=len(rows.is_fraud), frauds=int(rows.is_fraud.sum()))
         began = time.monotonic()
         best: search.Trial | None = None
-        for trial in search.trials(level, rows, later, expected, say):
+        for trial in search.trials(level, rows, later, settings, progress):
             if searching:
                 _record_trial(level, trial, runs, run_id, mark)
             if best is None or trial.average_precision > best.average_precision:
                 best = trial
         if best is None:
-            raise ValueError("a search without its first trial")
+            raise ValueError("a search without a trial")
         first = OnnxModel(best.fitted.to_onnx())
-        final = level.refit(known, best.fitted, best.training, say) if expected.refit else best.fitted
+        final = level.refit(both, best.fitted, best.training, progress) if settings.refit else best.fitted
         seconds = time.monotonic() - began
         model_bytes = final.to_onnx()
         model = OnnxModel(model_bytes)
@@ -214,13 +216,13 @@ def _fit(
             difference, final.facts(), dict(best.values), run_id,
         )  # fmt: skip
         context.log.info(
-            "trained", level_of_ladder=str(level), seconds=round(seconds, 1), onnx_difference=difference,
+            "level trained", level_of_ladder=str(level), seconds=round(seconds, 1), onnx_difference=difference,
             validation_average_precision=round(best.average_precision, 4),
         )  # fmt: skip
         found = {"fit_seconds": seconds, "onnx_difference": difference, "model_bytes": len(model_bytes)}
         runs.record(
             run_id, metrics=found | {f"fit_{name}": value for name, value in trained.facts.items()},
-            params=level.params(best.training).model_dump() | {"seed": expected.seed},
+            params=level.params(best.training).model_dump() | {"seed": settings.seed},
         )  # fmt: skip
     return trained
 
@@ -242,7 +244,7 @@ def _draw(trained: Trained, rows: Rows, runs: TrainingRuns) -> None:
 
 
 def _push_model(settings: Settings, model: bytes, serving: bytes) -> str:
-    """Store what serving loads, as a folder; its md5."""
+    """Store the folder that serving loads in the DVC remote; its md5."""
     with TemporaryDirectory(prefix="fraud-model-") as name:
         (Path(name) / "model.onnx").write_bytes(model)
         (Path(name) / "serving.json").write_bytes(serving)
@@ -250,11 +252,11 @@ def _push_model(settings: Settings, model: bytes, serving: bytes) -> str:
 
 
 def _compare(ladder: list[Trained], data: TrainingData, params: Params) -> dict[str, Any]:
-    """training.json: every level's figures on both parts, and the climb. No clock in it."""
+    """training.json: the figures of every level on both parts, and the selection. It contains no time."""
 
     def compared(rows: Rows, answers: list[NDArray[np.float32]]) -> Compared:
-        expected = params.training
-        return Compared(rows, answers, costs_of(params), resamplings=expected.bootstrap, seed=expected.seed)
+        settings = params.training
+        return Compared(rows, answers, costs_of(params), resamplings=settings.bootstrap, seed=settings.seed)
 
     on_validation = compared(data.validation, [trained.validation for trained in ladder])
     on_holdout = compared(data.holdout, [trained.holdout for trained in ladder])
@@ -281,7 +283,7 @@ def _compare(ladder: list[Trained], data: TrainingData, params: Params) -> dict[
 
 
 def _serving(chosen: Trained, rows: Rows, threshold: float) -> bytes:
-    """serving.json. The golden rows are spread evenly over the holdout's probabilities, the surest frauds included."""
+    """serving.json. Golden rows are evenly spaced in the order of the holdout's probabilities, the highest included."""
     order = np.argsort(chosen.holdout, kind="stable")
     golden = rows.vectors[order[np.linspace(0, len(order) - 1, min(GOLDEN_ROWS, len(order))).astype(np.int64)]]
     facts = {
@@ -299,15 +301,15 @@ def _serving(chosen: Trained, rows: Rows, threshold: float) -> bytes:
 
 
 def _reference(data: TrainingData, model: bytes, params: Params) -> pa.Table:
-    """An even choice of the rows trained on, with all columns, and what the model says about them."""
-    rows = data.table[data.rows_of(data.known_part)]
+    """Evenly spaced rows of the final part, with all columns and the model's probability."""
+    rows = data.table[data.rows_of(data.final_part)]
     chosen = np.linspace(0, rows.num_rows - 1, min(params.drift.reference_rows, rows.num_rows)).astype(np.int64)
     reference = rows.take(chosen).combine_chunks()
     return reference.append_column("fraud_probability", pa.array(OnnxModel(model).probabilities(vectors(reference))))
 
 
 def _with_bounds(figures: dict[str, list[float]]) -> dict[str, float]:
-    """Figures and their intervals as metrics."""
+    """Figures and their intervals as metrics: `name`, `name_low`, `name_high`."""
     return {
         f"{name}{ending}": value
         for name, interval in figures.items()

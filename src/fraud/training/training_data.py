@@ -1,4 +1,4 @@
-"""A training set of the lake as what models are trained and compared on: matrices, split by time."""
+"""Load a training set as matrices, split by time."""
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time
@@ -23,7 +23,7 @@ _COMPARED_ROWS: Final = 2_000
 
 
 class TrainingData(NamedTuple):
-    """A snapshot in memory. `table` is sorted by event time; the three parts' rows are slices of it."""
+    """A snapshot in memory. `table` is sorted by event time; the rows of each part are a slice of it."""
 
     manifest: Manifest
     table: pa.Table
@@ -32,19 +32,19 @@ class TrainingData(NamedTuple):
     train: Rows
     validation: Rows
     holdout: Rows
-    known_part: Part
-    """What the deployed model is trained on in the end: from the first training day to the end of validation, whose
-    labels are mature when the holdout starts; the training part alone where the refit is switched off."""
-    known: Rows
-    """The rows of `known_part`."""
+    final_part: Part
+    """Days that the deployed model is fitted on: from the first training day to the end of validation. Their labels
+    are mature when the holdout starts. With `training.refit: false`, the training part alone."""
+    final: Rows
+    """The rows of `final_part`."""
 
     def rows_of(self, part: Part) -> slice:
-        """Where a part's rows lie in the table."""
+        """Slice of the table with the rows of a part."""
         first, end = np.searchsorted(self.event_us, [part.first_us, part.end_us])
         return slice(int(first), int(end))
 
     def immature_rows(self) -> int | None:
-        """Holdout rows younger, at the snapshot's cut-off, than labels take to come. None: it does not say."""
+        """Holdout rows that are younger than the label maturity at the cut-off. None: the snapshot has no cut-off."""
         made_from = self.manifest.made_from
         if not {"cut_off", "maturity_days"} <= made_from.keys():
             return None
@@ -53,7 +53,7 @@ class TrainingData(NamedTuple):
         return int(np.count_nonzero(self.event_us[self.rows_of(self.split.holdout)] >= mature_us))
 
     def feature_mismatches(self) -> int:
-        """Values, of an even choice of rows, whose bits differ from the vector the request path makes of the row."""
+        """Values, in evenly spaced rows, whose bits differ from those of the vector that the request path computes."""
         row = np.empty(len(VECTOR_NAMES), dtype=np.float32)
         chosen = np.linspace(0, self.table.num_rows - 1, min(_COMPARED_ROWS, self.table.num_rows)).astype(np.int64)
         rows = self.table.take(chosen)
@@ -70,7 +70,7 @@ class TrainingData(NamedTuple):
 
 
 def manifest_of(lake_uri: str, snapshot: str | None) -> Manifest:
-    """The named snapshot's manifest, or that of the one with the latest cut-off. Raises BadInputError."""
+    """The manifest of a snapshot; by default the one with the latest cut-off. Raises BadInputError without one."""
     snapshots = catalog.TRAINING_SETS.at(lake_uri)
     if snapshot is not None:
         found = snapshots.manifest(snapshot)
@@ -87,17 +87,17 @@ def manifest_of(lake_uri: str, snapshot: str | None) -> Manifest:
 
 
 def load(lake_uri: str, manifest: Manifest, params: Params) -> TrainingData:
-    """Read and split. Raises BadInputError when it cannot be split by time or a part has no frauds or nothing else."""
+    """Read and split a snapshot. Raises BadInputError if it cannot be split, or if a part has one class only."""
     table = catalog.TRAINING_SETS.at(lake_uri).read(manifest.partition)
     if not table.num_rows:
         raise BadInputError(f"training set {manifest.partition} is empty", hint="fraud ingest, then fraud training-set")
     event_us: NDArray[np.int64] = table["event_timestamp"].cast(pa.int64()).to_numpy()
-    requested = params.split
+    lengths = params.split
     try:
         split = split_by_time(
-            int(event_us[0]), int(event_us[-1]), train_days=requested.train_days, gap_days=requested.gap_days,
-            validation_days=requested.validation_days, holdout_days=requested.holdout_days,
-            holdout_first_us=None if requested.holdout_from is None else _first_us(requested.holdout_from),
+            int(event_us[0]), int(event_us[-1]), train_days=lengths.train_days, gap_days=lengths.gap_days,
+            validation_days=lengths.validation_days, holdout_days=lengths.holdout_days,
+            holdout_first_us=None if lengths.holdout_from is None else _first_us(lengths.holdout_from),
         )  # fmt: skip
     except ValueError as error:
         raise BadInputError(
@@ -119,16 +119,16 @@ def load(lake_uri: str, manifest: Manifest, params: Params) -> TrainingData:
             )  # fmt: skip
         return rows._replace(users=np.unique(rows.users, return_inverse=True)[1])
 
-    known = Part(split.train.first_us, (split.validation if params.training.refit else split.train).end_us)
+    final = Part(split.train.first_us, (split.validation if params.training.refit else split.train).end_us)
     return TrainingData(
         manifest, table, event_us, split,
         part("training", split.train), part("validation", split.validation), part("holdout", split.holdout),
-        known, part("known", known),
+        final, part("final", final),
     )  # fmt: skip
 
 
 def quarantine_rate(lake_uri: str) -> float | None:
-    """Share of all rows delivered so far that were quarantined. None when the lake has no transactions."""
+    """Share of all delivered rows that were quarantined. None when the lake has no transactions."""
     accepted, quarantined = (_rows(Dataset(lake_uri, *where)) for where in (("transactions",), ("quarantine", "batch")))
     return quarantined / (accepted + quarantined) if accepted else None
 
@@ -138,10 +138,10 @@ def _rows(dataset: Dataset) -> int:
 
 
 def describe(data: TrainingData) -> Mapping[str, object]:
-    """The parts in days, rows and frauds, for log, record and report."""
+    """Days, rows and frauds of each part, for log, record and report."""
     parts = zip(
-        ("train", "validation", "holdout", "known"), (*data.split[:3], data.known_part),
-        (data.train, data.validation, data.holdout, data.known), strict=True,
+        ("train", "validation", "holdout", "final"), (*data.split[:3], data.final_part),
+        (data.train, data.validation, data.holdout, data.final), strict=True,
     )  # fmt: skip
     found = {
         name: {

@@ -1,7 +1,7 @@
-"""The point-in-time training set: features as of each transaction, labels as known at a cut-off.
+"""Build the point-in-time training set: features at each transaction, labels received before a cut-off.
 
-Feast joins the features (feature service fraud_detector_v1) over exactly what was known at the cut-off; the lake
-knows each transaction's own values, so every row is compared, and the job fails unless all agree.
+Feast joins the features (feature service fraud_detector_v1) over the rows with an ingestion time before the cut-off.
+The result is compared with the features of the lake, row by row. The job fails if any value differs.
 """
 
 import json
@@ -25,13 +25,13 @@ from fraud.uris import sqlite_url
 
 
 class Config(JobConfig):
-    """As known at the end of which day."""
+    """Cut-off of the training set."""
 
     as_of: date | None = Field(default=None, description="cut-off: the end of this day; default the lake's last day")
 
 
 class Result(JobResult):
-    """Which snapshot, and what is in it."""
+    """The snapshot and its content."""
 
     snapshot: str
     rows: int
@@ -39,27 +39,27 @@ class Result(JobResult):
     first_day: str
     last_day: str
     cut_off: datetime
-    """What was learned of from here on is not in it."""
+    """Rows and labels with an ingestion time from here on are not included."""
     content_sha256: str
     feature_rows_compared: int
-    """Rows on which Feast and the lake were found equal; 0 when the snapshot was there already."""
+    """Rows on which Feast and the lake agree; 0 when the snapshot existed already."""
 
 
 def run(config: Config, context: Context) -> Result:
-    """Build the snapshot, or find it. Raises BadInputError when features are missing, or Feast disagrees with them."""
+    """Build the snapshot, or find it. Raises BadInputError when features are missing or differ from Feast's."""
     lake = context.settings.lake_uri
     transactions, features = catalog.TRANSACTIONS.at(lake), catalog.FEATURES.at(lake)
-    known_days = transactions.partitions()
-    if not known_days:
+    published = transactions.partitions()
+    if not published:
         raise BadInputError("the lake has no transactions to train on", hint="fraud ingest")
-    as_of = config.as_of or date.fromisoformat(known_days[-1])
+    as_of = config.as_of or date.fromisoformat(published[-1])
     cut_off = datetime(as_of.year, as_of.month, as_of.day, tzinfo=UTC) + timedelta(days=1)
     last_mature = (as_of - timedelta(days=context.params.labels.maturity_days)).isoformat()
-    days = [day for day in known_days if features.retention_watermark() <= day <= last_mature]
+    days = [day for day in published if features.retention_watermark() <= day <= last_mature]
     if not days:
         raise BadInputError(
-            f"no transaction is old enough at {cut_off:%Y-%m-%d} to have its label",
-            expected=f"transactions up to {last_mature}", got=f"{known_days[0]} .. {known_days[-1]}",
+            f"no transaction is mature at {cut_off:%Y-%m-%d}",
+            expected=f"transactions up to {last_mature}", got=f"{published[0]} .. {published[-1]}",
         )  # fmt: skip
     manifests = {day: _built(features, transactions, day) for day in days}
     labels = catalog.LABELS.at(lake)
@@ -75,14 +75,14 @@ def run(config: Config, context: Context) -> Result:
     snapshots = catalog.TRAINING_SETS.at(lake)
     compared = 0
     if snapshots.manifest(snapshot) is None:
-        table = pa.concat_tables([_known(features.read(day), cut_off) for day in days])
-        context.log.info("comparing the lake's features with Feast's", rows=table.num_rows)
+        table = pa.concat_tables([_ingested_before(features.read(day), cut_off) for day in days])
+        context.log.info("comparison with Feast started", rows=table.num_rows)
         compared = _compare_with_feast(context, table)
-        known_labels = labels_as_of(lake, cut_off - timedelta(microseconds=1))
-        snapshots.publish(snapshot, _labelled(table, known_labels), made_from)
+        mature_labels = labels_as_of(lake, cut_off - timedelta(microseconds=1))
+        snapshots.publish(snapshot, _labelled(table, mature_labels), made_from)
     manifest = snapshots.manifest(snapshot)
     if manifest is None:
-        raise BadInputError(f"training set {snapshot} vanished while being written", hint="run again")
+        raise BadInputError(f"training set {snapshot} was removed while it was written", hint="run again")
     is_fraud = snapshots.read(snapshot, ["is_fraud"])["is_fraud"]
     return Result(
         snapshot=snapshot, rows=manifest.rows, frauds=pc.sum(is_fraud).as_py() or 0, first_day=days[0],
@@ -101,12 +101,12 @@ def _built(features: Dataset, transactions: Dataset, day: str) -> Manifest:
     return built
 
 
-def _known(table: pa.Table, cut_off: datetime) -> pa.Table:
+def _ingested_before(table: pa.Table, cut_off: datetime) -> pa.Table:
     return table.filter(pc.less(table["created_timestamp"], pa.scalar(cut_off)))
 
 
 def _labelled(table: pa.Table, labels: pa.Table) -> pa.Table:
-    """`table` with is_fraud and label_timestamp, by event time and id. What has no label by now is legitimate."""
+    """Add is_fraud and label_timestamp, and sort by event time and id. Rows without a label are legitimate."""
     at = pc.index_in(table["transaction_id"], value_set=labels["transaction_id"])
     is_fraud = pc.fill_null(pc.take(labels["is_fraud"], at), False)
     table = table.append_column("is_fraud", is_fraud)
@@ -115,10 +115,10 @@ def _labelled(table: pa.Table, labels: pa.Table) -> pa.Table:
 
 
 def _compare_with_feast(context: Context, table: pa.Table) -> int:
-    """Rows compared. Raises BadInputError with the number of rows on which Feast says something else.
+    """Number of rows compared. Raises BadInputError with the number of rows on which Feast's values differ.
 
-    Feast gets a registry and a snapshot of its own, so that it can see only what was known at the cut-off. Its key is
-    (user, event time): rows that share it get the values of the one learned of last, and are held against that one.
+    Feast reads a temporary registry and snapshot that end at the cut-off. Its key is (user, event time). Rows with the
+    same key get the values of the row with the latest ingestion time, and are compared with that row.
     """
     from fraud.features import feast_snapshot, feast_store  # noqa: PLC0415 - Feast takes seconds to import
 
@@ -134,16 +134,16 @@ def _compare_with_feast(context: Context, table: pa.Table) -> int:
         joined = feast_store.point_in_time(store, events)
     if joined.num_rows != table.num_rows:
         raise BadInputError(
-            "Feast lost or doubled rows", expected=f"{table.num_rows} rows", got=f"{joined.num_rows} rows"
+            "Feast returned another number of rows", expected=f"{table.num_rows} rows", got=f"{joined.num_rows} rows"
         )
     joined = joined.take(np.argsort(joined["row"].to_numpy(), kind="stable"))
     visible = table.take(feast_snapshot.latest_ingestion_us(table))
     wrong = {name: _differences(visible[name], joined[name]) for name in WINDOW_NAMES}
     if any(wrong.values()):
         raise BadInputError(
-            "Feast's point-in-time values are not the lake's", expected=f"{table.num_rows} equal rows",
+            "Feast's point-in-time values differ from the lake's", expected=f"{table.num_rows} equal rows",
             got=", ".join(f"{count} differ in {name}" for name, count in wrong.items()),
-            hint="fraud build-features --full; if it stays, the definitions disagree",
+            hint="run fraud build-features --full; if the values still differ, compare the feature definitions",
         )  # fmt: skip
     return int(table.num_rows)
 

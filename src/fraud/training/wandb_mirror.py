@@ -1,7 +1,7 @@
-"""A copy of a training's figures in Weights & Biases, for teams that look there. Off unless a project is named.
+"""Copy a training's figures to Weights & Biases. Off unless FRAUD_WANDB_PROJECT is set.
 
-MLflow stays the record: nothing is read back from the mirror, and no model or data is sent to it. Without an API key
-the runs are written to `<home>/wandb`, and `wandb sync` sends them later.
+MLflow remains the record: nothing is read from Weights & Biases, and no model or data is sent. Without an API key the
+runs are written to `<home>/wandb`; `wandb sync` uploads them.
 """
 
 import os
@@ -18,23 +18,23 @@ _STEP: Final = "step"
 
 
 class Mirror(Protocol):
-    """Where a training's figures go besides MLflow."""
+    """Receiver of a training's figures in addition to MLflow."""
 
     def progress(self, level: str, facts: Mapping[str, object]) -> None:
-        """Numbers of one epoch or round, over its `step`."""
+        """Record the figures of one epoch or round; `facts` contains its `step`."""
 
     def final(self, figures: Mapping[str, object]) -> None:
-        """What came out."""
+        """Record the final figures."""
 
 
-class _Nowhere:
-    """The mirror that is off."""
+class _Disabled:
+    """Discards all figures."""
 
     def progress(self, level: str, facts: Mapping[str, object]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def final(self, figures: Mapping[str, object]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class _WeightsAndBiases:
@@ -42,7 +42,7 @@ class _WeightsAndBiases:
         self._run = run
 
     def progress(self, level: str, facts: Mapping[str, object]) -> None:
-        # Every level has its own axis: wandb's own step only ever grows.
+        # One axis per level, because the step of wandb can only grow.
         self._run.define_metric(f"{level}/*", step_metric=f"{level}/{_STEP}")
         self._run.log({f"{level}/{name}": value for name, value in facts.items()})
 
@@ -54,11 +54,11 @@ class _WeightsAndBiases:
 def mirrored(
     settings: Settings, name: str, facts: Mapping[str, object], log: structlog.stdlib.BoundLogger
 ) -> Iterator[Mirror]:
-    """A run of the project for a `with` block, failed when the block raises. Raises UnavailableError."""
+    """A run of the project for the `with` block; it fails when the block raises. Raises UnavailableError."""
     if not settings.wandb_project:
-        yield _Nowhere()
+        yield _Disabled()
         return
-    import wandb  # noqa: PLC0415 - a second, and only where somebody wants it
+    import wandb  # noqa: PLC0415 - takes a second to import
 
     mode: Literal["online", "offline"] = "online" if os.environ.get("WANDB_API_KEY") else "offline"
     settings.home.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def mirrored(
         raise UnavailableError(
             "Weights & Biases does not answer", got=str(error), hint="unset FRAUD_WANDB_PROJECT, or WANDB_API_KEY"
         ) from error
-    log.info("mirrored to Weights & Biases", project=settings.wandb_project, mode=mode, folder=run.dir)
+    log.info("Weights & Biases run created", project=settings.wandb_project, mode=mode, folder=run.dir)
     failed = 1
     try:
         yield _WeightsAndBiases(run)

@@ -1,4 +1,4 @@
-"""What an auditor asks, against real servers: replay, receipt, reproduce, lineage and compare on one small world.
+"""What an auditor asks, against real servers: replay, receipt, reproduce, lineage and compare on one small data set.
 
 The project is a Git repository of its own that holds these very files, so that there is a commit to check out.
 """
@@ -127,16 +127,16 @@ def test_a_thousand_answers_of_each_kind_come_out_equal_to_the_bit(context: Cont
 
 
 def test_a_thousand_receipts_of_each_kind_hold(context: Context) -> None:
-    told = receipt.follow(answers.newest(context.settings, COUNT), context)
-    kinds = [one.kind for one in told]
+    receipts = receipt.follow(answers.newest(context.settings, COUNT), context)
+    kinds = [one.kind for one in receipts]
     print(f"receipts: {kinds.count('served')} served, {kinds.count('nightly')} nightly")
     assert (kinds.count("served"), kinds.count("nightly")) == (COUNT, COUNT)
-    assert {(one.problems, one.approved_by, one.git_dirty, one.gates) for one in told} == {
+    assert {(one.problems, one.approved_by, one.git_dirty, one.gates) for one in receipts} == {
         ((), "ada", "false", "passed")
     }
 
 
-def test_a_record_that_was_changed_afterwards_comes_out_otherwise(context: Context) -> None:
+def test_a_record_that_was_changed_afterwards_differs_in_replay(context: Context) -> None:
     lake = catalog.PREDICTIONS.at(context.settings.lake_uri)
     [day] = lake.partitions()[-1:]
     whole = lake.read(day)
@@ -145,7 +145,7 @@ def test_a_record_that_was_changed_afterwards_comes_out_otherwise(context: Conte
     rows[1]["avg_amount_7d"] = 1.0
     lake.publish(day, pa.concat_tables([pa.Table.from_pylist(rows, schema=whole.schema), whole.slice(2)]))
     try:
-        with pytest.raises(RefusedError, match="2 of 2 answers come out otherwise") as refused:
+        with pytest.raises(RefusedError, match="2 of 2 answers differ from their records") as refused:
             replay.run(replay.Config(ids=(rows[0]["prediction_id"], rows[1]["prediction_id"])), context)
     finally:
         lake.publish(day, whole)
@@ -159,7 +159,7 @@ def test_the_version_is_made_again_to_the_byte_from_the_lake_and_from_the_dvc_re
     (world.project / "params.yaml").write_text("not: what was committed\n")
     found = reproduce.run(reproduce.Config(version="production"), context)
     print(found.as_text())
-    assert (found.equal, found.data, found.environment) == (True, "lake", "the present one")
+    assert (found.equal, found.data, found.environment) == (True, "lake", "the current one")
     assert all(one.equal for one in (*found.inputs, *found.outputs))
     tags = mlflow.MlflowClient().get_model_version(MODEL_NAME, found.version).tags
     assert tags["reproduced"] == "equal"
@@ -177,7 +177,7 @@ def test_with_a_changed_parameter_it_names_the_input(world: World) -> None:
     (world.project / "params.yaml").write_text(yaml.safe_dump(changed))
     refused = world.fraud("reproduce", "1", "--here", code=3)
     print(refused["got"])
-    assert refused["message"] == "version 1 came out with other bytes"
+    assert refused["message"] == "retraining version 1 gave another model"
     assert "training.boosting.max_iter: 40 -> 30" in refused["got"]
     assert refused["hint"] == "these inputs differ: params"
     (world.project / "params.yaml").write_text(yaml.safe_dump(params))
@@ -186,10 +186,10 @@ def test_with_a_changed_parameter_it_names_the_input(world: World) -> None:
 def test_a_version_of_uncommitted_files_is_refused_before_anything_is_done(context: Context) -> None:
     client = mlflow.MlflowClient()
     client.set_model_version_tag(MODEL_NAME, "1", "git_dirty", "true")
-    with pytest.raises(RefusedError, match="files that were not committed"):
+    with pytest.raises(RefusedError, match="uncommitted files"):
         reproduce.run(reproduce.Config(version="1"), context)
     client.set_model_version_tag(MODEL_NAME, "1", "git_commit", "unknown")
-    with pytest.raises(RefusedError, match="outside of Git"):
+    with pytest.raises(RefusedError, match="outside of a Git repository"):
         reproduce.run(reproduce.Config(version="1"), context)
 
 
@@ -198,14 +198,14 @@ def test_the_tree_names_every_link_and_two_versions_share_a_page(world: World, c
     (world.project / "params.yaml").write_text(yaml.safe_dump(changed))
     world.fraud("train")
     tree = version_tree.run(version_tree.Config(version="production"), context).as_text()
-    for said in ("fraud-detector version 1 (production)", "model_sha256", "dvc_data_md5", "gates passed", "by ada",
-                 "the history verifies", "nightly scores"):  # fmt: skip
-        assert said in tree, said
+    for text in ("fraud-detector version 1 (production)", "model_sha256", "dvc_data_md5", "gates passed", "by ada",
+                 "history verified", "nightly scores"):  # fmt: skip
+        assert text in tree, text
     found = compare.run(compare.Config(first="1", second="2"), context)
     assert set(found.measures) >= {"average_precision", "auc", "saved_per_1000"}
     assert "seed" in found.inputs
     page = Path(found.report_uri.removeprefix("file://")).read_text()
-    assert all(said in page for said in ("Precision over recall", "ROC", "Calibration", "Money saved", "may be noise"))
+    assert all(text in page for text in ("Precision over recall", "ROC", "Calibration", "Money saved", "may be noise"))
     assert "<script" not in page
     assert 'src="http' not in page
     card = mlflow.artifacts.load_text(f"runs:/{mlflow.MlflowClient().get_model_version(MODEL_NAME, '2').run_id}/"

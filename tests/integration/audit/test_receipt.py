@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mlflow_server.S
 
 @pytest.fixture
 def context(server: mlflow_server.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
-    """Version 1 is registered, and Production since somebody named Ada said so."""
+    """Version 1 is registered, and in production, promoted by Ada."""
     for name, value in server.client_environment().items():
         monkeypatch.setenv(name, value)
     settings = Settings(home=tmp_path, project=ROOT, mlflow_url=server.url, actor="ada")
@@ -60,7 +60,7 @@ def context(server: mlflow_server.Server, tmp_path: Path, monkeypatch: pytest.Mo
     client.delete_registered_model(MODEL_NAME)
 
 
-def told(context: Context, prediction_id: str = "p-1") -> receipt.Result:
+def receipt_of(context: Context, prediction_id: str = "p-1") -> receipt.Result:
     return receipt.run(receipt.Config(prediction_id=prediction_id), context)
 
 
@@ -71,7 +71,7 @@ def in_lake(context: Context, **change: object) -> None:
 
 def test_the_whole_chain_of_an_answer_in_the_lake(context: Context) -> None:
     in_lake(context)
-    found = told(context)
+    found = receipt_of(context)
     assert found.found_in.endswith("predictions/dt=2100-01-01")
     assert (found.git_commit, found.data_sha256, found.level) == ("c0ffee", "d" * 64, "2-boosting")
     assert (found.approved_by, found.approval_reason, found.problems) == ("ada", "it earns more", ())
@@ -82,7 +82,7 @@ def test_an_answer_that_was_not_shipped_yet_is_found_in_serving_s_segments(conte
     folder = context.settings.prediction_log
     folder.mkdir(parents=True)
     (folder / "segment-1.jsonl").write_text(json.dumps(ANSWER) + "\n")
-    assert told(context).found_in == str(folder / "segment-1.jsonl")
+    assert receipt_of(context).found_in == str(folder / "segment-1.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -90,20 +90,20 @@ def test_an_answer_that_was_not_shipped_yet_is_found_in_serving_s_segments(conte
     [
         ({"model_sha256": "0" * 64}, "model_sha256"),
         ({"threshold": 0.5}, "threshold"),
-        ({"served_us": 1_000_000}, "was not Production when it answered"),
+        ({"served_us": 1_000_000}, "was not in production at the time of the answer"),
     ],
 )
 def test_a_link_that_does_not_hold_is_named(context: Context, change: dict[str, object], problem: str) -> None:
     in_lake(context, **change)
-    [said] = told(context).problems
-    assert problem in said
+    [found] = receipt_of(context).problems
+    assert problem in found
 
 
 def test_an_answer_by_the_rule_has_no_model_behind_it(context: Context) -> None:
     in_lake(context, model_version="rule", model_sha256="")
-    assert (told(context).run_id, told(context).level[:4]) == ("", "the ")
+    assert (receipt_of(context).run_id, receipt_of(context).level[:4]) == ("", "defa")
 
 
-def test_an_unknown_id_is_said(context: Context) -> None:
+def test_an_unknown_id_is_refused(context: Context) -> None:
     with pytest.raises(BadInputError, match="no prediction p-9"):
-        told(context, "p-9")
+        receipt_of(context, "p-9")

@@ -1,4 +1,4 @@
-"""`fraud concept-drift` over a real registry and lake: a model that keeps its promise, one that does not, labels."""
+"""`fraud concept-drift` over a real registry and lake: a model as good as on its holdout, a worse one, late labels."""
 
 import datetime as dt
 import json
@@ -30,7 +30,7 @@ Make = Callable[..., Any]
 
 
 class World:
-    """Days of transactions, the linear model's scores, and labels that agree with the model as far as is said."""
+    """Days of transactions, the linear model's scores, and labels that agree with the model at a given rate."""
 
     def __init__(self, context: Context, version: str, model: bytes, features_of: Make) -> None:
         self.lake = context.settings.lake_uri
@@ -89,11 +89,11 @@ def record_of(result: concept_drift.Result) -> dict[str, Any]:
     return found
 
 
-def test_a_kept_promise_is_ok_and_a_rerun_touches_nothing(context: Context, world: World) -> None:
+def test_a_model_as_good_as_on_the_holdout_is_ok_and_a_rerun_touches_nothing(context: Context, world: World) -> None:
     for day in AFTER:
         world.day(day)
     world.label_all(AFTER)
-    world.label(["nobody"], AS_OF)
+    world.label(["unknown-id"], AS_OF)
     result = concept_drift.run(concept_drift.Config(), context)
     assert (result.day, result.verdict, result.retrain) == (str(AS_OF), "ok", False)
     assert (result.days, result.rows, result.frauds) == (4, 800, 80)
@@ -111,7 +111,7 @@ def test_frauds_that_the_model_misses_ask_for_retraining(context: Context, world
     for day in AFTER:
         world.day(day, caught=0.1)
     world.label_all(AFTER)
-    world.label(["nobody"], AS_OF)
+    world.label(["unknown-id"], AS_OF)
     result = concept_drift.run(concept_drift.Config(), context)
     assert (result.verdict, result.retrain) == ("drift", True)
     assert result.figures["recall"] == pytest.approx(0.1)
@@ -136,17 +136,17 @@ def test_labels_that_come_late_or_never_are_counted_and_count_as_legitimate(cont
     assert concept_drift.run(concept_drift.Config(date=day + dt.timedelta(days=7)), context).late_frauds == 0
 
 
-def test_days_that_are_not_mature_or_were_decided_by_another_version_say_nothing(
+def test_days_that_are_not_mature_or_were_decided_by_another_version_are_ignored(
     context: Context, world: World
 ) -> None:
-    world.label(["nobody"], AFTER[0] + dt.timedelta(days=6))
+    world.label(["unknown-id"], AFTER[0] + dt.timedelta(days=6))
     world.day(AFTER[0])
     assert concept_drift.run(concept_drift.Config(), context).verdict == "unknown"
     scores = catalog.SCORES.at(world.lake)
     table = scores.read(str(AFTER[0]))
     other = table.set_column(5, "model_version", pa.array(["77"] * table.num_rows))
     scores.publish(str(AFTER[0]), other)
-    world.label(["nobody"], AFTER[0] + dt.timedelta(days=7))
+    world.label(["unknown-id"], AFTER[0] + dt.timedelta(days=7))
     result = concept_drift.run(concept_drift.Config(), context)
     assert (result.verdict, result.days) == ("unknown", 0)
 
@@ -179,7 +179,7 @@ def _filler(field: pa.Field) -> object:
     return False if pa.types.is_boolean(field.type) else 0
 
 
-def test_it_says_what_is_lacking(context: Context, register: Make, linear_model: Make) -> None:
+def test_a_missing_input_is_named(context: Context, register: Make, linear_model: Make) -> None:
     with pytest.raises(RefusedError, match="no production version"):
         concept_drift.run(concept_drift.Config(), context)
     register(linear_model())
@@ -195,10 +195,10 @@ def test_without_any_label_there_is_nothing_to_judge_by(context: Context, world:
         concept_drift.run(concept_drift.Config(), context)
 
 
-def test_the_holdout_is_no_news(context: Context, world: World) -> None:
-    """Days the promise was made on are not held against it, though the version scored them."""
+def test_days_of_the_holdout_are_excluded(context: Context, world: World) -> None:
+    """Days of the holdout are not part of the comparison, though the version scored them."""
     for day in HOLDOUT:
         world.day(day)
-    world.label(["nobody"], AS_OF)
+    world.label(["unknown-id"], AS_OF)
     assert concept_drift.run(concept_drift.Config(), context).days == 0
     assert np.isfinite(concept_drift.run(concept_drift.Config(), context).evidence)

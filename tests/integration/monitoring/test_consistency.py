@@ -1,4 +1,4 @@
-"""`fraud consistency`: served answers against batch scores of the same model, each difference where it belongs."""
+"""`fraud consistency`: served answers against batch scores of the same model, each difference in its count."""
 
 import datetime as dt
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def compare(context: Context, answers: list[dict[str, Any]], **flags: object) ->
     return consistency.run(consistency.Config.model_validate(flags), context)
 
 
-def test_what_was_served_is_what_the_batch_says_to_the_bit(context: Context, day: list[dict[str, Any]]) -> None:
+def test_what_was_served_equals_the_batch_score_bit_for_bit(context: Context, day: list[dict[str, Any]]) -> None:
     result = compare(context, day)
     assert (result.verdict, result.compared, result.equal, result.mismatches) == ("ok", 300, 300, 0)
     assert (result.worst, result.skipped, result.examples) == (0.0, {}, [])
@@ -64,7 +64,7 @@ def test_what_was_served_is_what_the_batch_says_to_the_bit(context: Context, day
     assert compare(context, day, sample=50) == few
 
 
-def test_each_difference_is_counted_where_it_belongs(context: Context, day: list[dict[str, Any]]) -> None:
+def test_each_difference_is_counted_in_its_field(context: Context, day: list[dict[str, Any]]) -> None:
     day[0]["fraud_probability"] += 2e-6
     day[1].update(fraud_probability=0.9, transaction_velocity_1h=day[1]["transaction_velocity_1h"] + 1)
     day[2]["is_fraud"] = not day[2]["is_fraud"]
@@ -82,7 +82,7 @@ def test_each_difference_is_counted_where_it_belongs(context: Context, day: list
     assert result.equal == 296 - 4
     assert result.worst > 0.1
     assert [line.rpartition(", ")[2] for line in result.examples] == [
-        "equal window features", "other window features", "equal window features",
+        "equal window features", "different window features", "equal window features",
     ]  # fmt: skip
 
 

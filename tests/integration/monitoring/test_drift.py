@@ -1,4 +1,4 @@
-"""`fraud drift` through Evidently and a real registry: what rings, what must not, and what a rerun changes."""
+"""`fraud drift` through Evidently and a real registry: verdicts, missing verdicts, and reruns."""
 
 import datetime as dt
 import json
@@ -98,7 +98,7 @@ def test_what_drifted_is_named_and_three_of_seven_ask_for_retraining(
     assert distance["missing"]["current"] == pytest.approx(0.6, abs=0.05)
 
 
-def test_one_day_that_moves_a_feature_by_a_lot_is_an_alarm_the_night_after(
+def test_one_day_that_moves_a_feature_by_a_lot_gives_the_verdict_drift_the_night_after(
     context: Context, production: str, features: Dataset, features_of: Make
 ) -> None:
     """Six usual days hide it from the week's figure; asking for retraining takes more than one feature."""
@@ -132,7 +132,7 @@ def test_an_unknown_category_is_counted_and_drifts(
     assert (unknown["reference"], unknown["current"]) == (0.0, 0.5)
 
 
-def test_scores_of_another_version_say_nothing_about_this_one(
+def test_scores_of_another_version_are_ignored(
     context: Context, production: str, features: Dataset, scores: Dataset, features_of: Make, linear_model: Make
 ) -> None:
     for day in WEEK:
@@ -187,7 +187,7 @@ def test_the_first_month_of_history_is_no_reference(
     assert (result.verdict, result.drifted_features) == ("ok", [])
 
 
-def test_it_says_what_is_lacking(
+def test_a_missing_input_is_named(
     context: Context, register: Make, linear_model: Make, features: Dataset, features_of: Make
 ) -> None:
     with pytest.raises(RefusedError, match="no production version"):

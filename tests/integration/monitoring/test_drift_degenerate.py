@@ -116,7 +116,7 @@ def _not_json(constant: str) -> object:
     raise AssertionError(f"{constant} is not JSON")
 
 
-def test_a_report_of_an_older_format_is_made_anew(
+def test_a_report_of_an_older_format_is_written_again(
     context: Context, register: Make, linear_model: Make, features: Dataset, features_of: Make
 ) -> None:
     table = features_of(JANUARY, 50)

@@ -40,7 +40,7 @@ Make = Callable[..., Any]
 
 AMOUNT_OF_DATA = ("absent", "no rows", "one row", "some rows")
 ROWS = {"no rows": 0, "one row": 1, "some rows": 20}
-LABELS = ("absent", "no rows", "of nobody", "all fraud", "all legitimate", "some fraud")
+LABELS = ("absent", "no rows", "of other ids", "all fraud", "all legitimate", "some fraud")
 ANSWERS = ("absent", "no rows", "without user", "degraded", "by the rule", "not landed", "landed")
 
 
@@ -101,7 +101,7 @@ class Platform:
         catalog.SCORES.at(lake).publish(str(DAY), table, made_from)
 
     def _labels(self, kind: str, ids: pa.ChunkedArray) -> pa.Table:
-        named = {"no rows": [], "of nobody": ["nobody"]}.get(kind, ids.to_pylist())
+        named = {"no rows": [], "of other ids": ["unknown-id"]}.get(kind, ids.to_pylist())
         frauds = [kind == "all fraud" or (kind == "some fraud" and i % 4 == 0) for i in range(len(named))]
         at = [dt.datetime.combine(DAY, dt.time(23), dt.UTC)] * len(named)
         return pa.table({"transaction_id": named, "is_fraud": frauds, "label_timestamp": at}, schema=NO_LABELS.schema)
@@ -118,11 +118,11 @@ class Platform:
                 "model_version": "1", "model_sha256": self._sha256, "feature_hash": definition_hash(),
                 "latency_us": 900,
             }  # fmt: skip
-            nobody = dict.fromkeys(("transaction_id", "user_id", "merchant_id", "event_us", "sequence", "newest_us"))
+            no_user = dict.fromkeys(("transaction_id", "user_id", "merchant_id", "event_us", "sequence", "newest_us"))
             yield record | {
-                "without user": {**nobody, "history": "request"},
+                "without user": {**no_user, "history": "request"},
                 "degraded": {"history": "none", "degraded": True, "sequence": None, "newest_us": None},
-                "by the rule": {**nobody, "history": "request", "model_version": "rule", "model_sha256": ""},
+                "by the rule": {**no_user, "history": "request", "model_version": "rule", "model_sha256": ""},
                 "not landed": {"transaction_id": f"elsewhere-{i}"},
             }.get(kind, {})
 
@@ -174,7 +174,7 @@ def test_skew(platform: Platform) -> None:
         # Answers by the rule have no probability of a model, and nothing else to compare.
         verdict = "ok" if records and answers != "by the rule" else "nothing"
         assert (result.verdict, result.records) == (verdict, records), case
-        # The store is empty: what it knew when it answered cannot be told any more.
+        # The store is empty, so it no longer has the histories of the answers.
         assert (result.compared, sum(result.skipped.values()), result.mismatches) == (0, records, 0), case
         assert result.probabilities.get("checked", 0) == (0 if answers == "by the rule" else records), case
         assert result.events_lost == 0, case

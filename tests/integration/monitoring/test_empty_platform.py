@@ -55,7 +55,7 @@ NOTHING: list[tuple[ModuleType, dict[str, object], type[FraudError], str]] = [
 
 
 @pytest.mark.parametrize(("job", "flags", "error", "says"), NOTHING, ids=lambda v: getattr(v, "__name__", None))
-def test_a_platform_without_anything_is_told_what_to_do(
+def test_an_empty_platform_gives_errors_with_a_hint(
     job: ModuleType, flags: dict[str, object], error: type[FraudError], says: str, context: Context
 ) -> None:
     with pytest.raises(error, match=says) as raised:

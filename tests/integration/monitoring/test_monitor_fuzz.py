@@ -109,7 +109,7 @@ class Lake:
         catalog.SCORES.at(lake).publish(str(day), table, {"model_sha256": self._sha256})
 
     def _answer(self, row: Row) -> Row:
-        nobody = dict.fromkeys(("transaction_id", "user_id", "merchant_id", "event_us")) if (
+        no_user = dict.fromkeys(("transaction_id", "user_id", "merchant_id", "event_us")) if (
             row["answered"] == "request") else {}  # fmt: skip
         return {
             **{name: row.get(name) for name in prediction_log.SCHEMA.names}, "prediction_id": row["transaction_id"],
@@ -118,11 +118,11 @@ class Lake:
             "history": row["answered"], "degraded": row["answered"] == "none",
             "fraud_probability": row["probability"], "is_fraud": row["stopped"], "threshold": 0.2,
             "model_version": VERSION, "model_sha256": self._sha256, "feature_hash": definition_hash(),
-            "latency_us": 1, **nobody,
+            "latency_us": 1, **no_user,
         }  # fmt: skip
 
     def _labels(self, lake: str, rows: list[Row]) -> None:
-        reports: dict[dt.date, list[Row]] = {AS_OF: [_report("nobody", AS_OF, fraud=True)]}
+        reports: dict[dt.date, list[Row]] = {AS_OF: [_report("unknown-id", AS_OF, fraud=True)]}
         for row in rows:
             for days_after, fraud in row["labels"].items():
                 day = dt.date.fromisoformat(row["transaction_id"][:10]) + dt.timedelta(days=days_after)
@@ -212,8 +212,8 @@ def _until_now(row: Row) -> int:
 
 def _fraud(row: Row, days: int) -> bool:
     """What the last report within so many days says."""
-    known = [after for after in row["labels"] if after <= days]
-    return bool(known) and row["labels"][max(known)]
+    received = [after for after in row["labels"] if after <= days]
+    return bool(received) and row["labels"][max(received)]
 
 
 def _record(report_uri: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`fraud skew` with a real Valkey as serving and materialize use it: what is equal, and what each fault looks like."""
+"""`fraud skew` with a real Valkey as serving and materialize use it: equal answers, and the counts of each fault."""
 
 import datetime as dt
 import itertools
@@ -82,13 +82,13 @@ class Shop:
     def serve(self, row: dict[str, Any], **changed: object) -> dict[str, Any]:
         """One answer, logged. `changed` fields of the record are what a broken serving would have logged."""
         at_us = row["event_timestamp"]
-        known = self._store.append(
+        before = self._store.append(
             row["user_id"], row["transaction_id"], at_us, amount_units(row["amount"]), row["merchant_id"]
         )
-        windows = evaluate(known.events, known.newest_us, at_us)
+        windows = evaluate(before.events, before.newest_us, at_us)
         return self._log(
             {**row, "event_us": at_us, "hour_of_day": hour_of_day(at_us), "day_of_week": day_of_week(at_us)},
-            windows, {"sequence": known.sequence, "newest_us": known.newest_us, "history": "store",
+            windows, {"sequence": before.sequence, "newest_us": before.newest_us, "history": "store",
                       "degraded": False, **changed},
         )  # fmt: skip
 
@@ -204,7 +204,7 @@ def test_a_day_served_and_then_landed_is_equal_to_the_bit_and_a_rerun_changes_no
 
 
 @pytest.mark.usefixtures("past")
-def test_before_the_day_lands_the_log_itself_says_what_came_before(shop: Shop) -> None:
+def test_before_the_day_lands_histories_are_read_from_the_log(shop: Shop) -> None:
     for row in today(shop):
         shop.serve(row)
     result = shop.check()
@@ -213,14 +213,14 @@ def test_before_the_day_lands_the_log_itself_says_what_came_before(shop: Shop) -
 
 
 @pytest.mark.usefixtures("past")
-def test_late_and_reordered_events_and_those_taken_in_behind_a_timeout_are_equal_too(shop: Shop) -> None:
+def test_late_and_reordered_events_and_those_stored_after_a_timeout_are_equal_too(shop: Shop) -> None:
     rows = today(shop)
     late = shop.transaction("u0", MIDNIGHT - 3 * US_PER_DAY, 77.0, "m-late")
     too_late = shop.transaction("u0", MIDNIGHT - 60 * US_PER_DAY, 78.0, "m-too-late")
     order = [*rows[10:20], late, too_late, *rows[:10], *rows[20:]]
     for i, row in enumerate(order):
         record = shop.serve(row)
-        if i == 5:  # the store took it in, the reply came after the deadline
+        if i == 5:  # stored, with the reply after the deadline
             velocity, average, merchants = 0.0, None, 0
             record.update(sequence=None, newest_us=None, history="none", degraded=True,
                           transaction_velocity_1h=velocity, avg_amount_7d=average,
@@ -234,7 +234,7 @@ def test_late_and_reordered_events_and_those_taken_in_behind_a_timeout_are_equal
 
 
 @pytest.mark.usefixtures("past")
-def test_a_late_file_loaded_between_two_answers_is_known_only_to_the_second(shop: Shop) -> None:
+def test_a_late_file_loaded_between_two_answers_counts_only_for_the_second(shop: Shop) -> None:
     shop.serve(shop.transaction("u0", MIDNIGHT, 30.0))
     before = shop.answers[-1]["avg_amount_7d"]
     shop.ingest([shop.transaction("u0", MIDNIGHT - US_PER_HOUR, 5_000.0)])
@@ -246,7 +246,7 @@ def test_a_late_file_loaded_between_two_answers_is_known_only_to_the_second(shop
 
 
 @pytest.mark.usefixtures("past")
-def test_each_fault_is_seen_where_it_is(shop: Shop) -> None:
+def test_each_fault_is_counted_under_its_feature(shop: Shop) -> None:
     rows = today(shop)
     for row in rows[:4]:
         shop.serve(row)
@@ -269,17 +269,17 @@ def test_each_fault_is_seen_where_it_is(shop: Shop) -> None:
 
 
 @pytest.mark.usefixtures("past")
-def test_an_id_that_the_source_delivered_twice_with_other_contents_is_told_apart_from_a_wrong_answer(
+def test_an_id_that_the_source_delivered_twice_with_other_contents_is_not_counted_as_a_wrong_answer(
     shop: Shop, context: Context
 ) -> None:
     rows = today(shop, 4)
     again = [{**rows[0], "amount": 99.00004}, {**rows[1], "distance_from_home": 7.0}]
     with delivering(context.settings.landing_uri) as delivery:
         delivery.add("transactions", str(TODAY), "source", landed([*rows, *again]))
-    shop.ingest(rows)  # the first one known stays
+    shop.ingest(rows)  # the first delivery is kept
     for row in [*rows, {**again[0], "amount": 99.0}, again[1]]:
         shop.serve(row)
-    shop.serve({**rows[2], "amount": 55.0})  # nobody ever delivered that
+    shop.serve({**rows[2], "amount": 55.0})  # an amount that was never delivered
     result = shop.check()
     assert (result.verdict, result.contradicted, result.mismatches) == ("skew", 2, 1)
     assert result.features["amount"] == {"equal": 4.0, "mismatch": 1.0, "missing": 0.0, "extra": 0.0, "worst": 33.0}

@@ -167,7 +167,7 @@ def test_a_transaction_twice_in_a_day_is_refused_across_objects(
     assert scores.partitions() == []
 
 
-def test_without_a_production_model_it_says_so_and_writes_nothing(
+def test_without_a_production_model_it_is_refused_and_writes_nothing(
     context: Context, features: Dataset, scores: Dataset, features_of: Make
 ) -> None:
     features.publish(str(DAY), features_of(DAY, 10))
@@ -186,9 +186,7 @@ def test_model_bytes_that_were_not_registered_are_refused(
         score.run(config(), context)
 
 
-def test_no_features_at_all_is_an_error_that_says_what_to_run(
-    context: Context, register: Make, linear_model: Make
-) -> None:
+def test_no_features_at_all_is_an_error_with_a_hint(context: Context, register: Make, linear_model: Make) -> None:
     register(linear_model())
     with pytest.raises(BadInputError, match="no features"):
         score.run(config(), context)

@@ -100,10 +100,10 @@ class Job:
 def matrix(request: pytest.FixtureRequest) -> Iterator[list[tuple[str, ...]]]:
     rows: list[tuple[str, ...]] = []
     yield rows
-    say = request.config.pluginmanager.getplugin("terminalreporter").write_line
+    write_line = request.config.pluginmanager.getplugin("terminalreporter").write_line
     head = ("fault", "while", "exit code", "days published", "processes left", "after a rerun")
     for row in [head, *rows]:
-        say(" | ".join(f"{cell:<23}" for cell in row))
+        write_line(" | ".join(f"{cell:<23}" for cell in row))
 
 
 @pytest.fixture

@@ -67,8 +67,8 @@ def test_without_window_features_they_are_those_of_the_files_own_rows(context: C
     out = csv.read_csv(tmp_path / "out.csv")
     assert out["transaction_id"].to_pylist() == ["b", "a", "c"]
     # 0.01 * 100 + 0.5 * velocity - 4, through the logistic function.
-    wanted = [1 / (1 + np.exp(4 - 1 - 0.5 * velocity)) for velocity in (1, 0, 0)]
-    assert out["fraud_probability"].to_pylist() == pytest.approx(wanted, abs=1e-6)
+    expected = [1 / (1 + np.exp(4 - 1 - 0.5 * velocity)) for velocity in (1, 0, 0)]
+    assert out["fraud_probability"].to_pylist() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.usefixtures("version")
@@ -83,7 +83,7 @@ def test_rows_that_break_the_contract_are_left_out_and_counted(
     result = run(context, tmp_path / "in.parquet", tmp_path / "out.csv")
     assert (result.rows, result.rejected) == (3, 3)
     assert result.reasons == {
-        "amount is missing": 1, "amount is not above 0": 1, "transaction_id was there before": 1,
+        "amount is missing": 1, "amount is not above 0": 1, "duplicate transaction_id": 1,
     }  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def test_another_kind_of_target_is_refused_and_a_full_disk_leaves_none(
     context: Context, features_of: Make, tmp_path: Path
 ) -> None:
     pq.write_table(features_of(DAY, 10), tmp_path / "in.parquet")
-    with pytest.raises(BadConfigError, match=r"ends in \.csv or \.parquet"):
+    with pytest.raises(BadConfigError, match=r"the suffix \.csv or \.parquet"):
         run(context, tmp_path / "in.parquet", tmp_path / "out.xlsx")
     with pytest.raises(UnavailableError, match="cannot be written"):
         run(context, tmp_path / "in.parquet", Path("/dev/full/out.csv"))
@@ -133,9 +133,9 @@ def test_by_hand_it_leaves_no_trace_for_monitoring_and_a_terminal_gets_a_bar(
     command = [fraud, "score", f"--input={tmp_path}/in.parquet", f"--output={tmp_path}/out.csv", f"--model={version}"]
     subprocess.run(command, env=env, stderr=theirs, stdout=subprocess.PIPE, check=True)
     os.close(theirs)
-    said = os.read(ours, 100_000).decode()
+    output = os.read(ours, 100_000).decode()
     os.close(ours)
-    assert f"[{'#' * 30}] 100 of 100 rows" in said
+    assert f"[{'#' * 30}] 100 of 100 rows" in output
     assert not (settings.home / "job_runs").exists()
 
 

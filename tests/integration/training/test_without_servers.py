@@ -86,7 +86,7 @@ def test_import_to_promotion(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     parts = yaml.safe_load((run / "training.json").read_text())["parts"]
     assert (parts["holdout"]["first_day"], parts["holdout"]["end_day"]) == ("2026-02-01", "2026-02-07")
-    assert parts["known"] == parts["train"]
+    assert parts["final"] == parts["train"]
 
     assert fraud("promote")["version"] == made["version"]
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{home}/mlflow.db")

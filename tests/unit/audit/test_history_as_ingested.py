@@ -1,4 +1,4 @@
-"""What the lake knew at each transaction, by hand."""
+"""Window features at each transaction in order of ingestion, by hand."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,7 +28,7 @@ def lake(folder: Path, *rows: tuple[str, str, datetime, datetime, float, str]) -
     return uri
 
 
-def test_a_late_event_is_known_only_to_what_was_learned_of_after_it(tmp_path: Path) -> None:
+def test_a_late_event_counts_only_for_rows_with_a_later_ingestion_time(tmp_path: Path) -> None:
     def ago(minutes: int) -> datetime:
         return NOON - timedelta(minutes=minutes)
 
@@ -49,7 +49,7 @@ def test_a_late_event_is_known_only_to_what_was_learned_of_after_it(tmp_path: Pa
     assert found.rows["transaction_id"].to_pylist() == ["before", "late", "after"]
 
 
-def test_an_event_behind_the_retention_is_never_taken_in(tmp_path: Path) -> None:
+def test_an_event_behind_the_retention_is_not_stored(tmp_path: Path) -> None:
     old = NOON - timedelta(days=37, microseconds=1)
     uri = lake(
         tmp_path,

@@ -142,7 +142,7 @@ def test_floats_come_through_to_the_last_bit(context: Context) -> None:
     assert table["avg_amount_7d"].to_pylist() == values
 
 
-def test_a_partition_from_before_there_were_challengers_takes_in_new_records(context: Context) -> None:
+def test_new_records_are_added_to_a_partition_without_the_challenger_columns(context: Context) -> None:
     segment(context).write_bytes(record(1))
     ship(context)
     lake = catalog.PREDICTIONS.at(context.settings.lake_uri)

@@ -1,4 +1,4 @@
-"""Figures of a lake and job records made by hand; no service runs, and that is a figure too."""
+"""Figures of a lake and job records made by hand; no service runs."""
 
 import json
 import threading
@@ -20,20 +20,23 @@ from fraud.lake.job_runs import recorded
 from fraud.monitoring.platform_metrics import PlatformMetrics, services
 from fraud.settings import Settings
 
-NOBODY = "127.0.0.1:1"
+CLOSED_PORT = "127.0.0.1:1"
 JOBS = ("ingest", "score", "train")
 
 
 def scraped(home: Path, *more_jobs: str) -> CollectorRegistry:
     settings = Settings(
-        home=home, mlflow_url=f"http://{NOBODY}", airflow_url=f"http://{NOBODY}", redis_url=f"redis://{NOBODY}/0"
+        home=home,
+        mlflow_url=f"http://{CLOSED_PORT}",
+        airflow_url=f"http://{CLOSED_PORT}",
+        redis_url=f"redis://{CLOSED_PORT}/0",
     )
     registry = CollectorRegistry()
     registry.register(PlatformMetrics(settings, (*JOBS, *more_jobs)))
     return registry
 
 
-def test_an_empty_platform_has_no_figures_and_says_what_is_down(tmp_path: Path) -> None:
+def test_an_empty_platform_has_no_figures_but_the_health_of_services(tmp_path: Path) -> None:
     registry = scraped(tmp_path)
     value = registry.get_sample_value
     assert value("fraud_source_up", {"source": "lake"}) == 1
@@ -77,7 +80,7 @@ def registry_errors(body: bytes) -> Iterator[str]:
 def test_a_component_of_airflow_without_a_heartbeat_is_down_and_one_that_may_be_missing_is_not(tmp_path: Path) -> None:
     with registry_errors(json.dumps(HEALTH).encode()) as url:
         settings = Settings(
-            home=tmp_path, mlflow_url=f"http://{NOBODY}", airflow_url=url, redis_url=f"redis://{NOBODY}/0"
+            home=tmp_path, mlflow_url=f"http://{CLOSED_PORT}", airflow_url=url, redis_url=f"redis://{CLOSED_PORT}/0"
         )
         up = {
             sample.labels["service"]: sample.value
@@ -90,7 +93,7 @@ def test_a_component_of_airflow_without_a_heartbeat_is_down_and_one_that_may_be_
     }  # fmt: skip
 
 
-def test_the_newest_day_of_each_dataset_is_known(tmp_path: Path) -> None:
+def test_the_newest_day_of_each_dataset_is_exported(tmp_path: Path) -> None:
     for day, rows in (("2026-02-28", 5), ("2026-03-01", 2)):
         catalog.FEATURES.at(f"file://{tmp_path}/lake").publish(day, pa.table({"x": list(range(rows))}))
     value = scraped(tmp_path).get_sample_value
@@ -103,7 +106,7 @@ def test_the_newest_day_of_each_dataset_is_known(tmp_path: Path) -> None:
     assert abs(time.time() - published) < 60
 
 
-def test_a_failed_job_a_refused_one_and_a_killed_one_are_told_apart(tmp_path: Path) -> None:
+def test_a_failed_job_a_refused_one_and_a_killed_one_have_different_series(tmp_path: Path) -> None:
     uri, log = f"file://{tmp_path}/job_runs", structlog.get_logger()
     with pytest.raises(BadInputError), recorded(uri, "ingest", log):
         raise BadInputError("no such file")
@@ -119,7 +122,7 @@ def test_a_failed_job_a_refused_one_and_a_killed_one_are_told_apart(tmp_path: Pa
     assert [value("fraud_gate_passed", {"gate": g}) for g in ("money", "parity")] == [0, 1]
 
 
-def test_the_last_comparison_of_answers_and_scores_is_told(tmp_path: Path) -> None:
+def test_the_last_comparison_of_answers_and_scores_is_exported(tmp_path: Path) -> None:
     assert scraped(tmp_path, "consistency").get_sample_value("fraud_consistency_compared") is None
     with recorded(f"file://{tmp_path}/job_runs", "consistency", structlog.get_logger()) as record:
         record({"compared": 300, "mismatches": 2})
@@ -136,7 +139,7 @@ def test_one_source_that_cannot_be_read_leaves_the_others(tmp_path: Path) -> Non
     assert value("fraud_dataset_rows", {"dataset": "scores"}) == 1
 
 
-def test_a_label_has_no_more_values_than_are_known_beforehand(tmp_path: Path) -> None:
+def test_a_label_has_no_more_values_than_are_listed(tmp_path: Path) -> None:
     """Whatever runs or lands, the number of series is bounded: only the jobs and datasets named have one."""
     log = structlog.get_logger()
     for number in range(20):

@@ -1,4 +1,4 @@
-"""What a job pays for talking to the registry."""
+"""Costs of a request to the registry."""
 
 import subprocess
 import sys

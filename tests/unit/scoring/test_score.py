@@ -69,11 +69,11 @@ def test_small_days_are_scored_together_and_a_large_one_ends_its_group() -> None
     assert [len(slices) for slices in together] == [16, 4 + 40, 3]
 
 
-def test_a_first_slice_holds_its_object_against_the_manifest(tmp_path: Path) -> None:
+def test_a_first_slice_verifies_its_object(tmp_path: Path) -> None:
     features = catalog.FEATURES.at(f"file://{tmp_path}")
     source = features.publish("2026-03-01", features_of(5))
     path = Path(features.object_uris("2026-03-01")[0].removeprefix("file://"))
     path.write_bytes(path.read_bytes() + b" ")
     (piece,) = score._slices(features, "2026-03-01", source)
-    with pytest.raises(ValueError, match="its manifest says sha256"):
+    with pytest.raises(ValueError, match="as in the manifest"):
         score._read(piece)

@@ -117,5 +117,5 @@ def test_a_day_without_rows_has_scores_without_rows() -> None:
 
 
 def test_a_model_that_answers_no_probability_is_an_error_not_a_row() -> None:
-    with pytest.raises(ValueError, match="version 7 answered something that is not a probability"):
+    with pytest.raises(ValueError, match="version 7 returned a value that is not a probability"):
         scorer(probability=False).score(rows())

@@ -1,4 +1,4 @@
-"""The compiled walk over trees answers as ONNX Runtime does, to the bit, and stands aside for every other graph."""
+"""The compiled walk over trees answers as ONNX Runtime does, bit for bit, and is not used for other graphs."""
 
 from itertools import count
 from pathlib import Path
@@ -87,7 +87,7 @@ def test_it_answers_as_onnx_runtime_does_to_the_bit(leaves: list[int], rows: int
     assert fast.probabilities(vectors).tobytes() == OnnxModel(data).probabilities(vectors).tobytes()
 
 
-def test_the_loops_uncompiled_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_uncompiled_loops_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     data, vectors = forest(7, [5, 9]), awkward_rows(300)
     fast = batch_model(data)
     compiled = fast.probabilities(vectors)

@@ -1,4 +1,4 @@
-"""The e-detector by hand, and on a world that keeps its promise and one that breaks it."""
+"""The e-detector by hand, and on decisions as good as promised and on worse ones."""
 
 import numpy as np
 import pytest
@@ -53,6 +53,6 @@ def test_a_broken_promise_is_found_within_days() -> None:
 
 def test_evidence_that_moves_about_its_limit_is_one_alarm_and_ends_a_week_after_the_last_time() -> None:
     found = [1.0, 400.0, 300.0, 370.0, *[10.0] * 7]
-    said = [fires(found[: day + 1], 365.0) for day in range(len(found))]
-    assert said == [False, *[True] * 9, False]
+    fired = [fires(found[: day + 1], 365.0) for day in range(len(found))]
+    assert fired == [False, *[True] * 9, False]
     assert not fires([], 365.0)

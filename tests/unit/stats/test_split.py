@@ -1,4 +1,4 @@
-"""Parts by time: asked for, shrunk, refused."""
+"""Parts by time: as requested, shortened, refused."""
 
 import pytest
 

@@ -28,7 +28,7 @@ def repository(tmp_path: Path) -> Path:
     return project
 
 
-def test_a_checkout_has_what_was_committed_and_the_change_is_told(repository: Path, tmp_path: Path) -> None:
+def test_a_checkout_has_what_was_committed_and_changed_files_are_listed(repository: Path, tmp_path: Path) -> None:
     checkout.clone(str(repository), "HEAD", tmp_path / "clean")
     assert (tmp_path / "clean/src/a.py").read_text() == "A = 1\n"
     assert checkout.changed_files(repository, "HEAD") == ["src/a.py"]
@@ -46,7 +46,7 @@ def locks(project: Path, *pins: str) -> Path:
     return project
 
 
-def test_the_present_environment_is_taken_when_it_has_what_the_locks_name(tmp_path: Path) -> None:
+def test_the_current_environment_is_used_when_it_has_what_the_locks_name(tmp_path: Path) -> None:
     project = locks(tmp_path, f"numpy=={metadata.version('numpy')}", f"coverage[toml]=={metadata.version('pytest')}")
     with pytest.raises(UnavailableError, match="cannot be built"):
         checkout.environment(project, LOG)  # there is no Makefile to build coverage with
@@ -71,11 +71,11 @@ def test_a_job_runs_on_the_checkout_s_code_with_nothing_of_our_settings(
         "import json, os, sys\n"
         "def main():\n"
         "    print('a library talks')\n"
-        "    print(json.dumps({'asked': sys.argv[1:], 'home': os.environ.get('FRAUD_HOME'), 'message': 'no'}))\n"
+        "    print(json.dumps({'arguments': sys.argv[1:], 'home': os.environ.get('FRAUD_HOME'), 'message': 'no'}))\n"
         "    sys.exit(3 if 'fail' in sys.argv else 0)\n"
     )
     python, source = Path(sys.executable), tmp_path / "src"
-    said = checkout.run_job(python, source, tmp_path, ["train"], {}, LOG)
-    assert said == {"asked": ["train", "--json"], "home": None, "message": "no"}
+    result = checkout.run_job(python, source, tmp_path, ["train"], {}, LOG)
+    assert result == {"arguments": ["train", "--json"], "home": None, "message": "no"}
     with pytest.raises(FraudError, match="fraud fail of the checkout failed"):
         checkout.run_job(python, source, tmp_path, ["fail"], {}, LOG)

@@ -68,12 +68,12 @@ def test_a_changed_object_is_refused(folder: Path, tmp_path: Path, broken: str) 
     path = listing if broken == "listing" else remote / "files/md5" / a[:2] / a[2:]
     path.chmod(0o644)
     path.write_text(listing.read_text().replace("a.txt", "../a.txt") if broken == "listing" else "z\n")
-    with pytest.raises(RefusedError, match="not what was pushed"):
+    with pytest.raises(RefusedError, match="were changed"):
         data_versions.pull(f"file://{remote}", stored.md5, tmp_path / "back")
     assert not (tmp_path / "a.txt").exists()
 
 
-def test_what_is_not_there_is_said(folder: Path, tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="has no"):
         data_versions.pull(f"file://{tmp_path}/remote", "0" * 32 + ".dir", tmp_path / "back")
     (tmp_path / "taken").write_text("a file where the remote should be")

@@ -30,7 +30,7 @@ def nothing_measured() -> tuple[dict[str, Any], dict[str, Any]]:
     gates = judge(
         Measured(
             holdout_rows=0, holdout_frauds=0, immature_rows=None, quarantine_rate=None,
-            average_precision_lift=float("nan"), auc=undefined, gain=undefined, opponent="the rule of thumb",
+            average_precision_lift=float("nan"), auc=undefined, gain=undefined, opponent="the default rule",
             simpler_gain=undefined, simpler="level 0-rule", calibration_error=float("nan"),
             calibration_ratio=undefined, slices=(),
             onnx_difference=None, latency_us=None, feature_mismatches=None, reasons={},
@@ -41,12 +41,12 @@ def nothing_measured() -> tuple[dict[str, Any], dict[str, Any]]:
     level = {"level": 0, "name": "rule", "onnx_difference": 0.0, "holdout": dict.fromkeys(measures, UNKNOWN)}
     training = {
         "selected": 0, "steps": [], "levels": [level], "snapshot": "s1",
-        "parts": {**dict.fromkeys(("train", "validation", "holdout", "known"), part), "gap_days": 7, "shrunk": True},
+        "parts": {**dict.fromkeys(("train", "validation", "holdout", "final"), part), "gap_days": 7, "shrunk": True},
     }  # fmt: skip
     record = {
         "model": "fraud-detector", "version": "1", "candidate": "version 1", "run_id": "r", "selected_level": "0-rule",
-        "threshold": 1.0, "opponent": "the rule of thumb", "champion": "", "gates_passed": False,
-        "failed_gates": failed(gates), "gates": [gate.as_dict() for gate in gates], "lineage": {"run": "r"},
+        "threshold": 1.0, "opponent": "the default rule", "champion": "", "gates_passed": False,
+        "failed_gates": failed(gates), "gates": [gate.as_dict() for gate in gates], "inputs": {"run": "r"},
         "slices": [{"name": "category travel", "frauds": 0, "candidate": UNKNOWN[0], "opponent": UNKNOWN[0],
                     "loss": UNKNOWN}],
     }  # fmt: skip

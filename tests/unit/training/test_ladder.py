@@ -117,7 +117,7 @@ def test_the_interface_is_the_agreed_one_and_names_no_place(fitted: Fitted) -> N
     assert str(PROJECT).encode() not in data
 
 
-def test_every_level_has_learnt_something(level: Level, fitted: Fitted) -> None:
+def test_every_level_ranks_better_than_chance(level: Level, fitted: Fitted) -> None:
     precision = Ranked(fitted.predict(LATER.vectors), LATER.is_fraud).average_precision()
     assert precision > (1.2 if level.number == 0 else 3) * LATER.is_fraud.mean()
     assert abs(fitted.predict(LATER.vectors).mean() / LATER.is_fraud.mean() - 1) < 0.25

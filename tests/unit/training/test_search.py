@@ -1,4 +1,4 @@
-"""The search: seeded, within its bounds, ended early, and off unless asked for."""
+"""The search: seeded, within its bounds, ended early, and off by default."""
 
 import importlib.util
 from pathlib import Path
@@ -29,8 +29,8 @@ _SAMPLES = _ladder()
 
 def training(trials: int, patience: int = 99) -> Training:
     quick: Training = _SAMPLES.QUICK
-    wanted = quick.search.model_copy(update={"trials": trials, "patience": patience})
-    return quick.model_copy(update={"search": wanted})
+    search = quick.search.model_copy(update={"trials": trials, "patience": patience})
+    return quick.model_copy(update={"search": search})
 
 
 def found(params: Training) -> list[search.Trial]:
@@ -67,16 +67,16 @@ def test_it_ends_after_some_draws_that_were_no_better() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("dropout: [0.0, 0.5]", "dropout: [0.5, 0.0]", "not below"),
-        ("dropout: [0.0, 0.5]", "hidden: [1, 2]", "no number hidden"),
-        ("logistic: {c: [0.01, 10.0]}", "logistic: {d: [0.01, 10.0]}", "no number d"),
+        ("dropout: [0.0, 0.5]", "hidden: [1, 2]", "no numeric parameter hidden"),
+        ("logistic: {c: [0.01, 10.0]}", "logistic: {d: [0.01, 10.0]}", "no numeric parameter d"),
     ],
 )
-def test_bounds_that_make_no_sense_stop_at_the_start(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_invalid_bounds_are_a_configuration_error(tmp_path: Path, old: str, new: str, message: str) -> None:
     text = (PROJECT / "params.yaml").read_text()
     assert old in text
     (tmp_path / "params.yaml").write_text(text.replace(old, new))
-    with pytest.raises(BadConfigError, match=said):
+    with pytest.raises(BadConfigError, match=message):
         Params.load(tmp_path / "params.yaml")

@@ -44,7 +44,7 @@ def load(uri: str) -> training_data.TrainingData:
     return training_data.load(uri, training_data.manifest_of(uri, None), PARAMS)
 
 
-def test_parts_are_what_the_split_says_and_users_are_numbered_anew(tmp_path: Path) -> None:
+def test_parts_follow_the_split_and_users_are_renumbered(tmp_path: Path) -> None:
     data = load(publish(tmp_path, table(120)))
     assert [len(part.is_fraud) for part in (data.train, data.validation, data.holdout)] == [60 * 20, 14 * 20, 14 * 20]
     assert data.holdout.is_fraud.sum() == 28
@@ -73,7 +73,7 @@ def test_the_newest_cut_off_is_taken_unless_one_is_named(tmp_path: Path) -> None
         training_data.manifest_of(uri, "gone")
 
 
-def test_no_training_set_at_all_is_said(tmp_path: Path) -> None:
+def test_without_a_training_set_the_error_has_a_hint(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="no training set"):
         training_data.manifest_of(f"file://{tmp_path}", None)
 

@@ -25,7 +25,7 @@ def test_it_is_off_unless_a_project_is_named(tmp_path: Path) -> None:
 
 def test_without_a_key_the_run_stays_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens: a word to anybody would fail
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # a closed port: any request would fail
     with mirrored(settings(tmp_path, "fraud"), "a run", {"seed": 7}, LOG) as mirror:
         for step, loss in enumerate((0.5, 0.25)):
             mirror.progress("2-boosting", {"step": step, "validation_loss": loss})

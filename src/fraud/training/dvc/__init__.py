@@ -1,1 +1,1 @@
-"""Snapshots and models by hash, for DVC."""
+"""Storage of snapshots and models in a DVC remote."""

@@ -1,7 +1,7 @@
-"""Folders kept by content in a DVC remote: the objects that `dvc add` and `dvc push` make, without a Git repository.
+"""Store folders by content in a DVC remote, in the format of `dvc add` and `dvc push`, without a Git repository.
 
-An Airflow task pushes what it trained on and records the md5 on its run; it commits nothing. `write_pointers` makes
-the `.dvc` files by which `dvc pull` brings folders back, on any machine that reaches the remote.
+An Airflow task pushes its training data and records the md5 on its run. `write_pointers` writes the `.dvc` files with
+which `dvc pull` restores the folders on any machine with access to the remote.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ _DIRECTORY: Final = ".dir"
 
 
 class Stored(NamedTuple):
-    """A folder in the remote. `md5` is that of DVC's listing of the folder and ends in `.dir`."""
+    """A folder in the remote. `md5` is the hash of DVC's listing of the folder and ends in `.dir`."""
 
     md5: str
     files: int
@@ -35,22 +35,22 @@ class Stored(NamedTuple):
 
 
 def push(remote_uri: str, folder: Path) -> Stored:
-    """Store every file of a local folder. What is there already is not sent again. Raises UnavailableError."""
+    """Store every file of a local folder; existing objects are skipped. Raises UnavailableError."""
     from dvc.fs import LocalFileSystem  # noqa: PLC0415 - DVC takes a second to import
     from dvc_data.hashfile.build import build  # noqa: PLC0415
     from dvc_data.hashfile.transfer import transfer  # noqa: PLC0415
 
-    with _answering(remote_uri), TemporaryDirectory(prefix="fraud-dvc-") as scratch:
+    with _remote_errors(remote_uri), TemporaryDirectory(prefix="fraud-dvc-") as scratch:
         store = _store(remote_uri, scratch)
         staged, meta, tree = build(store, str(folder.resolve()), LocalFileSystem(), _HASH)
         done = transfer(staged, store, {tree.hash_info}, shallow=False)
         if done.failed:
-            raise UnavailableError(f"{remote_uri} did not take {len(done.failed)} objects", hint="run again")
+            raise UnavailableError(f"{len(done.failed)} objects could not be written to {remote_uri}", hint="run again")
     return Stored(str(tree.hash_info.value), meta.nfiles or 0, meta.size or 0)
 
 
 def push_partition(remote_uri: str, dataset: Dataset, partition: str) -> Stored:
-    """Store a published partition of the lake: its manifest and its objects, under the names they have there."""
+    """Store the manifest and the objects of a partition under their names."""
     with TemporaryDirectory(prefix="fraud-snapshot-") as name:
         folder = Path(name) / f"{dataset.key}={partition}"
         folder.mkdir()
@@ -62,7 +62,7 @@ def push_partition(remote_uri: str, dataset: Dataset, partition: str) -> Stored:
 
 
 def pull(remote_uri: str, md5: str, folder: Path) -> None:
-    """Bring a folder back. Raises RefusedError when the remote's bytes are not those of the md5, UnavailableError."""
+    """Restore a folder. Raises RefusedError when the bytes do not have the md5, UnavailableError."""
     from dvc.fs import LocalFileSystem  # noqa: PLC0415 - DVC takes a second to import
     from dvc_data.hashfile import load  # noqa: PLC0415
     from dvc_data.hashfile.build import build  # noqa: PLC0415
@@ -70,42 +70,38 @@ def pull(remote_uri: str, md5: str, folder: Path) -> None:
     from dvc_data.hashfile.hash_info import HashInfo  # noqa: PLC0415
 
     local, where = LocalFileSystem(), str(folder.resolve())
-    with _answering(remote_uri), TemporaryDirectory(prefix="fraud-dvc-") as scratch:
+    with _remote_errors(remote_uri), TemporaryDirectory(prefix="fraud-dvc-") as scratch:
         store = _store(remote_uri, scratch)
         if not store.exists(md5):
             raise RefusedError(
-                f"{remote_uri} has no {md5}", hint="it was collected as garbage, or pushed to another remote"
+                f"{remote_uri} has no {md5}", hint="it was removed by dvc gc, or pushed to another remote"
             )
         listing = store.fs.cat_file(store.oid_to_path(md5))
-        # The listing first: it says where files go.
+        # The listing is verified first, because it contains paths.
         found = hashlib.md5(listing, usedforsecurity=False).hexdigest() + _DIRECTORY
         if found == md5:
             try:
                 checkout(where, local, load(store, HashInfo(_HASH, md5)), store, quiet=True)
             except CheckoutError as error:
-                raise RefusedError(
-                    f"what {remote_uri} holds of {md5} is not what was pushed", got=str(error)
-                ) from error
+                raise RefusedError(f"the files of {md5} in {remote_uri} were changed", got=str(error)) from error
             found = str(build(store, where, local, _HASH, dry_run=True)[2].hash_info.value)
     if found != md5:
-        raise RefusedError(f"what {remote_uri} holds is not what was pushed", expected=md5, got=found)
+        raise RefusedError(f"the files in {remote_uri} were changed", expected=md5, got=found)
 
 
 def unnamed(remote_uri: str, kept: Iterable[str], before: datetime) -> Iterator[tuple[str, int]]:
-    """Objects of the remote that no kept folder (md5) needs and that were stored before a time: hash and bytes.
+    """Hash and size of objects that no kept folder (md5) uses and that were stored before a time.
 
-    What `dvc gc` would remove. Raises RefusedError when a kept folder's listing is not there: what it needs is unknown.
+    `dvc gc` would remove the same objects. Raises RefusedError when the listing of a kept folder is missing.
     """
-    with _answering(remote_uri), TemporaryDirectory(prefix="fraud-dvc-") as scratch:
+    with _remote_errors(remote_uri), TemporaryDirectory(prefix="fraud-dvc-") as scratch:
         store = _store(remote_uri, scratch)
         fs, path = located(f"{remote_uri.rstrip('/')}/files/{_HASH}")
         objects = sorted(fs.find(path, detail=True).items())
         needed = set[str]()
         for md5 in kept:
             if not store.exists(md5):
-                raise RefusedError(
-                    f"{remote_uri} has no {md5}, which a kept version needs", hint="see docs/training.md"
-                )
+                raise RefusedError(f"{remote_uri} has no {md5}, which a kept version uses", hint="see docs/training.md")
             listing = json.loads(store.fs.cat_file(store.oid_to_path(md5)))
             needed |= {md5, *(entry[_HASH] for entry in listing)}
         for found, info in objects:
@@ -115,17 +111,17 @@ def unnamed(remote_uri: str, kept: Iterable[str], before: datetime) -> Iterator[
 
 
 def remove(remote_uri: str, name: str) -> None:
-    """Remove one object by its hash. Nothing happens when it is gone already."""
-    with _answering(remote_uri), TemporaryDirectory(prefix="fraud-dvc-") as scratch:
+    """Remove one object by its hash, if it exists."""
+    with _remote_errors(remote_uri), TemporaryDirectory(prefix="fraud-dvc-") as scratch:
         store = _store(remote_uri, scratch)
         if store.exists(name):
             store.fs.remove(store.oid_to_path(name))
 
 
 def write_pointers(folder: Path, remote_uri: str, kept: Mapping[str, str]) -> None:
-    """Make `folder` a DVC project without Git whose `.dvc` files name what is kept: path -> md5.
+    """Make `folder` a DVC project without Git, with a `.dvc` file for each kept folder: path -> md5.
 
-    There `dvc pull` brings everything back, and `dvc gc --workspace --cloud` removes all else from the remote.
+    In it, `dvc pull` restores the folders and `dvc gc --workspace --cloud` removes all other objects from the remote.
     """
     (folder / ".dvc").mkdir(parents=True, exist_ok=True)
     url = path_or_uri(remote_uri)
@@ -153,8 +149,8 @@ def _store(remote_uri: str, scratch: str) -> "HashFileDB":
 
 
 @contextmanager
-def _answering(remote_uri: str) -> Iterator[None]:
-    """A store that cannot be reached, as our error. Neither botocore's errors nor DVC's are an OSError."""
+def _remote_errors(remote_uri: str) -> Iterator[None]:
+    """Convert errors of an unreachable remote to UnavailableError. Errors of botocore and DVC are not OSErrors."""
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - a local folder needs no S3 client
     from dvc_objects.errors import ObjectDBError  # noqa: PLC0415
 

@@ -1,7 +1,6 @@
-"""Write the `.dvc` files of the versions to keep: by them `dvc pull` brings data and models back, and `dvc gc` knows
-what may go.
+"""Write the `.dvc` files of the versions to keep, for `dvc pull` and `dvc gc`.
 
-Kept is what an alias names, what ever was Production (an auditor asks about answers long given), and what is young.
+Kept are versions with an alias, versions that were ever in production, and recent versions.
 """
 
 from datetime import UTC, datetime
@@ -15,25 +14,25 @@ from fraud.training.dvc import data_versions
 
 
 class Config(JobConfig):
-    """Where to, and what counts as young."""
+    """Target folder and retention."""
 
-    out: Path = Field(description="folder that becomes a DVC project; .dvc files in it are replaced")
+    out: Path = Field(description="folder of the DVC project; its .dvc files are replaced")
     keep_days: int | None = Field(
-        default=None, ge=0, description="versions made in the last days are kept whatever they are; FRAUD_VERSION_DAYS"
+        default=None, ge=0, description="keep all versions of the last days; default FRAUD_VERSION_DAYS"
     )
 
 
 class Result(JobResult):
-    """Versions with data or model in the remote."""
+    """Versions with data or a model in the remote."""
 
     remote: str
     kept: list[str]
     expire: list[str]
-    """Removed from the remote by `dvc gc --workspace --cloud` in the folder."""
+    """`dvc gc --workspace --cloud` in the folder removes these from the remote."""
 
 
 def run(config: Config, context: Context) -> Result:
-    """Write the files; remove nothing. Raises UnavailableError when registry or history do not answer."""
+    """Write the files. Removes nothing from the remote. Raises UnavailableError when the registry does not answer."""
     keep_days = context.settings.version_days if config.keep_days is None else config.keep_days
     versions = retained.divided(context.settings, keep_days, datetime.now(UTC))
     kept, expire = ([v for v in some if "dvc_data_md5" in v.tags] for some in versions)

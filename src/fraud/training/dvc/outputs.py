@@ -1,4 +1,4 @@
-"""What `dvc.yaml` tracks of a version: its files, and its figures and curves in the forms that DVC diffs and plots."""
+"""Outputs that `dvc.yaml` tracks: a version's files, and its figures and curves for `dvc metrics` and `dvc plots`."""
 
 import csv
 from collections.abc import Iterable, Mapping
@@ -12,13 +12,13 @@ from fraud.registry.training_runs import TrainingRuns, as_json
 from fraud.stats.metrics import Ranked
 
 _POINTS: Final = 200
-"""Of a curve; more cannot be told apart on a screen."""
+"""Points per curve."""
 _CLOCKED: Final = frozenset({"latency"})
-"""Gates whose value is a time: it would differ in every run."""
+"""Gates with a measured time, which differs between runs."""
 
 
 def write_model(folder: Path, version: str, run_id: str, runs: TrainingRuns) -> None:
-    """`model.onnx`, `serving.json`, `training.json` and `version`, whoever trained it and wherever."""
+    """Write `model.onnx`, `serving.json`, `training.json` and `version` of a registered version."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in runs.artifacts(run_id, "model").items():
         if name in ("model.onnx", "serving.json"):
@@ -30,9 +30,9 @@ def write_model(folder: Path, version: str, run_id: str, runs: TrainingRuns) -> 
 def write_evaluation(
     folder: Path, verdict: Mapping[str, Any], probability: NDArray[np.floating], is_fraud: NDArray[np.bool_]
 ) -> None:
-    """`metrics.json`, and the curves on the holdout as `precision_recall.csv` and `roc.csv`.
+    """Write `metrics.json`, and the curves on the holdout as `precision_recall.csv` and `roc.csv`.
 
-    `verdict` is the result of `fraud evaluate` as data, `probability` float[n] the version's answers.
+    `verdict` is the result of `fraud evaluate`, `probability` float[n] the version's probabilities.
     """
     folder.mkdir(parents=True, exist_ok=True)
     gates = [gate for gate in verdict["gates"] if gate["name"] not in _CLOCKED]

@@ -1,1 +1,1 @@
-"""The ladder: one module per level, each with its native model and its ONNX graph."""
+"""The ladder: one module per level, with its native model and its ONNX graph."""

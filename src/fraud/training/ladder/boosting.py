@@ -1,4 +1,4 @@
-"""Level 2: gradient-boosted trees (scikit-learn's HistGradientBoosting), stopped early on a later part of time."""
+"""Level 2: gradient-boosted trees (scikit-learn's HistGradientBoosting) with early stopping on the validation part."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -10,18 +10,18 @@ from threadpoolctl import threadpool_limits
 
 from fraud.core.features import VECTOR_NAMES
 from fraud.params import Training
-from fraud.training.ladder.levels import Sample, Say, SplitPoint
+from fraud.training.ladder.levels import Progress, Sample, SplitPoint
 from fraud.training.ladder.onnx_graph import INPUT, ML, Graph
 
-_TOLD_EVERY: Final = 50
-"""Trees from one line of progress to the next."""
+_LOGGED_EVERY: Final = 50
+"""Progress is reported every so many trees."""
 
 
 @dataclass(frozen=True, slots=True)
 class FittedBoosting:
-    """The fitted classifier; `losses` are the log losses of the validation part, by round, the start included.
+    """The fitted classifier. `losses` are the log losses on the validation part: before the first round and after each.
 
-    Its trees are read through scikit-learn's private arrays, as every converter does.
+    The trees are read from scikit-learn's private arrays; there is no public interface.
     """
 
     model: HistGradientBoostingClassifier
@@ -33,10 +33,10 @@ class FittedBoosting:
         return answer
 
     def _trees(self) -> list[NDArray[np.void]]:
-        return [stage[0].nodes for stage in self.model._predictors]  # noqa: SLF001 - there is no public way to the trees
+        return [stage[0].nodes for stage in self.model._predictors]  # noqa: SLF001 - no public interface to the trees
 
     def to_onnx(self) -> bytes:
-        """One TreeEnsembleRegressor and a sigmoid. Node order is scikit-learn's: parents before children."""
+        """One TreeEnsembleRegressor and a sigmoid, with the nodes in scikit-learn's order: parents before children."""
         trees = self._trees()
         nodes = np.concatenate(trees)
         tree = np.repeat(np.arange(len(trees)), [len(t) for t in trees])
@@ -60,30 +60,30 @@ class FittedBoosting:
         return graph.to_bytes(graph.node("Sigmoid", logit))
 
     def split_points(self) -> list[SplitPoint]:
-        """Every different split of every tree."""
+        """The distinct splits of all trees."""
         nodes = np.concatenate(self._trees())
         inner = nodes[nodes["is_leaf"] == 0]
         found = set(zip(inner["feature_idx"].tolist(), floor32(inner["num_threshold"]).tolist(), strict=True))
         return [SplitPoint(column, np.float32(threshold)) for column, threshold in sorted(found)]
 
     def facts(self) -> dict[str, float]:
-        """Trees kept and the validation part's log loss."""
+        """Number of trees and the log loss on the validation part."""
         return {"trees": float(self.model.n_iter_), "validation_log_loss": self.losses[-1]}
 
 
 def floor32(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
     """The largest float32 that is not above each threshold: for float32 x, `x <= t` exactly when `x <= floor32(t)`.
 
-    Rounding to the nearest would send a value that lies between t and its rounding the other way.
+    Rounding to the nearest float32 would give another result for values between t and the rounded t.
     """
     nearest = thresholds.astype(np.float32)
     return np.where(nearest > thresholds, np.nextafter(nearest, np.float32(-np.inf)), nearest)
 
 
-def fit(train: Sample, validation: Sample, params: Training, say: Say) -> FittedBoosting:
-    """Stops when the validation part's loss has not improved for some rounds.
+def fit(train: Sample, validation: Sample, params: Training, progress: Progress) -> FittedBoosting:
+    """Fit until the loss on the validation part has not improved for `early_stopping_rounds` rounds.
 
-    One thread: gradient sums of several threads depend on their number, and equal inputs must give equal bytes.
+    Uses one thread: gradient sums depend on the number of threads, and equal inputs must give equal bytes.
     """
     model = _classifier(
         params, max_iter=params.boosting.max_iter, early_stopping=True,
@@ -92,18 +92,18 @@ def fit(train: Sample, validation: Sample, params: Training, say: Say) -> Fitted
     with threadpool_limits(limits=1):
         model.fit(train.vectors, train.is_fraud, X_val=validation.vectors, y_val=validation.is_fraud)
     losses = tuple((-model.validation_score_).tolist())
-    for trees in range(_TOLD_EVERY, len(losses), _TOLD_EVERY):
-        say("round", step=trees, validation_loss=losses[trees])
-    say("boosting stopped", trees=int(model.n_iter_), most=params.boosting.max_iter)
+    for trees in range(_LOGGED_EVERY, len(losses), _LOGGED_EVERY):
+        progress("round", step=trees, validation_loss=losses[trees])
+    progress("early stopping finished", trees=int(model.n_iter_), most=params.boosting.max_iter)
     return FittedBoosting(model, losses)
 
 
-def refit(rows: Sample, first: FittedBoosting, params: Training, say: Say) -> FittedBoosting:
-    """As many trees as the first fit kept."""
+def refit(rows: Sample, first: FittedBoosting, params: Training, progress: Progress) -> FittedBoosting:
+    """Fit with the number of trees of the first fit."""
     model = _classifier(params, max_iter=int(first.model.n_iter_), early_stopping=False)
     with threadpool_limits(limits=1):
         model.fit(rows.vectors, rows.is_fraud)
-    say("boosting fitted again", trees=int(model.n_iter_))
+    progress("boosting refitted", trees=int(model.n_iter_))
     return FittedBoosting(model, first.losses)
 
 

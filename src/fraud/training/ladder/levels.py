@@ -1,4 +1,4 @@
-"""The levels, from the simplest up, and what each of them is asked for."""
+"""The levels of the ladder, from the simplest up, and their common interface."""
 
 import importlib
 from collections.abc import Callable
@@ -10,19 +10,19 @@ from pydantic import BaseModel
 
 from fraud.params import Training
 
-Say = Callable[..., None]
-"""Progress: an event and its facts, as a structured log takes them."""
+Progress = Callable[..., None]
+"""Callback for progress: an event and its facts, as in a structured log."""
 
 
 class Sample(NamedTuple):
-    """Rows to learn from. `vectors` float32[n, len(VECTOR_NAMES)], `is_fraud` bool[n]."""
+    """Training rows. `vectors` float32[n, len(VECTOR_NAMES)], `is_fraud` bool[n]."""
 
     vectors: NDArray[np.float32]
     is_fraud: NDArray[np.bool_]
 
 
 class SplitPoint(NamedTuple):
-    """`vectors[:, column] <= threshold` (float32) goes one way, what is above the other."""
+    """A split of a model: rows with `vectors[:, column] <= threshold` (float32), and all others."""
 
     column: int
     threshold: np.float32
@@ -32,20 +32,20 @@ class Fitted(Protocol):
     """A level after training."""
 
     def predict(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-        """The native model's fraud probabilities, float64[n]: what the ONNX graph must equal."""
+        """The native model's fraud probabilities, float64[n]. The ONNX graph must give the same."""
 
     def to_onnx(self) -> bytes:
-        """The same function: `features` float32[n, d] -> `fraud_probability` float32[n]. Equal models, equal bytes."""
+        """ONNX graph: `features` float32[n, d] -> `fraud_probability` float32[n]. Equal models give equal bytes."""
 
     def split_points(self) -> list[SplitPoint]:
-        """Where the function jumps: rows on either side are what a conversion gets wrong first."""
+        """Discontinuities of the function. The parity gate compares rows on both sides of each."""
 
     def facts(self) -> dict[str, float]:
-        """What the fit found out, for the record: rounds, bounds, losses."""
+        """Figures of the fit for the record: rounds, bounds, losses."""
 
 
 class Level(NamedTuple):
-    """One rung. `name` is also its module in this package."""
+    """One level. `name` is also its module in this package."""
 
     number: int
     name: str
@@ -54,20 +54,20 @@ class Level(NamedTuple):
         return f"{self.number}-{self.name}"
 
     def params(self, training: Training) -> BaseModel:
-        """Its own section of params.yaml."""
+        """The level's section of params.yaml."""
         section: BaseModel = getattr(training, self.name)
         return section
 
-    def fit(self, train: Sample, validation: Sample, params: Training, say: Say) -> Fitted:
-        """Train. `validation` decides when to stop and how level 1 is scaled. The same inputs give the same bits."""
+    def fit(self, train: Sample, validation: Sample, params: Training, progress: Progress) -> Fitted:
+        """Fit on `train`, with early stopping and scaling chosen on `validation`. Equal inputs give equal bits."""
         module = importlib.import_module(f"fraud.training.ladder.{self.name}")  # torch alone takes seconds to import
-        fitted: Fitted = module.fit(train, validation, params, say)
+        fitted: Fitted = module.fit(train, validation, params, progress)
         return fitted
 
-    def refit(self, rows: Sample, first: Fitted, params: Training, say: Say) -> Fitted:
-        """Train once more on all rows, with the rounds and the scaling that the first fit chose."""
+    def refit(self, rows: Sample, first: Fitted, params: Training, progress: Progress) -> Fitted:
+        """Fit on all rows, with the number of rounds and the scaling of the first fit."""
         module = importlib.import_module(f"fraud.training.ladder.{self.name}")
-        fitted: Fitted = module.refit(rows, first, params, say)
+        fitted: Fitted = module.refit(rows, first, params, progress)
         return fitted
 
 

@@ -1,4 +1,4 @@
-"""Level 1: logistic regression on scaled inputs; the validation part chooses the scale of each long-tailed column."""
+"""Level 1: logistic regression. The scale of each long-tailed column is chosen on the validation part."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from threadpoolctl import threadpool_limits
 from fraud.core.features import VECTOR_NAMES
 from fraud.params import Training
 from fraud.stats.metrics import Ranked
-from fraud.training.ladder.levels import Sample, Say, SplitPoint
+from fraud.training.ladder.levels import Progress, Sample, SplitPoint
 from fraud.training.ladder.onnx_graph import Graph
 from fraud.training.ladder.scaling import LONG_TAILED, Scaling
 
 
 @dataclass(frozen=True, slots=True)
 class FittedLogistic:
-    """Scaling and regression."""
+    """Scaling and the fitted regression."""
 
     scaling: Scaling
     model: LogisticRegression
@@ -28,30 +28,30 @@ class FittedLogistic:
         return answer
 
     def to_onnx(self) -> bytes:
-        """Scaling, one product, a sigmoid, in float64."""
+        """Scaling, a matrix product and a sigmoid, in float64."""
         graph = Graph(len(VECTOR_NAMES))
         product = graph.node("MatMul", self.scaling.nodes(graph), graph.constant(self.model.coef_.T))
         return graph.to_bytes(graph.node("Sigmoid", graph.node("Add", product, graph.constant(self.model.intercept_))))
 
     def split_points(self) -> list[SplitPoint]:
-        """None: the function is smooth."""
+        """None: the function is continuous."""
         return []
 
     def facts(self) -> dict[str, float]:
-        """Iterations of the solver, and for each long-tailed column whether it enters as a logarithm (1) or not (0)."""
+        """Iterations of the solver, and for each long-tailed column 1 if its logarithm is used, otherwise 0."""
         logs = {f"log_{name}": float(name in self.scaling.logs) for name in LONG_TAILED}
         return {"iterations": float(self.model.n_iter_[0]), **logs}
 
 
-def fit(train: Sample, validation: Sample, params: Training, say: Say) -> FittedLogistic:
-    """Choose for each long-tailed column whether it enters as it is or as its logarithm.
+def fit(train: Sample, validation: Sample, params: Training, progress: Progress) -> FittedLogistic:
+    """Choose for each long-tailed column its value or its logarithm, by average precision on the validation part.
 
-    Which of the two ranks better depends on the data, so average precision on the validation part decides: all columns
-    one way or the other first, then each column by itself, in the order of LONG_TAILED.
+    First all columns are compared as logarithms and as values, then each column is switched by itself, in the order of
+    LONG_TAILED.
     """
 
     def tried(logs: tuple[str, ...]) -> tuple[float, FittedLogistic]:
-        fitted = _fitted(train, logs, params, say)
+        fitted = _fitted(train, logs, params, progress)
         return Ranked(fitted.predict(validation.vectors), validation.is_fraud).average_precision(), fitted
 
     precision, best = max((tried(logs) for logs in (LONG_TAILED, ())), key=lambda found: found[0])
@@ -60,20 +60,20 @@ def fit(train: Sample, validation: Sample, params: Training, say: Say) -> Fitted
         found, other = tried(logs)
         if found > precision:
             precision, best = found, other
-    say("scaling chosen", **best.facts())
+    progress("scaling chosen", **best.facts())
     return best
 
 
-def refit(rows: Sample, first: FittedLogistic, params: Training, say: Say) -> FittedLogistic:
-    """The same columns as logarithms; means, deviations and coefficients measured again."""
-    return _fitted(rows, first.scaling.logs, params, say)
+def refit(rows: Sample, first: FittedLogistic, params: Training, progress: Progress) -> FittedLogistic:
+    """Fit means, deviations and coefficients again, with the same columns as logarithms."""
+    return _fitted(rows, first.scaling.logs, params, progress)
 
 
-def _fitted(rows: Sample, logs: tuple[str, ...], params: Training, say: Say) -> FittedLogistic:
-    """One thread: a threaded BLAS sums in another order on another machine."""
+def _fitted(rows: Sample, logs: tuple[str, ...], params: Training, progress: Progress) -> FittedLogistic:
+    """Uses one thread: the order of sums in a threaded BLAS depends on the machine."""
     scaling, scaled = Scaling.fit(rows.vectors, logs)
     model = LogisticRegression(C=params.logistic.c, max_iter=params.logistic.max_iter, random_state=params.seed)
     with threadpool_limits(limits=1):
         model.fit(scaled, rows.is_fraud)
-    say("logistic regression converged", iterations=int(model.n_iter_[0]), logarithms=len(logs))
+    progress("logistic regression converged", iterations=int(model.n_iter_[0]), logarithms=len(logs))
     return FittedLogistic(scaling, model)

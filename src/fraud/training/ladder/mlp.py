@@ -1,4 +1,4 @@
-"""Level 3: a small fully connected network (PyTorch), seeded and on one thread."""
+"""Level 3: a small fully connected network (PyTorch), seeded, on one thread."""
 
 import copy
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from torch import nn
 from fraud.core.features import VECTOR_NAMES
 from fraud.params import Mlp, Training
 from fraud.stats.metrics import Ranked
-from fraud.training.ladder.levels import Sample, Say, SplitPoint
+from fraud.training.ladder.levels import Progress, Sample, SplitPoint
 from fraud.training.ladder.onnx_graph import Graph
 from fraud.training.ladder.scaling import Scaling
 
@@ -23,7 +23,7 @@ _ROWS_AT_ONCE = 65_536
 
 @dataclass(frozen=True, slots=True)
 class FittedNetwork:
-    """Scaling and network, on the processor; `kept` of the `epochs` trained, and its `loss` on the validation part."""
+    """Scaling and network, on the CPU. `kept` is the best of the `epochs`, `loss` its loss on the validation part."""
 
     scaling: Scaling
     network: nn.Sequential
@@ -57,15 +57,15 @@ class FittedNetwork:
         return []
 
     def facts(self) -> dict[str, float]:
-        """Epochs, the one that was kept, and its loss."""
+        """Number of epochs, the best epoch and its loss."""
         return {"epochs": float(self.epochs), "kept_epoch": float(self.kept), "validation_log_loss": self.loss}
 
 
-def fit(train: Sample, validation: Sample, params: Training, say: Say) -> FittedNetwork:
-    """AdamW on the log loss; keeps the epoch with the lowest loss on the validation part, stops some epochs after it.
+def fit(train: Sample, validation: Sample, params: Training, progress: Progress) -> FittedNetwork:
+    """Fit with AdamW on the log loss. Keeps the epoch with the lowest loss on the validation part.
 
-    On the processor: one thread and seeded generators, the same bits again on the same kind of processor. On a GPU,
-    where there is one, the bits are the GPU's affair (docs/adr/0031-level-3-bytes.md).
+    Stops `patience` epochs after the best one. On a CPU the bits are reproducible on the same kind of processor: one
+    thread, seeded generators. On a GPU they are not guaranteed (docs/adr/0031-bytes-and-processors.md).
     """
     device = _device()
     scaling, x = _scaled(train)
@@ -77,23 +77,25 @@ def fit(train: Sample, validation: Sample, params: Training, say: Say) -> Fitted
             logits = _logits(network, later)
             now = float(nn.functional.binary_cross_entropy_with_logits(logits, truth))
             precision = Ranked(logits.cpu().numpy(), validation.is_fraud).average_precision()
-            say("epoch", step=epoch, validation_loss=round(now, 6), validation_average_precision=round(precision, 4))
+            progress(
+                "epoch", step=epoch, validation_loss=round(now, 6), validation_average_precision=round(precision, 4)
+            )
             if best is None or now < best_loss:
                 best, best_loss, best_epoch = copy.deepcopy(network), now, epoch
             elif epoch - best_epoch >= params.mlp.patience:
                 break
     if best is None:
-        raise ValueError("a network of no epochs")
+        raise ValueError("max_epochs is 0")
     return FittedNetwork(scaling, best.eval().cpu(), epoch, best_epoch, best_loss)
 
 
-def refit(rows: Sample, first: FittedNetwork, params: Training, say: Say) -> FittedNetwork:
-    """As many epochs as were best at first."""
+def refit(rows: Sample, first: FittedNetwork, params: Training, progress: Progress) -> FittedNetwork:
+    """Fit with the number of epochs that was best in the first fit."""
     device = _device()
     scaling, x = _scaled(rows)
     with _seeded(params.seed, device):
         *_, network = _epochs(x, rows.is_fraud, params, device, first.kept)
-    say("network fitted again", epochs=first.kept)
+    progress("network refitted", epochs=first.kept)
     return FittedNetwork(scaling, network.eval().cpu(), first.epochs, first.kept, first.loss)
 
 
@@ -109,7 +111,7 @@ def _device() -> torch.device:
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's own generators (first weights, dropout) from the seed for a `with` block, then as they were before."""
+    """Seed torch's generators (initial weights, dropout) for a `with` block, then restore them."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -118,7 +120,7 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 def _epochs(
     x: torch.Tensor, is_fraud: NDArray[np.bool_], params: Training, device: torch.device, epochs: int
 ) -> Iterator[nn.Sequential]:
-    """The one network, after each epoch."""
+    """Train one network; yield it after each epoch."""
     settings, order = params.mlp, torch.Generator().manual_seed(params.seed)
     x, y = x.to(device), torch.from_numpy(is_fraud.astype(np.float32)).to(device)
     network = _network(x.shape[1], settings).to(device)

@@ -1,4 +1,4 @@
-"""What is measured on a model's ONNX bytes before anybody may serve them: parity and latency."""
+"""Measurements on a model's ONNX bytes for the gates: parity with the native model, and latency."""
 
 import time
 from typing import Final
@@ -15,14 +15,14 @@ _LATENCY_REPEATS: Final = 7
 
 
 def onnx_difference(fitted: Fitted, model: OnnxModel, vectors: NDArray[np.float32]) -> float:
-    """Largest difference of probabilities over the rows, and over rows beside every split of the model."""
+    """Largest difference of probabilities between both models, over the rows and over rows beside every split."""
     probes = beside_splits(fitted, vectors)
     both = vectors if not len(probes) else np.vstack([vectors, probes])
     return float(np.max(np.abs(model.probabilities(both) - fitted.predict(both))))
 
 
 def beside_splits(fitted: Fitted, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Real rows with one value moved just below, onto and just above each split point (an even choice of them)."""
+    """Rows with one value just below, at and just above a split point, for evenly spaced split points."""
     points = fitted.split_points()
     chosen = points[:: len(points) // _PROBED_SPLITS + 1]
     rows = np.repeat(vectors[np.arange(len(chosen)) % len(vectors)], 3, axis=0)
@@ -37,7 +37,7 @@ def beside_splits(fitted: Fitted, vectors: NDArray[np.float32]) -> NDArray[np.fl
 
 
 def latency_us(model: OnnxModel, vectors: NDArray[np.float32]) -> float:
-    """p99 of one row at a time, us: the median over repeats, since a busy machine spoils single ones."""
+    """p99 latency of one row in us: the median over repeats, because other load affects single repeats."""
     rows = [vectors[i % len(vectors)][None] for i in range(_LATENCY_ROWS)]
     repeats = []
     for _ in range(_LATENCY_REPEATS):

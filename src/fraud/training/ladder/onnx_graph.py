@@ -1,6 +1,6 @@
-"""A small writer of ONNX graphs whose bytes depend on the model alone: no clock, no producer, no path in them.
+"""Write ONNX graphs whose bytes depend on the model alone: they contain no time, producer or path.
 
-Why not a converter: docs/adr/0004-onnx-only.md.
+docs/adr/0004-onnx-only.md explains why no converter is used.
 """
 
 from typing import Any, Final
@@ -19,7 +19,7 @@ _IR_VERSION: Final = 8
 
 
 class Graph:
-    """Nodes in the order in which they were added. Every value is known by the name that `node` returned."""
+    """Nodes in the order in which they were added. `node` returns the name of a value."""
 
     def __init__(self, columns: int) -> None:
         self._columns = columns
@@ -33,13 +33,13 @@ class Graph:
         return name
 
     def node(self, operator: str, *inputs: str, domain: str = "", **attributes: Any) -> str:  # noqa: ANN401 - ONNX attributes
-        """Apply an operator; returns the name of its one output."""
+        """Add an operator with one output; returns the name of the output."""
         output = f"value_{len(self._nodes)}"
         self._nodes.append(helper.make_node(operator, list(inputs), [output], output, domain=domain, **attributes))
         return output
 
     def to_bytes(self, probability: str) -> bytes:
-        """The model whose answer is the given value (any float type, n elements), as float32[n]."""
+        """Serialize the model. Its output is the given value (any float type, n elements) as float32[n]."""
         flat = self.node("Reshape", probability, self.constant(np.array([-1], dtype=np.int64)))
         self._nodes.append(helper.make_node("Cast", [flat], [OUTPUT], OUTPUT, to=TensorProto.FLOAT))
         graph = helper.make_graph(

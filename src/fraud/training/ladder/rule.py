@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fraud.core.features import VECTOR_NAMES
 from fraud.core.rule import Rule
 from fraud.params import Training
-from fraud.training.ladder.levels import Sample, Say, SplitPoint
+from fraud.training.ladder.levels import Progress, Sample, SplitPoint
 from fraud.training.ladder.onnx_graph import INPUT, Graph
 from fraud.training.ladder.rule_tuning import tuned_rule
 
@@ -23,11 +23,11 @@ class FittedRule:
     rule: Rule
 
     def predict(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Two probabilities."""
+        """The rule's two probabilities."""
         return self.rule.probabilities(vectors[:, _AMOUNT], vectors[:, _HOUR]).astype(np.float64)
 
     def to_onnx(self) -> bytes:
-        """Compare, combine, choose."""
+        """Comparisons, a logical combination and a Where node."""
         graph = Graph(len(VECTOR_NAMES))
         amount, hour = (
             graph.node("Gather", INPUT, graph.constant(np.array(i, dtype=np.int64)), axis=1) for i in (_AMOUNT, _HOUR)
@@ -40,26 +40,26 @@ class FittedRule:
         return graph.to_bytes(graph.node("Where", graph.node("And", during, large), inside, outside))
 
     def split_points(self) -> list[SplitPoint]:
-        """The amount's bound."""
+        """The bound of the amount."""
         return [SplitPoint(_AMOUNT, np.float32(self.rule.above))]
 
     def facts(self) -> dict[str, float]:
-        """The bounds that were chosen."""
+        """The chosen bounds."""
         return {"above": self.rule.above, "first_hour": self.rule.first, "until_hour": self.rule.until}
 
 
-def fit(train: Sample, _validation: Sample, params: Training, say: Say) -> FittedRule:
-    """The bounds among params.rule with the best average precision on the training part."""
+def fit(train: Sample, _validation: Sample, params: Training, progress: Progress) -> FittedRule:
+    """Choose the bounds of params.rule with the best average precision on the training part."""
     rule = tuned_rule(
         train.vectors[:, _AMOUNT], train.vectors[:, _HOUR], train.is_fraud, params.rule.amounts, params.rule.hours
     )
-    say("rule tuned", above=rule.above, first_hour=rule.first, until_hour=rule.until)
+    progress("rule tuned", above=rule.above, first_hour=rule.first, until_hour=rule.until)
     return FittedRule(rule)
 
 
-def refit(rows: Sample, _first: FittedRule, params: Training, say: Say) -> FittedRule:
-    """The bounds tuned again."""
-    return fit(rows, rows, params, say)
+def refit(rows: Sample, _first: FittedRule, params: Training, progress: Progress) -> FittedRule:
+    """Tune the bounds on all rows."""
+    return fit(rows, rows, params, progress)
 
 
 def _float(value: float) -> NDArray[np.float32]:

@@ -16,9 +16,9 @@ def tuned_rule(
     amounts: Sequence[float],
     hours: Sequence[tuple[int, int]],
 ) -> Rule:
-    """The bounds with the best average precision, the first of equals; the probabilities are the two fraud rates.
+    """The bounds with the best average precision, the first among equals. The probabilities are the two fraud rates.
 
-    Both rates are shrunk towards the overall rate by the weight of one row, so that neither is exactly 0 or 1.
+    Both rates are smoothed with one row at the overall rate, so neither is exactly 0 or 1.
     `amount` USD float32[n], `hour` 0..23 float32[n], `is_fraud` bool[n]. Raises ValueError without bounds to choose.
     """
     overall = float(np.mean(is_fraud))
@@ -34,5 +34,5 @@ def tuned_rule(
             if best is None or precision > best[0]:
                 best = (precision, rule)
     if best is None:
-        raise ValueError("a rule needs at least one amount and one pair of hours to choose from")
+        raise ValueError("a rule needs at least one amount and one pair of hours")
     return best[1]

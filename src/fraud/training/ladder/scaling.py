@@ -1,6 +1,6 @@
-"""What levels 1 and 3 see: long tails as logarithms, the hour as a point on a circle, everything standardised.
+"""Inputs of levels 1 and 3: logarithms of long-tailed columns, sine and cosine of the hour, all standardized.
 
-Stated twice, for numpy and as graph nodes, both in float64: the serving vector stays what it is for every level.
+Implemented for numpy and as ONNX nodes, both in float64. The serving vector is the same for every level.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from fraud.core.features import VECTOR_NAMES
 from fraud.training.ladder.onnx_graph import INPUT, Graph
 
 LONG_TAILED: Final = ("amount", "distance_from_home", "transaction_velocity_1h", "avg_amount_7d", "amount_to_avg_7d")
-"""Never negative and spread over orders of magnitude: log(1 + x)."""
+"""Non-negative columns that span orders of magnitude; their logarithm is log(1 + x)."""
 _HOUR: Final = np.array([VECTOR_NAMES.index("hour_of_day")], dtype=np.int64)
 _CIRCLE: Final = 2.0 * np.pi / 24.0
 _ROWS_AT_ONCE: Final = 16_384
@@ -22,7 +22,7 @@ _ROWS_AT_ONCE: Final = 16_384
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """Mean and deviation of each derived column, float64[d]. `logs` names the columns that enter as logarithms."""
+    """Mean and deviation of each derived column, float64[d]. `logs` are the columns whose logarithm is used."""
 
     logs: tuple[str, ...]
     mean: NDArray[np.float64]
@@ -30,7 +30,7 @@ class Scaling:
 
     @classmethod
     def fit(cls, vectors: NDArray[np.float32], logs: tuple[str, ...] = LONG_TAILED) -> tuple[Self, NDArray[np.float64]]:
-        """Measured on the rows, and the rows by it, float64[n, d]. A column that never varies is left at zero."""
+        """The scaling of the rows, and the scaled rows, float64[n, d]. A constant column is scaled to zero."""
         derived = _derived(vectors, logs)
         mean = derived.mean(axis=0)
         derived -= mean
@@ -49,7 +49,7 @@ class Scaling:
         return derived
 
     def nodes(self, graph: Graph) -> str:
-        """The same as nodes; the name of their value, float64[n, d]."""
+        """Add the same function as ONNX nodes; the name of the output, float64[n, d]."""
         logs, others = _columns(self.logs)
         wide = graph.node("Cast", INPUT, to=TensorProto.DOUBLE)
         angle = graph.node(
@@ -65,13 +65,13 @@ class Scaling:
 
 
 def _columns(logs: tuple[str, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions in the vector: of the columns that enter as logarithms, and of those that enter as they are."""
+    """Positions in the vector: of the columns whose logarithm is used, and of the other columns except the hour."""
     as_is = [i for i, name in enumerate(VECTOR_NAMES) if name not in {*logs, "hour_of_day"}]
     return np.array([VECTOR_NAMES.index(name) for name in logs], dtype=np.int64), np.array(as_is, dtype=np.int64)
 
 
 def _derived(vectors: NDArray[np.float32], logs: tuple[str, ...]) -> NDArray[np.float64]:
-    """In blocks: whole columns in float64 would lie in memory several times."""
+    """Computed in blocks, to limit the memory of float64 copies."""
     chosen, others = _columns(logs)
     derived = np.empty((len(vectors), len(chosen) + 2 + len(others)))
     for start in range(0, len(vectors), _ROWS_AT_ONCE):

@@ -1,7 +1,7 @@
-"""A bounded search for a level's hyper-parameters: random draws, judged on the validation part, ended early.
+"""Random search for a level's hyper-parameters, evaluated on the validation part, with early stopping.
 
-The draws come from a generator seeded by params.yaml and the level, so equal inputs draw equal values. There is no
-bound in seconds: what a search finds must not depend on how busy the machine was.
+The generator is seeded by params.yaml and the level, so equal inputs draw equal values. There is no time limit, because
+the result must not depend on the speed of the machine.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,14 +11,14 @@ import numpy as np
 
 from fraud.params import Training
 from fraud.stats.metrics import Ranked
-from fraud.training.ladder.levels import Fitted, Level, Sample, Say
+from fraud.training.ladder.levels import Fitted, Level, Progress, Sample
 
 _LOGARITHMIC_FROM: Final = 10.0
-"""A range whose ends are at least this far apart in proportion is drawn evenly over its logarithm."""
+"""If high / low is at least this, the logarithm is drawn uniformly."""
 
 
 class Trial(NamedTuple):
-    """One draw. Number 0 is params.yaml itself."""
+    """One draw. Number 0 has the values of params.yaml."""
 
     number: int
     values: Mapping[str, float]
@@ -28,16 +28,16 @@ class Trial(NamedTuple):
     training: Training
 
 
-def trials(level: Level, train: Sample, validation: Sample, params: Training, say: Say) -> Iterator[Trial]:
-    """The level with the values of params.yaml, then with drawn ones, until `patience` draws in a row were no better.
+def trials(level: Level, train: Sample, validation: Sample, params: Training, progress: Progress) -> Iterator[Trial]:
+    """Fit with the values of params.yaml, then with drawn values, until `patience` consecutive draws were no better.
 
-    The best of them is the one with the highest average precision, the earliest among equals. A level without bounds,
-    or a search of no trials, gives the first alone.
+    The best trial has the highest average precision, the earliest among equals. A level without bounds, or a search
+    with 0 trials, gives the first trial only.
     """
     best, since = -1.0, 0
     for number, values in enumerate(_draws(level, params)):
         drawn = _with(params, level, values)
-        fitted = level.fit(train, validation, drawn, say)
+        fitted = level.fit(train, validation, drawn, progress)
         precision = Ranked(fitted.predict(validation.vectors), validation.is_fraud).average_precision()
         since = 0 if precision > best else since + 1
         best = max(best, precision)
@@ -47,7 +47,7 @@ def trials(level: Level, train: Sample, validation: Sample, params: Training, sa
 
 
 def _draws(level: Level, params: Training) -> Iterator[Mapping[str, float]]:
-    """Nothing changed, then the draws."""
+    """No changes first, then the draws."""
     yield {}
     bounds: Mapping[str, tuple[float, float]] = getattr(params.search, level.name, {})
     random = np.random.default_rng([params.seed, level.number])
@@ -58,7 +58,7 @@ def _draws(level: Level, params: Training) -> Iterator[Mapping[str, float]]:
 def _draw(random: np.random.Generator, low: float, high: float, whole: bool) -> float:
     wide = low > 0 and high >= low * _LOGARITHMIC_FROM
     value = float(np.exp(random.uniform(np.log(low), np.log(high)))) if wide else float(random.uniform(low, high))
-    # Five digits: what the record shows is what was fitted.
+    # Five digits, so that the record has the exact value.
     return round(value) if whole else float(f"{value:.5g}")
 
 
@@ -67,7 +67,7 @@ def _whole(level: Level, params: Training, name: str) -> bool:
 
 
 def _with(params: Training, level: Level, values: Mapping[str, float]) -> Training:
-    """`params` with the level's values replaced, and checked as params.yaml is."""
+    """`params` with the values of the level replaced and validated."""
     section = level.params(params)
     changed = type(section).model_validate({**section.model_dump(), **values})
     return params.model_copy(update={level.name: changed})
