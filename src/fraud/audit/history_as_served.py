@@ -20,6 +20,7 @@ from fraud.core.contract import US_PER_DAY, amounts_units, id_hash
 from fraud.core.features import RETENTION_US
 from fraud.core.windows import WindowValues, evaluate
 from fraud.features import online_store
+from fraud.lake import catalog
 from fraud.lake.dataset import Dataset
 from fraud.settings import Settings
 from fraud.stats import served_skew
@@ -67,8 +68,10 @@ class ServedHistory:
         users = sorted({record["user_id"] for record in records})
         first_us = min(record["event_us"] for record in records) - RETENTION_US
         first = str(dt.date(1970, 1, 1) + dt.timedelta(days=first_us // US_PER_DAY))
-        landed = _of_users(settings.lake_uri, "transactions", _LANDED, users, first)
-        logged = _of_users(settings.lake_uri, "predictions", _LOGGED, users, first)  # none is served before it happens
+        landed = _of_users(catalog.TRANSACTIONS.at(settings.lake_uri), _LANDED, users, first)
+        logged = _of_users(
+            catalog.PREDICTIONS.at(settings.lake_uri), _LOGGED, users, first
+        )  # an answer follows its event
         with online_store.connect(settings.redis_url.get_secret_value()) as store:
             orders = dict(store.orders(users))
             materialized = store.materialized(online_store.EVENTS)
@@ -102,13 +105,13 @@ def id_hashes(ids: Iterable[str]) -> NDArray[np.uint64]:
     return np.fromiter((id_hash(text) for text in ids), dtype=np.uint64)
 
 
-def _of_users(lake_uri: str, name: str, columns: list[str], users: list[str], first: str) -> pa.Table:
+def _of_users(dataset: Dataset, columns: list[str], users: list[str], first: str) -> pa.Table:
     """The rows of these users in the days from `first` on; `dt` says which day each is of."""
-    dataset, expected, tables = Dataset(lake_uri, name), pa.array(users), []
+    searched, tables = pa.array(users), []
     for day in dataset.partitions():
         if day >= first:
             table = dataset.read(day, columns)
-            table = table.filter(pc.is_in(table["user_id"], expected))
+            table = table.filter(pc.is_in(table["user_id"], searched))
             tables.append(table.append_column("dt", pa.repeat(day, table.num_rows)))
     return (
         pa.concat_tables(tables) if tables else pa.table({name: _EMPTY.get(name, _TEXT) for name in (*columns, "dt")})

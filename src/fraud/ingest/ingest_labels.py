@@ -5,7 +5,7 @@ kept, each in the partition of its own day; who reads takes the latest one known
 """
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +19,6 @@ from fraud.lake import catalog
 
 if TYPE_CHECKING:
     from fraud.ingest.commit import Batch
-
-ORDER: Final = [("label_timestamp", "ascending"), ("transaction_id", "ascending"), ("is_fraud", "ascending")]
 
 
 class Config(JobConfig):
@@ -65,8 +63,8 @@ def run(config: Config, context: Context) -> Result:
     return Result(
         rows_in=counts.rows, accepted=counts.accepted, quarantined=counts.quarantined, duplicates=counts.duplicates,
         revisions=facts["revisions"], unknown_transactions=facts["unknown_transactions"], late=facts["late"],
-        quarantine_reasons=reasons, files=counts.files, files_known=taken.files_known, days=taken.days("labels"),
-        finished_a_killed_run=taken.finished_a_killed_run,
+        quarantine_reasons=reasons, files=counts.files, files_known=taken.files_known,
+        days=taken.days(catalog.LABELS.name), finished_a_killed_run=taken.finished_a_killed_run,
     )  # fmt: skip
 
 
@@ -101,7 +99,7 @@ class _Ingest:
         for day, new in by_day(accepted, "label_timestamp"):
             late += new.num_rows if published and day < published[-1] else 0
             old = [self._labels.read(day, list(LABEL_COLUMNS))] if day in published else []
-            partitions.append(stage(self._labels, day, pa.concat_tables([*old, new]).sort_by(ORDER)))
+            partitions.append(stage(self._labels, day, pa.concat_tables([*old, new]).sort_by(catalog.LABELS.order)))
         return Batch(
             files=file_counts([file for file, _ in landed], file_of, good.to_numpy(False), repeated),
             partitions=(*partitions, *quarantined(self._quarantine, landed, reasons)),

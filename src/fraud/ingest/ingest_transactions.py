@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 LATE_US: Final = US_PER_HOUR
 """A transaction that we learned of this long after the event counts as late."""
-ORDER: Final = [("event_timestamp", "ascending"), ("created_timestamp", "ascending"), ("transaction_id", "ascending")]
 
 
 class Config(JobConfig):
@@ -71,7 +70,7 @@ def run(config: Config, context: Context) -> Result:
         rows_in=counts.rows, accepted=counts.accepted, quarantined=counts.quarantined, duplicates=counts.duplicates,
         conflicting_duplicates=facts["conflicting"], unknown_categories=facts["unknown_categories"],
         late=facts["late"], quarantine_reasons=reasons, files=counts.files, files_known=taken.files_known,
-        days=taken.days("transactions"), days_reopened=facts["days_reopened"],
+        days=taken.days(catalog.TRANSACTIONS.name), days_reopened=facts["days_reopened"],
         finished_a_killed_run=taken.finished_a_killed_run,
     )  # fmt: skip
 
@@ -110,7 +109,8 @@ class _Ingest:
             published = self._transactions.manifest(day) is not None
             reopened += published
             old = [self._transactions.read(day, list(TRANSACTION_COLUMNS))] if published else []
-            partitions.append(stage(self._transactions, day, pa.concat_tables([*old, new]).sort_by(ORDER)))
+            merged = pa.concat_tables([*old, new]).sort_by(catalog.TRANSACTIONS.order)
+            partitions.append(stage(self._transactions, day, merged))
         return Batch(
             files=file_counts([file for file, _ in landed], file_of, good.to_numpy(False), repeats.repeated),
             partitions=(*partitions, *quarantined(self._quarantine, landed, reasons)),

@@ -11,33 +11,14 @@ import pyarrow.parquet as pq
 
 from fraud.errors import BadInputError
 from fraud.ingest.ids import ID_COLUMNS, both, can_be_id, described, ids_of
+from fraud.lake import catalog
 from fraud.lake.dataset import listed, located
 
 Feed = Literal["transactions", "labels"]
-TIMESTAMP: Final = pa.timestamp("us", "UTC")
 PARSE_ERROR: Final = "parse_error"
 SCHEMAS: Final[dict[Feed, pa.Schema]] = {
-    "transactions": pa.schema(
-        [
-            ("transaction_id", pa.string()),
-            ("event_timestamp", TIMESTAMP),
-            ("created_timestamp", TIMESTAMP),
-            ("user_id", pa.string()),
-            ("merchant_id", pa.string()),
-            ("merchant_category", pa.string()),
-            ("amount", pa.float64()),
-            ("distance_from_home", pa.float64()),
-            (PARSE_ERROR, pa.string()),
-        ]
-    ),
-    "labels": pa.schema(
-        [
-            ("transaction_id", pa.string()),
-            ("is_fraud", pa.bool_()),
-            ("label_timestamp", TIMESTAMP),
-            (PARSE_ERROR, pa.string()),
-        ]
-    ),
+    "transactions": catalog.TRANSACTIONS.schema.append(pa.field(PARSE_ERROR, pa.string())),
+    "labels": catalog.LABELS.schema.append(pa.field(PARSE_ERROR, pa.string())),
 }
 OPTIONAL: Final = frozenset({"created_timestamp", "merchant_category", "distance_from_home", PARSE_ERROR})
 """Columns a source may leave out; ingest says what stands in for them."""

@@ -116,7 +116,8 @@ class Dataset:
         self.uri = f"{lake_uri.rstrip('/')}/{name}"
         self._fs, self._path = located(self.uri)
 
-    def _folder(self, partition: str) -> str:
+    def partition_uri(self, partition: str) -> str:
+        """URI of the folder of a partition's manifest and data objects."""
         return f"{self.uri}/{self.key}={partition}"
 
     def partitions(self) -> list[str]:
@@ -127,7 +128,7 @@ class Dataset:
 
     def manifest(self, partition: str) -> Manifest | None:
         """The partition's manifest, None when it was never published."""
-        fs, path = located(f"{self._folder(partition)}/{MANIFEST}")
+        fs, path = located(f"{self.partition_uri(partition)}/{MANIFEST}")
         try:
             return Manifest.model_validate_json(fs.cat_file(path))
         except FileNotFoundError:
@@ -136,7 +137,7 @@ class Dataset:
     def object_uris(self, partition: str) -> list[str]:
         """URIs of the partition's data objects, in order; empty when it was never published."""
         manifest = self.manifest(partition)
-        return [f"{self._folder(partition)}/{o.name}" for o in manifest.objects] if manifest else []
+        return [f"{self.partition_uri(partition)}/{o.name}" for o in manifest.objects] if manifest else []
 
     def read(self, partition: str, columns: list[str] | None = None) -> pa.Table:
         """One partition. Raises BadInputError when it was never published."""
@@ -172,7 +173,7 @@ class Dataset:
         data = buffer.getvalue()
         digest = sha256(data).hexdigest()
         written = DataObject(name=f"{digest[:24]}.parquet", rows=table.num_rows, bytes=len(data), sha256=digest)
-        put_atomically(f"{self._folder(partition)}/{written.name}", data)
+        put_atomically(f"{self.partition_uri(partition)}/{written.name}", data)
         return written
 
     def commit(
@@ -185,12 +186,12 @@ class Dataset:
         )  # fmt: skip
         if manifest != self.manifest(partition):
             text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True)
-            put_atomically(f"{self._folder(partition)}/{MANIFEST}", text.encode())
+            put_atomically(f"{self.partition_uri(partition)}/{MANIFEST}", text.encode())
         return manifest
 
     def drop(self, partition: str) -> None:
         """Remove a partition, the manifest first: what a killed run leaves behind is unseen and goes with the next."""
-        fs, path = located(self._folder(partition))
+        fs, path = located(self.partition_uri(partition))
         with suppress(FileNotFoundError):
             fs.rm_file(f"{path}/{MANIFEST}")
         with suppress(FileNotFoundError):

@@ -71,10 +71,10 @@ class TrainingRuns:
             if not (page := some.token):
                 return found
 
-    def weight(self, run_id: str, path: str | None = None) -> int:
+    def size_bytes(self, run_id: str, path: str | None = None) -> int:
         """Bytes of a run's artifacts."""
         listed = self._client.list_artifacts(run_id, path)
-        return sum(self.weight(run_id, each.path) if each.is_dir else each.file_size or 0 for each in listed)
+        return sum(self.size_bytes(run_id, each.path) if each.is_dir else each.file_size or 0 for each in listed)
 
     def remove_version(self, version: str) -> None:
         """Take a version out of the registry; its run stays."""

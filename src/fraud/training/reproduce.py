@@ -21,7 +21,8 @@ from pydantic_settings import CliPositionalArg
 import fraud
 from fraud.errors import BadInputError, RefusedError
 from fraud.job import Context, JobConfig, JobResult
-from fraud.lake.dataset import MANIFEST, Dataset, opened
+from fraud.lake import catalog
+from fraud.lake.dataset import MANIFEST, opened
 from fraud.registry import mlflow_client, model_versions
 from fraud.registry.mlflow_client import ModelVersion
 from fraud.registry.model_versions import MODEL_NAME
@@ -37,7 +38,6 @@ INPUTS: Final = {
     "features": "feature_hash", "seed": "seed",
 }  # fmt: skip
 """What decides a version's bytes -> the tag that has its hash."""
-_SNAPSHOTS: Final = "training_sets"
 
 
 class Config(JobConfig):
@@ -160,13 +160,13 @@ def _require_clean(version: ModelVersion, commit: str, *, force: bool) -> None:
 def _bring_data(version: ModelVersion, lake: Path, context: Context) -> str:
     """The snapshot with the recorded content into a lake of its own: from the lake, else from the DVC remote."""
     snapshot, wanted = version.tags.get("snapshot", ""), version.tags.get("data_sha256", "")
-    folder = lake / _SNAPSHOTS / f"snapshot={snapshot}"
+    ours, copied = (catalog.TRAINING_SETS.at(uri) for uri in (context.settings.lake_uri, uri_of(lake)))
+    folder = lake / copied.name / f"{copied.key}={snapshot}"
     folder.mkdir(parents=True)
-    ours = Dataset(context.settings.lake_uri, _SNAPSHOTS, "snapshot")
     manifest = ours.manifest(snapshot)
     came_from = "lake"
     if manifest is not None and manifest.content_sha256 == wanted:
-        for uri in [*ours.object_uris(snapshot), f"{ours.uri}/snapshot={snapshot}/{MANIFEST}"]:
+        for uri in [*ours.object_uris(snapshot), f"{ours.partition_uri(snapshot)}/{MANIFEST}"]:
             with opened(uri) as file, (folder / uri.rpartition("/")[2]).open("wb") as copy:
                 shutil.copyfileobj(file, copy)
     elif md5 := version.tags.get("dvc_data_md5"):
@@ -174,7 +174,7 @@ def _bring_data(version: ModelVersion, lake: Path, context: Context) -> str:
         context.log.info("the lake has not got this snapshot any more", snapshot=snapshot, dvc_data_md5=md5)
         data_versions.pull(context.settings.dvc_remote, md5, folder)
     try:
-        brought = Dataset(uri_of(lake), _SNAPSHOTS, "snapshot").verify(snapshot)
+        brought = copied.verify(snapshot)
     except BadInputError as error:
         raise RefusedError(f"the data of version {version.version} is not there any more", got=str(error)) from error
     if brought.content_sha256 != wanted:

@@ -1,6 +1,7 @@
 """Retention of the stores of files: what is too old goes, what is left means what it meant."""
 
 import os
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fraud.job import Context
 from fraud.lake import catalog, reports
 from fraud.lake.dataset import Dataset
 from fraud.params import Params
-from fraud.retention import apply_retention, expired
+from fraud.retention import apply_retention
 from fraud.settings import Settings
 from fraud.simulator import simulate
 
@@ -42,7 +43,7 @@ def apply(context: Context, today: date = TODAY) -> dict[str, list[str]]:
     """What went of the stores of files: store -> names."""
     went: dict[str, list[str]] = {}
     for old in list(apply_retention._lake(today, context)):
-        assert old.bytes > 0
+        assert old.size_bytes > 0
         old.remove()
         went.setdefault(old.store, []).append(old.name)
     return went
@@ -58,7 +59,8 @@ def age(folder: Path, days: int) -> None:
 def test_features_that_stay_are_not_made_anew_from_fewer_transactions(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expired, "LOOK_BACK_DAYS", 40)
+    forty = replace(catalog.TRANSACTIONS, retention=replace(catalog.TRANSACTIONS.retention, more_days=40))
+    monkeypatch.setattr(catalog, "TRANSACTIONS", forty)
     simulate.run(simulate.Config(days=DAYS, users=3, seed=1, start=FIRST), context)
     ingest_transactions.run(ingest_transactions.Config(), context)
     build_features.run(build_features.Config(), context)

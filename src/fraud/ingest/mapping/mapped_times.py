@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 
 from fraud.core.contract import US_PER_DAY, US_PER_HOUR, US_PER_SECOND
 from fraud.errors import BadConfigError, BadInputError
-from fraud.ingest.landing import TIMESTAMP
 from fraud.ingest.mapping.mapped_numbers import Numbers, is_text
 from fraud.ingest.mapping.mapping import ISO, Time
 from fraud.ingest.mapping.row_errors import RowErrors, true
+from fraud.lake.catalog import TIMESTAMP
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EARLIEST: Final = (datetime(1900, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
