@@ -124,6 +124,7 @@ ELSEWHERE = {
     "plugins/fraud_airflow/reports.py": {"url_to_fs"},
     # A source is any URI or pattern that a user gives.
     "src/fraud/ingest/source_file.py": {"url_to_fs", "glob"},
+    "src/fraud/settings.py": {"sqlite:///"},  # in the help text of a setting
 }
 CALLS = {"as_uri", "unstrip_protocol", "_strip_protocol", "url_to_fs", "read_parquet"}
 TEXTS = ("file://", "sqlite:///")

@@ -9,7 +9,7 @@ import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 GLOSSARY: Final = ROOT / "docs/glossary.md"
-SUFFIXES: Final = {".py", ".md", ".j2", ".yml", ".yaml", ".toml", ".sh", ".sql", ".lua", ".cfg", ".json", ".svg", ".css"}
+SUFFIXES: Final = frozenset(".py .md .j2 .yml .yaml .toml .sh .sql .lua .cfg .json .svg .css".split())
 THIS: Final = Path(__file__).resolve()
 
 
@@ -23,12 +23,14 @@ def texts() -> list[Path]:
     """What Git tracks and people read."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     paths = (ROOT / name for name in tracked.splitlines())
-    return [p for p in paths if p.is_file() and (p.suffix in SUFFIXES or p.name == "Makefile") and p not in (GLOSSARY, THIS)]
+    read = [path for path in paths if path.suffix in SUFFIXES or path.name == "Makefile"]
+    return [path for path in read if path.is_file() and path not in (GLOSSARY, THIS)]
 
 
 def found(word: str, text: str) -> list[int]:
-    """Line numbers of the word. An underscore counts as a space, a line break too, so names are searched as well."""
-    pattern = re.compile(rf"(?<![a-z]){re.escape(word).replace(chr(92) + ' ', '[ _\n]+')}(?![a-z])", re.IGNORECASE)
+    """Line numbers of the word. An underscore or a line break counts as a space, so names are searched as well."""
+    spaced = "[ _\n]+".join(map(re.escape, word.split()))
+    pattern = re.compile(rf"(?<![a-z]){spaced}(?![a-z])", re.IGNORECASE)
     return [text.count("\n", 0, match.start()) + 1 for match in pattern.finditer(text)]
 
 

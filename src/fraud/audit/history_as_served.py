@@ -83,7 +83,7 @@ class ServedHistory:
 
     def windows(self, record: Record) -> WindowValues | str:
         """The window values of an answer as known at its sequence, or why nobody can tell any more."""
-        known = served_skew.known_before(
+        known = served_skew.history_before(
             self.orders[record["user_id"]], record["sequence"], id_hash(record["transaction_id"]), record["event_us"],
             self._values,
         )  # fmt: skip

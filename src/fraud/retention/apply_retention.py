@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
+from fraud.lake.catalog import DatasetDefinition
 from fraud.registry.mlflow_client import registry_errors
 from fraud.retention import expired
 from fraud.retention.expired import Expired
@@ -88,9 +89,9 @@ def _lake(today: dt.date, context: Context) -> Iterator[Expired]:
     if newest is not None:
         what_ifs = catalog.what_ifs(settings.lake_uri)
         for definition in (catalog.FEATURES, catalog.LABELS, catalog.TRANSACTIONS, catalog.SCORES, *what_ifs):
-            first_kept = newest - dt.timedelta(days=expired.retention_days(definition, settings))
+            first_kept = newest - dt.timedelta(days=_retention_days(definition, context))
             yield from expired.partitions_before(definition, settings.lake_uri, first_kept.isoformat())
-    landed_before = _before(today, expired.retention_days(catalog.QUARANTINE, settings))
+    landed_before = _before(today, _retention_days(catalog.QUARANTINE, context))
     yield from expired.partitions_published_before(catalog.QUARANTINE, settings.lake_uri, landed_before)
     yield from expired.landed(settings.landing_uri, settings.lake_uri, landed_before)
     yield from expired.unnamed_objects(settings.lake_uri, _before(today, expired.UNNAMED_DAYS))
@@ -128,6 +129,11 @@ def _versions(today: dt.date, context: Context) -> Iterator[Expired]:
     recent = _before(today, expired.UNNAMED_DAYS)
     for name, size_bytes in data_versions.unnamed(settings.dvc_remote, sorted(md5s), recent):
         yield Expired("DVC remote", name, size_bytes, partial(data_versions.remove, settings.dvc_remote, name))
+
+
+def _retention_days(definition: DatasetDefinition, context: Context) -> int:
+    retention = definition.retention
+    return int(getattr(context.settings, retention.setting)) + retention.more_days
 
 
 def _before(today: dt.date, days: int) -> dt.datetime:

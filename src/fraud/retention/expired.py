@@ -13,7 +13,6 @@ from fraud.ingest.landing import Feed, landed_files
 from fraud.lake import catalog
 from fraud.lake.catalog import DatasetDefinition
 from fraud.lake.dataset import MANIFEST, located
-from fraud.settings import Settings
 
 FEEDS: Final[tuple[Feed, ...]] = ("transactions", "labels")
 UNNAMED_DAYS: Final = 2
@@ -27,11 +26,6 @@ class Expired(NamedTuple):
     name: str
     size_bytes: int
     remove: Callable[[], None]
-
-
-def retention_days(definition: DatasetDefinition, settings: Settings) -> int:
-    """Days that the settings keep a partition of the dataset."""
-    return int(getattr(settings, definition.retention.setting)) + definition.retention.more_days
 
 
 def partitions_before(definition: DatasetDefinition, lake_uri: str, first_kept: str) -> Iterator[Expired]:

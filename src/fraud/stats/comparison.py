@@ -1,6 +1,6 @@
-"""Models against each other on the same rows: figures with intervals, paired differences, slices, the ladder's choice.
+"""Compare models on the same rows: figures with intervals, paired differences, slices, selection of a ladder level.
 
-Every comparison uses the same resamples for all models, so the noise they share cancels.
+All models are evaluated on the same resamples, so that the noise they share cancels in differences.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,14 +18,14 @@ from fraud.stats.slices import SliceLoss
 
 Measure = Literal["average_precision", "auc", "recall", "saved_per_1000", "expected_over_seen"]
 MEASURES: Final[tuple[Measure, ...]] = get_args(Measure)
-"""Recall and money are those at the alert capacity."""
+"""Recall and savings are measured at the alert capacity."""
 
 AMOUNT_BANDS: Final = (0.0, 50.0, 200.0, 1000.0, float("inf"))
-"""USD."""
+"""Bounds of the amount slices, USD."""
 
 
 class Rows(NamedTuple):
-    """What models are compared on. `users` int[n], 0..m-1: the groups that resamples draw whole."""
+    """The rows that models are compared on. `users` int[n], 0..m-1: resamples draw all rows of a user together."""
 
     vectors: NDArray[np.float32]
     is_fraud: NDArray[np.bool_]
@@ -45,12 +45,12 @@ class Rows(NamedTuple):
 
 
 class Compared:
-    """Figures of several models over one set of resamples. Models are numbered as they were given."""
+    """Figures of several models over one set of resamples. Models are numbered in the order given."""
 
     def __init__(
         self, rows: Rows, probabilities: Sequence[NDArray[np.floating]], costs: Costs, *, resamplings: int, seed: int
     ) -> None:
-        """`probabilities` float[n] of each model. `rows` need both classes."""
+        """`probabilities` float[n] of each model. `rows` must contain both classes."""
         self._gains = costs.gains(rows.amount, rows.is_fraud)
         self._rows, self._costs = rows, costs
         self._models = [(Ranked(p, rows.is_fraud), p.astype(np.float64)) for p in probabilities]
@@ -89,7 +89,7 @@ class Compared:
 
 
 class Step(NamedTuple):
-    """One rung of the ladder against the best below it."""
+    """The comparison of one level of the ladder with the best level below it."""
 
     level: int
     against: int
@@ -99,7 +99,11 @@ class Step(NamedTuple):
 
 
 def select_level(compared: Compared, levels: int, margin: float) -> tuple[int, list[Step]]:
-    """The level to deploy, and why: each higher one must beat the best below by the margin and beyond the noise."""
+    """Select the level to deploy, and return the comparisons.
+
+    A level replaces the best one below it when its average precision is higher by at least `margin` and the lower end
+    of the interval of the difference is above 0.
+    """
     chosen, steps = 0, []
     for level in range(1, levels):
         gain = compared.gain(level, chosen, "average_precision")
@@ -110,7 +114,7 @@ def select_level(compared: Compared, levels: int, margin: float) -> tuple[int, l
 
 
 def slices(rows: Rows) -> Mapping[str, NDArray[np.bool_]]:
-    """Named subsets that must not pay for the average: categories, amount bands, users we know little of."""
+    """Named subsets in which a candidate must not be much worse: category, amount, users with little history."""
     vectors = rows.vectors
     found = {f"category {name}": vectors[:, CATEGORY_OFFSET + i] == 1.0 for i, name in enumerate(CATEGORIES)}
     for low, high in pairwise(AMOUNT_BANDS):
@@ -125,7 +129,7 @@ def slice_losses(
     rows: Rows, candidate: NDArray[np.floating], opponent: NDArray[np.floating], capacity: float,
     *, resamplings: int, seed: int,
 ) -> tuple[SliceLoss, ...]:  # fmt: skip
-    """Recall at the common capacity, per slice that holds a fraud, and what the candidate loses there."""
+    """Recall at the common capacity and its loss against the opponent, for each slice that contains a fraud."""
     named = [(name, mask & rows.is_fraud) for name, mask in slices(rows).items() if np.any(mask & rows.is_fraud)]
     if not named:
         return ()

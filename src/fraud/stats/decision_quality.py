@@ -1,4 +1,4 @@
-"""How good decisions were, once it is known which transactions were fraud: figures with intervals."""
+"""Quality of decisions on labelled transactions: figures with intervals."""
 
 from typing import Final, NamedTuple
 
@@ -9,12 +9,12 @@ from fraud.stats.costs import Costs, saved_per_1000
 from fraud.stats.metrics import Floats, Interval, Ranked, bootstrap, resamples
 
 FIGURES: Final = ("precision", "recall", "average_precision", "expected_over_seen", "saved_per_1000")
-"""Precision and recall of the decisions as they were given; calibration as expected over seen frauds; USD saved by
-the decisions per 1,000 transactions, against no decision at all."""
+"""Precision and recall of the decisions; calibration as the ratio of expected to observed frauds; USD saved per 1,000
+transactions, compared with approving every transaction."""
 
 
 class Outcomes(NamedTuple):
-    """Decided transactions and what became of them. Columns of one length n."""
+    """Decisions and labels of transactions. Columns of one length n."""
 
     probability: Floats
     stopped: NDArray[np.bool_]
@@ -22,10 +22,10 @@ class Outcomes(NamedTuple):
     amount: Floats
     """USD."""
     users: NDArray[np.int64]
-    """Who paid, as any number of his own: people are resampled whole."""
+    """A number for each user. Resamples draw all rows of a user together."""
 
     def figures(self, costs: Costs, *, resamplings: int, seed: int) -> dict[str, Interval]:
-        """FIGURES with bootstrap intervals; NaN within unbounded ones where a figure is not defined."""
+        """FIGURES with bootstrap intervals. A figure that is not defined is NaN with an unbounded interval."""
         if not len(self.users):
             return {name: Interval(float("nan"), float("-inf"), float("inf")) for name in FIGURES}
         ranked, gains = Ranked(self.probability, self.is_fraud), costs.gains(self.amount, self.is_fraud)

@@ -1,7 +1,7 @@
-"""How good a ranking of transactions is, with the uncertainty of every figure.
+"""Measures of a ranking of transactions, with bootstrap intervals.
 
-Every measure takes weights, so that a bootstrap resample is one vector of counts over rows that were sorted once.
-Rows with equal probabilities are never ordered among themselves: a measure is its expectation over their order.
+Every measure takes weights: a bootstrap resample is a vector of counts over rows that were sorted once. For rows with
+equal probabilities, a measure is its expectation over their possible orders.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,7 @@ class Ranked:
 
     def __init__(self, probability: NDArray[np.floating], is_fraud: NDArray[np.bool_]) -> None:
         if len(probability) != len(is_fraud) or not len(probability):
-            raise ValueError(f"as many probabilities as labels, at least one: {len(probability)}, {len(is_fraud)}")
+            raise ValueError(f"expected as many probabilities as labels, got {len(probability)} and {len(is_fraud)}")
         if not bool(np.all(np.isfinite(probability))):
             raise ValueError("probabilities must be finite")
         self.order: NDArray[np.intp] = np.argsort(-probability, kind="stable")
@@ -36,11 +36,11 @@ class Ranked:
         self.ends: NDArray[np.intp] = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
         """Index, in `order`, of the last row of each group of equal probabilities."""
         self.cuts = ordered[self.ends].astype(np.float64)
-        """The groups' probabilities, falling."""
+        """The groups' probabilities, in descending order."""
         self._fraud = is_fraud[self.order].astype(np.float64)
 
     def tally(self, weights: Floats | None = None) -> "Tally":
-        """Frauds and rows from the top to the end of each group; `weights` float64[n] in the rows' given order."""
+        """Cumulative frauds and rows at the end of each group; `weights` float64[n] in the given order of rows."""
         if weights is None:
             return Tally(np.cumsum(self._fraud)[self.ends], (self.ends + 1).astype(np.float64), self.cuts > 0)
         ordered = weights[self.order]
@@ -51,24 +51,24 @@ class Ranked:
         return self.tally().average_precision()
 
     def alerted(self, share: float, weights: Floats | None = None) -> Floats:
-        """Chance of each row, in the given order, to be among the `share` most suspicious: float64[n] in [0, 1]."""
+        """Probability that each row, in the given order, is among the `share` most suspicious: float64[n]."""
         alerted = np.empty(len(self.order), dtype=np.float64)
         alerted[self.order] = np.repeat(self.tally(weights).chances(share), np.diff(self.ends, prepend=-1))
         return alerted
 
     def group_sums(self, values: Floats) -> Floats:
-        """Sum of `values` float64[n], in the rows' given order, over each group."""
+        """Sum of `values` float64[n] (in the order the rows were given) over each group."""
         sums: Floats = np.add.reduceat(values[self.order], np.append(0, self.ends[:-1] + 1))
         return sums
 
 
 class Tally(NamedTuple):
-    """Running weight of frauds and of all rows at the end of each group of equal probabilities, from the top."""
+    """Cumulative weight of frauds and of all rows at the end of each group, from the most suspicious one."""
 
     frauds: Floats
     rows: Floats
     suspicious: NDArray[np.bool_]
-    """False for the group with probability 0: it is never alerted, whatever capacity is left."""
+    """False for the group with probability 0, which is never alerted."""
 
     def average_precision(self) -> float:
         """Sum over groups of (recall gained) x (precision at the group's end). NaN without frauds."""
@@ -79,7 +79,7 @@ class Tally(NamedTuple):
         return float(np.sum(gained * precision) / self.frauds[-1])
 
     def roc_auc(self) -> float:
-        """Chance that a fraud ranks above a legitimate row, ties counting half. NaN without both classes."""
+        """Probability that a fraud ranks above a legitimate row; ties count half. NaN without both classes."""
         legitimate = self.rows - self.frauds
         if self.frauds[-1] == 0 or legitimate[-1] == 0:
             return float("nan")
@@ -89,9 +89,9 @@ class Tally(NamedTuple):
         return float(np.sum(gained * (below + tied / 2)) / (self.frauds[-1] * legitimate[-1]))
 
     def chances(self, share: float) -> Floats:
-        """Chance of a row of each group to be among the `share` most suspicious.
+        """Probability that a row of each group is among the `share` most suspicious.
 
-        1 above the cut, 0 below, and what is left of the capacity is spread evenly over the group on the cut.
+        1 above the cut and 0 below. The group at the cut shares the remaining capacity evenly.
         """
         size = np.diff(self.rows, prepend=0.0)
         left = share * self.rows[-1] - (self.rows - size)
@@ -124,9 +124,9 @@ def calibration(
 ) -> tuple[float, list[CalibrationBin]]:
     """Expected calibration error and its bins, from likely to unlikely.
 
-    Bins hold equal numbers of *expected frauds*, not of rows: where fraud is rare nine of ten equal bins would all say
-    0.0. The error is the rows' mean of |predicted - observed|. (Naeini et al., AAAI 2015, with these bins.) NaN and no
-    bins without rows.
+    Bins have equal numbers of *expected frauds* rather than of rows: fraud is rare, so nine of ten bins with equal
+    numbers of rows would be near 0.0. The error is the mean over rows of |predicted - observed|. (Naeini et al., AAAI
+    2015, with these bins.) Without rows: NaN and no bins.
     """
     if not len(probability):
         return float("nan"), []
@@ -146,8 +146,8 @@ def calibration(
 def resamples(groups: NDArray[np.integer], count: int, seed: int) -> Iterator[Floats]:
     """`count` bootstrap resamples as weights float64[n]. `groups` int[n] (0..m-1) are drawn whole.
 
-    Groups are users: a stolen card's frauds come together, and rows drawn one by one would claim more evidence than
-    there is. (Field & Welsh, Bootstrapping clustered data, JRSS B 2007.)
+    Groups are users. The frauds with a stolen card are not independent, so intervals from rows drawn one by one would
+    be too narrow. (Field & Welsh, Bootstrapping clustered data, JRSS B 2007.)
     """
     m = int(groups.max()) + 1
     random = np.random.Generator(np.random.PCG64(seed))
@@ -161,9 +161,9 @@ def bootstrap(measures: Sequence[Callable[[Floats | None], float]], weights: Seq
 
 
 def interval(value: float, drawn: Floats) -> Interval:
-    """The percentile interval of a value from its resampled values; unbounded when none is defined.
+    """The percentile interval of a value from its resampled values; unbounded when all of them are undefined.
 
-    Resamples in which the value is undefined (no fraud was drawn) are left out.
+    Resamples in which the value is undefined (no fraud was drawn) are ignored.
     """
     defined = drawn[np.isfinite(drawn)]
     if not len(defined):

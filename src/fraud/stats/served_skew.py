@@ -1,9 +1,8 @@
-"""Was a transaction served with the features it should have had? The comparison, value by value, bit by bit.
+"""Compare served features with recomputed ones, value by value and bit by bit.
 
-The store alone knows in which order it learned of a user's events (an answer given without waiting for it may still
-have been taken in, and a late file is learned of when it is loaded), so the order is read from the store. The values
-are not: they come from the lake, which got them on another way. What is rebuilt is `windows.evaluate` over the events
-the meaning in `core.features` names.
+The order of a user's events is read from the online store, because only the store records it: an event may be appended
+after its answer was given, and the events of a late file are appended when the file is loaded. The values of the events
+are read from the lake. The recomputed features are `windows.evaluate` over the events that `core.features` defines.
 """
 
 import struct
@@ -24,24 +23,25 @@ _FLOAT: Final = struct.Struct("<d")
 
 @dataclass(slots=True)
 class FeatureSkew:
-    """How often what was served is what is recomputed."""
+    """Counts of the comparisons of one feature."""
 
     equal: int = 0
     mismatch: int = 0
     missing: int = 0
-    """Served as null, though there was a value."""
+    """Served as null, recomputed as a value."""
     extra: int = 0
-    """Served with a value, though there was none."""
+    """Served as a value, recomputed as null."""
     worst: float = 0.0
-    """The largest absolute difference of two numbers."""
+    """Largest absolute difference of two numbers."""
     examples: list[str] = field(default_factory=list)
 
     @property
-    def wrong(self) -> int:
+    def differences(self) -> int:
+        """Number of comparisons that were not equal."""
         return self.mismatch + self.missing + self.extra
 
     def add(self, served: Value, recomputed: Value, prediction_id: str) -> None:
-        """Count one pair; the first few wrong ones are kept as examples."""
+        """Count one pair. The first five differences are kept as examples."""
         if same(served, recomputed):
             self.equal += 1
             return
@@ -59,7 +59,7 @@ class FeatureSkew:
 
 @dataclass(slots=True)
 class Tally:
-    """All that was counted of a day's answers."""
+    """Counts over the answers of a day."""
 
     features: dict[str, FeatureSkew]
     records: int = 0
@@ -69,29 +69,29 @@ class Tally:
     not_landed: int = 0
     """Answers whose transaction is not in the lake yet."""
     contradicted: int = 0
-    """Answers to a request that the source delivered too, beside another one of the same id that the lake keeps."""
+    """Answers whose transaction differs from the one with the same id that the lake kept."""
     events_lost: int = 0
     probabilities: int = 0
     probabilities_wrong: int = 0
     probabilities_unchecked: int = 0
-    """Answers by the rule, or by a version that cannot be had any more."""
+    """Answers of the rule, or of a version that is no longer in the registry."""
     probabilities_worst: float = 0.0
 
     def add_probabilities(self, differences: NDArray[np.float64], bound: float) -> None:
-        """Count absolute differences, [n]; above `bound` is wrong."""
+        """Count absolute differences, [n]; one above `bound` is a difference."""
         self.probabilities += len(differences)
         self.probabilities_wrong += int((differences > bound).sum())
         self.probabilities_worst = max(self.probabilities_worst, float(differences.max(initial=0.0)))
 
     def report(self) -> dict[str, Any]:
-        """As JSON keeps it."""
-        wrong = sum(feature.wrong for feature in self.features.values())
-        found = wrong or self.probabilities_wrong or self.events_lost
+        """The counts for the JSON report."""
+        mismatches = sum(feature.differences for feature in self.features.values())
+        found = mismatches or self.probabilities_wrong or self.events_lost
         compared = self.compared or self.probabilities or any(feature.equal for feature in self.features.values())
         return {
             "records": self.records,
             "compared": self.compared,
-            "mismatches": wrong,
+            "mismatches": mismatches,
             "features": {name: asdict(feature) for name, feature in self.features.items()},
             "skipped": dict(self.skipped),
             "not_landed": self.not_landed,
@@ -108,7 +108,7 @@ class Tally:
 
 
 def same(served: Value, recomputed: Value) -> bool:
-    """Equal to the bit; numbers are compared as float64, so 3 is 3.0 and 0.0 is not -0.0."""
+    """Whether two values have the same bits. Numbers are compared as float64: 3 equals 3.0, 0.0 differs from -0.0."""
     if served is None or recomputed is None or isinstance(served, str) or isinstance(recomputed, str):
         return served == recomputed
     return _FLOAT.pack(served) == _FLOAT.pack(recomputed)
@@ -126,27 +126,27 @@ class Order(NamedTuple):
 
 
 class Values(NamedTuple):
-    """What events were, by the hash of their transaction id: sorted, without repetition."""
+    """Records of events by the hash of their transaction id: sorted, each id once."""
 
     ids: NDArray[np.uint64]
     records: NDArray[np.void]
     """history.RECORD[n]."""
 
 
-class Known(NamedTuple):
-    """What should have been known of the user when a transaction was served."""
+class History(NamedTuple):
+    """The history that a transaction should have been served with."""
 
     newest_us: int
     events: NDArray[np.void]
     """history.RECORD[n], n <= MAX_EVENTS."""
     unexplained: int
-    """Events of the store that could matter and that nobody delivered."""
+    """Events of the store that are in a window and that no source delivered."""
 
 
-def known_before(order: Order, sequence: int, transaction: int, event_us: int, values: Values) -> Known | None:
-    """The user's known history for the transaction (id hash, event time) that was given this sequence.
+def history_before(order: Order, sequence: int, transaction: int, event_us: int, values: Values) -> History | None:
+    """The user's history for the transaction (id hash, event time) with this sequence.
 
-    None when the store cannot tell any more: it was lost and filled again, or has let go of events that were in reach.
+    None when the store no longer has it: the store was lost and filled again, or dropped events of a window.
     """
     place = sequence - order.base
     if not 0 <= place <= len(order.ids):
@@ -156,18 +156,18 @@ def known_before(order: Order, sequence: int, transaction: int, event_us: int, v
     if not too_late and (place == len(order.ids) or int(order.ids[place]) != transaction):
         return None
     reach_us = max(event_us - LONGEST_WINDOW_US, newest_us - RETENTION_US)
-    let_go_us = order.newest_us - RETENTION_US if len(order.ids) < 2 * MAX_EVENTS else order.newest_us
-    if order.base > 0 and place < MAX_EVENTS and reach_us < min(let_go_us, event_us):
+    dropped_before_us = order.newest_us - RETENTION_US if len(order.ids) < 2 * MAX_EVENTS else order.newest_us
+    if order.base > 0 and place < MAX_EVENTS and reach_us < min(dropped_before_us, event_us):
         return None
     first = max(0, place - MAX_EVENTS)
     ids, times = order.ids[first:place], order.event_us[first:place]
     found, at = locate(values, ids)
     in_reach = (times < event_us) & (times >= reach_us)
-    return Known(newest_us, values.records[at[found]], int((in_reach & ~found).sum()))
+    return History(newest_us, values.records[at[found]], int((in_reach & ~found).sum()))
 
 
 def locate(values: Values, ids: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Which of `ids` are there, bool[n], and where, int64[n] (any place for those that are not)."""
+    """Which of `ids` are in `values`, bool[n], and at which index, int64[n] (undefined for the others)."""
     if not len(values.ids):
         return np.zeros(len(ids), dtype=np.bool_), np.zeros(len(ids), dtype=np.int64)
     at = np.minimum(np.searchsorted(values.ids, ids), len(values.ids) - 1)
@@ -175,9 +175,10 @@ def locate(values: Values, ids: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], 
 
 
 def lost(order: Order, ids: NDArray[np.uint64], event_us: NDArray[np.int64]) -> int:
-    """How many of a user's events (of days that were loaded) the store should hold and does not.
+    """Number of a user's events (of days that were loaded) that are missing from the store.
 
-    One that lies behind the retention need not be there, and of a user with very many events nothing can be said.
+    Events older than the retention are not counted. The result is 0 for a user with a full history, since the store may
+    have dropped any of the events.
     """
     if len(order.ids) >= 2 * MAX_EVENTS:
         return 0
@@ -186,6 +187,6 @@ def lost(order: Order, ids: NDArray[np.uint64], event_us: NDArray[np.int64]) -> 
 
 
 def values_of(ids: NDArray[np.uint64], records: NDArray[np.void]) -> Values:
-    """Sorted by id; of events delivered twice the first counts."""
+    """Values sorted by id. Of events with the same id, the first is used."""
     unique, first = np.unique(ids, return_index=True)
     return Values(unique, records[first] if len(first) else np.zeros(0, dtype=RECORD))

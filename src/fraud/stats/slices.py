@@ -1,4 +1,4 @@
-"""What a model loses on a part of the transactions."""
+"""Loss of a model on a slice of the transactions."""
 
 from dataclasses import dataclass
 

@@ -241,9 +241,9 @@ DIES_AFTER_ROUND_TRIPS = """
 import os, signal, sys
 from redis.client import Pipeline
 from fraud.cli import run_job
-from fraud.io import online
+from fraud.features import online_store
 
-online._USERS_PER_ROUND_TRIP = 1
+online_store._USERS_PER_ROUND_TRIP = 1
 execute, left = Pipeline.execute, int(sys.argv[1])
 
 def dying(pipeline, *arguments):
@@ -394,16 +394,16 @@ def test_an_explanation_shows_each_event_its_windows_and_who_knows_of_it(context
     assert result.batch == {"transaction_velocity_1h": 1.0, "avg_amount_7d": 1.015, "unique_merchants_30d": 3}
     assert result.online == {"transaction_velocity_1h": 3.0, "avg_amount_7d": 3.015, "unique_merchants_30d": 3}
     layers = [(event.layer, event.sequence, len(event.windows)) for event in result.events]
-    both = "known to both"
+    both = "in both"
     assert layers == [("store only", 4, 3), (both, 3, 3), (both, 2, 3), (both, 1, 2), (both, 0, 1)]
     page = result.as_text().splitlines()
     assert page[0] == "user user 0 at Sun 2026-01-11 00:00:00 UTC: store and lake DIFFER"
     assert page[3].split(maxsplit=3) == ["transaction_velocity_1h", "3", "1", "3 events, 11.05 USD, 2 merchants"]
-    assert page[7] == "events: 4 known to both, 1 store only"
+    assert page[7] == "events: 4 in both, 1 store only"
     assert [line.split("  ")[-1] for line in page if "2026-01-10 23:30:00" in line] == ["m0"]
     within = [i for i, line in enumerate(page) if line.startswith("-- within")]
     assert [later - earlier - 1 for earlier, later in zip(within, [*within[1:], len(page)], strict=True)] == [3, 1, 1]
-    with pytest.raises(BadInputError, match="nobody knows"):
+    with pytest.raises(BadInputError, match="no events of user"):
         explain.run(explain.Config(user="stranger", at=moment), context)
 
 

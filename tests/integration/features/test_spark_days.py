@@ -109,5 +109,5 @@ def test_transactions_out_of_order_are_refused_as_on_one_machine(tmp_path: Path)
     publish(tmp_path, rows)
     swapped = rows.slice(0, 2)
     catalog.TRANSACTIONS.at(f"file://{tmp_path}/lake").publish(day(0), swapped.take([1, 0]))
-    with pytest.raises(BadInputError, match="not in order"):
+    with pytest.raises(BadInputError, match="not sorted"):
         build(tmp_path, "spark")

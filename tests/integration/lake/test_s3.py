@@ -78,7 +78,7 @@ def test_what_another_process_publishes_is_seen_by_one_that_has_looked_before(se
     assert things.partitions() == []
     assert reports.expire(root, 30) == []
     script = (
-        "import sys, pyarrow as pa\nfrom fraud.io import reports\nfrom fraud.lake.dataset import Dataset\n"
+        "import sys, pyarrow as pa\nfrom fraud.lake import reports\nfrom fraud.lake.dataset import Dataset\n"
         "Dataset(sys.argv[1], 'things').publish('2025-03-01', pa.table({'n': [1]}))\n"
         "reports.write(f'{sys.argv[2]}/2025-05-01', 'drift', '<p>', {'verdict': 'ok'})\n"
     )

@@ -180,5 +180,5 @@ def test_an_empty_lake_says_what_to_do(tmp_path: Path) -> None:
 def test_unsorted_transactions_are_refused(tmp_path: Path) -> None:
     rows = table([FIRST_US, FIRST_US + 1], [FIRST_US, FIRST_US + 1], ["u", "u"])
     catalog.TRANSACTIONS.at(f"file://{tmp_path}/lake").publish(day(0), rows.take([1, 0]))
-    with pytest.raises(BadInputError, match="not in order"):
+    with pytest.raises(BadInputError, match="not sorted"):
         build(tmp_path)

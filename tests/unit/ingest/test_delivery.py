@@ -61,7 +61,7 @@ def test_a_delivery_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 KILLED = """
 import os, sys
-from fraud.io import delivery
+from fraud.ingest import delivery
 from tests_unit_io_test_delivery import labels, transactions
 
 landing, deaths = sys.argv[1], int(sys.argv[2])

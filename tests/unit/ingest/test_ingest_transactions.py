@@ -285,15 +285,16 @@ from pathlib import Path
 
 import structlog
 
-from fraud.io import intake, lake, lake_rows, landing, validation
-from fraud.job import Context, ingest, ingest_labels
+from fraud.ingest import commit, ingest_labels, ingest_transactions, landing, validation
+from fraud.job import Context
+from fraud.lake import dataset, lookup
 from fraud.params import Params
 from fraud.settings import Settings
 
 root, feed, runs = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-job = {"transactions": ingest, "labels": ingest_labels}[feed]
-intake.ROWS_PER_BATCH = 12
-write = lake.put_atomically
+job = {"transactions": ingest_transactions, "labels": ingest_labels}[feed]
+commit.ROWS_PER_BATCH = 12
+write = dataset.put_atomically
 
 
 def run(home, fatal):
@@ -304,7 +305,7 @@ def run(home, fatal):
             os._exit(137)
         write(uri, data)
 
-    lake.put_atomically = intake.put_atomically = dying
+    dataset.put_atomically = commit.put_atomically = dying
     context = Context(Settings(home=home, project=root), Params.load(root / "params.yaml"), structlog.get_logger())
     result = job.run(job.Config(now=datetime(2025, 6, 1, tzinfo=UTC)), context)
     (home / "ran.json").write_text(json.dumps({"writes": next(calls), "rows_in": result.rows_in}))

@@ -29,7 +29,7 @@ def texts(time: dict[str, object], *values: str | None) -> tuple[list[datetime |
 
 
 @pytest.mark.parametrize("offset", ["Z", "z", " Z", " UTC", "UTC", " GMT", "+00", "+0000", "+00:00", " +00", "-00:00"])
-@pytest.mark.parametrize("wanted", ["ISO8601", "%Y-%m-%d %H:%M:%S%z", "%Y-%m-%d %H:%M:%S.%f %z"])
+@pytest.mark.parametrize("expected", ["ISO8601", "%Y-%m-%d %H:%M:%S%z", "%Y-%m-%d %H:%M:%S.%f %z"])
 def test_every_spelling_of_the_offset_with_and_without_a_fraction(offset: str, expected: str) -> None:
     found, errors = texts(
         {"format": expected}, f"2024-03-01 10:00:00{offset}", None, f"2024-03-01 10:00:00.25{offset}",
@@ -63,7 +63,7 @@ def test_an_offset_in_the_text_and_a_zone_in_the_mapping_contradict_each_other()
     assert errors[1] == "at: a time zone in the text, and Europe/Berlin in the mapping: '2024-03-01 11:00 UTC'"
 
 
-@pytest.mark.parametrize("wanted", ["ISO8601", "%Y-%m-%d %H:%M:%S%z"])
+@pytest.mark.parametrize("expected", ["ISO8601", "%Y-%m-%d %H:%M:%S%z"])
 @pytest.mark.parametrize(
     "text",
     [

@@ -57,7 +57,7 @@ def test_a_record_that_cannot_be_written_does_not_stop_the_work(tmp_path: Path) 
 def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "ingest").mkdir()
     (tmp_path / "ingest/last.json").write_text(json.dumps({"job": "ingest"}))
-    with pytest.raises(BadInputError, match=r"last\.json is no record"):
+    with pytest.raises(BadInputError, match=r"last\.json is not the record"):
         last(f"file://{tmp_path}", "ingest")
 
 

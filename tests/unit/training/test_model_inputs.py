@@ -51,13 +51,13 @@ def test_data_parameters_and_locks_matter_and_bounds_of_gates_do_not(project: Pa
 
 
 def test_a_tag_is_set_once_and_never_moved(tmp_path: Path) -> None:
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=ada", "-c", "user.email=ada@example.org"]
+    command = ["git", "-C", str(tmp_path), "-c", "user.name=ada", "-c", "user.email=ada@example.org"]
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
     commits = []
     for message in ("first", "second"):
-        subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", message], check=True)
+        subprocess.run([*command, "commit", "--quiet", "--allow-empty", "--message", message], check=True)
         commits.append(git.commit_of(tmp_path)["git_commit"])
-    subprocess.run([*git, "tag", "--annotate", "--message", "one", "model-v1", commits[0]], check=True)
+    subprocess.run([*command, "tag", "--annotate", "--message", "one", "model-v1", commits[0]], check=True)
     assert git.tag(tmp_path, "model-v1", commits[0], "one") == ""
     assert git.tag(tmp_path, "model-v1", commits[1], "one") == f"tag model-v1 names {commits[0]} already"
     assert "fatal" in git.tag(tmp_path, "model-v2", "unknown", "two")

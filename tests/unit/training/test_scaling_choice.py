@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from tests.unit.models.test_ladder import PARAMS
+from tests.unit.training.test_ladder import PARAMS
 
 from fraud.core.features import CATEGORY_OFFSET, VECTOR_NAMES
 from fraud.scoring.onnx_session import OnnxModel

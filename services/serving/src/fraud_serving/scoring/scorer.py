@@ -315,7 +315,7 @@ def _without_user(given: Transaction) -> Evidence:
 def _evidence(fact: Facts, reply: Reply) -> Evidence:
     if reply is None:
         return _STORE_MISSING
-    known = online.known(reply)
+    known = online.prior_history(reply)
     values = windows.evaluate(known.events, known.newest_us, fact.event_us or 0)
     return Evidence(values, "store", known.sequence, known.newest_us, known.repeated)
 

@@ -179,7 +179,7 @@ class Store:
     ) -> "asyncio.Future[Reply] | None":
         """One atomic round trip: read the user's known history, append this event.
 
-        The reply is `history.known`'s argument; None in it, or instead of the future, when the store does not answer.
+        The reply is `history.prior_history`'s argument; None in it, or instead of the future, when the store does not answer.
         """
         record, id_, at = append_arguments(transaction_id, event_us, units, merchant_id)
         history, ids, when = history_key(user_id).encode(), ids_key(user_id).encode(), b"%d" % at
