@@ -70,7 +70,7 @@ def transactions(rows: list[tuple[str, str, int, int]]) -> pa.Table:
 
 
 def many(days: int, seed: int) -> pa.Table:
-    """About six rows a day, one in eight learned of up to six days late."""
+    """About six rows a day, one in eight ingested up to six days late."""
     rng = np.random.default_rng(seed)
     n = 6 * days
     event = rng.integers(0, days * US_PER_DAY, n)
@@ -175,7 +175,7 @@ def evaluated(rows: pa.Table, until_us: int) -> dict[str, windows.WindowValues]:
 def test_feasts_online_values_are_our_evaluation_at_each_rows_event_time(
     context: Context, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Night after night: what Feast serves of a user is that of their latest row, as evaluated when it was learned."""
+    """Night after night: what Feast serves of a user is that of their latest row, as evaluated at its ingestion."""
     rows = many(40, seed=9)
     publish(context, rows)
     build(context)
@@ -204,14 +204,14 @@ def test_a_second_run_has_nothing_to_do_and_a_corrected_day_reaches_feast(
     idle = load(context)
     assert (idle.days_loaded, idle.feast_days) == (0, 0)
     assert state(client) == before
-    # Learned of before t1, delivered after it: the same event time in Feast gets another value.
+    # Ingested before t1, delivered after it: the same event time in Feast gets another value.
     publish(context, transactions([*first, ("late file", "user 0", 3 * hour // 2, 3 * hour // 2)]))
     build(context)
     load(context)
     assert feast_store.online(the_store(context), ["user 0"])["transaction_velocity_1h"] == [1.0]
 
 
-def test_a_lost_store_is_filled_anew_and_a_store_that_is_down_says_so(context: Context, client: redis.Redis) -> None:
+def test_a_lost_store_is_filled_again_and_a_store_that_is_down_is_named(context: Context, client: redis.Redis) -> None:
     publish(context, many(40, seed=2))
     build(context)
     load(context)
@@ -219,9 +219,9 @@ def test_a_lost_store_is_filled_anew_and_a_store_that_is_down_says_so(context: C
     client.flushdb()
     load(context)
     assert state(client) == before
-    nobody = context.settings.model_copy(update={"redis_url": type(context.settings.redis_url)("redis://127.0.0.1:1")})
+    nowhere = context.settings.model_copy(update={"redis_url": type(context.settings.redis_url)("redis://127.0.0.1:1")})
     with pytest.raises(UnavailableError, match="online store"):
-        materialize.run(materialize.Config(), Context(nobody, context.params, context.log))
+        materialize.run(materialize.Config(), Context(nowhere, context.params, context.log))
 
 
 def test_events_of_a_day_far_ahead_do_not_keep_later_loads_from_the_store(
@@ -329,7 +329,7 @@ def test_labels_count_as_known_at_the_cut_off(context: Context) -> None:
     assert snapshot(context, as_of=day(10))[0] == result.model_copy(update={"feature_rows_compared": 0})
 
 
-def test_what_was_learned_of_after_the_cut_off_is_not_in_it(context: Context) -> None:
+def test_rows_ingested_after_the_cut_off_are_not_in_it(context: Context) -> None:
     """The late row shares user and event time with one that was known: Feast must not see it at all."""
     hour = US_PER_HOUR
     rows = [("t0", "user 0", 0, 0), ("t1", "user 0", hour, hour), ("twin", "user 0", hour, 15 * US_PER_DAY),
@@ -339,7 +339,7 @@ def test_what_was_learned_of_after_the_cut_off_is_not_in_it(context: Context) ->
     result, by_id = snapshot(context)
     assert set(by_id) == {"t0", "t1", "between"}
     assert result.feature_rows_compared == 3
-    assert by_id["t1"]["transaction_velocity_1h"] == 1.0  # t0; "between" came later
+    assert by_id["t1"]["transaction_velocity_1h"] == 1.0  # t0; "between" was ingested later
     _, all_of_them = snapshot(context, as_of=day(15))
     assert all_of_them["twin"]["transaction_velocity_1h"] == 2.0
     assert all_of_them["t1"]["transaction_velocity_1h"] == 1.0
@@ -382,7 +382,9 @@ def test_a_feast_that_joins_otherwise_stops_the_training_set(context: Context, t
         snapshot(Context(settings, context.params, context.log))
 
 
-def test_an_explanation_shows_each_event_its_windows_and_who_knows_of_it(context: Context, client: redis.Redis) -> None:
+def test_an_explanation_shows_each_event_with_its_windows_and_place(
+    context: Context, client: redis.Redis
+) -> None:
     hour, at = US_PER_HOUR, 10 * US_PER_DAY
     rows = [("month", "user 0", 0, 0), ("week", "user 0", at - 2 * hour, at - 2 * hour),
             ("hour", "user 0", at - hour, at - hour), ("late", "user 0", at - hour // 2, at + hour)]  # fmt: skip

@@ -45,7 +45,7 @@ def test_a_stream_of_another_type(valkey_url: str) -> None:
 def test_refused_credentials(valkey_url: str) -> None:
     address = valkey_url.rsplit("@", maxsplit=1)[-1].removeprefix("redis://")
     with (
-        online_store.connect(f"redis://nobody:wrong@{address}") as store,
+        online_store.connect(f"redis://stranger:wrong@{address}") as store,
         pytest.raises(BadConfigError, match="refuses the credentials"),
     ):
         store.read("anybody")

@@ -29,7 +29,7 @@ def day(number: int) -> str:
 
 
 def transactions(rows: int, days: int, seed: int) -> pa.Table:
-    """Half of them one user's, who has more than the bound; ties to the microsecond, an eighth learned of late."""
+    """Half of them one user's, who has more than the bound; ties to the microsecond, an eighth ingested late."""
     rng = np.random.default_rng(seed)
     event = FIRST_US + np.sort(rng.integers(0, days * 24 * 12, rows)) * (US_PER_HOUR // 12)
     learned = event + np.where(rng.random(rows) < 1 / 8, rng.integers(0, 20 * 24, rows) * US_PER_HOUR, 0)

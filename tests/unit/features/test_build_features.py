@@ -116,9 +116,9 @@ def test_a_new_day_builds_that_day_alone(tmp_path: Path) -> None:
 
 
 def test_a_late_row_opens_only_the_days_it_can_touch(tmp_path: Path) -> None:
-    """Its own day and the thirty whose look-back holds it; and the four after them whose look-back starts before it
+    """Its own day, the thirty whose look-back contains it, and the four after them.
 
-    was learned of, where it may take another event's place in a full history.
+    The look-back of the four starts before the row was ingested, so it may displace an event of a full history.
     """
     times = [FIRST_US + d * US_PER_DAY + US_PER_HOUR for d in range(48)]
     users, ids = ["u"] * 48, [f"t{d}" for d in range(48)]

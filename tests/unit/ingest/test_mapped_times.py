@@ -104,7 +104,7 @@ def test_one_number_in_another_unit_or_out_of_range_costs_its_own_row_alone(wron
     found, errors = moments({"unit": "s"}, pa.array([1_709_287_200, wrong], pa.float64()))
     assert found == [TEN, None]
     assert errors[0] is None
-    assert str(errors[1]).startswith(f"at: not a moment {YEARS}: ")
+    assert str(errors[1]).startswith(f"at: not a time {YEARS}: ")
 
 
 def test_no_number_is_no_time() -> None:

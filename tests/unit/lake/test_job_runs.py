@@ -38,7 +38,7 @@ def test_a_failure_is_kept_raised_on_and_leaves_the_last_success(tmp_path: Path)
     assert good.result == {"rows": 1}
 
 
-def test_an_error_nobody_named_counts_as_exit_code_1(tmp_path: Path) -> None:
+def test_an_unexpected_error_counts_as_exit_code_1(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), recorded(f"file://{tmp_path}", "drift", LOG):
         _ = 1 / 0
     run = last(f"file://{tmp_path}", "drift")

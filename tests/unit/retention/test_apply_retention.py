@@ -1,4 +1,4 @@
-"""Retention of the stores of files: what is too old goes, what is left means what it meant."""
+"""Retention of the stores of files: expired data is removed, and the rest does not change."""
 
 import os
 from dataclasses import replace
@@ -40,7 +40,7 @@ def context(tmp_path: Path) -> Context:
 
 
 def apply(context: Context, today: date = TODAY) -> dict[str, list[str]]:
-    """What went of the stores of files: store -> names."""
+    """What was removed: store -> names."""
     went: dict[str, list[str]] = {}
     for old in list(apply_retention._lake(today, context)):
         assert old.size_bytes > 0
@@ -56,7 +56,7 @@ def age(folder: Path, days: int) -> None:
         os.utime(path, (at, at))
 
 
-def test_features_that_stay_are_not_made_anew_from_fewer_transactions(
+def test_features_that_are_kept_are_not_built_again_from_fewer_transactions(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forty = replace(catalog.TRANSACTIONS, retention=replace(catalog.TRANSACTIONS.retention, more_days=40))
@@ -107,7 +107,7 @@ def test_a_transaction_from_the_future_does_not_empty_the_lake(context: Context)
     assert apply(context) == {}
 
 
-def test_landed_files_go_when_they_were_taken_in_and_quarantine_with_them(context: Context, tmp_path: Path) -> None:
+def test_landed_files_are_removed_after_ingest_with_their_quarantine(context: Context, tmp_path: Path) -> None:
     world = simulate.Config(days=3, users=60, seed=1, start=FIRST, bad_rows_per_100k=20000)
     simulate.run(world, context)
     ingest_transactions.run(ingest_transactions.Config(), context)
