@@ -14,7 +14,7 @@ for index = 0, count - 1 do appended_before[string.sub(ids, 16 * index + 1, 16 *
 -- Ids may have been removed from a full history, all of them of events no newer than its newest one. Appending such an
 -- event again would count it twice, so only newer events are appended to a full history.
 local full_until = count >= 2 * bound and newest or -1
-local appended, repeated, late, full, forgotten = 0, 0, 0, 0, 0
+local appended, repeated, late, full, removed = 0, 0, 0, 0, 0
 local records, entries = {string.sub(value, 17)}, {ids}
 for k = 0, #new_ids / 8 - 1 do
   local id = string.sub(new_ids, 8 * k + 1, 8 * k + 8)
@@ -27,7 +27,7 @@ for k = 0, #new_ids / 8 - 1 do
     full = full + 1
   else
     if count >= 3 * bound then
-      forgotten, count = forgotten + count - 2 * bound, 2 * bound
+      removed, count = removed + count - 2 * bound, 2 * bound
     end
     appended_before[id] = true
     appended = appended + 1
@@ -40,7 +40,7 @@ end
 
 local all_records, all_entries = table.concat(records), table.concat(entries)
 -- A prefix of events older than the retention is in no later window.
-local first, total = forgotten, #all_entries / 16
+local first, total = removed, #all_entries / 16
 while first < total and struct.unpack('<i8', all_records, 24 * first + 1) < newest - RETENTION_US do
   first = first + 1
 end

@@ -153,7 +153,7 @@ def _spool(
 
     Raises BadInputError when no row, or no label, is readable.
     """
-    from fraud.ingest.mapping.mapped_source import Readable, mapped_pieces  # noqa: PLC0415 - pandas
+    from fraud.ingest.mapping.mapped_rows import Readable, mapped_pieces  # noqa: PLC0415 - pandas
 
     readable = Readable(config.source)
     for piece in mapped_pieces(config.source, mapping, folder):

@@ -55,15 +55,15 @@ def in_contract(table: pa.Table) -> tuple[pa.Table, NDArray[np.bool_]]:
     """Convert valid rows of the landing schema to TRANSACTION_COLUMNS: amounts are rounded, a null ingestion time
     becomes
     the event time, unknown categories become `other`. Also returns which rows had an unknown category: bool[n]."""
-    known = pc.fill_null(pc.is_in(table["merchant_category"], value_set=pa.array(CATEGORIES)), False)
+    listed = pc.fill_null(pc.is_in(table["merchant_category"], value_set=pa.array(CATEGORIES)), False)
     columns = {
         **{name: table[name] for name in TRANSACTION_COLUMNS},
         "created_timestamp": pc.coalesce(table["created_timestamp"], table["event_timestamp"]),
-        "merchant_category": pc.if_else(known, table["merchant_category"], OTHER),
+        "merchant_category": pc.if_else(listed, table["merchant_category"], OTHER),
         "amount": pa.array(amounts_units(table["amount"].to_numpy()) / UNITS_PER_USD),
         "distance_from_home": pc.if_else(pc.is_nan(table["distance_from_home"]), None, table["distance_from_home"]),
     }
-    return pa.table(columns).combine_chunks(), ~known.to_numpy()
+    return pa.table(columns).combine_chunks(), ~listed.to_numpy()
 
 
 def reason_counts(reasons: pa.Array) -> dict[str, int]:

@@ -15,7 +15,7 @@ Asked = Literal["at least", "at most", "above"]
 
 
 class Bounds(Protocol):
-    """What is asked for (params.yaml, section `gates`)."""
+    """Bounds of the gates (params.yaml, section `gates`)."""
 
     @property
     def min_holdout_rows(self) -> int:
@@ -176,7 +176,7 @@ def served_skew(report: Mapping[str, Any] | None) -> Gate:
     if report is not None:
         parts = {
             "served values differ": report["mismatches"],
-            "events are lost": report["events_lost"],
+            "events are missing in the store": report["events_lost"],
             "probabilities differ": report["probabilities"]["wrong"],
         }
         differences = sum(parts.values())

@@ -106,9 +106,9 @@ class Tally(NamedTuple):
 
 def recall(alerted: Floats, is_fraud: NDArray[np.bool_], weights: Floats | None = None) -> float:
     """Share of the frauds that are alerted. NaN without frauds."""
-    weight = is_fraud.astype(np.float64) if weights is None else weights * is_fraud
-    total = float(np.sum(weight))
-    return float(np.sum(weight * alerted)) / total if total else float("nan")
+    frauds = is_fraud.astype(np.float64) if weights is None else weights * is_fraud
+    total = float(np.sum(frauds))
+    return float(np.sum(frauds * alerted)) / total if total else float("nan")
 
 
 class CalibrationBin(NamedTuple):

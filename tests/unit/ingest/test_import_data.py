@@ -199,7 +199,7 @@ def test_held_back_days_take_the_labels_from_then_on_with_them(tmp_path: Path) -
     # Known after two days: those of the first to third day on the third to fifth, which is held back, and so on.
     assert (result.labels, result.held_back_labels) == (2, 3)
     assert (result.first_day, result.last_day) == ("2025-03-01", "2025-03-04")
-    with pytest.raises(BadInputError, match="nothing to land"):
+    with pytest.raises(BadInputError, match="no day would be left to land"):
         bring(tmp_path, source, mapping_file(tmp_path), hold_back=5)
 
 

@@ -11,10 +11,10 @@ from fraud.core.geography import great_circle_miles
 from fraud.errors import BadInputError
 from fraud.ingest.ids import both, described, ids_of
 from fraud.ingest.landing import PARSE_ERROR
-from fraud.ingest.mapping.mapped_numbers import Numbers, is_number, is_text
-from fraud.ingest.mapping.mapped_times import Times
 from fraud.ingest.mapping.mapping import MILES, Distance, Label, Mapping, Number, Text, verdict
+from fraud.ingest.mapping.number_columns import Numbers, is_number, is_text
 from fraud.ingest.mapping.row_errors import RowErrors, true
+from fraud.ingest.mapping.time_columns import Times
 from fraud.lake.catalog import TIMESTAMP
 
 LABEL_ERROR: Final = "label_error"

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from fraud.core.contract import LABEL_COLUMNS, TRANSACTION_COLUMNS
 from fraud.ingest.landing import PARSE_ERROR
 from fraud.ingest.mapping.apply_mapping import LABEL_ERROR
-from fraud.ingest.mapping.mapped_source import MappedPiece, Readable, mapped_pieces
+from fraud.ingest.mapping.mapped_rows import MappedPiece, Readable, mapped_pieces
 from fraud.ingest.mapping.mapping import Mapping
 
 ROWS_TO_CHECK: Final = 1_000

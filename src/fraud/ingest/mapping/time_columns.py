@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from fraud.core.contract import US_PER_DAY, US_PER_HOUR, US_PER_SECOND
 from fraud.errors import BadConfigError, BadInputError
-from fraud.ingest.mapping.mapped_numbers import Numbers, is_text
 from fraud.ingest.mapping.mapping import ISO, Time
+from fraud.ingest.mapping.number_columns import Numbers, is_text
 from fraud.ingest.mapping.row_errors import RowErrors, true
 from fraud.lake.catalog import TIMESTAMP
 
