@@ -1,6 +1,6 @@
-"""Compare models on the same rows: figures with intervals, paired differences, slices, selection of a ladder level.
+"""Compare models on the same rows: figures with intervals, paired differences, slices, selection of a level.
 
-All models are evaluated on the same resamples, so that the noise they share cancels in differences.
+Every comparison uses the same resamples for all models, so that common noise cancels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,14 +18,14 @@ from fraud.stats.slices import SliceLoss
 
 Measure = Literal["average_precision", "auc", "recall", "saved_per_1000", "expected_over_seen"]
 MEASURES: Final[tuple[Measure, ...]] = get_args(Measure)
-"""Recall and savings are measured at the alert capacity."""
+"""Recall and savings are those at the alert capacity."""
 
 AMOUNT_BANDS: Final = (0.0, 50.0, 200.0, 1000.0, float("inf"))
-"""Bounds of the amount slices, USD."""
+"""USD."""
 
 
 class Rows(NamedTuple):
-    """The rows that models are compared on. `users` int[n], 0..m-1: resamples draw all rows of a user together."""
+    """Rows on which models are compared. `users` int[n], 0..m-1, are the groups of the bootstrap."""
 
     vectors: NDArray[np.float32]
     is_fraud: NDArray[np.bool_]
@@ -45,12 +45,12 @@ class Rows(NamedTuple):
 
 
 class Compared:
-    """Figures of several models over one set of resamples. Models are numbered in the order given."""
+    """Figures of several models over one set of resamples. Models are numbered in the given order."""
 
     def __init__(
         self, rows: Rows, probabilities: Sequence[NDArray[np.floating]], costs: Costs, *, resamplings: int, seed: int
     ) -> None:
-        """`probabilities` float[n] of each model. `rows` must contain both classes."""
+        """`probabilities` float[n] of each model. `rows` need both classes."""
         self._gains = costs.gains(rows.amount, rows.is_fraud)
         self._rows, self._costs = rows, costs
         self._models = [(Ranked(p, rows.is_fraud), p.astype(np.float64)) for p in probabilities]
@@ -66,7 +66,7 @@ class Compared:
         chances = tally.chances(self._costs.capacity)
         seen, rows = float(tally.frauds[-1]), float(tally.rows[-1])
         saved = float(np.sum(chances * ranked.group_sums(self._gains if weights is None else self._gains * weights)))
-        # Sums of products, not `@`: a threaded BLAS waits for a core longer than it computes.
+        # Sums of products instead of `@`: a threaded BLAS is slower for these sizes.
         expected = float(np.sum(probability if weights is None else probability * weights))
         return [
             tally.average_precision(),
@@ -77,19 +77,19 @@ class Compared:
         ]
 
     def interval(self, model: int, measure: Measure) -> Interval:
-        """A model's figure."""
+        """A model's figure with its interval."""
         column = MEASURES.index(measure)
         return interval(float(self.value[model, column]), self._drawn[:, model, column])
 
     def gain(self, model: int, other: int, measure: Measure) -> Interval:
-        """A model's figure minus another's, paired."""
+        """The paired difference: a model's figure minus another's."""
         column = MEASURES.index(measure)
         value = float(self.value[model, column] - self.value[other, column])
         return interval(value, self._drawn[:, model, column] - self._drawn[:, other, column])
 
 
 class Step(NamedTuple):
-    """The comparison of one level of the ladder with the best level below it."""
+    """Comparison of a level with the best level below it."""
 
     level: int
     against: int
@@ -99,11 +99,7 @@ class Step(NamedTuple):
 
 
 def select_level(compared: Compared, levels: int, margin: float) -> tuple[int, list[Step]]:
-    """Select the level to deploy, and return the comparisons.
-
-    A level replaces the best one below it when its average precision is higher by at least `margin` and the lower end
-    of the interval of the difference is above 0.
-    """
+    """Select the level to deploy: a higher level must exceed the best below by the margin, with an interval above 0."""
     chosen, steps = 0, []
     for level in range(1, levels):
         gain = compared.gain(level, chosen, "average_precision")
@@ -114,7 +110,7 @@ def select_level(compared: Compared, levels: int, margin: float) -> tuple[int, l
 
 
 def slices(rows: Rows) -> Mapping[str, NDArray[np.bool_]]:
-    """Named subsets in which a candidate must not be much worse: category, amount, users with little history."""
+    """Named subsets: categories, amount bands, and users with little history. Values are bool[n]."""
     vectors = rows.vectors
     found = {f"category {name}": vectors[:, CATEGORY_OFFSET + i] == 1.0 for i, name in enumerate(CATEGORIES)}
     for low, high in pairwise(AMOUNT_BANDS):
@@ -129,7 +125,7 @@ def slice_losses(
     rows: Rows, candidate: NDArray[np.floating], opponent: NDArray[np.floating], capacity: float,
     *, resamplings: int, seed: int,
 ) -> tuple[SliceLoss, ...]:  # fmt: skip
-    """Recall at the common capacity and its loss against the opponent, for each slice that contains a fraud."""
+    """Recall at the same capacity of both models in each slice with a fraud, and the candidate's loss."""
     named = [(name, mask & rows.is_fraud) for name, mask in slices(rows).items() if np.any(mask & rows.is_fraud)]
     if not named:
         return ()

@@ -1,4 +1,4 @@
-"""Quality of decisions on labelled transactions: figures with intervals."""
+"""Figures of decisions with intervals, from decisions and labels."""
 
 from typing import Final, NamedTuple
 
@@ -9,12 +9,12 @@ from fraud.stats.costs import Costs, saved_per_1000
 from fraud.stats.metrics import Floats, Interval, Ranked, bootstrap, resamples
 
 FIGURES: Final = ("precision", "recall", "average_precision", "expected_over_seen", "saved_per_1000")
-"""Precision and recall of the decisions; calibration as the ratio of expected to observed frauds; USD saved per 1,000
-transactions, compared with approving every transaction."""
+"""Precision and recall of the decisions; calibration as expected over observed frauds; USD saved by the decisions per
+1,000 transactions, compared with approving all."""
 
 
 class Outcomes(NamedTuple):
-    """Decisions and labels of transactions. Columns of one length n."""
+    """Decided transactions and their labels. Columns of length n."""
 
     probability: Floats
     stopped: NDArray[np.bool_]
@@ -22,10 +22,10 @@ class Outcomes(NamedTuple):
     amount: Floats
     """USD."""
     users: NDArray[np.int64]
-    """A number for each user. Resamples draw all rows of a user together."""
+    """Number of the user; the groups of the bootstrap."""
 
     def figures(self, costs: Costs, *, resamplings: int, seed: int) -> dict[str, Interval]:
-        """FIGURES with bootstrap intervals. A figure that is not defined is NaN with an unbounded interval."""
+        """FIGURES with bootstrap intervals; NaN with an unbounded interval if a figure is not defined."""
         if not len(self.users):
             return {name: Interval(float("nan"), float("-inf"), float("inf")) for name in FIGURES}
         ranked, gains = Ranked(self.probability, self.is_fraud), costs.gains(self.amount, self.is_fraud)

@@ -1,6 +1,6 @@
-"""Gates of a candidate: measured value, bound, verdict and reason.
+"""The gates a candidate has to pass, as data: what was measured, what was asked for, the verdict and why it is asked.
 
-A gate whose value could not be measured has failed, for example with an empty, single-class or immature holdout.
+A gate whose value could not be measured has failed: nothing passes by being empty, single-class or immature.
 """
 
 import math
@@ -15,7 +15,7 @@ Asked = Literal["at least", "at most", "above"]
 
 
 class Bounds(Protocol):
-    """Bounds of the gates (params.yaml, section `gates`)."""
+    """What is asked for (params.yaml, section `gates`)."""
 
     @property
     def min_holdout_rows(self) -> int:
@@ -64,7 +64,7 @@ class Bounds(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The verdict of one gate. `value` is None when it could not be measured."""
+    """One verdict. `asked` says how `value` and `threshold` are compared; `value` None: it could not be measured."""
 
     name: str
     value: float | None
@@ -81,7 +81,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The measured values of the gates. None: not measured; `reasons` has the cause by gate."""
+    """Everything the gates look at. None: not measured, `reasons` says why, by gate."""
 
     holdout_rows: int
     holdout_frauds: int
@@ -92,10 +92,10 @@ class Measured:
     """Lower end of the interval of average precision, over the fraud rate."""
     auc: Interval | None
     gain: Interval | None
-    """Additional USD saved per 1,000 transactions, compared with the opponent."""
+    """USD saved per 1,000 transactions more than the opponent."""
     opponent: str
     simpler_gain: Interval | None
-    """Additional USD saved per 1,000 transactions, compared with the next simpler level of the ladder."""
+    """USD saved per 1,000 transactions more than the ladder's next simpler level."""
     simpler: str
     calibration_error: float | None
     calibration_ratio: Interval | None
@@ -108,51 +108,49 @@ class Measured:
 
 
 def judge(measured: Measured, bounds: Bounds) -> tuple[Gate, ...]:
-    """Evaluate all gates, in the order of the report."""
+    """Every gate, always all of them, in the order of the report."""
     m = measured
     gain = None if m.gain is None else m.gain.low
     ratio, ratio_detail = _ratio(m.calibration_ratio)
     loss, loss_detail = _worst_loss(m.slices, bounds.min_slice_frauds)
     return (
         _gate(m, "data_contract", m.quarantine_rate, "at most", bounds.max_quarantine_rate,
-              "a source that violates the contract this often has changed, and the model was trained on the change",
+              "a source that breaks the contract this often has changed, and the model has learnt the change",
               "share of the delivered rows that were quarantined"),
-        _gate(m, "holdout_rows", m.holdout_rows, "at least", bounds.min_holdout_rows,
-              "figures of a small holdout are not reliable"),
+        _gate(m, "holdout_rows", m.holdout_rows, "at least", bounds.min_holdout_rows, "a small holdout proves nothing"),
         _gate(m, "holdout_frauds", m.holdout_frauds, "at least", bounds.min_holdout_frauds,
-              "the other figures are computed from the frauds of the holdout", needs_holdout=True),
+              "every measure below counts frauds", needs_holdout=True),
         _gate(m, "label_maturity", m.immature_rows, "at most", 0,
-              "a transaction whose label is not due yet would count as legitimate"),
+              "a transaction whose label may still come would count as legitimate"),
         _gate(m, "average_precision", m.average_precision_lift, "at least", bounds.min_average_precision_lift,
-              "the ranking must be much better than chance, at the lower end of the interval",
+              "the ranking must be much better than chance, beyond the noise",
               "lower end of the 95% interval of average precision, over the fraud rate", needs_holdout=True),
         _gate(m, "auc", None if m.auc is None else m.auc.low, "at least", bounds.min_auc,
-              "the first model has no production version to be compared with",
+              "the first model has no Production to beat: its ranking must be useful by itself",
               "" if m.auc is None else f"AUC {m.auc.value:.3f}, 95% interval {m.auc.low:.3f} to {m.auc.high:.3f}; the "
-              "gate uses the lower end", needs_holdout=True),
+              "gate looks at its lower end", needs_holdout=True),
         _gate(m, "better_than_production", gain, "above", 0.0,
-              "a new version must save more money than the production version, at the lower end of the interval",
+              "a new version must earn more money than the present one, beyond the noise",
               _gain(m.gain, m.opponent), needs_holdout=True),
         _gate(m, "simpler_level", None if m.simpler_gain is None else m.simpler_gain.high, "at least", 0.0,
-              "a simpler level must not save more money, at the upper end of the interval",
+              "complexity must pay: a simpler level that earns more, beyond the noise, is not passed over",
               _gain(m.simpler_gain, m.simpler, end="upper"), needs_holdout=True),
         _gate(m, "calibration_error", m.calibration_error, "at most", bounds.max_calibration_error,
-              "the threshold is chosen by cost, so probabilities must be calibrated",
-              "mean distance between predicted and observed rates, ten bins of equal expected frauds",
-              needs_holdout=True),
+              "the threshold was chosen by cost, so a probability must be one",
+              "mean distance between predicted and seen rates, ten bins of equal expected frauds", needs_holdout=True),
         _gate(m, "calibration_ratio", ratio, "at most", bounds.max_calibration_ratio,
-              "with a wrong overall fraud rate, the threshold is wrong too", ratio_detail, needs_holdout=True),
+              "a fraud rate that is off by a factor makes the threshold wrong", ratio_detail, needs_holdout=True),
         _gate(m, "slices", loss, "at most", bounds.max_slice_loss,
-              "the candidate must not be much worse on a part of the transactions: loss of recall at capacity",
+              "better on average must not mean much worse for some: recall at capacity that a slice lost",
               loss_detail, needs_holdout=True),
         _gate(m, "onnx_parity", m.onnx_difference, "at most", bounds.max_onnx_difference,
-              "the served model must be the measured one",
-              "largest difference to the native model, including rows next to every tree split"),
+              "what is served must be what was measured",
+              "largest difference to the native model, rows beside every split included"),
         _gate(m, "latency", m.latency_us, "at most", bounds.max_latency_us,
-              "requests wait for the model", "p99 of one row through ONNX Runtime on one thread, us"),
+              "a customer waits", "p99 of one row through ONNX Runtime on one thread, us"),
         _gate(m, "feature_parity", m.feature_mismatches, "at most", 0,
-              "the request path must compute the same vectors as the training data",
-              "values whose bits differ between the vectors of batch and request"),
+              "the request path must build the very vectors the model was trained on",
+              "values whose bits differ between the batch's and the request's vector"),
     )  # fmt: skip
 
 
@@ -168,23 +166,23 @@ def _gate(
 
 
 def served_skew(report: Mapping[str, Any] | None) -> Gate:
-    """The gate on skew at promotion: the served features of the newest day compared with the recomputed ones.
+    """The platform's own gate at promotion: did the newest day of answers see the features it should have had?
 
-    `report` is skew.json of that day, None before the first one. Without a report the gate passes.
+    `report` is skew.json of that day. Before anything was served there is none, and nothing that could differ.
     """
-    differences, detail = 0, "no answers were checked yet"
+    wrong, detail = 0, "nothing was served yet"
     if report is not None:
         parts = {
             "served values differ": report["mismatches"],
-            "events are missing in the store": report["events_lost"],
+            "events are lost": report["events_lost"],
             "probabilities differ": report["probabilities"]["wrong"],
         }
-        differences = sum(parts.values())
+        wrong = sum(parts.values())
         detail = f"{report['records']:,} answers of {report['day']}: " + (
             ", ".join(f"{count:,} {what}" for what, count in parts.items() if count) or "nothing differs"
         )
-    why = "a model that is served other features than in training does not have the measured quality"
-    return Gate("skew", float(differences), "at most", 0.0, differences == 0, why, detail)
+    why = "a model that is served other features than it learned from is not the one that was measured"
+    return Gate("skew", float(wrong), "at most", 0.0, wrong == 0, why, detail)
 
 
 def failed(gates: Iterable[Gate]) -> list[str]:
@@ -198,9 +196,9 @@ def _unusable(m: Measured) -> str:
     if m.holdout_frauds in (0, m.holdout_rows):
         return f"the holdout has one class only: {m.holdout_frauds} frauds in {m.holdout_rows} rows"
     if m.immature_rows is None:
-        return "the maturity of the holdout's labels is unknown"
+        return "it is not known whether the holdout's labels had time to come"
     if m.immature_rows:
-        return f"{m.immature_rows} holdout rows are younger than the label maturity"
+        return f"{m.immature_rows} holdout rows are too young for their labels"
     return ""
 
 
@@ -209,20 +207,20 @@ def _gain(gain: Interval | None, opponent: str, *, end: str = "lower") -> str:
         return ""
     return (
         f"{gain.value:+.2f} USD per 1,000 transactions against {opponent}, 95% interval {gain.low:+.2f} to "
-        f"{gain.high:+.2f}; the gate uses the {end} end"
+        f"{gain.high:+.2f}; the gate looks at its {end} end"
     )
 
 
 def _ratio(ratio: Interval | None) -> tuple[float | None, str]:
-    """The ratio of expected and observed frauds, as a factor of at least 1."""
+    """How far expected and seen frauds are apart, as a factor of at least 1."""
     if ratio is None or not ratio.value > 0:
         return None, ""
-    detail = f"{ratio.value:.2f} frauds expected per observed fraud, 95% interval {ratio.low:.2f} to {ratio.high:.2f}"
+    detail = f"{ratio.value:.2f} frauds expected for each one seen, 95% interval {ratio.low:.2f} to {ratio.high:.2f}"
     return max(ratio.value, 1 / ratio.value), detail
 
 
 def _worst_loss(slices: tuple[SliceLoss, ...] | None, min_frauds: int) -> tuple[float | None, str]:
-    """The largest loss whose interval is above zero; 0 without one."""
+    """The largest loss that is real: its interval lies above zero. What may be noise counts as none."""
     if slices is None:
         return None, ""
     judged = [s for s in slices if s.frauds >= min_frauds]

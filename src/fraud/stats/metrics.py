@@ -1,7 +1,7 @@
 """Measures of a ranking of transactions, with bootstrap intervals.
 
-Every measure takes weights: a bootstrap resample is a vector of counts over rows that were sorted once. For rows with
-equal probabilities, a measure is its expectation over their possible orders.
+Every measure accepts weights, so that a bootstrap resample is a vector of counts over rows that are sorted once. Rows
+with equal probabilities have no order: a measure is the expectation over all their orders.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +28,7 @@ class Ranked:
 
     def __init__(self, probability: NDArray[np.floating], is_fraud: NDArray[np.bool_]) -> None:
         if len(probability) != len(is_fraud) or not len(probability):
-            raise ValueError(f"expected as many probabilities as labels, got {len(probability)} and {len(is_fraud)}")
+            raise ValueError(f"as many probabilities as labels, at least one: {len(probability)}, {len(is_fraud)}")
         if not bool(np.all(np.isfinite(probability))):
             raise ValueError("probabilities must be finite")
         self.order: NDArray[np.intp] = np.argsort(-probability, kind="stable")
@@ -40,7 +40,7 @@ class Ranked:
         self._fraud = is_fraud[self.order].astype(np.float64)
 
     def tally(self, weights: Floats | None = None) -> "Tally":
-        """Cumulative frauds and rows at the end of each group; `weights` float64[n] in the given order of rows."""
+        """Frauds and rows from the top to the end of each group; `weights` float64[n] in the rows' given order."""
         if weights is None:
             return Tally(np.cumsum(self._fraud)[self.ends], (self.ends + 1).astype(np.float64), self.cuts > 0)
         ordered = weights[self.order]
@@ -51,19 +51,19 @@ class Ranked:
         return self.tally().average_precision()
 
     def alerted(self, share: float, weights: Floats | None = None) -> Floats:
-        """Probability that each row, in the given order, is among the `share` most suspicious: float64[n]."""
+        """Probability that each row, in the given order, is among the `share` most suspicious: float64[n] in [0, 1]."""
         alerted = np.empty(len(self.order), dtype=np.float64)
         alerted[self.order] = np.repeat(self.tally(weights).chances(share), np.diff(self.ends, prepend=-1))
         return alerted
 
     def group_sums(self, values: Floats) -> Floats:
-        """Sum of `values` float64[n] (in the order the rows were given) over each group."""
+        """Sum of `values` float64[n], in the rows' given order, over each group."""
         sums: Floats = np.add.reduceat(values[self.order], np.append(0, self.ends[:-1] + 1))
         return sums
 
 
 class Tally(NamedTuple):
-    """Cumulative weight of frauds and of all rows at the end of each group, from the most suspicious one."""
+    """Running weight of frauds and of all rows at the end of each group of equal probabilities, from the top."""
 
     frauds: Floats
     rows: Floats
@@ -91,7 +91,7 @@ class Tally(NamedTuple):
     def chances(self, share: float) -> Floats:
         """Probability that a row of each group is among the `share` most suspicious.
 
-        1 above the cut and 0 below. The group at the cut shares the remaining capacity evenly.
+        It is 1 above the cut and 0 below it. The remaining capacity is spread evenly over the group at the cut.
         """
         size = np.diff(self.rows, prepend=0.0)
         left = share * self.rows[-1] - (self.rows - size)
@@ -106,9 +106,9 @@ class Tally(NamedTuple):
 
 def recall(alerted: Floats, is_fraud: NDArray[np.bool_], weights: Floats | None = None) -> float:
     """Share of the frauds that are alerted. NaN without frauds."""
-    frauds = is_fraud.astype(np.float64) if weights is None else weights * is_fraud
-    total = float(np.sum(frauds))
-    return float(np.sum(frauds * alerted)) / total if total else float("nan")
+    weight = is_fraud.astype(np.float64) if weights is None else weights * is_fraud
+    total = float(np.sum(weight))
+    return float(np.sum(weight * alerted)) / total if total else float("nan")
 
 
 class CalibrationBin(NamedTuple):
@@ -124,9 +124,9 @@ def calibration(
 ) -> tuple[float, list[CalibrationBin]]:
     """Expected calibration error and its bins, from likely to unlikely.
 
-    Bins have equal numbers of *expected frauds* rather than of rows: fraud is rare, so nine of ten bins with equal
-    numbers of rows would be near 0.0. The error is the mean over rows of |predicted - observed|. (Naeini et al., AAAI
-    2015, with these bins.) Without rows: NaN and no bins.
+    Bins have equal numbers of *expected frauds*, not of rows: with rare fraud, nine of ten bins with equal rows would
+    have a rate of 0.0. The error is the rows' mean of |predicted - observed|. (Naeini et al., AAAI 2015, with these
+    bins.) NaN and no bins without rows.
     """
     if not len(probability):
         return float("nan"), []
@@ -144,10 +144,10 @@ def calibration(
 
 
 def resamples(groups: NDArray[np.integer], count: int, seed: int) -> Iterator[Floats]:
-    """`count` bootstrap resamples as weights float64[n]. `groups` int[n] (0..m-1) are drawn whole.
+    """`count` bootstrap resamples as weights float64[n]. Groups, `groups` int[n] (0..m-1), are drawn as a whole.
 
-    Groups are users. The frauds with a stolen card are not independent, so intervals from rows drawn one by one would
-    be too narrow. (Field & Welsh, Bootstrapping clustered data, JRSS B 2007.)
+    Groups are users: the frauds of a stolen card are not independent, so drawing single rows would give intervals that
+    are too narrow. (Field & Welsh, Bootstrapping clustered data, JRSS B 2007.)
     """
     m = int(groups.max()) + 1
     random = np.random.Generator(np.random.PCG64(seed))
@@ -161,9 +161,9 @@ def bootstrap(measures: Sequence[Callable[[Floats | None], float]], weights: Seq
 
 
 def interval(value: float, drawn: Floats) -> Interval:
-    """The percentile interval of a value from its resampled values; unbounded when all of them are undefined.
+    """The percentile interval of a value from its resampled values; unbounded when none is defined.
 
-    Resamples in which the value is undefined (no fraud was drawn) are ignored.
+    Resamples in which the value is undefined (no fraud was drawn) are left out.
     """
     defined = drawn[np.isfinite(drawn)]
     if not len(defined):

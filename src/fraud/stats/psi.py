@@ -1,8 +1,8 @@
-"""Population stability index (PSI) between a reference and a current sample of a column, over the reference's bins.
+"""The population stability index (PSI) of two samples of a column, over bins of the reference.
 
 PSI = sum over bins of (c - r) * ln(c / r), with r and c the shares of reference and current. It measures the size of a
-difference, not its significance, so a verdict does not depend on the size of large samples. Without drift its mean is
-about (bins - 1) * (1 / n_reference + 1 / n_current), 0.002 for ten bins and a week of 8,000.
+difference, not its significance, so a verdict does not depend on the sample size once noise is small. Without drift its
+mean is about (bins - 1) * (1 / n_reference + 1 / n_current), 0.002 for ten bins and a week of 8,000.
 (B. Yurdakul, Statistical Properties of Population Stability Index, 2018.) docs/monitoring.md describes how the
 threshold in params.yaml was chosen, and the verdict for a column without values.
 """
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 BINS: Final = 10
 MIN_ROWS: Final = 1_000
-"""Minimum number of values. With this many, noise alone reaches 0.04 once in a thousand times (chi-square, 16
+"""With fewer values nothing can be concluded: noise alone reaches 0.04 once in a thousand times (chi-square, 16
 categories)."""
 
 
@@ -23,20 +23,20 @@ class ColumnDrift(NamedTuple):
     """The difference between a column's reference and current sample."""
 
     psi: float | None
-    """PSI of the values. None when either sample has fewer than MIN_ROWS of them."""
+    """Of the values. None when either sample has fewer than MIN_ROWS of them."""
     missing_psi: float | None
-    """PSI of the share of missing values. None when either sample has fewer than MIN_ROWS rows."""
+    """Of the share of missing values. None when either sample has fewer than MIN_ROWS rows."""
     notes: tuple[str, ...]
-    """Reasons why the values were not compared, and unusual properties of the samples."""
+    """Why the values were not compared, and what is unusual about them."""
 
     @property
     def worst(self) -> float:
-        """The larger of both. A value that was not measured counts as 0."""
+        """The larger of both; what was not measured counts as 0."""
         return max(self.psi or 0.0, self.missing_psi or 0.0)
 
 
 def column_drift(reference: NDArray[Any], current: NDArray[Any]) -> ColumnDrift:
-    """Compare two samples of a column, [n] and [m] with n, m >= 0. Missing values are NaN, or None in object arrays."""
+    """Compare a column's samples, [n] and [m] with n, m >= 0: numbers with NaN, or objects with None, where missing."""
     r, c = _present(reference), _present(current)
     missing = (len(reference) - len(r), len(reference)), (len(current) - len(c), len(current))
     missing_psi = psi_share(*missing) if min(len(reference), len(current)) >= MIN_ROWS else None
@@ -52,7 +52,7 @@ def column_drift(reference: NDArray[Any], current: NDArray[Any]) -> ColumnDrift:
 
 
 def psi(reference: NDArray[np.int64], current: NDArray[np.int64]) -> float:
-    """PSI of two histograms over the same bins, int64[bins]. Half a count is added to each bin to avoid empty bins."""
+    """PSI of two histograms over the same bins, int64[bins]. Half a count is added to each bin, so none is empty."""
     r = (reference + 0.5) / (reference.sum() + 0.5 * len(reference))
     c = (current + 0.5) / (current.sum() + 0.5 * len(current))
     return float(np.sum((c - r) * np.log(c / r)))
@@ -61,7 +61,7 @@ def psi(reference: NDArray[np.int64], current: NDArray[np.int64]) -> float:
 def psi_numerical(reference: NDArray[np.float64], current: NDArray[np.float64]) -> float:
     """PSI over the reference's deciles, float64[n] and float64[m] without NaN, n > 0.
 
-    A value that several deciles share gets its own bin, so that a constant column shows drift in both directions.
+    A value that several deciles share has a separate bin, so a decrease of a constant column is detected as well.
     """
     edges, times = np.unique(np.quantile(reference, np.arange(1, BINS) / BINS), return_counts=True)
     edges = np.union1d(edges, np.nextafter(edges[times > 1], -np.inf))
@@ -69,13 +69,13 @@ def psi_numerical(reference: NDArray[np.float64], current: NDArray[np.float64]) 
 
 
 def psi_categorical(reference: Sequence[Hashable], current: Sequence[Hashable]) -> float:
-    """PSI with one bin per distinct value."""
+    """PSI over the values that occur, any hashable."""
     names = {name: index for index, name in enumerate(sorted({*reference, *current}, key=repr))}
     return psi(_counts(reference, names), _counts(current, names))
 
 
 def psi_share(reference: tuple[int, int], current: tuple[int, int]) -> float:
-    """PSI of a boolean property, given as (number of true, number of rows) of each sample."""
+    """PSI of a yes/no property, each given as (number of yes, number of rows): missing values, unknown categories."""
     return psi(*(np.array([yes, rows - yes], dtype=np.int64) for yes, rows in (reference, current)))
 
 

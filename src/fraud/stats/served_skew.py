@@ -1,8 +1,9 @@
-"""Compare served features with recomputed ones, value by value and bit by bit.
+"""Compare the features that serving used with recomputed ones, value by value, bit for bit.
 
-The order of a user's events is read from the online store, because only the store records it: an event may be appended
-after its answer was given, and the events of a late file are appended when the file is loaded. The values of the events
-are read from the lake. The recomputed features are `windows.evaluate` over the events that `core.features` defines.
+The order of a user's events is read from the online store, because no other source has it: an event whose answer did
+not wait for the store may still have been stored, and an event of a late file is stored when it is loaded. The values
+of the events are read from the lake, which received them independently. The features are `windows.evaluate` over these
+events, as defined in `core.features`.
 """
 
 import struct
@@ -23,25 +24,24 @@ _FLOAT: Final = struct.Struct("<d")
 
 @dataclass(slots=True)
 class FeatureSkew:
-    """Counts of the comparisons of one feature."""
+    """Counts of equal and different values of a feature."""
 
     equal: int = 0
     mismatch: int = 0
     missing: int = 0
-    """Served as null, recomputed as a value."""
+    """Null was served instead of a value."""
     extra: int = 0
-    """Served as a value, recomputed as null."""
+    """A value was served instead of null."""
     worst: float = 0.0
-    """Largest absolute difference of two numbers."""
+    """The largest absolute difference of two numbers."""
     examples: list[str] = field(default_factory=list)
 
     @property
-    def differences(self) -> int:
-        """Number of comparisons that were not equal."""
+    def wrong(self) -> int:
         return self.mismatch + self.missing + self.extra
 
     def add(self, served: Value, recomputed: Value, prediction_id: str) -> None:
-        """Count one pair. The first five differences are kept as examples."""
+        """Count one pair of values. The first five differences are kept as examples."""
         if same(served, recomputed):
             self.equal += 1
             return
@@ -59,7 +59,7 @@ class FeatureSkew:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts over the answers of a day."""
+    """Counts of a day's answers."""
 
     features: dict[str, FeatureSkew]
     records: int = 0
@@ -69,29 +69,29 @@ class Tally:
     not_landed: int = 0
     """Answers whose transaction is not in the lake yet."""
     contradicted: int = 0
-    """Answers whose transaction differs from the one with the same id that the lake kept."""
+    """Answers to a delivery of an id of which the lake keeps another delivery with a different content."""
     events_lost: int = 0
     probabilities: int = 0
     probabilities_wrong: int = 0
     probabilities_unchecked: int = 0
-    """Answers of the rule, or of a version that is no longer in the registry."""
+    """Answers by the rule, or by a version that is no longer available."""
     probabilities_worst: float = 0.0
 
     def add_probabilities(self, differences: NDArray[np.float64], bound: float) -> None:
-        """Count absolute differences, [n]; one above `bound` is a difference."""
+        """Count absolute differences, [n]; those above `bound` are wrong."""
         self.probabilities += len(differences)
         self.probabilities_wrong += int((differences > bound).sum())
         self.probabilities_worst = max(self.probabilities_worst, float(differences.max(initial=0.0)))
 
     def report(self) -> dict[str, Any]:
-        """The counts for the JSON report."""
-        mismatches = sum(feature.differences for feature in self.features.values())
-        found = mismatches or self.probabilities_wrong or self.events_lost
+        """As in skew.json."""
+        wrong = sum(feature.wrong for feature in self.features.values())
+        found = wrong or self.probabilities_wrong or self.events_lost
         compared = self.compared or self.probabilities or any(feature.equal for feature in self.features.values())
         return {
             "records": self.records,
             "compared": self.compared,
-            "mismatches": mismatches,
+            "mismatches": wrong,
             "features": {name: asdict(feature) for name, feature in self.features.items()},
             "skipped": dict(self.skipped),
             "not_landed": self.not_landed,
@@ -108,25 +108,25 @@ class Tally:
 
 
 def same(served: Value, recomputed: Value) -> bool:
-    """Whether two values have the same bits. Numbers are compared as float64: 3 equals 3.0, 0.0 differs from -0.0."""
+    """Whether the bits are equal. Numbers are compared as float64, so 3 equals 3.0 and 0.0 differs from -0.0."""
     if served is None or recomputed is None or isinstance(served, str) or isinstance(recomputed, str):
         return served == recomputed
     return _FLOAT.pack(served) == _FLOAT.pack(recomputed)
 
 
 class Order(NamedTuple):
-    """A user's events in order of their sequence, as far as the store keeps them."""
+    """The stored events of a user, in the order in which the store received them."""
 
     base: int
     """Sequence of the first one."""
     newest_us: int
-    """Latest event time of all events that were ever appended."""
+    """Latest event time of all events that were ever stored."""
     event_us: NDArray[np.int64]
     ids: NDArray[np.uint64]
 
 
 class Values(NamedTuple):
-    """Records of events by the hash of their transaction id: sorted, each id once."""
+    """Events by the hash of their transaction id: sorted, without duplicates."""
 
     ids: NDArray[np.uint64]
     records: NDArray[np.void]
@@ -134,19 +134,19 @@ class Values(NamedTuple):
 
 
 class History(NamedTuple):
-    """The history that a transaction should have been served with."""
+    """The history of a user before a transaction."""
 
     newest_us: int
     events: NDArray[np.void]
     """history.RECORD[n], n <= MAX_EVENTS."""
     unexplained: int
-    """Events of the store that are in a window and that no source delivered."""
+    """Stored events within reach of the windows that were not delivered."""
 
 
 def history_before(order: Order, sequence: int, transaction: int, event_us: int, values: Values) -> History | None:
-    """The user's history for the transaction (id hash, event time) with this sequence.
+    """The user's history before the transaction (id hash, event time) with this sequence.
 
-    None when the store no longer has it: the store was lost and filled again, or dropped events of a window.
+    None when the store no longer has it: it was lost and filled again, or has dropped events within reach.
     """
     place = sequence - order.base
     if not 0 <= place <= len(order.ids):
@@ -156,8 +156,8 @@ def history_before(order: Order, sequence: int, transaction: int, event_us: int,
     if not too_late and (place == len(order.ids) or int(order.ids[place]) != transaction):
         return None
     reach_us = max(event_us - LONGEST_WINDOW_US, newest_us - RETENTION_US)
-    dropped_before_us = order.newest_us - RETENTION_US if len(order.ids) < 2 * MAX_EVENTS else order.newest_us
-    if order.base > 0 and place < MAX_EVENTS and reach_us < min(dropped_before_us, event_us):
+    dropped_us = order.newest_us - RETENTION_US if len(order.ids) < 2 * MAX_EVENTS else order.newest_us
+    if order.base > 0 and place < MAX_EVENTS and reach_us < min(dropped_us, event_us):
         return None
     first = max(0, place - MAX_EVENTS)
     ids, times = order.ids[first:place], order.event_us[first:place]
@@ -167,7 +167,7 @@ def history_before(order: Order, sequence: int, transaction: int, event_us: int,
 
 
 def locate(values: Values, ids: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Which of `ids` are in `values`, bool[n], and at which index, int64[n] (undefined for the others)."""
+    """Whether each id is in `values`, bool[n], and its position, int64[n] (arbitrary for missing ids)."""
     if not len(values.ids):
         return np.zeros(len(ids), dtype=np.bool_), np.zeros(len(ids), dtype=np.int64)
     at = np.minimum(np.searchsorted(values.ids, ids), len(values.ids) - 1)
@@ -175,10 +175,9 @@ def locate(values: Values, ids: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], 
 
 
 def lost(order: Order, ids: NDArray[np.uint64], event_us: NDArray[np.int64]) -> int:
-    """Number of a user's events (of days that were loaded) that are missing from the store.
+    """Number of a user's events (of days that were loaded) that are missing in the store.
 
-    Events older than the retention are not counted. The result is 0 for a user with a full history, since the store may
-    have dropped any of the events.
+    Events older than the retention are not required. For a user with 2 * MAX_EVENTS stored events or more, 0.
     """
     if len(order.ids) >= 2 * MAX_EVENTS:
         return 0
@@ -187,6 +186,6 @@ def lost(order: Order, ids: NDArray[np.uint64], event_us: NDArray[np.int64]) -> 
 
 
 def values_of(ids: NDArray[np.uint64], records: NDArray[np.void]) -> Values:
-    """Values sorted by id. Of events with the same id, the first is used."""
+    """Events sorted by id. Of duplicates the first is kept."""
     unique, first = np.unique(ids, return_index=True)
     return Values(unique, records[first] if len(first) else np.zeros(0, dtype=RECORD))

@@ -1,4 +1,4 @@
-"""Loss of a model on a slice of the transactions."""
+"""Loss of a model on a part of the transactions."""
 
 from dataclasses import dataclass
 

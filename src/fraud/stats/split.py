@@ -1,11 +1,11 @@
-"""Split by time into train, gap, validation, gap, holdout. A gap is a label delay and prevents leakage."""
+"""Split by time into train, gap, validation, gap, holdout. A gap is a label delay."""
 
 from typing import Final, NamedTuple
 
 from fraud.core.contract import US_PER_DAY
 
 MIN_DAYS: Final = 14
-"""Minimum number of days. With fewer, a part would be too short to measure anything."""
+"""Least number of days for a split. With fewer, a part would be shorter than the daily cycle of fraud."""
 
 
 class Part(NamedTuple):
@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The three parts. `shrunk`: the data was shorter than the requested parts."""
+    """The three parts. `shrunk`: the data was shorter than the requested split."""
 
     train: Part
     validation: Part
@@ -42,15 +42,15 @@ def split_by_time(
     """Parts that end with the day of `last_us`, never earlier than the day of `first_us` (event times, us).
 
     With `holdout_first_us` the holdout starts on that day and ends `holdout_days` later, or with the data. When the
-    data is shorter than requested, validation, gap and a holdout without a given start shrink in proportion, and train
-    gets the rest. Raises ValueError below MIN_DAYS, and for a holdout whose start leaves it or train empty.
+    span is shorter than requested, validation, gap and a holdout that was not placed shrink in proportion, and train
+    takes the rest. Raises ValueError below MIN_DAYS, and for a holdout placed where it or train would be empty.
     """
     first_day, end_day = first_us // US_PER_DAY, last_us // US_PER_DAY + 1
     placed = holdout_first_us is not None
     if holdout_first_us is not None:
         holdout_day = holdout_first_us // US_PER_DAY
         if not first_day < holdout_day < end_day:
-            raise ValueError(f"the holdout would start outside the {end_day - first_day} days of the data")
+            raise ValueError(f"the holdout would begin outside the {end_day - first_day} days of the data")
         end_day = min(end_day, holdout_day + holdout_days)
         holdout_days = end_day - holdout_day
     span, requested = end_day - first_day, train_days + validation_days + holdout_days + 2 * gap_days
@@ -67,7 +67,7 @@ def split_by_time(
         holdout_days = holdout_days if placed else max(1, holdout_days * available // flexible)
         train_days = span - validation_days - holdout_days - 2 * gap_days
         if train_days < 1:
-            raise ValueError(f"{available} days before the holdout leave none for training")
+            raise ValueError(f"{available} days before the holdout leave none to train on")
     ends = [end_day]
     for days in (holdout_days, gap_days, validation_days, gap_days, train_days):
         ends.append(ends[-1] - days)

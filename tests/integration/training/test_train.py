@@ -248,7 +248,7 @@ def test_an_immature_holdout_passes_no_gate_on_it(platform: Platform) -> None:
     made = platform.train()
     failed = {gate["name"]: gate["detail"] for gate in made.gates if not gate["passed"]}
     assert {"label_maturity", "better_than_production", "average_precision", "slices"} <= failed.keys()
-    assert "younger than the label maturity" in failed["better_than_production"]
+    assert "too young" in failed["better_than_production"]
     assert platform.alias(STAGING) is None
 
 

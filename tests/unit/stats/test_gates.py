@@ -66,8 +66,8 @@ def test_each_bound_blocks_by_itself(change: dict[str, object], name: str) -> No
         ({"holdout_rows": 0, "holdout_frauds": 0}, "empty"),
         ({"holdout_frauds": 0}, "one class only"),
         ({"holdout_frauds": 20000}, "one class only"),
-        ({"immature_rows": 5}, "younger than the label maturity"),
-        ({"immature_rows": None}, "is unknown"),
+        ({"immature_rows": 5}, "too young"),
+        ({"immature_rows": None}, "not known"),
     ],
 )
 def test_an_unusable_holdout_fails_all_that_is_measured_on_it(change: dict[str, object], reason: str) -> None:
