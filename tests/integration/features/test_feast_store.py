@@ -382,9 +382,7 @@ def test_a_feast_that_joins_otherwise_stops_the_training_set(context: Context, t
         snapshot(Context(settings, context.params, context.log))
 
 
-def test_an_explanation_shows_each_event_with_its_windows_and_place(
-    context: Context, client: redis.Redis
-) -> None:
+def test_an_explanation_shows_each_event_with_its_windows_and_place(context: Context, client: redis.Redis) -> None:
     hour, at = US_PER_HOUR, 10 * US_PER_DAY
     rows = [("month", "user 0", 0, 0), ("week", "user 0", at - 2 * hour, at - 2 * hour),
             ("hour", "user 0", at - hour, at - hour), ("late", "user 0", at - hour // 2, at + hour)]  # fmt: skip
@@ -396,12 +394,12 @@ def test_an_explanation_shows_each_event_with_its_windows_and_place(
     assert result.batch == {"transaction_velocity_1h": 1.0, "avg_amount_7d": 1.015, "unique_merchants_30d": 3}
     assert result.online == {"transaction_velocity_1h": 3.0, "avg_amount_7d": 3.015, "unique_merchants_30d": 3}
     layers = [(event.layer, event.sequence, len(event.windows)) for event in result.events]
-    both = "in both"
+    both = "known to both"
     assert layers == [("store only", 4, 3), (both, 3, 3), (both, 2, 3), (both, 1, 2), (both, 0, 1)]
     page = result.as_text().splitlines()
     assert page[0] == "user user 0 at Sun 2026-01-11 00:00:00 UTC: store and lake DIFFER"
     assert page[3].split(maxsplit=3) == ["transaction_velocity_1h", "3", "1", "3 events, 11.05 USD, 2 merchants"]
-    assert page[7] == "events: 4 in both, 1 store only"
+    assert page[7] == "events: 4 known to both, 1 store only"
     assert [line.split("  ")[-1] for line in page if "2026-01-10 23:30:00" in line] == ["m0"]
     within = [i for i, line in enumerate(page) if line.startswith("-- within")]
     assert [later - earlier - 1 for earlier, later in zip(within, [*within[1:], len(page)], strict=True)] == [3, 1, 1]

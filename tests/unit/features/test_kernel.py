@@ -33,7 +33,7 @@ class Event:
 
 
 def oracle(events: list[Event], bound: int) -> list[tuple[float | None, ...]]:
-    """The definition of docs/features.md, word by word, O(n^2). Values: 1 h count, 7 d mean, 30 d distinct, 30 d sum, 7 d gap.
+    """The definition of docs/features.md, word by word, O(n^2): 1 h count, 7 d mean, 30 d distinct, 30 d sum, 7 d gap.
 
     `events` are one user's, sorted by (at, learned); those with the same ingestion time keep their order.
     """
