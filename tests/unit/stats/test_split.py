@@ -53,7 +53,7 @@ def test_a_placed_holdout_ends_with_the_data_and_stays_when_the_parts_before_it_
 
 @pytest.mark.parametrize(
     ("day", "message"),
-    [(18_000, "outside the 60 days"), (18_060, "outside the 60 days"), (18_003, "leave none for training")],
+    [(18_000, "outside the 60 days"), (18_060, "outside the 60 days"), (18_003, "leave none to train on")],
     ids=["first-day", "after-the-data", "too-early"],
 )
 def test_a_holdout_placed_where_a_part_would_be_empty_is_refused(day: int, message: str) -> None:
