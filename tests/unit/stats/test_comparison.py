@@ -55,7 +55,7 @@ def test_a_model_does_not_beat_itself_nor_an_equal_one() -> None:
     assert noise.low < 0 < noise.high
 
 
-def test_a_level_is_selected_when_it_beats_the_best_below_it() -> None:
+def test_a_level_is_selected_if_it_beats_the_best_below() -> None:
     given = rows(8000)
     ladder = [guesses(given, 0.1, 2), guesses(given, 0.1, 3), guesses(given, 0.5, 4), guesses(given, 0.2, 5)]
     compared = Compared(given, ladder, COSTS, resamplings=200, seed=1)
