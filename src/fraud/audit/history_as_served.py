@@ -69,9 +69,8 @@ class ServedHistory:
         first_us = min(record["event_us"] for record in records) - RETENTION_US
         first = str(dt.date(1970, 1, 1) + dt.timedelta(days=first_us // US_PER_DAY))
         landed = _of_users(catalog.TRANSACTIONS.at(settings.lake_uri), _LANDED, users, first)
-        logged = _of_users(
-            catalog.PREDICTIONS.at(settings.lake_uri), _LOGGED, users, first
-        )  # an answer follows its event
+        # No event is served before its event time, so the first day is the same.
+        logged = _of_users(catalog.PREDICTIONS.at(settings.lake_uri), _LOGGED, users, first)
         with online_store.connect(settings.redis_url.get_secret_value()) as store:
             orders = dict(store.orders(users))
             materialized = store.materialized(online_store.EVENTS)

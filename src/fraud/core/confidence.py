@@ -8,8 +8,8 @@ def confidence(probability: float, threshold: float) -> float:
     """Confidence in the decision `probability >= threshold`: 0.5 at the threshold, 1.0 farthest from it.
 
     The probability is rescaled on each side of the threshold so that the threshold maps to 0.5. Without rescaling,
-    `max(p, 1 - p)` would be above 0.99 for a model that always returns the low base rate of fraud, and close to 0.5 for
-    a decline at a probability just above one half, although the threshold may be 0.1.
+    `max(p, 1 - p)` would be above 0.99 for a model that always returns the low base rate of fraud, and only 0.5 for a
+    probability of 0.5 at a threshold of 0.1.
     """
     if probability >= threshold:
         room = 1.0 - threshold

@@ -72,7 +72,7 @@ class Result(JobResult):
     last_day: str
     """Last landed day, without held-back days."""
     files: int
-    """New files, and their size in bytes."""
+    """Number of new files; `bytes` is their size."""
     bytes: int
 
 
