@@ -78,7 +78,7 @@ def rows_of(text: IO[str], names: list[str], reads: tuple[str, ...], source: Sou
 
 
 def _blocks(text: IO[str]) -> Iterator[str]:
-    """The text in blocks. The first block has few lines, which gives the first rows together with their broken lines."""
+    """The text in blocks. The first block has few lines, to return the first rows with the broken lines among them."""
     lines: list[str] = []
     while len(lines) < LINES_IN_FIRST_PIECE and (line := text.readline(CHARACTERS_PER_BLOCK)):
         lines.append(line)
