@@ -1,7 +1,7 @@
-"""What Feast knows: the scalar view of our window features, as of each transaction.
+"""Feast definitions: a view of the window features with one row per transaction.
 
-Serving does not read it (its truth is the event history, docs/adr/0003-online-history.md). It is for point-in-time
-training sets, for discovery and for other readers.
+The view is for point-in-time training sets, discovery and other readers. Serving computes features from the event
+histories of the online store instead (docs/adr/0003-online-history.md).
 """
 
 from datetime import timedelta
@@ -34,7 +34,7 @@ SCHEMA = [
 
 
 class Definitions(NamedTuple):
-    """Everything that is registered."""
+    """The objects to register."""
 
     user: Entity
     source: FileSource
@@ -43,7 +43,7 @@ class Definitions(NamedTuple):
 
 
 def define(path: str) -> Definitions:
-    """The definitions over a snapshot file (`fraud.features.feast_snapshot`) at `path`."""
+    """The definitions for a snapshot file (`fraud.features.feast_snapshot`) at `path`."""
     entity = Entity(
         name="user_id", join_keys=["user_id"], value_type=ValueType.STRING, description="The customer who pays."
     )
@@ -53,23 +53,23 @@ def define(path: str) -> Definitions:
         file_format=ParquetFormat(),
         timestamp_field="event_timestamp",
         created_timestamp_column="created_timestamp",
-        description="One row per transaction: the user's windows as they were known when it came.",
+        description="One row per transaction, with the user's window features at its ingestion.",
     )
     view = FeatureView(
         name="user_transaction_features",
         entities=[entity],
-        # Each transaction has a row of its own, so a training set never needs an older one. Without a bound Feast
-        # pairs a user's every transaction with all earlier ones before it picks the latest.
+        # Each transaction has its own row, so a training set needs no older ones. Without a ttl, Feast joins every
+        # transaction with all earlier ones of the user before it selects the latest.
         ttl=timedelta(days=1),
         schema=SCHEMA,
         source=source,
-        description="Window features as of a transaction, which itself is not counted.",
-        tags={"meaning": "src/fraud/core/features.py"},
+        description="Window features at a transaction, without the transaction itself.",
+        tags={"definition": "src/fraud/core/features.py"},
     )
     service = FeatureService(
         name="fraud_detector_v1",
         features=[view],
-        description="What the model fraud-detector is trained on, besides the request's own values.",
+        description="Features of the model fraud-detector, in addition to the values of the request.",
     )
     return Definitions(entity, source, view, service)
 

@@ -1,8 +1,8 @@
-"""Paths as URIs, URIs as paths, and patterns: the only module that turns one into another.
+"""Convert between paths, URIs and patterns.
 
-A `file://` URI of this platform is `file://` and the absolute path as it is. It is not percent-encoded, because fsspec
-does not decode it: `%20` would become part of the name. Other modules than this one and `fraud.lake.dataset` must not
-build such a URI or list files by a pattern with a path in it, since `[`, `*` and `?` are allowed in a path.
+A `file://` URI of this platform is `file://` and the absolute path without percent-encoding, because fsspec does not
+decode URIs: `%20` would become part of the name. Only this module and `fraud.lake.dataset` may build such a URI or list
+files by a pattern that contains a path, since `[`, `*` and `?` are allowed in paths.
 """
 
 from pathlib import Path
@@ -32,10 +32,10 @@ def encoded_uri(path: Path) -> str:
 
 
 def sqlite_url(path: Path) -> str:
-    """SQLAlchemy's URL of a SQLite file: the two characters that a URL would take for its own are encoded."""
+    """SQLAlchemy's URL of a SQLite file: `%` and `?` are encoded."""
     return f"sqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}"
 
 
 def duckdb_file(path: str) -> str:
-    """A path for DuckDB's `read_parquet`, which reads every path as a pattern: that one file and no other."""
+    """A pattern for DuckDB's `read_parquet` that matches exactly this path."""
     return "".join(f"[{character}]" if character in "*?[" else character for character in path)

@@ -50,12 +50,12 @@ async def measured(url: str, requests: int) -> dict[str, float]:
 
     async def append(i: int) -> None:
         reply = await store.append(f"u{i % USERS}", f"t{i}", NOON + 10**9 + i, 10_000, f"m{i % 40}")
-        history.known(reply)
+        history.prior_history(reply)
 
     async def evaluated(i: int) -> None:
         at = NOON + 10**10 + i
         reply = await store.append(f"u{i % USERS}", f"e{i}", at, 10_000, f"m{i % 40}")
-        known = history.known(reply)
+        known = history.prior_history(reply)
         windows.evaluate(known.events, known.newest_us, at)
 
     empty, _ = await cpu_us(requests, nothing)

@@ -20,6 +20,7 @@ from fraud.core.contract import US_PER_DAY, amounts_units, id_hash
 from fraud.core.features import RETENTION_US
 from fraud.core.windows import WindowValues, evaluate
 from fraud.features import online_store
+from fraud.lake import catalog
 from fraud.lake.dataset import Dataset
 from fraud.settings import Settings
 from fraud.stats import served_skew
@@ -67,10 +68,9 @@ class ServedHistory:
         users = sorted({record["user_id"] for record in records})
         first_us = min(record["event_us"] for record in records) - RETENTION_US
         first = str(dt.date(1970, 1, 1) + dt.timedelta(days=first_us // US_PER_DAY))
-        landed = _of_users(settings.lake_uri, "transactions", _LANDED, users, first)
-        logged = _of_users(
-            settings.lake_uri, "predictions", _LOGGED, users, first
-        )  # no event is served before its event time
+        landed = _of_users(catalog.TRANSACTIONS.at(settings.lake_uri), _LANDED, users, first)
+        # No event is served before its event time, so the first day is the same.
+        logged = _of_users(catalog.PREDICTIONS.at(settings.lake_uri), _LOGGED, users, first)
         with online_store.connect(settings.redis_url.get_secret_value()) as store:
             orders = dict(store.orders(users))
             materialized = store.materialized(online_store.EVENTS)
@@ -104,9 +104,9 @@ def id_hashes(ids: Iterable[str]) -> NDArray[np.uint64]:
     return np.fromiter((id_hash(text) for text in ids), dtype=np.uint64)
 
 
-def _of_users(lake_uri: str, name: str, columns: list[str], users: list[str], first: str) -> pa.Table:
+def _of_users(dataset: Dataset, columns: list[str], users: list[str], first: str) -> pa.Table:
     """The rows of these users from the day `first` on, with their day in `dt`."""
-    dataset, of_users, tables = Dataset(lake_uri, name), pa.array(users), []
+    of_users, tables = pa.array(users), []
     for day in dataset.partitions():
         if day >= first:
             table = dataset.read(day, columns)

@@ -18,11 +18,10 @@ from pydantic import Field
 from fraud.audit import prediction_log
 from fraud.core.contract import US_PER_DAY, US_PER_SECOND
 from fraud.job import Context, JobConfig, JobResult
+from fraud.lake import catalog
 from fraud.lake.dataset import Dataset, located, put_atomically
 
-DATASET: Final = "predictions"
 _OFFSETS: Final = "_shipped.json"
-_ORDER: Final = [("served_us", "ascending"), ("prediction_id", "ascending")]
 
 
 class Config(JobConfig):
@@ -55,7 +54,7 @@ def run(config: Config, context: Context) -> Result:
     If the run is killed in between, the next run reads the same lines again, finds their ids in the partition and skips
     them.
     """
-    lake = Dataset(context.settings.lake_uri, DATASET)
+    lake = catalog.PREDICTIONS.at(context.settings.lake_uri)
     shipped = _offsets(lake)
     read = repeated = unreadable = 0
     days: set[str] = set()
@@ -143,4 +142,5 @@ def _merged(lake: Dataset, day: str, rows: pa.Table) -> tuple[pa.Table | None, i
     )
     if not fresh.num_rows:
         return None, rows.num_rows
-    return pa.concat_tables([stored, fresh]).sort_by(_ORDER).combine_chunks(), rows.num_rows - fresh.num_rows
+    merged = pa.concat_tables([stored, fresh]).sort_by(catalog.PREDICTIONS.order).combine_chunks()
+    return merged, rows.num_rows - fresh.num_rows

@@ -1,1 +1,1 @@
-"""The pure domain: contract, features, gates, costs. No I/O, nothing of ours imported, numpy and pydantic only."""
+"""What serving, batch, stream and browser share. No I/O; imports only numpy and the standard library."""

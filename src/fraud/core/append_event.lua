@@ -1,7 +1,7 @@
--- Reads a user's known history and appends one event to it, atomically and once per transaction id.
+-- Reads a user's history and appends one event to it, atomically and once per transaction id.
 -- KEYS: history, ids. ARGV: record (24 bytes), transaction id hash (8 bytes), event time in us, MAX_EVENTS.
 -- RETENTION_US is set by the line that `fraud.core.history` puts before this text.
--- Reply: sequence, newest event time before this one, 1 if the id was known already, known records.
+-- Reply: sequence, newest event time before this one, 1 if the id was appended before, records of the history.
 local record, id, event_us, bound = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local base, newest, count = 0, 0, 0
 
@@ -31,11 +31,11 @@ end
 
 local history = records(math.max(0, count - bound), count)
 if event_us < newest - RETENTION_US then
-  return {base + count, newest, 0, history} -- too late: it can lie in no window, so it is not taken in
+  return {base + count, newest, 0, history} -- too late to be in any window: not appended
 end
 if count >= 3 * bound then
-  -- Only a whole prefix ever goes, so that sequences stay contiguous. What stays lets a retry of any of the user's
-  -- last MAX_EVENTS transactions see all the history that its first attempt saw.
+  -- Only a prefix is removed, so that sequences stay contiguous. Enough records are kept for a retry of any of the
+  -- user's last MAX_EVENTS transactions to read the same history as its first attempt.
   local drop = count - 2 * bound
   redis.call('SET', KEYS[1], struct.pack('<i8i8', base + drop, newest) .. records(drop, count))
   redis.call('SET', KEYS[2], string.sub(ids, 16 * drop + 1))

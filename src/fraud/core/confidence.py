@@ -1,15 +1,15 @@
-"""How far a decision is from having gone the other way."""
+"""Confidence of a decision: its distance from the threshold, scaled to 0.5..1.0."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def confidence(probability: float, threshold: float) -> float:
-    """Confidence in `probability >= threshold` (fraud) or its opposite: 0.5 on the threshold, 1.0 farthest from it.
+    """Confidence in the decision `probability >= threshold`: 0.5 at the threshold, 1.0 farthest from it.
 
-    The probability is rescaled, on each side of the threshold for itself, so that the threshold lies at 0.5. Fraud is
-    rare and thresholds are chosen by cost: without that, `max(p, 1 - p)` is above 0.99 for a model that knows nothing,
-    and a calibrated model's surest stop at a threshold of 0.1 counts as a doubtful one.
+    The probability is rescaled on each side of the threshold so that the threshold maps to 0.5. Without rescaling,
+    `max(p, 1 - p)` would be above 0.99 for a model that always returns the low base rate of fraud, and only 0.5 for a
+    probability of 0.5 at a threshold of 0.1.
     """
     if probability >= threshold:
         room = 1.0 - threshold

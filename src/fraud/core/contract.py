@@ -1,7 +1,7 @@
-"""The transaction contract: names, units and bounds that every entrance to the platform enforces alike.
+"""The transaction contract: names, units and bounds that every entry point enforces.
 
-Times are int64 microseconds since 1970-01-01 UTC. Amounts are USD; inside, they are integers of 1/10,000 USD
-("units"), so that sums are exact in any order and equality between engines is equality of bits.
+Times are int64 microseconds since 1970-01-01 UTC. Amounts are USD. Computations use integers of 1/10,000 USD ("units"):
+their sums are exact in any order, so engines can be compared bit by bit.
 """
 
 import re
@@ -19,10 +19,10 @@ US_PER_DAY: Final = 24 * US_PER_HOUR
 UNITS_PER_USD: Final = 10_000
 MAX_AMOUNT: Final = 1e9
 MAX_DISTANCE: Final = 12_500.0
-"""Miles. Half of the Earth's circumference is 12,451 miles: nothing is farther from home."""
+"""Miles. Half of the Earth's circumference is 12,451 miles, so no distance is larger."""
 MAX_ID_LENGTH: Final = 128
 MISSING_IDS: Final = frozenset({"nan", "null", "none", "<na>", "(null)", "\\n", "#n/a"})
-"""Texts, in any case, that programs write where there is no id. An empty text is an error of its own."""
+"""Texts, in any case, that programs write for a missing id. An empty text is a separate error."""
 ID_CONTROL: Final = "has a control character or a line break"
 ID_ROUNDED: Final = "is a long number in scientific notation, as a spreadsheet writes it (its last digits are lost)"
 ID_ERROR_CELL: Final = "is an error value of a spreadsheet"
@@ -32,11 +32,11 @@ _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _ROUNDED: Final = re.compile(r"[+-]?[0-9](?:[.,][0-9]+)?[eE][+-][0-9]+|[+-]?[0-9][.,][0-9]+[eE][0-9]+", re.ASCII)
 _ERROR_CELL: Final = re.compile(r"#{3,}|#(?:NAME\?|VALUE!|REF!|DIV/0!|NUM!|NULL!)", re.ASCII)
 ZONED_TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:?\d\d)", re.ASCII)
-"""A time as JSON and the command line carry it: RFC 3339 with its zone. Numbers and texts of digits are not times."""
+"""A time in JSON and on the command line: RFC 3339 with a zone. Numbers are not accepted."""
 MAX_FUTURE_SKEW_US: Final = US_PER_DAY
-"""A clock may run ahead of ours this far. A later event would hide a user's real history behind it."""
+"""An event time may be this far in the future. A later one would move the user's real history out of the windows."""
 MIN_EVENT_US: Final = 946_684_800 * US_PER_SECOND
-"""2000-01-01: an earlier event time is a parsing error, not a payment."""
+"""2000-01-01. An earlier event time is treated as a parsing error."""
 
 OTHER: Final = "other"
 CATEGORIES: Final[tuple[str, ...]] = (
@@ -58,7 +58,7 @@ CATEGORIES: Final[tuple[str, ...]] = (
     "travel",
     OTHER,
 )
-"""The closed list of merchant categories. One that is not here becomes `other`, and is counted where it entered."""
+"""The closed list of merchant categories. Any other category becomes `other` and is counted at the entry point."""
 
 CATEGORY_INDEX: Final[Mapping[str, int]] = {name: index for index, name in enumerate(CATEGORIES)}
 OTHER_INDEX: Final = CATEGORY_INDEX[OTHER]
@@ -87,14 +87,14 @@ def amount_units(amount: float) -> int:
 
 
 def amounts_units(amounts: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The same for an array whose values were checked before: float64[n] USD -> int64[n] units."""
+    """`amount_units` of an array whose values were validated: float64[n] USD -> int64[n] units."""
     return np.rint(amounts * UNITS_PER_USD).astype(np.int64)
 
 
 def id_text(text: str) -> str | None:
-    """The id that every entrance makes of a text: without the spaces around it; None for a text of MISSING_IDS.
+    """The id in a text, without surrounding spaces; None for a text in MISSING_IDS. Every entry point uses this rule.
 
-    A text is never read as a number: leading zeros and a `.0` stay. Raises ValueError, its message one of ID_FAULTS.
+    A text is never read as a number: leading zeros and a `.0` are kept. Raises ValueError with one of ID_FAULTS.
     """
     found = text.strip(_SPACES)
     if _CONTROL.search(found):

@@ -1,17 +1,16 @@
-"""Every feature, declared once. The batch engines, the request path and Feast all read this table.
+"""The table of features. The batch engines, the request path and Feast read it.
 
-Meaning of a window feature for transaction *e* of user *u* at event time *t* (see docs/features.md):
+Definition of a window feature for transaction *e* of user *u* at event time *t* (see docs/features.md):
 
-* u's **known history** at e: the `MAX_EVENTS` events with the highest sequence below e's, in the order in which the
-  platform learned of them. Online the store hands out that sequence; offline `created_timestamp` plays its role, and
-  what was learned of at once counts as learned of in order of event_timestamp, then transaction_id.
-* An event that is more than `RETENTION_US` behind *newest* when it is learned of is never taken into the history: it
-  gets no sequence and can lie in no window.
-* A window of length *w* holds the known events with `max(t - w, newest - RETENTION_US) <= event time < t`, where
-  *newest* is the latest event time of all u's events known before e. An event at the same microsecond is not
-  "before". The second bound says nothing for events at most seven days late; it lets the store forget.
-* Sums run over integers (1/10,000 USD) and distinct counts over 64-bit hashes, so no order of evaluation can change
-  a bit; a mean divides once, `float(sum) / float(count * 10_000)`.
+* u's **history** at e: the `MAX_EVENTS` events with the highest sequence below e's. Online, the store assigns
+  sequences. Offline, events are ordered by ingestion time (`created_timestamp`), then event time, then transaction_id.
+* An event that is more than `RETENTION_US` older than *newest* at its ingestion is not added to the history. It has no
+  sequence and is in no window.
+* A window of length *w* contains the events of the history with `max(t - w, newest - RETENTION_US) <= event time < t`.
+  *newest* is the latest event time of all u's events with a lower sequence than e. An event at the same microsecond is
+  excluded. The second bound has no effect on events at most seven days late; it limits how long the store keeps events.
+* Sums are over integers (1/10,000 USD) and distinct counts over 64-bit hashes, so the order of evaluation does not
+  change the result. A mean divides once: `float(sum) / float(count * 10_000)`.
 """
 
 import json
@@ -45,7 +44,7 @@ WINDOW_FEATURES: Final = (
 WINDOW_NAMES: Final = tuple(f.name for f in WINDOW_FEATURES)
 
 MAX_EVENTS: Final = 1_024
-"""A user's known history is at most this many events: 34 a day over the longest window. Part of the meaning."""
+"""Maximum number of events in a history: 34 a day over the longest window. Part of the definition."""
 LATENESS_US: Final = 7 * US_PER_DAY
 RETENTION_US: Final = max(f.window_us for f in WINDOW_FEATURES) + LATENESS_US
 
@@ -62,7 +61,7 @@ VECTOR_NAMES: Final[tuple[str, ...]] = (
     "no_history_7d",
     *(f"category_{name}" for name in CATEGORIES),
 )
-"""What a model sees: float32[len(VECTOR_NAMES)], in this order, made by `fraud.core.vector` alone."""
+"""The input of a model: float32[len(VECTOR_NAMES)] in this order, computed by `fraud.core.vector`."""
 CATEGORY_OFFSET: Final = VECTOR_NAMES.index(f"category_{CATEGORIES[0]}")
 
 IMPUTATION: Final[Mapping[str, str]] = {
@@ -73,16 +72,16 @@ IMPUTATION: Final[Mapping[str, str]] = {
 
 
 def definition_hash() -> str:
-    """sha256 over the meaning of the features, not over the text that states it.
+    """sha256 of the feature definition.
 
-    It changes when a window, an aggregation, the bound, the retention, the vector's order or an imputation changes,
-    and models carry it: one trained under another meaning must not be served under this one.
+    It changes with a window, an aggregation, the bound, the retention, the order of the vector or an imputation. A
+    model stores the hash it was trained with; serving and scoring refuse a model with a different one.
     """
-    meaning = {
+    definition = {
         "windows": [asdict(feature) for feature in WINDOW_FEATURES],
         "max_events": MAX_EVENTS,
         "retention_us": RETENTION_US,
         "vector": VECTOR_NAMES,
         "imputation": dict(IMPUTATION),
     }
-    return sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+    return sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()

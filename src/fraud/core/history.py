@@ -1,16 +1,16 @@
-"""A user's event history online: one compact value per user, in the order in which the store learned of the events.
+"""A user's event history in the online store: one compact value per user, ordered by sequence.
 
 Value of `history_key(user)`: a 16-byte header (base, newest) and then 24-byte records. The record at index i has
-sequence `base + i`; `newest` is the latest event time (us) among all events the user ever had, trimmed ones included.
-Value of `ids_key(user)`: one 16-byte entry per record (transaction id hash, newest before this event). It makes the
-append idempotent and lets a retry see exactly the history its first attempt saw, as long as fewer than MAX_EVENTS
-events of the user came in between.
+sequence `base + i`; `newest` is the latest event time (us) of all events of the user, including removed ones.
+Value of `ids_key(user)`: one 16-byte entry per record (transaction id hash, newest before this event). The entries make
+the append idempotent: a retry reads the same history as its first attempt, as long as fewer than MAX_EVENTS events of
+the user were appended in between.
 
-What no later window can hold is not kept: an event more than RETENTION_US behind `newest` is not taken in, and
-`load_events.lua` lets go of such a prefix. A user with very many events keeps the last 2 to 3 times MAX_EVENTS.
+Events that can be in no later window are not kept. An event more than RETENTION_US older than `newest` is not appended,
+and `load_events.lua` removes a prefix of such events. At most 3 * MAX_EVENTS events of a user are kept.
 
-Both keys of a user share a hash tag, so that one script can touch them on a cluster too. `append_event.lua` reads
-and appends in one atomic round trip; concurrent requests of one user are ordered by the store.
+Both keys of a user have the same hash tag, so that a script can use them on a cluster. `append_event.lua` reads and
+appends in one atomic round trip; the store orders concurrent requests of a user.
 """
 
 import struct
@@ -38,17 +38,17 @@ APPEND_SCRIPT: Final = _script("append_event.lua")
 LOAD_SCRIPT: Final = _script("load_events.lua")
 
 
-class Known(NamedTuple):
-    """What was known of a user when an event was taken in."""
+class PriorHistory(NamedTuple):
+    """The history of a user before an event that was appended."""
 
     sequence: int
-    """The event's own sequence: the number of the user's events taken in before it."""
+    """The sequence of the event: the number of events of the user that were appended before it."""
     newest_us: int
-    """Latest event time known before this event; 0 without history."""
+    """Latest event time before this event was appended; 0 without history."""
     events: NDArray[np.void]
-    """RECORD[n], n <= MAX_EVENTS, the events with the highest sequences below this one, in sequence order."""
+    """RECORD[n], n <= MAX_EVENTS: the events with the highest sequences below this one, in order of sequence."""
     repeated: bool
-    """True when this transaction_id was appended before: nothing was written this time."""
+    """True when this transaction_id was appended before. Nothing was written then."""
 
 
 class Order(NamedTuple):
@@ -72,18 +72,18 @@ def ids_key(user_id: str) -> str:
 
 
 def append_arguments(transaction_id: str, event_us: int, units: int, merchant_id: str) -> tuple[bytes, bytes, int]:
-    """ARGV of `append_event.lua`, the bound (MAX_EVENTS) excepted: record, id, event time."""
+    """ARGV of `append_event.lua` without the bound (MAX_EVENTS): record, id, event time."""
     return _EVENT.pack(event_us, units, id_hash(merchant_id)), _ID.pack(id_hash(transaction_id)), event_us
 
 
-def known(reply: tuple[int, int, int, bytes]) -> Known:
-    """The script's reply as `Known`: (sequence, newest_before, repeated, records)."""
+def prior_history(reply: tuple[int, int, int, bytes]) -> PriorHistory:
+    """Parse the reply of `append_event.lua`: (sequence, newest_before, repeated, records)."""
     sequence, newest, repeated, records = reply
-    return Known(sequence, newest, np.frombuffer(records, dtype=RECORD), bool(repeated))
+    return PriorHistory(sequence, newest, np.frombuffer(records, dtype=RECORD), bool(repeated))
 
 
 def stored(value: bytes) -> tuple[int, int, NDArray[np.void]]:
-    """A whole value of `history_key`: (base, newest, RECORD[n]). An absent value is b""."""
+    """Parse a value of `history_key`: (base, newest, RECORD[n]). b"" stands for an absent key."""
     if not value:
         return 0, 0, np.zeros(0, dtype=RECORD)
     base, newest = HEADER.unpack_from(value)

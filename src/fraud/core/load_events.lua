@@ -1,25 +1,25 @@
--- Appends many events of one user at once, in the order given, and lets go of what no window can hold any more.
+-- Appends many events of one user, in the order given, and removes events that can be in no later window.
 -- KEYS: history, ids. ARGV: records (24 bytes each), transaction id hashes (8 bytes each), MAX_EVENTS.
 -- RETENTION_US is set by the line that `fraud.core.history` puts before this text.
--- Reply: appended, known already, too late, left out because the history is full.
+-- Reply: appended, repeated, too late, left out because the history is full.
 local new_records, new_ids, bound = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local value, ids = redis.call('GET', KEYS[1]) or '', redis.call('GET', KEYS[2]) or ''
 local base, newest = 0, 0
 if #value >= 16 then base, newest = struct.unpack('<i8i8', value) end
 local count = #ids / 16
 
-local known = {}
-for index = 0, count - 1 do known[string.sub(ids, 16 * index + 1, 16 * index + 8)] = true end
+local appended_before = {}
+for index = 0, count - 1 do appended_before[string.sub(ids, 16 * index + 1, 16 * index + 8)] = true end
 
--- A full history may have forgotten ids, all of them no newer than its newest event: taking those again would count
--- them twice, so a full history takes only what is newer.
+-- Ids may have been removed from a full history, all of them of events no newer than its newest one. Appending such an
+-- event again would count it twice, so only newer events are appended to a full history.
 local full_until = count >= 2 * bound and newest or -1
-local appended, repeated, late, full, forgotten = 0, 0, 0, 0, 0
+local appended, repeated, late, full, removed = 0, 0, 0, 0, 0
 local records, entries = {string.sub(value, 17)}, {ids}
 for k = 0, #new_ids / 8 - 1 do
   local id = string.sub(new_ids, 8 * k + 1, 8 * k + 8)
   local event_us = struct.unpack('<i8', new_records, 24 * k + 1)
-  if known[id] then
+  if appended_before[id] then
     repeated = repeated + 1
   elseif event_us < newest - RETENTION_US then
     late = late + 1
@@ -27,9 +27,9 @@ for k = 0, #new_ids / 8 - 1 do
     full = full + 1
   else
     if count >= 3 * bound then
-      forgotten, count = forgotten + count - 2 * bound, 2 * bound
+      removed, count = removed + count - 2 * bound, 2 * bound
     end
-    known[id] = true
+    appended_before[id] = true
     appended = appended + 1
     records[appended + 1] = string.sub(new_records, 24 * k + 1, 24 * k + 24)
     entries[appended + 1] = id .. struct.pack('<i8', newest)
@@ -39,8 +39,8 @@ for k = 0, #new_ids / 8 - 1 do
 end
 
 local all_records, all_entries = table.concat(records), table.concat(entries)
--- A prefix whose events all lie before the retention bound is in no later window.
-local first, total = forgotten, #all_entries / 16
+-- A prefix of events older than the retention is in no later window.
+local first, total = removed, #all_entries / 16
 while first < total and struct.unpack('<i8', all_records, 24 * first + 1) < newest - RETENTION_US do
   first = first + 1
 end

@@ -1,4 +1,4 @@
-"""From a transaction and its window values to the float32 vector a model reads. The only code that does so."""
+"""Build the float32 vector of a model from a transaction and its window values."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ def fill_table(
     avg_amount_7d: NDArray[np.float64],
     unique_merchants_30d: NDArray[np.int64],
 ) -> NDArray[np.float32]:
-    """The same for n transactions at once: float32[n, len(VECTOR_NAMES)]. Nulls are NaN; bits equal `fill_row`."""
+    """`fill_row` for n transactions: float32[n, len(VECTOR_NAMES)], with the same bits. Nulls are NaN."""
     n = len(amount)
     table = np.zeros((n, len(VECTOR_NAMES)), dtype=np.float32)
     no_distance = np.isnan(distance)

@@ -1,4 +1,4 @@
-"""The window features of one request. `fraud.features.engines` has the compiled batch form of the same definition."""
+"""The window features of one request. `fraud.features.engines` computes the same features in batch."""
 
 from bisect import bisect_left
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Column = list[int] | NDArray[np.integer[Any]]
 
 
 class _Events(NamedTuple):
-    """A user's events before a transaction, in order of event time."""
+    """A user's history before a transaction, in order of event time."""
 
     times: Column
     units: Column
@@ -60,28 +60,28 @@ _AGGREGATIONS: Final[dict[str, Callable[[_Events, int, int, int], float]]] = {
     "distinct": _distinct,
     "seconds_since_last": _seconds_since_last,
 }
-"""Of the events [start, end), at least one, and the transaction's own time."""
+"""Functions of the events [start, end), at least one, and the transaction's own time."""
 _FEW: Final = 64
-"""So many events are faster as plain lists: a call into numpy costs more than the work it does for them."""
+"""Up to this many events, plain lists are faster than numpy arrays."""
 
 
 def evaluate(
     events: NDArray[np.void], newest_us: int, at_us: int, features: tuple[WindowFeature, ...] = WINDOW_FEATURES
 ) -> WindowValues:
-    """Window values of a transaction at `at_us` (us) over the user's known history.
+    """Window values of a transaction at `at_us` (us), computed from the user's history.
 
-    `events` is history.RECORD[n], n <= MAX_EVENTS, in any order; `newest_us` the latest event time known before this
-    transaction (0 without history). Sums are over integers and exact, so the result does not depend on the order of
-    events: it is bitwise the batch engines' value.
+    `events` is history.RECORD[n], n <= MAX_EVENTS, in any order. `newest_us` is the latest event time of the history (0
+    without one). Sums are over integers, so the result does not depend on the order of the events and has the same bits
+    as the batch engines' value.
     """
-    known = _few_in_order(events) if len(events) <= _FEW else _many_in_order(events)
-    end = bisect_left(known.times, at_us)
+    ordered = _few_in_order(events) if len(events) <= _FEW else _many_in_order(events)
+    end = bisect_left(ordered.times, at_us)
     floor = newest_us - RETENTION_US
     values: list[float | int | None] = []
     for feature in features:
-        start = bisect_left(known.times, max(at_us - feature.window_us, floor), 0, end)
+        start = bisect_left(ordered.times, max(at_us - feature.window_us, floor), 0, end)
         aggregate = _AGGREGATIONS[feature.aggregation]
-        values.append(aggregate(known, start, end, at_us) if start < end else feature.empty)
+        values.append(aggregate(ordered, start, end, at_us) if start < end else feature.empty)
     return tuple(values)
 
 
@@ -89,7 +89,7 @@ def _few_in_order(events: NDArray[np.void]) -> _Events:
     times, units, merchants = events["event_us"].tolist(), events["units"].tolist(), events["merchant"].tolist()
     ordered = sorted(times)
     if ordered != times:
-        # Learned of out of order. In order, every window is a slice.
+        # Some events were late. Sorted by event time, every window is a slice.
         order = sorted(range(len(times)), key=times.__getitem__)
         units, merchants = [units[i] for i in order], [merchants[i] for i in order]
     return _Events(ordered, units, merchants)

@@ -1,1 +1,1 @@
-"""Feature engines, the online store, Feast, and their jobs."""
+"""Feature engines, online store and Feast, with their jobs."""

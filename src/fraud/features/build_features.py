@@ -1,8 +1,8 @@
-"""Window features of the days that changed.
+"""Build the window features of the days whose inputs changed.
 
-A day's features depend on its own rows, on the look-back of its longest window, and, where events came late, on
-what else was known by then. `_inputs` names exactly those partitions; a day is built again when one of them, or the
-definition of the features, changed since it was built.
+The inputs of a day are its own rows, the look-back of the longest window and, where events were late, other partitions
+that affect the history of its users (`_inputs`). A day is built again when one of its inputs or the feature definition
+changed.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,46 +28,46 @@ if TYPE_CHECKING:
 Build = Callable[[list["Part"]], Iterator[tuple[str, list[DataObject]]]]
 LOOK_BACK = timedelta(days=-(-max(feature.window_us for feature in WINDOW_FEATURES) // US_PER_DAY))
 ROWS_IN_MEMORY = 6_000_000
-"""Input rows held at once per core (about 1 GiB); more days than that are built in several steps."""
+"""Input rows in memory at once, per core (about 1 GiB). More days are built in several steps."""
 
 
 class Config(JobConfig):
-    """Which days. Without bounds: every day of the lake that is not up to date."""
+    """The days to build. Without bounds: all days of the lake that are not up to date."""
 
     first: date | None = Field(default=None, alias="from", description="first day")
     last: date | None = Field(default=None, alias="to", description="last day")
-    full: bool = Field(default=False, description="build the days even where nothing changed")
+    full: bool = Field(default=False, description="also build days whose inputs did not change")
 
 
 class Result(JobResult):
-    """Days and rows."""
+    """Numbers of days and rows."""
 
     days_built: int
     days_changed: int
-    """Of those built: published other content than before."""
+    """Built days whose published content changed."""
     days_unchanged: int
-    """Up to date already, not read."""
+    """Days that were up to date and were not read."""
     rows: int
-    """Rows in the days built."""
+    """Rows of the built days."""
     first_day: str
     last_day: str
     definition_hash: str
 
 
 class Source(NamedTuple):
-    """One partition of transactions, as far as planning needs it."""
+    """One partition of transactions, for planning."""
 
     sha256: str
     objects: tuple[tuple[str, int], ...]
     """URI and rows of each data object."""
     rows: int
-    first_learned: datetime | None
+    first_ingested: datetime | None
+    last_ingested: datetime | None
     """Earliest and latest created_timestamp; None without rows."""
-    latest_ingestion_us: datetime | None
 
 
 def run(config: Config, context: Context) -> Result:
-    """Build what is stale. Raises BadInputError when the lake has no transactions, or unsorted ones."""
+    """Build the days that are not up to date. Raises BadInputError when the lake has no, or unsorted, transactions."""
     transactions = catalog.TRANSACTIONS.at(context.settings.lake_uri)
     features = catalog.FEATURES.at(context.settings.lake_uri)
     sources = {day: _source(transactions, day) for day in transactions.partitions()}
@@ -75,7 +75,7 @@ def run(config: Config, context: Context) -> Result:
         raise BadInputError("the lake has no transactions", hint="fraud ingest")
     first = config.first.isoformat() if config.first else min(sources)
     last = config.last.isoformat() if config.last else max(sources)
-    # Transactions of before are kept as look-back alone: built, such a day would lack its own.
+    # Transactions before the watermark are kept for the look-back only. Such a day would be built without its own one.
     requested = [day for day in sources if max(first, features.retention_watermark()) <= day <= last]
     inputs = {day: _inputs(day, sources) for day in requested}
     made_from = {day: _made_from(day, inputs[day], sources) for day in requested}
@@ -97,14 +97,14 @@ def run(config: Config, context: Context) -> Result:
 
 @contextmanager
 def _engine(context: Context, features: Dataset, work: bool) -> Iterator[tuple[Build, int]]:
-    """What builds the days of some parts, by `settings.feature_engine`, and how many input rows it takes at once."""
+    """The build function of `settings.feature_engine`, and the number of input rows it can process at once."""
     from fraud.features import days  # noqa: PLC0415 - numba is slow to import
 
     if context.settings.feature_engine == "one-machine" or not work:
         yield partial(days.build_here, features), ROWS_IN_MEMORY
         return
     from fraud.features.spark_days import build_on_spark  # noqa: PLC0415
-    from fraud.lake.spark import spark_session  # noqa: PLC0415 - Spark is started when there is work for it
+    from fraud.lake.spark import spark_session  # noqa: PLC0415 - Spark is imported only if needed
 
     with spark_session(context.settings, "build-features") as session:
         rows_at_once = ROWS_IN_MEMORY * session.sparkContext.defaultParallelism
@@ -114,8 +114,8 @@ def _engine(context: Context, features: Dataset, work: bool) -> Iterator[tuple[B
 def _source(transactions: Dataset, day: str) -> Source:
     manifest = transactions.manifest(day)
     if manifest is None:
-        raise UnavailableError(f"transactions lost partition {day} while being read", hint="run again")
-    learned: list[datetime] = []
+        raise UnavailableError(f"partition {day} of transactions was removed while being read", hint="run again")
+    ingested: list[datetime] = []
     uris = transactions.object_uris(day)
     for uri in uris:
         with opened(uri) as file:
@@ -123,28 +123,28 @@ def _source(transactions: Dataset, day: str) -> Source:
         column = footer.schema.to_arrow_schema().get_field_index("created_timestamp")
         for group in range(footer.num_row_groups):
             bounds = footer.row_group(group).column(column).statistics
-            learned += [bounds.min, bounds.max] if bounds else []  # an empty group has none
+            ingested += [bounds.min, bounds.max] if bounds else []  # an empty group has none
     objects = tuple((uri, made.rows) for uri, made in zip(uris, manifest.objects, strict=True))
     return Source(
-        manifest.content_sha256, objects, manifest.rows, min(learned, default=None), max(learned, default=None)
+        manifest.content_sha256, objects, manifest.rows, min(ingested, default=None), max(ingested, default=None)
     )  # fmt: skip
 
 
 def _inputs(day: str, sources: Mapping[str, Source]) -> list[str]:
-    """The partitions that can change a bit of `day`'s features.
+    """The partitions that can affect the features of `day`.
 
-    The look-back holds every event a window can hold. An older partition counts only when some of it was learned of
-    after the look-back began, for it may push other events out of the bounded history; a newer one only when some of
-    it was known before the last of the day's own events.
+    These are the day and its look-back, which contains every event of its windows. An older partition is an input when
+    it has rows ingested after the first row of the look-back: they may displace events from the bounded history. A
+    newer partition is an input when it has rows ingested before the last row of the day.
     """
     since = (date.fromisoformat(day) - LOOK_BACK).isoformat()
     near = [p for p in sources if since <= p <= day]
-    began = min((s.first_learned for p in near if (s := sources[p]).first_learned), default=None)
-    ended = sources[day].latest_ingestion_us
+    began = min((s.first_ingested for p in near if (s := sources[p]).first_ingested), default=None)
+    ended = sources[day].last_ingested
     if began is None or ended is None:
         return near
-    older = [p for p, s in sources.items() if p < since and s.latest_ingestion_us and s.latest_ingestion_us > began]
-    newer = [p for p, s in sources.items() if p > day and s.first_learned and s.first_learned < ended]
+    older = [p for p, s in sources.items() if p < since and s.last_ingested and s.last_ingested > began]
+    newer = [p for p, s in sources.items() if p > day and s.first_ingested and s.first_ingested < ended]
     return [*older, *near, *newer]
 
 
@@ -162,33 +162,33 @@ def _up_to_date(features: Dataset, day: str, made_from: dict[str, str]) -> bool:
 def _chunks(
     stale: list[str], inputs: Mapping[str, list[str]], sources: Mapping[str, Source], rows_at_once: int
 ) -> Iterator[list[str]]:
-    """Runs of stale days whose inputs together stay within `rows_at_once`; a single day may exceed it."""
+    """Split stale days into chunks with at most `rows_at_once` input rows; a single day may have more."""
     chunk: list[str] = []
     held: set[str] = set()
     for day in stale:
-        expected = held.union(inputs[day])
-        if chunk and sum(sources[p].rows for p in expected) > rows_at_once:
+        needed = held.union(inputs[day])
+        if chunk and sum(sources[p].rows for p in needed) > rows_at_once:
             yield chunk
-            chunk, expected = [], set(inputs[day])
+            chunk, needed = [], set(inputs[day])
         chunk.append(day)
-        held = expected
+        held = needed
     if chunk:
         yield chunk
 
 
 def _parts(chunk: list[str], inputs: Mapping[str, list[str]], sources: Mapping[str, Source]) -> list["Part"]:
-    """What the days of a chunk need of the partitions that are their inputs, in order of days."""
+    """The parts of the input partitions that the days of a chunk need, in order of days."""
     from fraud.features.days import Part, Stored  # noqa: PLC0415 - numba is slow to import
 
     near_from = (date.fromisoformat(chunk[0]) - LOOK_BACK).isoformat()
-    expected = sorted({p for day in chunk for p in inputs[day]})
-    began = min((s.first_learned for p in expected if p >= near_from and (s := sources[p]).first_learned), default=None)
-    ended = max((s.latest_ingestion_us for day in chunk if (s := sources[day]).latest_ingestion_us), default=None)
+    needed = sorted({p for day in chunk for p in inputs[day]})
+    began = min((s.first_ingested for p in needed if p >= near_from and (s := sources[p]).first_ingested), default=None)
+    ended = max((s.last_ingested for day in chunk if (s := sources[day]).last_ingested), default=None)
     return [
         Part(
             day=p, objects=tuple(Stored(*stored) for stored in sources[p].objects),
-            learned_after=began if p < near_from else None, learned_before=ended if p > chunk[-1] else None,
-            expected=p in chunk,
+            ingested_after=began if p < near_from else None, ingested_before=ended if p > chunk[-1] else None,
+            to_build=p in chunk,
         )
-        for p in expected
+        for p in needed
     ]  # fmt: skip

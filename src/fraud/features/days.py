@@ -1,4 +1,4 @@
-"""Days of `features` from parts of `transactions`: what both engines of `fraud build-features` read and write."""
+"""Build days of `features` from parts of `transactions`, for both engines of `fraud build-features`."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,31 +18,31 @@ from fraud.lake.dataset import ROWS_PER_OBJECT, DataObject, Dataset, opened
 
 
 class Stored(NamedTuple):
-    """A data object of transactions. Named by its content, so it holds what it held when the build was planned."""
+    """A data object of transactions. Its name depends on its content, so it cannot change during a build."""
 
     uri: str
     rows: int
 
 
 class Part(NamedTuple):
-    """A day of transactions, as far as the days to be built need it: what was learned of between two bounds."""
+    """The rows of a day of transactions that the days to be built need: those ingested between two bounds."""
 
     day: str
     objects: tuple[Stored, ...]
-    learned_after: datetime | None
-    learned_before: datetime | None
-    """Both excluded; None is no bound."""
-    expected: bool
-    """Whether the day itself is to be built. Such a part has no bounds."""
+    ingested_after: datetime | None
+    ingested_before: datetime | None
+    """Both exclusive; None for no bound."""
+    to_build: bool
+    """Whether the day is built itself. Such a part has no bounds."""
 
     @property
     def rows(self) -> int:
-        """Of the whole day."""
+        """Number of rows of the whole day."""
         return sum(stored.rows for stored in self.objects)
 
 
 class Piece(NamedTuple):
-    """Rows `first` to `end` (excluded) of a day to be built: what becomes one data object of its features."""
+    """Rows `first` to `end` (exclusive) of a day to be built. They become one data object of features."""
 
     day: str
     objects: tuple[Stored, ...]
@@ -51,34 +51,34 @@ class Piece(NamedTuple):
 
 
 def pieces(part: Part) -> list[Piece]:
-    """All of a day to be built; one without rows for a day without rows."""
+    """The pieces of a day to be built. A day without rows has one piece."""
     firsts = range(0, max(part.rows, 1), ROWS_PER_OBJECT)
     return [Piece(part.day, part.objects, first, min(first + ROWS_PER_OBJECT, part.rows)) for first in firsts]
 
 
 def read_part(part: Part) -> tuple[pa.Table, NDArray[np.int64]]:
-    """The part's rows, `arrow_windows.COLUMNS`, and the place of each in its day, int64[n]."""
+    """The rows of a part with `arrow_windows.COLUMNS`, and their positions in the day, int64[n]."""
     table = _read(part.objects, list(COLUMNS))
-    known = np.ones(table.num_rows, dtype=bool)
-    if part.learned_after is not None:
-        known &= pc.greater(table["created_timestamp"], pa.scalar(part.learned_after)).to_numpy()
-    if part.learned_before is not None:
-        known &= pc.less(table["created_timestamp"], pa.scalar(part.learned_before)).to_numpy()
-    return (table if known.all() else table.filter(pa.array(known))), np.flatnonzero(known)
+    within = np.ones(table.num_rows, dtype=bool)
+    if part.ingested_after is not None:
+        within &= pc.greater(table["created_timestamp"], pa.scalar(part.ingested_after)).to_numpy()
+    if part.ingested_before is not None:
+        within &= pc.less(table["created_timestamp"], pa.scalar(part.ingested_before)).to_numpy()
+    return (table if within.all() else table.filter(pa.array(within))), np.flatnonzero(within)
 
 
 def build_here(features: Dataset, parts: Sequence[Part]) -> Iterator[tuple[str, list[DataObject]]]:
-    """The wanted days of `parts`, which come in order of their days, and the objects that hold their features.
+    """Build the days of `parts` (in order of days) and write the objects of their features. Yields (day, objects).
 
-    Raises BadInputError when transactions are not in order, UnavailableError when an object of them is gone.
+    Raises BadInputError when transactions are not sorted, UnavailableError when one of their objects was removed.
     """
-    tables, expected, rows = [], [], 0
-    # Arrow lets go of the interpreter while it packs and unpacks, so a thread for each core reads and writes.
+    tables, to_build, rows = [], [], 0
+    # Arrow releases the GIL while it compresses and decompresses, so threads use all cores.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         for part, (table, _) in zip(parts, threads.map(read_part, parts), strict=True):
             tables.append(table)
-            if part.expected:
-                expected.append((part, rows))
+            if part.to_build:
+                to_build.append((part, rows))
             rows += table.num_rows
         values = window_values(pa.concat_tables(tables))
         del tables
@@ -86,14 +86,15 @@ def build_here(features: Dataset, parts: Sequence[Part]) -> Iterator[tuple[str, 
         def put_day(part: Part, start: int) -> list[DataObject]:
             return [put_piece(features, p, values[:, start + p.first : start + p.end]) for p in pieces(part)]
 
-        days = [part.day for part, _ in expected]
-        yield from zip(days, threads.map(put_day, *zip(*expected, strict=True)), strict=True)
+        days = [part.day for part, _ in to_build]
+        yield from zip(days, threads.map(put_day, *zip(*to_build, strict=True)), strict=True)
 
 
 def put_piece(features: Dataset, piece: Piece, values: NDArray[np.float64]) -> DataObject:
-    """Write one data object, which nobody sees yet. `values` float64[len(WINDOW_NAMES), piece.end - piece.first].
+    """Write one data object. It is not visible to readers yet.
 
-    The same piece and values give the same bytes, whichever engine calls.
+    `values` is float64[len(WINDOW_NAMES), piece.end - piece.first]. The same piece and values give the same bytes in
+    both engines.
     """
     objects, before = [], 0
     skipped = 0
@@ -115,6 +116,6 @@ def _read(objects: Iterable[Stored], columns: list[str] | None) -> pa.Table:
                 tables.append(pq.read_table(file, columns=columns))
         except FileNotFoundError as error:
             raise UnavailableError(
-                "transactions lost an object while being read", got=stored.uri, hint="run again"
+                "an object of transactions was removed while being read", got=stored.uri, hint="run again"
             ) from error
     return pa.concat_tables(tables)

@@ -1,4 +1,4 @@
-"""Where events come from that do not pass through POST /predict: Redis Streams now; Kafka fits the same shape."""
+"""Sources of events that do not pass through POST /predict. Redis Streams is implemented."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,28 +9,28 @@ import redis
 from fraud.features.online_store import store_errors
 
 FIELD: Final = b"event"
-"""The field of a stream entry that holds the event as JSON."""
+"""The field of a stream entry with the event as JSON."""
 _STREAM: Final = "the event stream"
 
 
 class Delivery(NamedTuple):
-    """One event as it came. `token` is how its source knows it."""
+    """One event of a source. `token` identifies it in the source."""
 
     token: str
     payload: bytes
 
 
 class EventSource(Protocol):
-    """At least once: what was read and not settled comes again, first of all to the reader that died with it."""
+    """Delivers events at least once: events that were read and not settled are delivered again to the same reader."""
 
     def read(self, count: int, wait_seconds: float) -> list[Delivery]:
-        """Up to `count` events; none when nothing came for `wait_seconds`."""
+        """Up to `count` events; none when no event arrived within `wait_seconds`."""
 
     def settle(self, deliveries: Sequence[Delivery]) -> None:
-        """These are taken care of and must not come again."""
+        """Mark the events as processed. They are not delivered again."""
 
     def reject(self, delivery: Delivery, reason: str) -> None:
-        """Set an unusable event aside with the reason, and settle it."""
+        """Store an invalid event with the reason, and settle it."""
 
 
 class RedisStream:
@@ -38,7 +38,7 @@ class RedisStream:
 
     def __init__(self, client: redis.Redis, stream: str, group: str, consumer: str) -> None:
         self._client, self._stream, self._group, self._consumer = client, stream, group, consumer
-        self._after = "0"  # first what this consumer was given before and never settled
+        self._after = "0"  # begin with the events that were delivered to this consumer and not settled
         with store_errors(_STREAM):
             try:
                 client.xgroup_create(stream, group, id="0", mkstream=True)
@@ -77,6 +77,6 @@ class RedisStream:
 
 @contextmanager
 def connect(url: str, stream: str, group: str, consumer: str) -> Iterator[RedisStream]:
-    """The group's next events, from a `redis://` URL."""
+    """Connect to the consumer group at a `redis://` URL."""
     with redis.Redis.from_url(url, socket_connect_timeout=5) as client:
         yield RedisStream(client, stream, group, consumer)

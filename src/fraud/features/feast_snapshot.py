@@ -1,7 +1,7 @@
-"""The one Parquet file that Feast's offline store reads.
+"""The Parquet file that Feast's offline store reads.
 
-The lake's `features` are many objects behind manifests, and a folder may hold objects that no manifest names any
-more; Feast reads paths, not manifests. So what the manifests name is copied into one file, replaced as a whole.
+Feast reads paths rather than manifests, and a folder of the lake may contain objects that no manifest names. The
+objects that the manifests name are therefore copied into one file, which is replaced as a whole.
 """
 
 import json
@@ -29,17 +29,17 @@ _MADE_FROM: Final = b"made_from"
 
 
 def snapshot_path(lake_uri: str) -> str:
-    """Where the snapshot of a lake is: a plain path for a `file://` lake, a URI otherwise."""
+    """Location of a lake's snapshot: a plain path for a `file://` lake, otherwise a URI."""
     return path_or_uri(f"{lake_uri.rstrip('/')}/feast/user_transaction_features.parquet")
 
 
 @contextmanager
 def local_snapshot(lake_uri: str) -> Iterator[Path]:
-    """The published snapshot as a local file that Feast's DuckDB can read: itself on a `file://` lake, a copy for the
-    length of the block otherwise.
+    """The published snapshot as a local file for Feast's DuckDB: the file itself on a `file://` lake, otherwise a copy
+    that is removed at the end of the block.
 
-    DuckDB reads S3 by an extension alone that it would fetch from the internet at run time, and a path with `*`, `?` or
-    `[` as a pattern: such a file is read through a link.
+    DuckDB needs an extension for S3, which it would download at run time. It treats a path with `*`, `?` or `[` as a
+    pattern, so such a file is read through a symbolic link.
     """
     fs, path = located(snapshot_path(lake_uri))
     if "file" in fs.protocol and duckdb_file(path) == path:
@@ -55,9 +55,9 @@ def local_snapshot(lake_uri: str) -> Iterator[Path]:
 
 
 def publish_snapshot(lake_uri: str, days: Iterable[str]) -> str:
-    """Bring the snapshot up to the given days of `features`, in that order; returns what it was made from.
+    """Write the given days of `features`, in that order, to the snapshot. Returns the hash of its inputs.
 
-    Readers see the old file or the new one. Nothing is written when it was made from the same already.
+    The file is replaced atomically. Nothing is written when the inputs did not change.
     """
     features = catalog.FEATURES.at(lake_uri)
     named = {day: manifest.content_sha256 for day in days if (manifest := features.manifest(day))}
@@ -70,13 +70,13 @@ def publish_snapshot(lake_uri: str, days: Iterable[str]) -> str:
 
 
 def write_snapshot(path: Path, tables: Iterable[pa.Table], made_from: str) -> None:
-    """Write tables with COLUMNS into one file, a row group each; never more than one table in memory.
+    """Write tables with COLUMNS into one file, a row group each, with one table in memory at a time.
 
-    Feast's key is (user, event time). Of rows that share it, one is written: `last_learned` of each.
+    Feast's key is (user, event time). Of rows with the same key, the last one is written (`last_of_key`).
     """
     writer: pq.ParquetWriter | None = None
     for table in tables:
-        chosen = table.select(list(COLUMNS)).filter(pa.array(latest_ingestion_us(table) == np.arange(table.num_rows)))
+        chosen = table.select(list(COLUMNS)).filter(pa.array(last_of_key(table) == np.arange(table.num_rows)))
         if writer is None:
             writer = pq.ParquetWriter(path, chosen.schema.with_metadata({_MADE_FROM: made_from}), compression="zstd")
         writer.write_table(chosen.replace_schema_metadata())
@@ -84,10 +84,10 @@ def write_snapshot(path: Path, tables: Iterable[pa.Table], made_from: str) -> No
         writer.close()
 
 
-def latest_ingestion_us(table: pa.Table) -> NDArray[np.int64]:
-    """For each row of `features` rows in their order, the last row with the same user and event time: int64[n].
+def last_of_key(table: pa.Table) -> NDArray[np.int64]:
+    """Index of the last row with the same user and event time, for each row of `features`: int64[n].
 
-    That is the row itself but for a user's transactions at the same microsecond.
+    It is the row's own index, except for transactions of a user at the same microsecond.
     """
     users = table["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     event_us = table["event_timestamp"].cast(pa.int64()).to_numpy()
@@ -109,7 +109,7 @@ def _made_from(path: str) -> bytes | None:
 
 @contextmanager
 def _replacing(path: str) -> Iterator[Path]:
-    """A local file to write, which then takes the place of the one at `path` in one step."""
+    """A local file to write. At the end of the block it replaces the one at `path` atomically."""
     fs, target = located(path)
     if "file" not in fs.protocol:
         with TemporaryDirectory() as folder:

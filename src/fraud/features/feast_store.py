@@ -1,6 +1,6 @@
-"""Feast: the registry of our scalar view, point-in-time retrieval, and the view's online copy.
+"""Feast: registry of the feature view, point-in-time retrieval, and materialization of the view.
 
-Importing this module costs seconds, so jobs import it late.
+Importing this module takes seconds, so jobs import it only when they use it.
 """
 
 import importlib.util
@@ -27,22 +27,22 @@ SERVICE = "fraud_detector_v1"
 
 
 def redis_address(redis_url: str) -> str:
-    """A `redis://` URL in Feast's own form, `host:port,password=...,db=0`."""
+    """Convert a `redis://` URL to Feast's format, `host:port,password=...,db=0`."""
     url = urlsplit(redis_url)
     parts = [f"{url.hostname}:{url.port or 6379}", f"db={url.path.strip('/') or 0}"]
     parts += [f"username={unquote(url.username)}"] if url.username else []
-    # Feast reads each value as JSON first: quoted, a password of digits stays text.
+    # Feast parses values as JSON. A password of digits must be quoted to remain a string.
     parts += [f'password="{unquote(url.password)}"'] if url.password else []
     parts += ["ssl=true"] if url.scheme == "rediss" else []
     return ",".join(parts)
 
 
 def load_definitions(project: Path) -> ModuleType:
-    """The module `feature_repo/definitions.py`. Raises BadConfigError when it is not there or not Python."""
+    """Import `feature_repo/definitions.py`. Raises BadConfigError when it is missing or cannot be loaded."""
     path = project / "feature_repo" / "definitions.py"
     spec = importlib.util.spec_from_file_location("feature_definitions", path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise BadConfigError(f"{path} is not there", hint="set FRAUD_PROJECT to the checkout")
+        raise BadConfigError(f"{path} does not exist", hint="set FRAUD_PROJECT to the checkout")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -52,10 +52,10 @@ def load_definitions(project: Path) -> ModuleType:
 
 
 def open_store(project: Path, registry_url: str, redis_url: str) -> FeatureStore:
-    """A FeatureStore over `feature_repo/feature_store.yaml`, with the registry (SQLAlchemy URL) and store given."""
+    """A FeatureStore from `feature_repo/feature_store.yaml` with this registry (SQLAlchemy URL) and online store."""
     path = project / "feature_repo" / "feature_store.yaml"
     if not path.is_file():
-        raise BadConfigError(f"{path} is not there", hint="set FRAUD_PROJECT to the checkout")
+        raise BadConfigError(f"{path} does not exist", hint="set FRAUD_PROJECT to the checkout")
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         config["registry"]["path"] = registry_url
@@ -68,11 +68,11 @@ def open_store(project: Path, registry_url: str, redis_url: str) -> FeatureStore
     try:
         return FeatureStore(config=RepoConfig(repo_path=str(path.parent), **config))
     except ValidationError as error:
-        raise BadConfigError(f"{path} is not what Feast expects", got=str(error.errors()[0])) from error
+        raise BadConfigError(f"{path} is not a valid Feast configuration", got=str(error.errors()[0])) from error
 
 
 def apply(store: FeatureStore, project: Path, snapshot: str) -> None:
-    """Register entity, source, view and service over a snapshot file. Running it again changes nothing."""
+    """Register entity, source, view and service for a snapshot file. Idempotent."""
     with _quietly():
         store.apply(list(load_definitions(project).define(snapshot)))
 
@@ -80,7 +80,7 @@ def apply(store: FeatureStore, project: Path, snapshot: str) -> None:
 def materialize_view(store: FeatureStore, first: datetime, last: datetime) -> None:
     """Write each user's latest row between two times to the online store.
 
-    Both bounds are given, so neither Feast's own watermark nor a row from the far future decides what is written.
+    With both bounds given, the rows do not depend on Feast's watermark or on rows with a time in the far future.
     """
     with _quietly():
         store.materialize(first, last, feature_views=[VIEW])
@@ -89,7 +89,7 @@ def materialize_view(store: FeatureStore, first: datetime, last: datetime) -> No
 def point_in_time(store: FeatureStore, events: pa.Table) -> pa.Table:
     """Feature values of `events` (user_id, event_timestamp and any other columns) as of each event's time.
 
-    Returns the same rows, in any order, with WINDOW_NAMES appended; a row without a value has nulls.
+    Returns the same rows, in any order, with WINDOW_NAMES appended. Missing values are null.
     """
     with _quietly():
         job = store.get_historical_features(entity_df=events.to_pandas(), features=store.get_feature_service(SERVICE))
@@ -97,7 +97,7 @@ def point_in_time(store: FeatureStore, events: pa.Table) -> pa.Table:
 
 
 def online(store: FeatureStore, user_ids: list[str]) -> dict[str, list[float | int | None]]:
-    """The view's online values: name -> one value per user."""
+    """Online values of the view: name -> one value per user."""
     response = store.get_online_features(
         features=store.get_feature_service(SERVICE), entity_rows=[{"user_id": user} for user in user_ids]
     ).to_dict()
@@ -106,10 +106,10 @@ def online(store: FeatureStore, user_ids: list[str]) -> dict[str, list[float | i
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Feast prints to standard output, which belongs to the job's result, and uses a method DuckDB renamed.
+    """Redirect Feast's output to standard error, since standard output is for the job's result, and hide a warning.
 
-    It leaves a DuckDB connection in ibis' global options; one that is still there when the interpreter ends makes
-    DuckDB print a page on leaks.
+    Feast leaves a DuckDB connection in ibis' global options. It is closed here, since DuckDB prints a report of leaks
+    when a connection is open at the end of the interpreter.
     """
     try:
         with redirect_stdout(sys.stderr), warnings.catch_warnings():

@@ -1,7 +1,7 @@
-"""Keeps the online histories live for users whose transactions do not pass through POST /predict.
+"""Append the events of a stream to the online histories, for transactions that do not pass through POST /predict.
 
-An event is settled after it was appended, and the append is idempotent: one that comes again, because a run was killed
-in between or because it was also a request, is not counted twice. The lake gets these transactions as files, as always.
+An event is settled after it was appended, and appending is idempotent. An event that is delivered again after a killed
+run, or that was also a request, is therefore counted once. The lake receives these transactions as delivered files.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -27,12 +27,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Config(JobConfig):
-    """Which stream, and when to stop."""
+    """The stream, and when to stop."""
 
     stream: str = Field(default="transactions", description="Redis stream; each entry has a field `event`, JSON")
-    group: str = Field(default="online-history", description="consumer group: readers of one group share the events")
-    consumer: str = Field(default="one", description="name of this reader; after a crash it gets back what was its own")
-    idle_seconds: float = Field(default=5.0, ge=0, description="stop when nothing came for so long; 0: never")
+    group: str = Field(default="online-history", description="consumer group; the readers of a group share the events")
+    consumer: str = Field(
+        default="one", description="name of this reader; after a crash it gets its unsettled events again"
+    )
+    idle_seconds: float = Field(default=5.0, ge=0, description="stop when no event arrived for this long; 0: never")
     batch: int = Field(default=500, gt=0, description="events read at a time")
 
 
@@ -42,9 +44,9 @@ class Result(JobResult):
     events: int
     appended: int
     repeated: int
-    """Known already: a second delivery, or a request before it."""
+    """Appended before: delivered twice, or also a request."""
     rejected: int
-    """Broke the contract: set aside in `<stream>:rejected` with the reason."""
+    """Violated the contract: stored in `<stream>:rejected` with the reason."""
 
 
 def _id(text: str) -> str:
@@ -65,8 +67,8 @@ _Time = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_time)]
 
 
 class TransactionEvent(BaseModel):
-    """A transaction of the contract. The history needs no category and no distance, but what ingest would quarantine
-    must not enter it either; fields that the contract does not have are ignored."""
+    """A transaction of the contract. Category and distance are not stored in the history, but validated, since ingest
+    would quarantine an invalid row. Other fields are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
@@ -83,7 +85,7 @@ class TransactionEvent(BaseModel):
 
 
 def run(config: Config, context: Context) -> Result:
-    """Append until the stream is idle. Raises UnavailableError when store or stream do not answer."""
+    """Append events until the stream is idle. Raises UnavailableError when store or stream do not answer."""
     url = context.settings.redis_url.get_secret_value()
     appended = repeated = rejected = 0
     with (
@@ -104,20 +106,20 @@ def run(config: Config, context: Context) -> Result:
                     source.reject(delivery, _reason(error))
                     rejected += 1
                     continue
-                known = store.append(event.user_id, event.transaction_id, event.event_us(), units, event.merchant_id)
-                repeated += known.repeated
-                appended += not known.repeated
+                prior = store.append(event.user_id, event.transaction_id, event.event_us(), units, event.merchant_id)
+                repeated += prior.repeated
+                appended += not prior.repeated
                 done.append(delivery)
             source.settle(done)
             if deliveries:
-                context.log.info("events", appended=appended, repeated=repeated, rejected=rejected)
+                context.log.info("events processed", appended=appended, repeated=repeated, rejected=rejected)
     return Result(
         events=appended + repeated + rejected, appended=appended, repeated=repeated, rejected=rejected
     )  # fmt: skip
 
 
 def _check_time(event: TransactionEvent) -> None:
-    """A live feed is held against the clock: an event far ahead would hide the user's real history behind it."""
+    """Compare the event time with the clock: an event in the far future would remove the history from the windows."""
     latest_us = int(datetime.now(UTC).timestamp() * US_PER_SECOND) + MAX_FUTURE_SKEW_US
     if not MIN_EVENT_US <= event.event_us() <= latest_us:
         raise ValueError(f"event_timestamp must be from 2000 on and at most a day ahead, got {event.event_timestamp}")

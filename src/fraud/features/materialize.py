@@ -1,8 +1,8 @@
-"""Brings what the lake has and the online store has not into the online store: event histories, and Feast's view.
+"""Load new transactions of the lake into the online store: event histories and Feast's view.
 
-Transactions that came through POST /predict or the event stream are there already and are recognized by id. What was
-loaded is remembered in the store itself, per day and content, after the load: a run that was killed is simply run
-again, and a store that was lost is filled again.
+Transactions from POST /predict or the event stream are in the store already and are recognized by id. After a load, the
+store records the loaded days with their content hashes. A killed run can therefore be run again, and a lost store is
+filled again.
 """
 
 from collections.abc import Iterator
@@ -30,30 +30,30 @@ _COLUMNS = ["transaction_id", "user_id", "merchant_id", "event_timestamp", "crea
 
 
 class Config(JobConfig):
-    """Up to which day."""
+    """The last day to load."""
 
-    last: date | None = Field(default=None, alias="to", description="last day; default the last one in the lake")
+    last: date | None = Field(default=None, alias="to", description="last day; default: the last one of the lake")
 
 
 class Result(JobResult):
-    """What was new. The four kinds of events add up to the rows read."""
+    """Counts. rows = appended + repeated + too_late + full."""
 
     days_loaded: int
     rows: int
     appended: int
     repeated: int
-    """Known to the store already, through POST /predict or an earlier run."""
+    """In the store before: from POST /predict, the event stream or an earlier run."""
     too_late: int
-    """More than the retention behind their user's newest event: in no window any more."""
+    """Older than their user's newest event by more than the retention, so in no window."""
     full: int
-    """Left out because their user's history is full and has newer events."""
+    """Not loaded, because the history of their user is full and has newer events."""
     last_day: str
     feast_days: int
-    """Days whose rows were new to Feast's online view."""
+    """Days that were loaded into Feast's online view."""
 
 
 def run(config: Config, context: Context) -> Result:
-    """Load and remember. Raises BadInputError without transactions, UnavailableError when the store is down."""
+    """Load the changed days. Raises BadInputError without transactions, UnavailableError when the store is down."""
     lake = context.settings.lake_uri
     transactions, features = catalog.TRANSACTIONS.at(lake), catalog.FEATURES.at(lake)
     days = [day for day in transactions.partitions() if config.last is None or day <= config.last.isoformat()]
@@ -83,14 +83,14 @@ def run(config: Config, context: Context) -> Result:
     )  # fmt: skip
 
 
-def _changed(dataset: Dataset, days: list[str], known: dict[str, str]) -> dict[str, str]:
-    """The days whose content is not the known one, with their content."""
+def _changed(dataset: Dataset, days: list[str], loaded: dict[str, str]) -> dict[str, str]:
+    """The days whose content differs from the loaded one, with their content hashes."""
     content = {day: manifest.content_sha256 for day in days if (manifest := dataset.manifest(day))}
-    return {day: digest for day, digest in content.items() if known.get(day) != digest}
+    return {day: digest for day, digest in content.items() if loaded.get(day) != digest}
 
 
 def _batches(table: pa.Table) -> Iterator[online_store.Batch]:
-    """One batch per user, in the order of knowledge. `table` is sorted by event, created time and id."""
+    """One batch per user, ordered by ingestion time. `table` is sorted by event time, ingestion time and id."""
     users = table["user_id"].combine_chunks().dictionary_encode()
     merchants = table["merchant_id"].combine_chunks().dictionary_encode()
     merchant_hashes = np.array([id_hash(text) for text in merchants.dictionary.to_pylist()], dtype=np.uint64)
@@ -109,7 +109,7 @@ def _batches(table: pa.Table) -> Iterator[online_store.Batch]:
 
 
 def _materialize_view(context: Context, first: str, last: str) -> None:
-    """The registry names the lake's own snapshot; where that is no local file, a registry of a moment reads a copy."""
+    """Materialize the view. A snapshot that is not a local file is read from a copy, with a temporary registry."""
     from fraud.features import feast_store  # noqa: PLC0415 - Feast takes seconds to import
 
     project, redis_url = context.settings.project, context.settings.redis_url.get_secret_value()

@@ -1,4 +1,4 @@
-"""The online store as jobs use it: users' event histories behind the Redis protocol (layout: `fraud.core.history`)."""
+"""Client of the online store for jobs: users' event histories in a Redis-protocol server (see `fraud.core.history`)."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,14 +14,14 @@ from fraud.errors import BadConfigError, BadInputError, UnavailableError
 
 EVENTS: Final = "materialized:events"
 VIEW: Final = "materialized:view"
-"""Hashes day -> content hash of the lake partition loaded. In the store itself, so that both are lost as one."""
+"""Redis hashes of day -> content hash of the loaded partition. They are in the store, so they are lost with it."""
 _USERS_PER_ROUND_TRIP: Final = 200
 _STORE: Final = "the online store"
 T = TypeVar("T")
 
 
 class Batch(NamedTuple):
-    """Events of one user in the order in which they were learned of."""
+    """Events of one user, ordered by ingestion time."""
 
     user_id: str
     records: NDArray[np.void]
@@ -31,35 +31,37 @@ class Batch(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What became of the events of a load; the four add up to the events given."""
+    """Counts of a load. Their sum is the number of events."""
 
     appended: int
     repeated: int
-    """Known already: through POST /predict, the stream or an earlier load."""
+    """In the store before: from POST /predict, the event stream or an earlier load."""
     too_late: int
-    """More than RETENTION_US behind the user's newest event: no window can hold them."""
+    """More than RETENTION_US older than the user's newest event, so in no window."""
     full: int
-    """Not newer than the newest event of a user whose history is full (2 * MAX_EVENTS): might be a forgotten one."""
+    """Not newer than the newest event of a full history (2 * MAX_EVENTS), so possibly a repetition."""
 
 
 class OnlineHistory:
-    """Reads and appends through the same scripts as serving. Raises UnavailableError when the store does not answer."""
+    """Reads and appends with the same scripts as serving. Raises UnavailableError when the store does not answer."""
 
     def __init__(self, client: redis.Redis, bound: int = MAX_EVENTS) -> None:
         self._client, self._bound = client, bound
         self._append = client.register_script(history.APPEND_SCRIPT)
         self._load = client.register_script(history.LOAD_SCRIPT)
 
-    def append(self, user_id: str, transaction_id: str, event_us: int, units: int, merchant_id: str) -> history.Known:
-        """Take in one event (units: 1/10,000 USD) and return what was known before it. Once per transaction_id."""
+    def append(
+        self, user_id: str, transaction_id: str, event_us: int, units: int, merchant_id: str
+    ) -> history.PriorHistory:
+        """Append an event (units: 1/10,000 USD), once per transaction_id, and return the history before it."""
         keys = [history.history_key(user_id), history.ids_key(user_id)]
         record, id_hash, at = history.append_arguments(transaction_id, event_us, units, merchant_id)
         with store_errors(_STORE):
             reply = self._append(keys=keys, args=[record, id_hash, at, self._bound])
-        return history.known(cast("tuple[int, int, int, bytes]", reply))
+        return history.prior_history(cast("tuple[int, int, int, bytes]", reply))
 
     def load(self, batches: Iterable[Batch]) -> Loaded:
-        """Take in many users' events, each user's as one atomic step. Running it again changes nothing."""
+        """Append the events of many users, each user's in one atomic step. Idempotent."""
         total = np.zeros(4, dtype=np.int64)
         with store_errors(_STORE):
             for some in _split(batches, _USERS_PER_ROUND_TRIP):
@@ -72,13 +74,13 @@ class OnlineHistory:
         return Loaded(*total.tolist())
 
     def read(self, user_id: str) -> tuple[int, int, NDArray[np.void]]:
-        """All that is kept of a user: (sequence of the first record, newest event time ever in us, RECORD[n])."""
+        """The stored history of a user: (sequence of the first record, newest event time ever in us, RECORD[n])."""
         with store_errors(_STORE):
             value = self._client.get(history.history_key(user_id))
         return history.stored(cast("bytes | None", value) or b"")
 
     def orders(self, user_ids: Iterable[str]) -> Iterator[tuple[str, history.Order]]:
-        """What is kept of each user, both keys read as one atomic step. A user the store does not know has n = 0."""
+        """The stored order of events of each user, read atomically. An unknown user has no events."""
         for some in _split(user_ids, _USERS_PER_ROUND_TRIP):
             with store_errors(_STORE):
                 pipeline = self._client.pipeline(transaction=True)
@@ -97,7 +99,7 @@ class OnlineHistory:
         return {day.decode(): digest.decode() for day, digest in found.items()}
 
     def set_materialized(self, what: str, days: Mapping[str, str], first_kept: str) -> None:
-        """Record loaded days; forget those before `first_kept`."""
+        """Record loaded days, and remove the records of days before `first_kept`."""
         old = [day for day in self.materialized(what) if day < first_kept]
         with store_errors(_STORE):
             self._client.hset(what, mapping=dict(days))
@@ -107,7 +109,7 @@ class OnlineHistory:
 
 @contextmanager
 def connect(url: str, bound: int = MAX_EVENTS) -> Iterator[OnlineHistory]:
-    """The histories behind a `redis://` URL. Raises BadConfigError when it is none."""
+    """Connect to the store at a `redis://` URL. Raises BadConfigError for an invalid URL."""
     try:
         client = redis.Redis.from_url(url, socket_timeout=60, socket_connect_timeout=5)
     except ValueError as error:
@@ -118,7 +120,7 @@ def connect(url: str, bound: int = MAX_EVENTS) -> Iterator[OnlineHistory]:
 
 @contextmanager
 def store_errors(what: str) -> Iterator[None]:
-    """Raise the errors of a Redis client as ours. `what` names the store at the beginning of the message."""
+    """Convert errors of a Redis client. `what` is the store's name at the beginning of the message."""
     try:
         yield
     except redis.AuthenticationError as error:
@@ -132,7 +134,7 @@ def store_errors(what: str) -> Iterator[None]:
         if "WRONGTYPE" not in str(error):
             raise
         raise BadInputError(
-            f"{what} has a key with another type of value", expected="keys that this platform wrote alone",
+            f"{what} has a key with another type of value", expected="a database that only this platform writes to",
             got=str(error), hint="point FRAUD_REDIS_URL at a database of its own, or delete the key",
         ) from error  # fmt: skip
 

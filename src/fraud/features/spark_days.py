@@ -1,9 +1,9 @@
-"""`fraud build-features` on Spark: read in tasks, group by user, one data object per task.
+"""`fraud build-features` on Spark: read in tasks, group by user, write one data object per task.
 
-Workers read and write the lake as every job does (fsspec and pyarrow), so an object store needs nothing of the JVM.
-What is shuffled is what the kernel needs of a row, and then the row's place and its values; objects are written by the
-code of the one-machine build, from the same rows and values, to the same bytes. A task may run twice: it writes names
-given by content, and only the driver publishes.
+Workers access the lake like every job, with fsspec and pyarrow, so an object store needs no JVM libraries. Spark
+shuffles the columns that the kernel needs, then positions and values. Objects are written by the code of the
+one-machine build, with the same bytes. A task may run twice: object names depend on the content only, and only the
+driver publishes.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,9 +22,9 @@ from fraud.lake.dataset import ROWS_PER_OBJECT, DataObject, Dataset
 from fraud.lake.spark import collected
 
 ROWS_PER_SHARD: Final = 500_000
-"""A task of the kernel holds about so many rows, and all of its hottest user's in the days that are read."""
+"""Approximate number of rows per task of the kernel. All rows of a user are in the same task."""
 _PLACE_BITS: Final = 40
-"""A position is a part's number, then the row's place in that day."""
+"""A position consists of the number of a part and the index of the row in its day."""
 _PLACE: Final = (1 << _PLACE_BITS) - 1
 _PIECE_BITS: Final = 20
 _OBJECT: Final = "part long, piece long, name string, rows long, bytes long, sha256 string"
@@ -33,24 +33,24 @@ _OBJECT: Final = "part long, piece long, name string, rows long, bytes long, sha
 def build_on_spark(
     session: SparkSession, features: Dataset, parts: list[Part], log: structlog.stdlib.BoundLogger
 ) -> Iterator[tuple[str, list[DataObject]]]:
-    """The same as `feature_days.build_here`, errors included."""
+    """Does the same as `days.build_here` and raises the same errors."""
     cores = session.sparkContext.defaultParallelism
     shards = max(2 * cores, -(-sum(part.rows for part in parts) // ROWS_PER_SHARD))
     session.conf.set("spark.sql.shuffle.partitions", str(shards))
-    expected = {number: pieces(part) for number, part in enumerate(parts) if part.expected}
+    to_build = {number: pieces(part) for number, part in enumerate(parts) if part.to_build}
     numbers = session.createDataFrame([(number,) for number in range(len(parts))], "part int")
     rows = numbers.repartition(min(len(parts), 4 * cores), "part").mapInArrow(
         _reader(parts, shards), spark_windows.EVENTS
     )
     values = spark_windows.window_values(rows, _task_of)
-    written = collected(values.groupBy("task").applyInArrow(_writer(features, expected), _OBJECT), log)
+    written = collected(values.groupBy("task").applyInArrow(_writer(features, to_build), _OBJECT), log)
     made = {
         (row["part"], row["piece"]): DataObject(
             name=row["name"], rows=row["rows"], bytes=row["bytes"], sha256=row["sha256"]
         )
         for row in written
     }
-    for number, of_day in expected.items():
+    for number, of_day in to_build.items():
         for index, piece in enumerate(of_day):
             if piece.first == piece.end:  # a day without rows: no task has seen it
                 made[number, index] = put_piece(features, piece, np.empty((len(WINDOW_NAMES), 0)))
@@ -58,7 +58,7 @@ def build_on_spark(
 
 
 def _task_of(position: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The number of the part, and which piece of it: what `_part_and_piece` takes apart."""
+    """Number of the part and of the piece in one int64; see `_part_and_piece`."""
     return position >> _PLACE_BITS << _PIECE_BITS | (position & _PLACE) // ROWS_PER_OBJECT
 
 
@@ -67,32 +67,32 @@ def _part_and_piece(task: int) -> tuple[int, int]:
 
 
 def _reader(parts: list[Part], shards: int) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """Numbers of parts in, `EVENTS` of their rows out."""
+    """A function from batches of part numbers to `EVENTS` of their rows."""
 
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for number in batch["part"].to_pylist():
                 table, places = read_part(parts[number])
                 yield spark_windows.events(
-                    table, number << _PLACE_BITS | places, shards, expected=parts[number].expected
+                    table, number << _PLACE_BITS | places, shards, to_build=parts[number].to_build
                 )  # fmt: skip
 
     return read
 
 
 def _writer(
-    features: Dataset, expected: dict[int, list[Piece]]
+    features: Dataset, to_build: dict[int, list[Piece]]
 ) -> Callable[[tuple[Any, ...], pa.Table], pa.Table]:  # fmt: skip
-    """`VALUES` of a piece in, the data object that was written of it out."""
+    """A function that writes the data object of a piece from its `VALUES` and returns the object."""
 
     def write(key: tuple[Any, ...], table: pa.Table) -> pa.Table:
         number, index = _part_and_piece(key[0].as_py())
-        piece = expected[number][index]
+        piece = to_build[number][index]
         rows = spark_windows.unpacked(table["values"])
         place = (rows["position"].to_numpy() & _PLACE) - piece.first
         order = np.argsort(place)
         if not np.array_equal(place[order], np.arange(piece.end - piece.first)):
-            raise RuntimeError(f"{rows.num_rows} values came back for rows {piece.first} to {piece.end} of {piece.day}")
+            raise RuntimeError(f"{rows.num_rows} values for rows {piece.first} to {piece.end} of {piece.day}")
         values = np.stack([rows[name].to_numpy()[order] for name in WINDOW_NAMES])
         made = put_piece(features, piece, values)
         row = {"part": number, "piece": index, **made.model_dump()}

@@ -1,9 +1,9 @@
-"""Take delivered files into the lake once, several partitions at a time, as if in one step.
+"""Ingest delivered files into the lake: each file once, several partitions in one atomic step.
 
-A batch first writes its data objects, which nobody sees. Then one journal object says what the batch decided: which
-partitions get which objects, which files are done, and the counts. From then on the batch is committed: its manifests
-are replaced, the ledger entry is written, the journal removed, and a run that dies in between is finished by the next
-one, with the same bytes and the same counts. A run that dies before the journal has changed nothing.
+A batch first writes its data objects, which are not visible to readers. Then it writes a journal with the new objects
+of each partition, the ingested files and the counts. From then on the batch is committed: the manifests are replaced,
+the ledger entry is written and the journal is removed. If the run is killed after the journal was written, the next run
+finishes the batch with the same bytes and counts. A run that is killed before has changed nothing.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ from fraud.ingest.landing import Feed, LandedFile, landed_files, read_landed
 from fraud.lake.dataset import ROWS_PER_OBJECT, DataObject, Dataset, listed, located, put_atomically
 
 ROWS_PER_BATCH: Final = 300_000
-"""Landed rows that are validated and merged at once; a single larger file is a batch of its own."""
+"""Landed rows that are validated and merged at once. A larger file is a batch of its own."""
 
 
 class _Record(BaseModel):
@@ -32,7 +32,7 @@ class _Record(BaseModel):
 
 
 class FileCounts(_Record):
-    """What became of one file's rows: rows = accepted + quarantined + duplicates."""
+    """Counts of the rows of one file: rows = accepted + quarantined + duplicates."""
 
     name: str
     sha256: str
@@ -47,7 +47,7 @@ class FileCounts(_Record):
 
 
 class Staged(_Record):
-    """A partition as it will be: objects that are written and not yet visible."""
+    """New content of a partition: objects that are written and not visible yet."""
 
     dataset: str
     key: str
@@ -57,18 +57,18 @@ class Staged(_Record):
 
 
 class Batch(_Record):
-    """What a batch decided."""
+    """The result of a batch: files with counts, new partitions, reasons of quarantine."""
 
     files: tuple[FileCounts, ...]
     partitions: tuple[Staged, ...]
     reasons: dict[str, int]
     """Quarantined rows by reason."""
     facts: dict[str, int]
-    """Further counts of the feed, by name."""
+    """Other counts of the feed, by name."""
 
 
 class Ledger:
-    """Which files of one feed were taken in, by the sha256 of their bytes."""
+    """The ingested files of a feed, by the sha256 of their bytes."""
 
     def __init__(self, lake_uri: str, feed: Feed) -> None:
         self._lake_uri = lake_uri
@@ -77,7 +77,7 @@ class Ledger:
         self._journal = f"{self._path}/_pending.json"
 
     def ingested(self) -> set[str]:
-        """Hashes of the files that need not be looked at again."""
+        """Hashes of the ingested files."""
         hashes: set[str] = set()
         for name in listed(self._uri, 1):
             if name.startswith("batch-"):
@@ -86,25 +86,25 @@ class Ledger:
         return hashes
 
     def unfinished(self) -> Batch | None:
-        """The batch that a run committed to and did not finish, None without one."""
+        """The batch that a killed run committed and did not finish, None without one."""
         try:
             return Batch.model_validate_json(self._fs.cat_file(self._journal))
         except FileNotFoundError:
             return None
 
     def commit(self, batch: Batch) -> None:
-        """Make the batch visible. Raises BadInputError, changing nothing, when a file's rows do not add up."""
+        """Publish the batch. Raises BadInputError, before any change, when the counts of a file do not add up."""
         for file in batch.files:
             if not file.closed:
                 raise BadInputError(
-                    f"the rows of {file.name} do not add up", expected=f"{file.rows} rows",
+                    f"the counts of {file.name} do not add up", expected=f"{file.rows} rows",
                     got=f"{file.accepted} accepted, {file.quarantined} quarantined, {file.duplicates} duplicates",
                 )  # fmt: skip
         put_atomically(f"{self._uri}/_pending.json", batch.model_dump_json(indent=1).encode())
         self.finish(batch)
 
     def finish(self, batch: Batch) -> None:
-        """What follows from the journal. Doing it twice changes nothing."""
+        """Replace the manifests, write the ledger entry and remove the journal. Idempotent."""
         for staged in batch.partitions:
             dataset = Dataset(self._lake_uri, staged.dataset, staged.key)
             dataset.commit(staged.partition, staged.objects, staged.made_from)
@@ -119,7 +119,7 @@ class _Entry(_Record):
 
 
 def batches(files: Iterable[LandedFile]) -> Iterator[list[LandedFile]]:
-    """Files in their order, as many at once as have ROWS_PER_BATCH rows."""
+    """Split files, in their order, into batches of at most ROWS_PER_BATCH rows."""
     batch: list[LandedFile] = []
     for file in files:
         if batch and sum(f.rows for f in batch) + file.rows > ROWS_PER_BATCH:
@@ -131,7 +131,7 @@ def batches(files: Iterable[LandedFile]) -> Iterator[list[LandedFile]]:
 
 
 def stage(dataset: Dataset, partition: str, table: pa.Table, made_from: dict[str, str] | None = None) -> Staged:
-    """Write the partition's new objects without showing them to anybody."""
+    """Write the new objects of a partition. They are not visible to readers yet."""
     starts = range(0, max(table.num_rows, 1), ROWS_PER_OBJECT)
     objects = tuple(dataset.put(partition, table.slice(start, ROWS_PER_OBJECT)) for start in starts)
     return Staged(
@@ -143,14 +143,14 @@ Landed = list[tuple[LandedFile, pa.Table]]
 
 
 class Ingested(NamedTuple):
-    """What a run did."""
+    """The batches of a run."""
 
     batches: list[Batch]
     files_known: int
     finished_a_killed_run: bool
 
     def days(self, dataset: str) -> list[str]:
-        """The partitions of a dataset that got rows."""
+        """The partitions of a dataset that changed."""
         return sorted({s.partition for batch in self.batches for s in batch.partitions if s.dataset == dataset})
 
 
@@ -168,16 +168,16 @@ def ingest_new_files(
     landing_uri: str, lake_uri: str, feed: Feed, decide: Callable[[Landed], Batch],
     log: structlog.stdlib.BoundLogger,
 ) -> Ingested:  # fmt: skip
-    """Finish what a killed run began, then take in every landed file that is new, batch by batch.
+    """Finish the batch of a killed run, if any, then ingest the new landed files in batches.
 
-    `decide` writes a batch's objects and says what became of its rows. Raises BadInputError, before anything is
-    written, when a landed file is no Parquet file of this feed.
+    `decide` writes the objects of a batch and returns its result. Raises BadInputError, before anything is written,
+    when a landed file is not a Parquet file of this feed.
     """
     finish_deliveries(landing_uri)
     ledger = Ledger(lake_uri, feed)
     done: list[Batch] = []
     if (unfinished := ledger.unfinished()) is not None:
-        log.warning("finishing what a killed run had decided", files=len(unfinished.files))
+        log.warning("batch of a killed run found, finishing it", files=len(unfinished.files))
         ledger.finish(unfinished)
         done.append(unfinished)
     finished = bool(done)
@@ -189,12 +189,12 @@ def ingest_new_files(
         ledger.commit(batch)
         done.append(batch)
         counts, _, _ = summed([batch])
-        log.info("took in", last=files[-1].name, **counts._asdict())
+        log.info("batch ingested", last_file=files[-1].name, **counts._asdict())
     return Ingested(done, len(landed) - len(new), finished)
 
 
 def summed(done: Sequence[Batch]) -> tuple[Totals, Counter[str], dict[str, int]]:
-    """Totals, the feed's facts and the quarantine reasons over batches."""
+    """Totals, other counts and quarantine reasons over batches."""
     files = [file for batch in done for file in batch.files]
     totals = Totals(
         len(files), sum(f.rows for f in files), sum(f.accepted for f in files), sum(f.quarantined for f in files),
@@ -211,8 +211,8 @@ def summed(done: Sequence[Batch]) -> tuple[Totals, Counter[str], dict[str, int]]
 def file_counts(
     files: Sequence[LandedFile], file_of: NDArray[np.int64], good: NDArray[np.bool_], repeated: NDArray[np.bool_]
 ) -> tuple[FileCounts, ...]:
-    """Counts by file. `file_of` and `good` say for each landed row its file and whether it is valid; `repeated`
-    says for each valid row whether it was dropped."""
+    """Counts by file. For each landed row, `file_of` is the index of its file and `good` whether it is valid. For each
+    valid row, `repeated` is whether it was dropped as a duplicate."""
 
     def per_file(rows: NDArray[np.int64]) -> list[int]:
         counts: list[int] = np.bincount(rows, minlength=len(files)).tolist()
@@ -227,15 +227,15 @@ def file_counts(
 
 
 def quarantined(dataset: Dataset, landed: Landed, reasons: pa.Array) -> list[Staged]:
-    """One quarantine partition per file that has bad rows: the row as text, its position, and why."""
+    """Stage one quarantine partition per file with invalid rows: the row as text, its position and the reasons."""
     staged, start = [], 0
     for file, rows in landed:
-        why = reasons.slice(start, rows.num_rows)
+        of_file = reasons.slice(start, rows.num_rows)
         start += rows.num_rows
-        bad = pc.is_valid(why)
+        bad = pc.is_valid(of_file)
         if pc.any(bad).as_py():
             columns = {name: rows[name].cast(pa.string()).filter(bad) for name in rows.column_names}
             position = pa.array(np.flatnonzero(bad.to_numpy(False)))
-            table = pa.table({**columns, "position": position, "reason": why.filter(bad)})
+            table = pa.table({**columns, "position": position, "reason": of_file.filter(bad)})
             staged.append(stage(dataset, file.sha256, table, {"file": file.name}))
     return staged

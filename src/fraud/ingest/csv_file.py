@@ -1,9 +1,9 @@
-"""Read the text of a CSV file as rows, strictly: a line that is not well-formed is broken, its content is not guessed.
+"""Read a CSV file strictly: lines that are not well-formed are reported as broken.
 
-A parser that accepts a stray quotation mark joins lines that belong to different rows, and every count still adds up.
-So the unit here is the line: a line whose quoting is not well-formed (RFC 4180) is broken, no other line is affected,
-and rows read plus broken lines are the lines of the file. With `multiline` a quoted value may continue over lines;
-one that holds as many delimiters as whole rows is taken for swallowed rows, and its lines are broken.
+A parser that accepts a stray quotation mark joins lines of different rows, and the counts still add up. Here, a line
+whose quoting is not well-formed (RFC 4180) is broken and no other line is affected. Rows read plus broken lines are the
+lines of the file. With `multiline`, a quoted value may continue over several lines. If such a value contains exactly
+the delimiters of one or more rows, it is treated as swallowed rows and its lines are broken.
 """
 
 import codecs
@@ -23,21 +23,21 @@ from fraud.ingest.mapping.mapping import Source
 CHARACTERS_PER_BLOCK: Final = 8 << 20
 LINES_IN_FIRST_PIECE: Final = 1_000
 LINES_PER_RECORD: Final = 100
-"""A quoted value that continues over more lines is taken for one that is never closed."""
+"""Maximum number of lines of a quoted value. A longer one is treated as not closed."""
 _QUOTING: Final = "the quoting is not well-formed"
 _SWALLOWED: Final = "a quoted value over several lines holds as many delimiters as a row"
 _BYTE_ORDER_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Piece(NamedTuple):
-    """Some rows of the file, in its order, and the broken lines among them, each with its reason."""
+    """Rows of the file, in order, and the broken lines between them with their reasons."""
 
     rows: pa.Table
     broken: list[str]
 
 
 def decoded(path: Path, content: IO[bytes], source: Source) -> io.TextIOWrapper:
-    """The content as text with `\\n` at the end of lines. Raises BadInputError for UTF-16 that is not declared."""
+    """The content as text with `\\n` at the end of lines. Raises BadInputError for undeclared UTF-16."""
     encoding = codecs.lookup(source.encoding).name
     buffered = io.BufferedReader(content)  # type: ignore[type-var]
     if buffered.peek(2)[:2] in _BYTE_ORDER_MARKS and not encoding.startswith(("utf-16", "utf-32")):
@@ -49,7 +49,7 @@ def decoded(path: Path, content: IO[bytes], source: Source) -> io.TextIOWrapper:
 
 
 def header(path: Path, text: IO[str], source: Source) -> list[str]:
-    """The names in the first line. Raises BadInputError when there are none."""
+    """The column names in the first line. Raises BadInputError without them."""
     line = text.readline(CHARACTERS_PER_BLOCK).removeprefix("\ufeff")
     if not line.strip():
         raise BadInputError(f"{path} has no header", expected="a first line with the names of the columns")
@@ -61,7 +61,7 @@ def header(path: Path, text: IO[str], source: Source) -> list[str]:
 
 
 def rows_of(text: IO[str], names: list[str], reads: tuple[str, ...], source: Source) -> Iterator[Piece]:
-    """The lines after the header as pieces: the columns `reads`, all of them text, and the broken lines."""
+    """The lines after the header in pieces: the columns `reads` as text, and the broken lines."""
     records = _Records(source, len(names))
     rest = ""
     for block in _blocks(text):
@@ -78,7 +78,7 @@ def rows_of(text: IO[str], names: list[str], reads: tuple[str, ...], source: Sou
 
 
 def _blocks(text: IO[str]) -> Iterator[str]:
-    """First a few lines, so that whoever wants only these gets them together with the broken ones; then the rest."""
+    """The text in blocks. The first block has few lines, to return the first rows with the broken lines among them."""
     lines: list[str] = []
     while len(lines) < LINES_IN_FIRST_PIECE and (line := text.readline(CHARACTERS_PER_BLOCK)):
         lines.append(line)
@@ -112,7 +112,7 @@ def _parsed(records: "_Text", broken: list[str], names: list[str], reads: tuple[
     )  # fmt: skip
     if rows.num_rows + len(broken) - count != records.rows:
         raise BadInputError(
-            "the rows read are not the rows of the file", expected=f"{records.rows} rows",
+            "the number of rows read is not that of the file", expected=f"{records.rows} rows",
             got=f"{rows.num_rows} read, {len(broken) - count} broken", hint="check source.quote and source.escape",
         )  # fmt: skip
     return Piece(rows, broken)
@@ -126,7 +126,7 @@ def _dialect(source: Source) -> csv.ParseOptions:
 
 
 class _Text(NamedTuple):
-    """Well-formed records, each ended by a line break, and how many they are."""
+    """Well-formed records, each followed by a line break, and their number."""
 
     text: str
     rows: int
@@ -151,9 +151,9 @@ class _Records:
         self._source, self._columns = source, columns
 
     def split(self, text: str, *, last: bool) -> tuple[_Text, list[str], str]:
-        """The records, the broken lines with their reason, and the lines of a record that `text` does not finish.
+        """The records, the broken lines with their reasons, and the lines of an unfinished record at the end of `text`.
 
-        There are such lines only with `multiline`, and not in the last text.
+        Unfinished records occur only with `multiline`, and not in the last text.
         """
         lines = pc.split_pattern(pa.array([text], pa.string()), "\n").values
         lines = lines.filter(pc.not_equal(lines, ""))
@@ -189,7 +189,7 @@ class _Records:
         return _Text("\n".join(records), len(records)), broken, ""
 
     def _record_at(self, lines: list[str], quote: str) -> tuple[int, str]:
-        """How many of the lines are the record that the first one opens, and why it is broken, "" when it is not."""
+        """Number of lines of the record that starts at the first line, and the reason if it is broken, otherwise ""."""
         record = lines[0]
         if self._opened.fullmatch(record):
             for number, line in enumerate(lines[1:], start=2):

@@ -1,8 +1,8 @@
-"""Write a delivery into the landing zone: all of its files, both feeds, or none of them.
+"""Write a delivery into the landing zone: all of its files, of both feeds, or none.
 
-Each file is written beside its place under a name that no reader looks for. Then one small file in the landing zone
-lists them: from then on the delivery is complete, its files are renamed, and the list is removed. A run that dies
-before the list has landed nothing; what a run that dies after it left is finished by the next delivery or ingest.
+Each file is first written under a temporary name that readers ignore. Then a list of the files is written to the
+landing zone, which completes the delivery. The files are renamed and the list is removed. A run that is killed before
+the list is written has landed nothing. If it is killed after, the next delivery or ingest renames the files.
 """
 
 import io
@@ -25,7 +25,7 @@ _HASH_DIGITS: Final = 16
 
 
 class _Complete(BaseModel):
-    """The files of a complete delivery, relative to the landing zone."""
+    """The files of a complete delivery, with paths relative to the landing zone."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,7 +33,7 @@ class _Complete(BaseModel):
 
 
 class Delivery:
-    """Files that are written and not yet visible. Made by `delivering`."""
+    """Files that are written and not visible yet. Use `delivering` to create one."""
 
     def __init__(self, landing_uri: str) -> None:
         self._uri = landing_uri.rstrip("/")
@@ -43,7 +43,7 @@ class Delivery:
     def add(self, feed: Feed, day: str, source: str, table: pa.Table, *, held_back: bool = False) -> int:
         """Write `table` (columns of the feed's schema) as `<feed>/dt=<day>/<source>-<hash of the bytes>.parquet`.
 
-        Returns the file's bytes; 0 when the landing zone or this delivery has the same file already.
+        Returns the file's size in bytes; 0 when the landing zone or this delivery already contains the file.
         """
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
@@ -57,14 +57,14 @@ class Delivery:
         return len(data)
 
     def complete(self) -> None:
-        """From here on the delivery lands, whatever happens to this process."""
+        """Write the list of the files. From then on the delivery is landed, even if this process is killed."""
         if self._names:
             digest = sha256("\n".join(self._names).encode()).hexdigest()[:_HASH_DIGITS]
             text = _Complete(names=tuple(self._names)).model_dump_json(indent=1)
             put_atomically(f"{self._uri}/{_LIST}{digest}.json", text.encode())
 
     def discard(self) -> None:
-        """Remove what was written."""
+        """Remove the written files."""
         for name in self._names:
             with suppress(FileNotFoundError):
                 self._fs.rm_file(f"{self._path}/{name}{_PENDING}")
@@ -72,7 +72,7 @@ class Delivery:
 
 @contextmanager
 def delivering(landing_uri: str) -> Iterator[Delivery]:
-    """A delivery that lands when the block ends, and of which nothing is left when the block raises."""
+    """A delivery that lands at the end of the block. When the block raises, its files are removed."""
     delivery = Delivery(landing_uri)
     with ExitStack() as failed:
         failed.callback(delivery.discard)
@@ -83,9 +83,9 @@ def delivering(landing_uri: str) -> Iterator[Delivery]:
 
 
 def finish_deliveries(landing_uri: str) -> None:
-    """Give the files of complete deliveries their names. Doing it twice, or twice at once, changes nothing.
+    """Rename the files of complete deliveries. Idempotent, also when called concurrently.
 
-    Raises BadInputError when a file of a complete delivery is gone.
+    Raises BadInputError when a file of a complete delivery is missing.
     """
     root = landing_uri.rstrip("/")
     fs, path = located(root)
@@ -104,4 +104,4 @@ def _rename(root: str, name: str) -> None:
         fs.mv(f"{path}{_PENDING}", path)
     except FileNotFoundError as error:
         if not fs.exists(path):
-            raise BadInputError(f"{root}/{name} is gone", hint="deliver the same file again") from error
+            raise BadInputError(f"{root}/{name} is missing", hint="deliver the same file again") from error

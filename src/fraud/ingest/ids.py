@@ -1,4 +1,4 @@
-"""Columns of ids as text: one rule per source type, used by import, the landing zone and file scoring.
+"""Read columns of ids as text: one rule per type, used by import, the landing zone and file scoring.
 
 | type of the column | id |
 | --- | --- |
@@ -9,9 +9,9 @@
 | UUID, fixed binary of 16 bytes | the canonical form, `8-4-4-4-12` lower-case hexadecimal digits |
 | fixed binary of another length | lower-case hexadecimal digits |
 | dictionary, run-end encoded | as its values |
-| boolean, date, time, nested | refused as a whole |
+| boolean, date, time, nested | the column is refused |
 
-What a rule does not cover exactly is a fault of the row, never a rounded id.
+A value that a rule does not convert exactly is a fault of its row. Ids are never rounded.
 """
 
 from typing import Final, NamedTuple
@@ -30,20 +30,20 @@ FAULTS: Final = (*ID_FAULTS, NOT_EXACT, NOT_WHOLE, NOT_UTF8)
 _EXACT_BELOW: Final = {16: 2.0**11, 32: 2.0**24, 64: 2.0**53}
 _UUID_BYTES: Final = 16
 _PLAIN: Final = r"^[!-~]([ -~]*[!-~])?$"
-_LOOKED_AT: Final = r"^#|^[+-]?[0-9]([.,][0-9]+)?[eE][+-]?[0-9]+$"
+_SPECIAL: Final = r"^#|^[+-]?[0-9]([.,][0-9]+)?[eE][+-]?[0-9]+$"
 _SHOWN: Final = 80
 
 
 class Ids(NamedTuple):
-    """A column of n ids: `texts` string[n] is null where there is none; `faults` string[n], one of FAULTS, says why a
-    value cannot be used (its text is then null), null elsewhere."""
+    """A column of n ids. `texts` string[n] is null for a missing or invalid id. `faults` string[n] is one of FAULTS for
+    an invalid id, otherwise null."""
 
     texts: pa.Array
     faults: pa.Array
 
 
 def ids_of(name: str, column: pa.Array | pa.ChunkedArray) -> Ids:
-    """The column as ids. Raises BadInputError naming the column for a type that cannot be one."""
+    """Read a column as ids. Raises BadInputError with the column's name for an unsupported type."""
     values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(values, pa.ChunkedArray):  # of no chunks
         values = pa.array([], values.type)
@@ -89,7 +89,7 @@ def can_be_id(kind: pa.DataType) -> bool:
 
 
 def described(column: str, ids: Ids, values: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """For each row with a fault `column: fault: 'value'`, as `parse_error` has it; null for the others: string[n]."""
+    """Texts `column: fault: 'value'` for `parse_error`, string[n]; null for rows without a fault."""
     texts: list[str | None] = [None] * len(ids.faults)
     for row in pc.indices_nonzero(pc.is_valid(ids.faults)).to_pylist():
         texts[row] = f"{column}: {ids.faults[row]}: {str(values[row].as_py())[:_SHOWN]!r}"
@@ -97,7 +97,7 @@ def described(column: str, ids: Ids, values: pa.Array | pa.ChunkedArray) -> pa.A
 
 
 def both(first: pa.Array, second: pa.Array) -> pa.Array:
-    """The errors of each row from two arrays, joined by "; ": string[n], null where both are."""
+    """Join the errors of each row in two arrays by "; ": string[n], null where both are null."""
     joined = pc.binary_join_element_wise(first, second, "; ")
     return pc.if_else(pc.is_null(first), second, pc.if_else(pc.is_null(second), first, joined))
 
@@ -158,21 +158,21 @@ def _decoded(values: pa.Array) -> Ids:
 
 
 def _texts(texts: pa.Array) -> Ids:
-    """`id_text` for each text. Plain ones, nearly all of any column, are told by two patterns and kept as they are."""
+    """`id_text` of each text. Plain texts, which are nearly all, are recognized by two patterns and kept."""
     plain = pc.match_substring_regex(texts, _PLAIN)
     special = pc.or_(
-        pc.match_substring_regex(texts, _LOOKED_AT),
+        pc.match_substring_regex(texts, _SPECIAL),
         pc.is_in(pc.utf8_lower(texts), value_set=pa.array(sorted(MISSING_IDS))),
     )
-    looked_at = pc.fill_null(pc.or_(pc.invert(plain), special), False)
+    examined = pc.fill_null(pc.or_(pc.invert(plain), special), False)
     ids = _faultless(texts)
-    if not pc.any(looked_at).as_py():
+    if not pc.any(examined).as_py():
         return ids
-    encoded = texts.filter(looked_at).dictionary_encode()
+    encoded = texts.filter(examined).dictionary_encode()
     made = [_one(text) for text in encoded.dictionary.to_pylist()]
     found, faults = (pa.array([one[part] for one in made], pa.string()).take(encoded.indices) for part in (0, 1))
     return Ids(
-        pc.replace_with_mask(ids.texts, looked_at, found), pc.replace_with_mask(ids.faults, looked_at, faults)
+        pc.replace_with_mask(ids.texts, examined, found), pc.replace_with_mask(ids.faults, examined, faults)
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""Bring CSV or Parquet files of any source into the landing zone, by a mapping.
+"""Import CSV or Parquet files of a source into the landing zone, using a mapping.
 
-Three steps, none of which holds the source in memory: read and map a piece at a time into a table on disk, sort that
-by day there, and write a landing file a day. Nothing lands unless the whole source could be read.
+The source is read and mapped in pieces into a table on disk, sorted by day there, and written as one landing file per
+day. It is never in memory as a whole. Nothing lands unless the whole source can be read.
 """
 
 import tempfile
@@ -33,25 +33,25 @@ _DAY_OF: Final[dict[Feed, str]] = {"transactions": "event_timestamp", "labels": 
 
 
 class Config(JobConfig):
-    """What to read, and how."""
+    """The source and its mapping."""
 
     source: str = Field(
         description="path or URI of CSV (also .gz, .bz2, .zst, .zip) or Parquet: a file, a folder or a glob pattern"
     )
-    mapping: Path = Field(description="YAML file that says how its columns become the contract; see docs/data.md")
+    mapping: Path = Field(description="YAML file that maps its columns to the contract; see docs/data.md")
     out: str = Field(default="", description="URI of the landing zone; default FRAUD_LANDING_URI")
     hold_back_days: int = Field(
-        default=0, ge=0, description="put the last days, and labels from then on, into held_back/"
+        default=0, ge=0, description="write the last days, and labels from then on, to held_back/"
     )
     check: bool = Field(
-        default=False, description="read the first 1,000 rows, print what the mapping makes of them, and land nothing"
+        default=False, description="read the first 1,000 rows, print the mapped values, and land nothing"
     )
 
 
 class Result(JobResult):
-    """rows_in = transactions + held_back_transactions + known_transactions: unreadable rows are among them.
+    """rows_in = transactions + held_back_transactions + known_transactions. Unreadable rows are included.
 
-    `transactions` and `labels` are what ingest will find new in the landing zone.
+    `transactions` and `labels` are the rows of new files in the landing zone.
     """
 
     rows_in: int
@@ -60,24 +60,24 @@ class Result(JobResult):
     held_back_transactions: int
     held_back_labels: int
     known_transactions: int
-    """In files that the landing zone had already, byte for byte: one delivery."""
+    """Rows of files that the landing zone already contained, byte for byte."""
     known_labels: int
     unreadable: int
-    """Transactions with a `parse_error`, which ingest will quarantine."""
+    """Transactions with a `parse_error`. Ingest quarantines them."""
     unreadable_labels: int
-    """The same of labels."""
+    """Labels with a `parse_error`."""
     without_day: int
-    """Rows whose event time is missing or could not be read; they land under dt=unknown."""
+    """Rows whose event time is missing or unreadable. They land under dt=unknown."""
     first_day: str
     last_day: str
-    """Of what was landed; held-back days follow."""
+    """Last landed day, without held-back days."""
     files: int
-    """Written, without the known ones."""
+    """Number of new files; `bytes` is their size."""
     bytes: int
 
 
 class MappingCheck(JobResult):
-    """What `check` found in the first rows."""
+    """Result of `check`: the first rows, mapped."""
 
     source: str
     mapping: str
@@ -88,10 +88,10 @@ class MappingCheck(JobResult):
     columns: list[dict[str, str | int]]
     """For each column of the contract: `column`, `reads`, `read`, `null`, `unreadable`, `example`."""
     reasons: list[str]
-    """Of the first rows and labels that cannot be read."""
+    """Reasons of the first unreadable rows and labels."""
 
     def as_text(self) -> str:
-        """The counts, a table of the columns, the reasons."""
+        """Counts, a table of the columns, and reasons."""
         headings = ("column", "reads", "read", "null", "unreadable", "example")
         cells = [headings, *(tuple(_shown(column[name]) for name in headings) for column in self.columns)]
         widths = [max(len(row[place]) for row in cells) for place in range(len(headings))]
@@ -117,10 +117,10 @@ def _shown(cell: str | int) -> str:
 def run(config: Config, context: Context) -> Result | MappingCheck:
     """Import one source, or with `check` read its first rows.
 
-    Raises BadConfigError for the mapping, BadInputError for a source that cannot be used or of which no row or no label
-    can be read, UnavailableError when its store does not answer.
+    Raises BadConfigError for an invalid mapping, BadInputError for an unusable source or one without a readable row or
+    label, UnavailableError when its store does not answer.
     """
-    import duckdb  # noqa: PLC0415 - a fifth of a second that other jobs need not pay
+    import duckdb  # noqa: PLC0415 - importing it takes 0.2 s
 
     from fraud.ingest.mapping.mapping import Mapping  # noqa: PLC0415
 
@@ -149,11 +149,11 @@ def _check(config: Config, mapping: "Mapping", folder: Path) -> MappingCheck:
 def _spool(
     config: Config, mapping: "Mapping", folder: Path, rows: "DuckDBPyConnection", context: Context
 ) -> int:  # fmt: skip
-    """Map everything into the table `mapped`, numbered in the source's order. Returns the number of rows.
+    """Map all rows into the table `mapped`, numbered in order. Returns the number of rows.
 
-    Raises BadInputError when no row, or no label, can be read.
+    Raises BadInputError when no row, or no label, is readable.
     """
-    from fraud.ingest.mapping.mapped_source import Readable, mapped_pieces  # noqa: PLC0415 - pandas
+    from fraud.ingest.mapping.mapped_rows import Readable, mapped_pieces  # noqa: PLC0415 - pandas
 
     readable = Readable(config.source)
     for piece in mapped_pieces(config.source, mapping, folder):
@@ -165,14 +165,14 @@ def _spool(
         rows.execute("INSERT INTO mapped FROM piece")
         rows.unregister("piece")
         if readable.rows // _LOG_EVERY_ROWS > first // _LOG_EVERY_ROWS:
-            context.log.info("read", rows=readable.rows)
-    readable.refuse_nothing()
+            context.log.info("rows read", rows=readable.rows)
+    readable.check_any()
     return readable.rows
 
 
 @dataclass
 class _Landed:
-    """Running counts of what was written."""
+    """Counts of the written rows and files."""
 
     transactions: int = 0
     labels: int = 0
@@ -207,12 +207,12 @@ def _land(
                     feed, day.isoformat() if day else NO_DAY, mapping.name, table, held_back=held
                 )  # fmt: skip
                 landed.add(feed, table.num_rows, size, held_back=held)
-            context.log.info("written", feed=feed, files=landed.files)
+            context.log.info("feed written", feed=feed, files=landed.files)
         if landed.transactions + landed.held_back_transactions + landed.known_transactions != rows_in:
             raise BadInputError(
-                f"the rows of {config.source} do not add up", expected=f"{rows_in} rows",
+                f"the counts of {config.source} do not add up", expected=f"{rows_in} rows",
                 got=f"{landed.transactions} landed, {landed.held_back_transactions} held back, "
-                f"{landed.known_transactions} known",
+                f"{landed.known_transactions} landed before",
             )  # fmt: skip
     [(unreadable, unreadable_labels, without_day)] = rows.sql(
         f"SELECT count({PARSE_ERROR}), count({_LABEL_ERROR}), count(*) - count(event_timestamp) FROM mapped"  # noqa: S608
@@ -229,25 +229,25 @@ def _land(
 
 
 def _first_held_back(days: list[date | None], hold_back: int) -> date | None:
-    """Counted back from the last day that can be true: a row from the future must not hide the others.
+    """The first held-back day, counted back from the last day that is not in the future.
 
-    Raises BadInputError when nothing would be left to land.
+    Raises BadInputError when no day would be left to land.
     """
     tomorrow = datetime.now(UTC).date() + timedelta(days=1)
-    known = [day for day in days if day is not None and day <= tomorrow]
-    if not hold_back or not known:
+    past = [day for day in days if day is not None and day <= tomorrow]
+    if not hold_back or not past:
         return None
-    first = max(known) - timedelta(days=hold_back - 1)
-    if first <= min(known):
+    first = max(past) - timedelta(days=hold_back - 1)
+    if first <= min(past):
         raise BadInputError(
-            "holding back would leave nothing to land", expected=f"fewer than {hold_back} days held back",
-            got=f"a file from {min(known)} to {max(known)}",
+            "no day would be left to land", expected=f"fewer than {hold_back} days held back",
+            got=f"a file from {min(past)} to {max(past)}",
         )  # fmt: skip
     return first
 
 
 def _by_day(rows: "DuckDBPyConnection", feed: Feed) -> Iterator[tuple[date | None, pa.Table]]:
-    """The feed's rows by UTC day in the source's order, each day whole; None is the day of rows without time."""
+    """The rows of a feed by UTC day, in the source's order. The day of rows without a time is None."""
     names = SCHEMAS[feed].names
     chosen = {name: name for name in names}
     only = ""
@@ -276,7 +276,7 @@ def _by_day(rows: "DuckDBPyConnection", feed: Feed) -> Iterator[tuple[date | Non
 
 
 def _run_starts(codes: pa.DictionaryArray) -> list[int]:
-    """Where a run of equal values starts."""
+    """Indices at which runs of equal values start."""
     index = codes.indices
     changes = pc.indices_nonzero(pc.not_equal(index.slice(1), index.slice(0, max(len(index) - 1, 0))))
     return [0, *pc.add(changes, 1).to_pylist()] if len(index) else []

@@ -1,11 +1,11 @@
-"""Validate landed fraud labels into the lake.
+"""Validate landed fraud labels and ingest them into the lake.
 
-A label is a report: at `label_timestamp` somebody said that a transaction is or is not fraud. All different reports are
-kept, each in the partition of its own day; who reads takes the latest one known by then (`fraud.lake.labels`).
+A label is a report, made at `label_timestamp`, that a transaction is or is not fraud. All different reports are kept,
+each in the partition of its own day. Readers use the latest one as of a point in time (`fraud.lake.labels`).
 """
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,14 +20,12 @@ from fraud.lake import catalog
 if TYPE_CHECKING:
     from fraud.ingest.commit import Batch
 
-ORDER: Final = [("label_timestamp", "ascending"), ("transaction_id", "ascending"), ("is_fraud", "ascending")]
-
 
 class Config(JobConfig):
-    """Takes in what is new in the landing zone."""
+    """Configuration of the job. It ingests all new files of the landing zone."""
 
     now: Moment | None = Field(
-        default=None, description="labels more than a day later than this are quarantined; default the clock"
+        default=None, description="labels more than a day after this time are quarantined; default: now"
     )
 
 
@@ -38,40 +36,40 @@ class Result(JobResult):
     accepted: int
     quarantined: int
     duplicates: int
-    """The same report about the same transaction, known before."""
+    """Dropped, because the same report was ingested before."""
     revisions: int
-    """Accepted, about a transaction that had another label before, or has one further up in the same delivery."""
+    """Accepted, for a transaction that had another label in the lake or earlier in the delivery."""
     unknown_transactions: int
-    """Accepted, about a transaction that the lake does not know (yet)."""
+    """Accepted, for a transaction that is not in the lake (yet)."""
     late: int
-    """Accepted, for a day before the newest day that the lake had labels of."""
+    """Accepted, for a day before the newest day of labels in the lake."""
     quarantine_reasons: dict[str, int]
     """A row with several reasons counts for each."""
     files: int
     files_known: int
-    """Not looked at: the same bytes were taken in before."""
+    """Files whose bytes were ingested before."""
     days: list[str]
     finished_a_killed_run: bool
 
 
 def run(config: Config, context: Context) -> Result:
-    """Take in every landed file that is new. Raises BadInputError for a file that cannot be read at all."""
+    """Ingest all new landed files. Raises BadInputError for a file that cannot be read."""
     from fraud.ingest.commit import ingest_new_files, summed  # noqa: PLC0415 - pandas and duckdb take a second to import
 
     lake = context.settings.lake_uri
     ingest = _Ingest(lake, config.now or datetime.now(UTC))
-    taken = ingest_new_files(context.settings.landing_uri, lake, "labels", ingest.decide, context.log)
-    counts, facts, reasons = summed(taken.batches)
+    done = ingest_new_files(context.settings.landing_uri, lake, "labels", ingest.decide, context.log)
+    counts, facts, reasons = summed(done.batches)
     return Result(
         rows_in=counts.rows, accepted=counts.accepted, quarantined=counts.quarantined, duplicates=counts.duplicates,
         revisions=facts["revisions"], unknown_transactions=facts["unknown_transactions"], late=facts["late"],
-        quarantine_reasons=reasons, files=counts.files, files_known=taken.files_known, days=taken.days("labels"),
-        finished_a_killed_run=taken.finished_a_killed_run,
+        quarantine_reasons=reasons, files=counts.files, files_known=done.files_known,
+        days=done.days(catalog.LABELS.name), finished_a_killed_run=done.finished_a_killed_run,
     )  # fmt: skip
 
 
 class _Ingest:
-    """Decides what becomes of landed labels."""
+    """Assigns landed labels to the lake, quarantine or duplicates."""
 
     def __init__(self, lake_uri: str, now: datetime) -> None:
         self._labels = catalog.LABELS.at(lake_uri)
@@ -80,7 +78,7 @@ class _Ingest:
         self._now = now
 
     def decide(self, landed: list[tuple[LandedFile, pa.Table]]) -> "Batch":
-        """Write the objects of one batch and say what they are."""
+        """Write the objects of one batch and return its result."""
         from fraud.ingest.commit import Batch, file_counts, quarantined, stage  # noqa: PLC0415
         from fraud.ingest.validation import quarantine_reasons, reason_counts  # noqa: PLC0415
         from fraud.lake.lookup import by_day, rows_with_ids  # noqa: PLC0415
@@ -90,18 +88,18 @@ class _Ingest:
         reasons = quarantine_reasons("labels", table, self._now)
         good = pc.is_null(reasons)
         rows = table.filter(good).select(LABEL_COLUMNS).combine_chunks()
-        known = rows_with_ids(self._labels, rows["transaction_id"], LABEL_COLUMNS)
-        known = rows.schema.empty_table() if known is None else known.cast(rows.schema)
-        everything = pa.concat_tables([known, rows]).to_pandas()
-        repeated = everything.duplicated().to_numpy()[known.num_rows :]
-        had_label = everything.duplicated("transaction_id").to_numpy()[known.num_rows :]
+        ingested = rows_with_ids(self._labels, rows["transaction_id"], LABEL_COLUMNS)
+        ingested = rows.schema.empty_table() if ingested is None else ingested.cast(rows.schema)
+        everything = pa.concat_tables([ingested, rows]).to_pandas()
+        repeated = everything.duplicated().to_numpy()[ingested.num_rows :]
+        had_label = everything.duplicated("transaction_id").to_numpy()[ingested.num_rows :]
         accepted = rows.filter(pa.array(~repeated))
         published = self._labels.partitions()
         partitions, late = [], 0
         for day, new in by_day(accepted, "label_timestamp"):
             late += new.num_rows if published and day < published[-1] else 0
             old = [self._labels.read(day, list(LABEL_COLUMNS))] if day in published else []
-            partitions.append(stage(self._labels, day, pa.concat_tables([*old, new]).sort_by(ORDER)))
+            partitions.append(stage(self._labels, day, pa.concat_tables([*old, new]).sort_by(catalog.LABELS.order)))
         return Batch(
             files=file_counts([file for file, _ in landed], file_of, good.to_numpy(False), repeated),
             partitions=(*partitions, *quarantined(self._quarantine, landed, reasons)),
@@ -116,7 +114,7 @@ class _Ingest:
     def _unknown(self, ids: pa.ChunkedArray) -> int:
         from fraud.lake.lookup import rows_with_ids  # noqa: PLC0415
 
-        known = rows_with_ids(self._transactions, ids, ["transaction_id"])
-        if known is None:
+        found = rows_with_ids(self._transactions, ids, ["transaction_id"])
+        if found is None:
             return len(ids)
-        return len(ids) - int(pc.sum(pc.is_in(ids, value_set=known["transaction_id"])).as_py() or 0)
+        return len(ids) - int(pc.sum(pc.is_in(ids, value_set=found["transaction_id"])).as_py() or 0)

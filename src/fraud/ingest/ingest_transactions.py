@@ -1,7 +1,7 @@
-"""Validate landed transactions into the lake, quarantine the rest.
+"""Validate landed transactions, ingest the valid ones and quarantine the others.
 
-Every landed row ends in exactly one place: accepted, quarantined with its reasons, or dropped as a duplicate. Files are
-known by their bytes and taken in once; see docs/data.md for what happens to what.
+Every landed row is either accepted, quarantined with its reasons, or dropped as a duplicate. A file is identified by
+its bytes and ingested once. See docs/data.md for the rules.
 """
 
 from datetime import UTC, datetime
@@ -22,15 +22,14 @@ if TYPE_CHECKING:
     from fraud.ingest.commit import Batch
 
 LATE_US: Final = US_PER_HOUR
-"""A transaction that we learned of this long after the event counts as late."""
-ORDER: Final = [("event_timestamp", "ascending"), ("created_timestamp", "ascending"), ("transaction_id", "ascending")]
+"""A transaction that is ingested this long after its event counts as late."""
 
 
 class Config(JobConfig):
-    """Takes in what is new in the landing zone."""
+    """Configuration of the job. It ingests all new files of the landing zone."""
 
     now: Moment | None = Field(
-        default=None, description="events more than a day later than this are quarantined; default the clock"
+        default=None, description="events more than a day after this time are quarantined; default: now"
     )
 
 
@@ -41,18 +40,18 @@ class Result(JobResult):
     accepted: int
     quarantined: int
     duplicates: int
-    """Dropped because their transaction_id was known."""
+    """Dropped, because their transaction_id was ingested before."""
     conflicting_duplicates: int
-    """Of those, the ones that said something else than the transaction that was known."""
+    """Duplicates that differ from the transaction that was ingested first."""
     unknown_categories: int
     """Accepted as `other`."""
     late: int
-    """Accepted, and learned of more than an hour after the event."""
+    """Accepted and ingested more than an hour after the event."""
     quarantine_reasons: dict[str, int]
     """A row with several reasons counts for each."""
     files: int
     files_known: int
-    """Not looked at: the same bytes were taken in before."""
+    """Files whose bytes were ingested before."""
     days: list[str]
     days_reopened: int
     """Days that had transactions before."""
@@ -60,31 +59,31 @@ class Result(JobResult):
 
 
 def run(config: Config, context: Context) -> Result:
-    """Take in every landed file that is new. Raises BadInputError for a file that cannot be read at all."""
+    """Ingest all new landed files. Raises BadInputError for a file that cannot be read."""
     from fraud.ingest.commit import ingest_new_files, summed  # noqa: PLC0415 - pandas and duckdb take a second to import
 
     lake = context.settings.lake_uri
     ingest = _Ingest(lake, config.now or datetime.now(UTC))
-    taken = ingest_new_files(context.settings.landing_uri, lake, "transactions", ingest.decide, context.log)
-    counts, facts, reasons = summed(taken.batches)
+    done = ingest_new_files(context.settings.landing_uri, lake, "transactions", ingest.decide, context.log)
+    counts, facts, reasons = summed(done.batches)
     return Result(
         rows_in=counts.rows, accepted=counts.accepted, quarantined=counts.quarantined, duplicates=counts.duplicates,
         conflicting_duplicates=facts["conflicting"], unknown_categories=facts["unknown_categories"],
-        late=facts["late"], quarantine_reasons=reasons, files=counts.files, files_known=taken.files_known,
-        days=taken.days("transactions"), days_reopened=facts["days_reopened"],
-        finished_a_killed_run=taken.finished_a_killed_run,
+        late=facts["late"], quarantine_reasons=reasons, files=counts.files, files_known=done.files_known,
+        days=done.days(catalog.TRANSACTIONS.name), days_reopened=facts["days_reopened"],
+        finished_a_killed_run=done.finished_a_killed_run,
     )  # fmt: skip
 
 
 class _Repeated(NamedTuple):
-    """Which rows repeat a transaction_id known before them, and which of those differ from it: bool[n]."""
+    """Rows whose transaction_id occurred before, and those of them that differ from the first one: bool[n]."""
 
     repeated: NDArray[np.bool_]
     conflicting: NDArray[np.bool_]
 
 
 class _Ingest:
-    """Decides what becomes of landed transactions."""
+    """Assigns landed transactions to the lake, quarantine or duplicates."""
 
     def __init__(self, lake_uri: str, now: datetime) -> None:
         self._transactions = catalog.TRANSACTIONS.at(lake_uri)
@@ -92,7 +91,7 @@ class _Ingest:
         self._now = now
 
     def decide(self, landed: list[tuple[LandedFile, pa.Table]]) -> "Batch":
-        """Write the objects of one batch and say what they are."""
+        """Write the objects of one batch and return its result."""
         from fraud.ingest.commit import Batch, file_counts, quarantined, stage  # noqa: PLC0415
         from fraud.ingest.validation import in_contract, quarantine_reasons, reason_counts  # noqa: PLC0415
         from fraud.lake.lookup import by_day, rows_with_ids  # noqa: PLC0415
@@ -102,15 +101,16 @@ class _Ingest:
         reasons = quarantine_reasons("transactions", table, self._now)
         good = pc.is_null(reasons)
         rows, unknown = in_contract(table.filter(good))
-        known = rows_with_ids(self._transactions, rows["transaction_id"], TRANSACTION_COLUMNS)
-        repeats = _repeats(rows.schema.empty_table() if known is None else known, rows)
+        ingested = rows_with_ids(self._transactions, rows["transaction_id"], TRANSACTION_COLUMNS)
+        repeats = _repeats(rows.schema.empty_table() if ingested is None else ingested, rows)
         accepted = rows.filter(pa.array(~repeats.repeated))
         partitions, reopened = [], 0
         for day, new in by_day(accepted, "event_timestamp"):
             published = self._transactions.manifest(day) is not None
             reopened += published
             old = [self._transactions.read(day, list(TRANSACTION_COLUMNS))] if published else []
-            partitions.append(stage(self._transactions, day, pa.concat_tables([*old, new]).sort_by(ORDER)))
+            merged = pa.concat_tables([*old, new]).sort_by(catalog.TRANSACTIONS.order)
+            partitions.append(stage(self._transactions, day, merged))
         return Batch(
             files=file_counts([file for file, _ in landed], file_of, good.to_numpy(False), repeats.repeated),
             partitions=(*partitions, *quarantined(self._quarantine, landed, reasons)),
@@ -124,13 +124,13 @@ class _Ingest:
         )
 
 
-def _repeats(known: pa.Table, rows: pa.Table) -> _Repeated:
-    """The first one known wins: those of the lake, then those further up in the delivery."""
-    everything = pa.concat_tables([known.select(rows.column_names).cast(rows.schema), rows]).combine_chunks()
+def _repeats(ingested: pa.Table, rows: pa.Table) -> _Repeated:
+    """The first row with an id is kept: rows of the lake come first, then those of the delivery in order."""
+    everything = pa.concat_tables([ingested.select(rows.column_names).cast(rows.schema), rows]).combine_chunks()
     code = everything["transaction_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     _, first = np.unique(code, return_index=True)
-    winner = first[code][known.num_rows :]
-    repeated = winner != np.arange(known.num_rows, everything.num_rows)
+    winner = first[code][ingested.num_rows :]
+    repeated = winner != np.arange(ingested.num_rows, everything.num_rows)
     conflicting = np.zeros(rows.num_rows, dtype=np.bool_)
     mine, theirs = rows.filter(pa.array(repeated)), everything.take(pa.array(winner[repeated]))
     differs = np.zeros(mine.num_rows, dtype=np.bool_)

@@ -1,4 +1,4 @@
-"""The landing zone: what sources deliver, as Parquet files below `transactions/` and `labels/`."""
+"""The landing zone: Parquet files of sources below `transactions/` and `labels/`."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -11,43 +11,24 @@ import pyarrow.parquet as pq
 
 from fraud.errors import BadInputError
 from fraud.ingest.ids import ID_COLUMNS, both, can_be_id, described, ids_of
+from fraud.lake import catalog
 from fraud.lake.dataset import listed, located
 
 Feed = Literal["transactions", "labels"]
-TIMESTAMP: Final = pa.timestamp("us", "UTC")
 PARSE_ERROR: Final = "parse_error"
 SCHEMAS: Final[dict[Feed, pa.Schema]] = {
-    "transactions": pa.schema(
-        [
-            ("transaction_id", pa.string()),
-            ("event_timestamp", TIMESTAMP),
-            ("created_timestamp", TIMESTAMP),
-            ("user_id", pa.string()),
-            ("merchant_id", pa.string()),
-            ("merchant_category", pa.string()),
-            ("amount", pa.float64()),
-            ("distance_from_home", pa.float64()),
-            (PARSE_ERROR, pa.string()),
-        ]
-    ),
-    "labels": pa.schema(
-        [
-            ("transaction_id", pa.string()),
-            ("is_fraud", pa.bool_()),
-            ("label_timestamp", TIMESTAMP),
-            (PARSE_ERROR, pa.string()),
-        ]
-    ),
+    "transactions": catalog.TRANSACTIONS.schema.append(pa.field(PARSE_ERROR, pa.string())),
+    "labels": catalog.LABELS.schema.append(pa.field(PARSE_ERROR, pa.string())),
 }
 OPTIONAL: Final = frozenset({"created_timestamp", "merchant_category", "distance_from_home", PARSE_ERROR})
-"""Columns a source may leave out; ingest says what stands in for them."""
+"""Columns that a source may omit. Ingest defines their defaults."""
 NO_DAY: Final = "unknown"
 HELD_BACK: Final = "held_back"
 
 
 @dataclass(frozen=True, slots=True)
 class LandedFile:
-    """One delivered file, known by its bytes."""
+    """One delivered file, identified by the hash of its bytes."""
 
     uri: str
     name: str
@@ -57,7 +38,7 @@ class LandedFile:
 
 
 def landed_files(landing_uri: str, feed: Feed) -> Iterator[LandedFile]:
-    """What was delivered, by path. Raises BadInputError for a file that is no Parquet file of this feed."""
+    """The delivered files, sorted by path. Raises BadInputError for a file that is not a Parquet file of this feed."""
     root = f"{landing_uri.rstrip('/')}/{feed}"
     fs, path = located(root)
     for found in listed(root):
@@ -70,14 +51,16 @@ def landed_files(landing_uri: str, feed: Feed) -> Iterator[LandedFile]:
 
 
 def read_landed(file: LandedFile, feed: Feed) -> pa.Table:
-    """The file's rows in the feed's schema; optional columns that are not there are null.
+    """The rows of a file in the feed's schema. Missing optional columns are null.
 
-    Raises BadInputError when the bytes are not those that were listed, are damaged, or a type does not fit.
+    Raises BadInputError when the file changed since it was listed, is damaged, or has a column of an unsupported type.
     """
     fs, path = located(file.uri)
     data: bytes = fs.cat_file(path)
     if sha256(data).hexdigest() != file.sha256:
-        raise BadInputError(f"{file.uri} changed while being read", hint="deliver files under fresh names; run again")
+        raise BadInputError(
+            f"{file.uri} changed while being read", hint="deliver changed files under new names, then run again"
+        )
     try:
         return in_schema(file.uri, feed, _open(file.uri, data).read(columns=SCHEMAS[feed].names))
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -85,10 +68,10 @@ def read_landed(file: LandedFile, feed: Feed) -> pa.Table:
 
 
 def in_schema(name: str, feed: Feed, table: pa.Table) -> pa.Table:
-    """The table's rows in the feed's schema. Optional columns that are not there are null; an id that cannot be used is
-    null, and `parse_error` says why.
+    """The rows of a table in the feed's schema. Missing optional columns are null. An invalid id becomes null, with the
+    reason in `parse_error`.
 
-    Raises BadInputError naming `name` when a column is missing, is there twice, or has a type that does not fit.
+    Raises BadInputError with `name` when a column is missing, is repeated or has an unsupported type.
     """
     _check(name, feed, table.schema)
     schema, rows = SCHEMAS[feed], table.num_rows
@@ -108,10 +91,10 @@ def in_schema(name: str, feed: Feed, table: pa.Table) -> pa.Table:
 
 
 def delivered(landing_uri: str, transactions: Collection[str]) -> pa.Table:
-    """Every delivered row of these transactions, whatever ingest made of it. Reads the whole landing zone."""
-    wanted = pa.array(sorted(transactions), pa.string())
+    """All delivered rows of these transactions, including rejected ones. Reads the whole landing zone."""
+    ids = pa.array(sorted(transactions), pa.string())
     tables = [read_landed(file, "transactions") for file in landed_files(landing_uri, "transactions")]
-    found = [table.filter(pc.is_in(table["transaction_id"], wanted)) for table in tables]
+    found = [table.filter(pc.is_in(table["transaction_id"], ids)) for table in tables]
     return pa.concat_tables([SCHEMAS["transactions"].empty_table(), *found])
 
 
@@ -145,15 +128,15 @@ def _check(uri: str, feed: Feed, schema: pa.Schema) -> None:
             )  # fmt: skip
 
 
-def _fits(got: pa.DataType, wanted: pa.DataType) -> bool:
+def _fits(got: pa.DataType, expected: pa.DataType) -> bool:
     kind = got.value_type if pa.types.is_dictionary(got) else got
     if pa.types.is_null(kind):
         return True
-    if pa.types.is_timestamp(wanted):
+    if pa.types.is_timestamp(expected):
         return pa.types.is_timestamp(kind) and kind.tz is not None
     accepted = {
         pa.string(): (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
         pa.bool_(): (pa.types.is_boolean,),
         pa.float64(): (pa.types.is_floating, pa.types.is_integer, pa.types.is_decimal),
     }
-    return any(test(kind) for test in accepted[wanted])
+    return any(test(kind) for test in accepted[expected])

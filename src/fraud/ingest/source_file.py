@@ -33,24 +33,26 @@ _PARQUET: Final = b"PAR1"
 
 
 class SourceFiles:
-    """The files that a path or URI names: one file, those of a folder, or those that a glob pattern matches."""
+    """The files of a path or URI: one file, the files of a folder, or the matches of a glob pattern."""
 
     def __init__(self, uri: str) -> None:
-        """Find them. Raises BadInputError when there are none, UnavailableError when the store does not answer."""
+        """Find the files. Raises BadInputError when there are none, UnavailableError when the store does not answer."""
         with _named_failures(uri):
-            # A path without scheme is no URI: `a::b#1.csv` is a file name. fsspec would also put the current folder
-            # before it, and read a `[` in its name as a pattern.
+            # A path without a scheme is not passed to fsspec, which would parse `a::b#1.csv` as a chain of URIs and a
+            # `[` as a pattern.
             self._fs: Any
             self._fs, path = (None, uri) if "://" not in uri else _located(uri)
             self.names: list[str] = _listed(_local_files(path) if self._fs is None else _remote_files(self._fs, path))
         if not self.names:
             raise BadInputError(
-                f"{uri} names no file", expected=f"{_KINDS} files whose names do not begin with . or _",
+                f"{uri} matches no file", expected=f"{_KINDS} files whose names do not begin with . or _",
                 hint="check the path",
             )  # fmt: skip
 
     def local_copies(self, folder: Path) -> Iterator[Path]:
-        """Each file where it is, else a copy in `folder` that is deleted before the next. Raises as the constructor."""
+        """Yield each local file, or a copy of a remote one in `folder`, which is deleted before the next file. Raises
+        the
+        same errors as the constructor."""
         for name in self.names:
             with _named_failures(name):
                 if not (Path(name).stat().st_size if self._fs is None else self._fs.size(name)):
@@ -74,20 +76,20 @@ def _located(uri: str) -> tuple[Any, str]:
 
 
 class _Found(NamedTuple):
-    """Files below a folder that was named itself."""
+    """Files below a folder. Names of the folder itself are not filtered."""
 
     folder: str
     names: list[str]
 
 
 def _listed(found: _Found) -> list[str]:
-    """In order, without what Spark and Hadoop write beside the data: names that begin with . or _."""
+    """Sorted, without names that begin with . or _, which Spark and Hadoop use for metadata."""
     below = {name: name[len(found.folder) :].split("/") for name in found.names}
     return sorted(name for name, parts in below.items() if not any(part.startswith((".", "_")) for part in parts))
 
 
 def _local_files(path: str) -> _Found:
-    """A path that exists is taken literally, also with the characters of a pattern in its name."""
+    """A path that exists is never treated as a pattern, even with `*`, `?` or `[` in its name."""
     given = Path(path)
     if given.is_dir():
         return _Found(str(given), [str(file) for file in given.rglob("*") if file.is_file()])
@@ -115,7 +117,7 @@ def _before_wildcard(path: str) -> str:
 
 @contextmanager
 def _named_failures(uri: str) -> Iterator[None]:
-    """What a file system's library raises, by cause: the store (worth another try) or the name and the file."""
+    """Convert exceptions of file system libraries: UnavailableError for the store, BadInputError for name and file."""
     scheme = uri.partition("://")[0]
     try:
         yield
@@ -148,7 +150,7 @@ def _unavailable(uri: str, error: BaseException | None) -> UnavailableError:
 
 
 def _http_failed(cause: BaseException | None) -> bool:
-    """fsspec reports every failure of an HTTP server as a file that is not there; only 404 and 410 say so."""
+    """Whether an HTTP server failed. fsspec raises FileNotFoundError for every failure, not only for 404 and 410."""
     aiohttp = sys.modules.get("aiohttp")
     if aiohttp is None or not isinstance(cause, aiohttp.ClientError):
         return False
@@ -156,21 +158,23 @@ def _http_failed(cause: BaseException | None) -> bool:
 
 
 def _store_failures() -> tuple[type[Exception], ...]:
-    """OSError, which includes time-outs, and what the clients of s3 and http raise, where they are in use."""
+    """OSError, which includes time-outs, and the exceptions of the s3 and http clients that are imported."""
     botocore, aiohttp = sys.modules.get("botocore.exceptions"), sys.modules.get("aiohttp")
     clients = [botocore.BotoCoreError, botocore.ClientError] if botocore else []
     return (OSError, *clients, *([aiohttp.ClientError] if aiohttp else []))
 
 
 def pieces(path: Path, mapping: Mapping) -> Iterator[Piece]:
-    """The columns the mapping reads; CSV values as text. Raises BadInputError for a file that cannot be read."""
+    """The columns that the mapping reads; CSV values are text. Raises BadInputError for a file that cannot be read."""
     kind = mapping.source.format
     reader = _csv_pieces if kind == "csv" else _parquet_pieces
     hint = "see source.encoding, source.delimiter and source.quote in the mapping" if kind == "csv" else ""
     try:
         with path.open("rb") as file:
             if kind == "csv" and file.read(len(_PARQUET)) == _PARQUET:
-                raise BadInputError(f"{path} is a Parquet file", expected="csv, as source.format says", got="parquet")
+                raise BadInputError(
+                    f"{path} is a Parquet file", expected="csv, the value of source.format", got="parquet"
+                )
         yield from reader(path, mapping)
     except UnicodeError as error:
         raise BadInputError(
@@ -179,7 +183,7 @@ def pieces(path: Path, mapping: Mapping) -> Iterator[Piece]:
         ) from error  # fmt: skip
     except (pa.ArrowException, OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
         raise BadInputError(
-            f"{path} cannot be read to its end", expected=f"a whole {kind} file",
+            f"{path} cannot be read completely", expected=f"a whole {kind} file",
             got=str(error), hint="; ".join(filter(None, ("fetch the file again", hint))),
         ) from error  # fmt: skip
 
@@ -208,7 +212,7 @@ def _csv_pieces(path: Path, mapping: Mapping) -> Iterator[Piece]:
 
 @contextmanager
 def _unpacked(path: Path) -> Iterator[IO[bytes]]:
-    """The file's content, decompressed when its first bytes are those of gzip, bzip2, zstd or zip."""
+    """The content of the file, decompressed if its first bytes are those of gzip, bzip2, zstd or zip."""
     with ExitStack() as stack:
         raw: IO[bytes] = stack.enter_context(path.open("rb"))
         first = raw.read(len(_ZIP))
@@ -241,7 +245,7 @@ def _check(path: Path, names: list[str], mapping: Mapping) -> None:
     if missing:
         raise BadInputError(
             f"{path} lacks {', '.join(missing)}", expected=", ".join(mapping.reads), got=", ".join(names)[:2_000],
-            hint="name the columns in the mapping as the file does"
+            hint="use the column names of the file in the mapping"
             + ("; see source.delimiter, source.quote and source.encoding" if mapping.source.format == "csv" else ""),
         )  # fmt: skip
     repeated = sorted({name for name in mapping.reads if names.count(name) > 1})

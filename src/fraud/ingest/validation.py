@@ -1,4 +1,4 @@
-"""Which rows of a delivery break the contract, and why. One reason a check, stated in the contract's own terms."""
+"""Find the rows of a delivery that violate the contract. Each check has one reason."""
 
 import warnings
 from collections.abc import Collection, Mapping
@@ -36,10 +36,10 @@ UNREADABLE: Final = "a value could not be read"
 
 
 def quarantine_reasons(feed: Feed, table: pa.Table, now: datetime) -> pa.Array:
-    """Why each row breaks the contract: string[n], null where it does not; several reasons are joined by "; ".
+    """Reasons why rows violate the contract: string[n], null for valid rows; several reasons are joined by "; ".
 
-    `table` has the feed's landing schema. An event later than we can have learned of it (`created_timestamp`, at the
-    latest `now`) by more than a day breaks the contract too.
+    `table` has the feed's landing schema. An event more than a day after its ingestion time (`created_timestamp`, at
+    most `now`) violates the contract.
     """
     try:
         with warnings.catch_warnings():
@@ -52,28 +52,29 @@ def quarantine_reasons(feed: Feed, table: pa.Table, now: datetime) -> pa.Array:
 
 
 def in_contract(table: pa.Table) -> tuple[pa.Table, NDArray[np.bool_]]:
-    """Rows without a reason, in the landing schema, as the contract has them: TRANSACTION_COLUMNS with amounts rounded,
-    the time of creation filled in, unknown categories as `other`. And which rows had such a category: bool[n]."""
-    known = pc.fill_null(pc.is_in(table["merchant_category"], value_set=pa.array(CATEGORIES)), False)
+    """Convert valid rows of the landing schema to TRANSACTION_COLUMNS: amounts are rounded, a null ingestion time
+    becomes
+    the event time, unknown categories become `other`. Also returns which rows had an unknown category: bool[n]."""
+    listed = pc.fill_null(pc.is_in(table["merchant_category"], value_set=pa.array(CATEGORIES)), False)
     columns = {
         **{name: table[name] for name in TRANSACTION_COLUMNS},
         "created_timestamp": pc.coalesce(table["created_timestamp"], table["event_timestamp"]),
-        "merchant_category": pc.if_else(known, table["merchant_category"], OTHER),
+        "merchant_category": pc.if_else(listed, table["merchant_category"], OTHER),
         "amount": pa.array(amounts_units(table["amount"].to_numpy()) / UNITS_PER_USD),
         "distance_from_home": pc.if_else(pc.is_nan(table["distance_from_home"]), None, table["distance_from_home"]),
     }
-    return pa.table(columns).combine_chunks(), ~known.to_numpy()
+    return pa.table(columns).combine_chunks(), ~listed.to_numpy()
 
 
 def reason_counts(reasons: pa.Array) -> dict[str, int]:
-    """How often each reason occurs, by name. A row with two reasons counts for both."""
+    """Number of rows by reason. A row with several reasons counts for each."""
     each = pc.list_flatten(pc.split_pattern(reasons.drop_null(), "; "))
     counts: Mapping[str, int] = {item["values"]: item["counts"] for item in pc.value_counts(each).to_pylist()}
     return dict(sorted(counts.items()))
 
 
 def _frame(feed: Feed, table: pa.Table, now: datetime) -> pd.DataFrame:
-    """The columns as pandas, times as nullable int64 microseconds, nothing copied that no check reads."""
+    """The columns as pandas, with times as nullable int64 microseconds."""
     columns = {}
     for name in table.column_names:
         column = table[name]
@@ -82,8 +83,8 @@ def _frame(feed: Feed, table: pa.Table, now: datetime) -> pd.DataFrame:
         kind = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype(), pa.string(): pd.ArrowDtype(pa.string())}
         columns[name] = column.to_pandas(types_mapper=kind.get)
     if feed == "transactions":
-        learned = columns["created_timestamp"].fillna(_us(now)).clip(upper=_us(now))
-        columns[_AHEAD] = columns["event_timestamp"] - learned
+        ingested = columns["created_timestamp"].fillna(_us(now)).clip(upper=_us(now))
+        columns[_AHEAD] = columns["event_timestamp"] - ingested
     else:
         columns[_AHEAD] = columns["label_timestamp"] - _us(now)
     return pd.DataFrame(columns)
@@ -121,7 +122,7 @@ def _optional(*checks: pandera.Check) -> pandera.Column:
 
 
 def _readable(columns: Collection[str]) -> pandera.Column:
-    """No parse_error. An id that cannot be used is named by what is wrong with it, so that reasons can be counted."""
+    """Checks of `parse_error`. Each fault of an id has its own reason, so that reasons can be counted."""
     named = [(f"{column}: {fault}:", f"{column} {fault}") for column in columns for fault in FAULTS]
     return _optional(
         pandera.Check(lambda s: s.isna(), ignore_na=False, error=UNREADABLE),
@@ -133,9 +134,7 @@ def _readable(columns: Collection[str]) -> pandera.Column:
 
 
 def _ahead(name: str) -> pandera.Column:
-    return _optional(
-        pandera.Check.le(MAX_FUTURE_SKEW_US, error=f"{name} is more than a day ahead of when it was learned")
-    )
+    return _optional(pandera.Check.le(MAX_FUTURE_SKEW_US, error=f"{name} is more than a day after the ingestion time"))
 
 
 def _time(name: str) -> pandera.Column:

@@ -1,35 +1,55 @@
-"""Every dataset of the lake, once: name, partition key, schema, sort order and retention.
+"""Every dataset of the lake: name, partition key, schema, sort order and retention.
 
-Jobs open a dataset with `catalog.TRANSACTIONS.at(lake_uri)`; no other module names one. The table in
-docs/architecture.md is compared with this module by a test.
+Jobs open a dataset with `catalog.TRANSACTIONS.at(lake_uri)`; no other module of the package contains a dataset name.
+Tests compare docs/architecture.md with this module and reject dataset names elsewhere.
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import pyarrow as pa
 
 from fraud.core.features import WINDOW_FEATURES
-from fraud.lake.dataset import Dataset
+from fraud.lake.dataset import Dataset, listed
 
 TIMESTAMP: Final = pa.timestamp("us", "UTC")
 _WINDOW_TYPES: Final = {"float64": pa.float64(), "int64": pa.int64()}
 _WHAT_IF: Final = "what_if"
+LOOK_BACK_DAYS: Final = 90
+"""Transactions are kept this much longer than features: the windows of the oldest features read them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long a partition is kept: a setting, and a fixed number of days more."""
+
+    setting: Literal["transaction_days", "prediction_retention_days", "landing_days", "version_days"]
+    """Field of `Settings`, in days."""
+    starts_at: Literal["newest day of transactions", "publication", "today"]
+    """The age of a partition is counted back from this day, or from today to its publication."""
+    more_days: int = 0
+    condition: str = ""
+    """A second condition for removal, for the documentation; the retention job implements it."""
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetDefinition:
-    """What a dataset is. `schema` has the columns in order; every timestamp is in UTC microseconds."""
+    """Name and layout of a dataset. `schema` has the columns in order; timestamps are UTC microseconds."""
 
     name: str
     key: str
-    """Column, or kind of id, that names a partition."""
-    key_meaning: str
+    """Name of the partition key, as in `dt=2025-03-01`."""
+    key_value: str
+    """Description of the key's values."""
     schema: pa.Schema
     sorted_by: tuple[str, ...]
     """Order of the rows in a partition; empty: the order in which they were delivered."""
-    retention: str
-    """The setting, or the rule, that says how long a partition is kept."""
+    retention: Retention
+
+    @property
+    def order(self) -> list[tuple[str, str]]:
+        """`sorted_by`, as `pyarrow.Table.sort_by` takes it."""
+        return [(column, "ascending") for column in self.sorted_by]
 
     def at(self, lake_uri: str) -> Dataset:
         """The dataset in the lake at a `file://` or `s3://` URI."""
@@ -51,29 +71,31 @@ _BY_EVENT_TIME: Final = ("event_timestamp", "created_timestamp", "transaction_id
 
 TRANSACTIONS: Final = DatasetDefinition(
     "transactions", "dt", "day of event_timestamp", pa.schema(_TRANSACTION), _BY_EVENT_TIME,
-    "FRAUD_TRANSACTION_DAYS and 90 days more, which the oldest features need",
+    Retention("transaction_days", "newest day of transactions", LOOK_BACK_DAYS),
 )  # fmt: skip
+# The schema is that of a transaction file. A partition of a label file has the columns of LABELS, as text, instead.
 QUARANTINE: Final = DatasetDefinition(
     "quarantine", "batch", "sha256 of the landed file",
     pa.schema([
         *((name, pa.string()) for name, _ in _TRANSACTION),
         ("parse_error", pa.string()), ("position", pa.int64()), ("reason", pa.string()),
     ]),
-    (), "FRAUD_LANDING_DAYS",
+    (), Retention("landing_days", "publication"),
 )  # fmt: skip
 LABELS: Final = DatasetDefinition(
     "labels", "dt", "day of label_timestamp",
     pa.schema([("transaction_id", pa.string()), ("is_fraud", pa.bool_()), ("label_timestamp", TIMESTAMP)]),
-    ("label_timestamp", "transaction_id"), "FRAUD_TRANSACTION_DAYS",
+    ("label_timestamp", "transaction_id", "is_fraud"), Retention("transaction_days", "newest day of transactions"),
 )  # fmt: skip
 FEATURES: Final = DatasetDefinition(
     "features", "dt", "day of event_timestamp", pa.schema([*_TRANSACTION, *_WINDOWS]), _BY_EVENT_TIME,
-    "FRAUD_TRANSACTION_DAYS",
+    Retention("transaction_days", "newest day of transactions"),
 )  # fmt: skip
 TRAINING_SETS: Final = DatasetDefinition(
-    "training_sets", "snapshot", "content hash of what it was made from",
+    "training_sets", "snapshot", "hash of the inputs it was made from",
     pa.schema([*_TRANSACTION, *_WINDOWS, ("is_fraud", pa.bool_()), ("label_timestamp", TIMESTAMP)]),
-    ("event_timestamp", "transaction_id"), "as long as a version that is kept was trained on it",
+    ("event_timestamp", "transaction_id"),
+    Retention("version_days", "publication", condition="no model version or run that is kept was trained on it"),
 )  # fmt: skip
 SCORES: Final = DatasetDefinition(
     "scores", "dt", "day of event_timestamp",
@@ -86,7 +108,7 @@ SCORES: Final = DatasetDefinition(
         pa.field("model_version", pa.string(), nullable=False),
         pa.field("feature_hash", pa.string(), nullable=False),
     ]),
-    _BY_EVENT_TIME, "FRAUD_PREDICTION_RETENTION_DAYS",
+    _BY_EVENT_TIME, Retention("prediction_retention_days", "newest day of transactions"),
 )  # fmt: skip
 PREDICTIONS: Final = DatasetDefinition(
     "predictions", "dt", "day of served_us",
@@ -119,14 +141,23 @@ PREDICTIONS: Final = DatasetDefinition(
         ("challenger_version", pa.string()),
         ("challenger_probability", pa.float64()),
     ]),
-    ("served_us", "prediction_id"), "FRAUD_PREDICTION_RETENTION_DAYS",
+    ("served_us", "prediction_id"), Retention("prediction_retention_days", "today"),
 )  # fmt: skip
 ALL: Final = (TRANSACTIONS, QUARANTINE, LABELS, FEATURES, TRAINING_SETS, SCORES, PREDICTIONS)
+DAILY: Final = tuple(definition for definition in ALL if definition.key == "dt")
+"""The datasets that have a partition per day."""
 
 
 def what_if(version: str) -> DatasetDefinition:
-    """Scores by a version that is not in production, kept apart from `SCORES`."""
+    """Scores by a model version that was named on the command line; not part of `SCORES`."""
     return DatasetDefinition(
-        f"{_WHAT_IF}/version={version}", SCORES.key, SCORES.key_meaning, SCORES.schema, SCORES.sorted_by,
+        f"{_WHAT_IF}/version={version}", SCORES.key, SCORES.key_value, SCORES.schema, SCORES.sorted_by,
         SCORES.retention,
     )  # fmt: skip
+
+
+def what_ifs(lake_uri: str) -> list[DatasetDefinition]:
+    """The `what_if` datasets that the lake contains, sorted by name."""
+    found = listed(f"{lake_uri.rstrip('/')}/{_WHAT_IF}", 3)
+    versions = {name.split("/")[0].removeprefix("version=") for name in found if name.startswith("version=")}
+    return [what_if(version) for version in sorted(versions)]

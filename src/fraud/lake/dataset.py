@@ -1,8 +1,8 @@
-"""Datasets of Parquet partitions `dt=YYYY-MM-DD`, published by manifest.
+"""Datasets of Parquet partitions, such as `dt=YYYY-MM-DD`, published by a manifest per partition.
 
-Data objects are named by their content, then one small manifest per partition is replaced: `os.replace` on files, one
-PUT on S3, which has no rename. Readers go through the manifest, so they see the old partition or the new one, never
-half; a rerun with the same rows writes the same names and the same manifest, byte for byte.
+Data objects are named by their content. A partition is published by replacing its manifest: `os.replace` on files, one
+PUT on S3, which has no rename. Readers use the manifest, so they see either the old or the new partition. A rerun with
+the same rows writes the same object names and the same manifest, byte for byte.
 """
 
 import io
@@ -27,7 +27,7 @@ MANIFEST: Final = "_manifest.json"
 _WATERMARK: Final = "_retention.json"
 ROWS_PER_OBJECT: Final = 1_000_000
 ROWS_PER_GROUP: Final = 250_000
-"""A row group is the least that can be read of an object: what several tasks share the reading of."""
+"""Rows of a row group, the smallest part of an object that can be read: tasks share an object by row groups."""
 
 
 class DataObject(BaseModel):
@@ -42,7 +42,7 @@ class DataObject(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a partition is: its objects, and what they were made from. No clock in it: same rows, same bytes."""
+    """The objects of a partition and their inputs. It contains no time, so that the same rows give the same bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,19 +51,19 @@ class Manifest(BaseModel):
     rows: int
     objects: tuple[DataObject, ...]
     made_from: dict[str, str]
-    """Input fingerprints and facts about the making, by name; a job compares them to see whether it has work."""
+    """Fingerprints of the inputs and other facts, by name. A job compares them to decide whether to run."""
 
     @property
     def content_sha256(self) -> str:
-        """Hash over the objects' hashes in order: equal exactly when the partition's bytes are."""
+        """Hash of the objects' hashes in order: equal if and only if the bytes of the partition are equal."""
         return sha256("".join(o.sha256 for o in self.objects).encode()).hexdigest()
 
 
 def located(uri: str) -> tuple[Any, str]:
     """The file system of a URI and the path in it.
 
-    Listings are asked for again each time: fsspec would answer them from memory, and a process that lives on would
-    never see what others publish on S3.
+    Listings are not cached. With fsspec's cache, a long-running process would not see objects that other processes
+    publish on S3.
     """
     if (local := path_of(uri)) is not None:  # fsspec would read `::` in the path as a chain of file systems
         return fsspec.filesystem("file"), str(local)
@@ -72,20 +72,20 @@ def located(uri: str) -> tuple[Any, str]:
 
 
 def opened(uri: str) -> IO[bytes]:
-    """The object for reading. Raises FileNotFoundError."""
+    """Open an object for reading. Raises FileNotFoundError."""
     fs, path = located(uri)
     found: IO[bytes] = fs.open(path, "rb")
     return found
 
 
 def listed(uri: str, depth: int | None = None) -> list[str]:
-    """The files below a URI, at most `depth` levels down: paths relative to it, sorted; [] when it is not there."""
+    """Files below a URI, at most `depth` levels down: relative paths, sorted; [] when the URI does not exist."""
     fs, path = located(uri)
     return sorted(found[len(path) :].lstrip("/") for found in fs.find(path, maxdepth=depth))
 
 
 def put_atomically(uri: str, data: bytes) -> None:
-    """Write one object so that a reader sees all of it or the one before. Durable when it returns."""
+    """Replace one object atomically. The data is durable when the function returns."""
     fs, path = located(uri)
     if fs.protocol not in ("file", ("file", "local")):
         fs.pipe_file(path, data)
@@ -109,14 +109,15 @@ def put_atomically(uri: str, data: bytes) -> None:
 
 
 class Dataset:
-    """A named dataset below a lake URI. Partition keys are `dt=...` values unless `key` says otherwise."""
+    """A dataset below a lake URI, partitioned by `key`. Use `fraud.lake.catalog` to open one of the platform's."""
 
     def __init__(self, lake_uri: str, name: str, key: str = "dt") -> None:
         self.name, self.key = name, key
         self.uri = f"{lake_uri.rstrip('/')}/{name}"
         self._fs, self._path = located(self.uri)
 
-    def _folder(self, partition: str) -> str:
+    def partition_uri(self, partition: str) -> str:
+        """URI of the folder of a partition's manifest and data objects."""
         return f"{self.uri}/{self.key}={partition}"
 
     def partitions(self) -> list[str]:
@@ -126,20 +127,20 @@ class Dataset:
         return [name.removeprefix(prefix).removesuffix(suffix) for name in found]
 
     def manifest(self, partition: str) -> Manifest | None:
-        """The partition's manifest, None when it was never published."""
-        fs, path = located(f"{self._folder(partition)}/{MANIFEST}")
+        """The manifest of a partition, None when it is not published."""
+        fs, path = located(f"{self.partition_uri(partition)}/{MANIFEST}")
         try:
             return Manifest.model_validate_json(fs.cat_file(path))
         except FileNotFoundError:
             return None
 
     def object_uris(self, partition: str) -> list[str]:
-        """URIs of the partition's data objects, in order; empty when it was never published."""
+        """URIs of the data objects of a partition, in order; empty when it is not published."""
         manifest = self.manifest(partition)
-        return [f"{self._folder(partition)}/{o.name}" for o in manifest.objects] if manifest else []
+        return [f"{self.partition_uri(partition)}/{o.name}" for o in manifest.objects] if manifest else []
 
     def read(self, partition: str, columns: list[str] | None = None) -> pa.Table:
-        """One partition. Raises BadInputError when it was never published."""
+        """Read one partition. Raises BadInputError when it is not published."""
         uris = self.object_uris(partition)
         if not uris:
             raise BadInputError(
@@ -152,52 +153,52 @@ class Dataset:
         return pa.concat_tables(tables)
 
     def read_range(self, first: str, last: str, columns: list[str] | None = None) -> pa.Table | None:
-        """The published partitions with `first <= key <= last` in order, None when there is none."""
+        """Read the partitions with `first <= value of the key <= last`, in order; None when there is none."""
         chosen = [p for p in self.partitions() if first <= p <= last]
         return pa.concat_tables([self.read(p, columns) for p in chosen]) if chosen else None
 
     def publish(
         self, partition: str, table: pa.Table | Iterable[pa.Table], made_from: Mapping[str, str] | None = None
     ) -> Manifest:
-        """Replace the partition as a whole. `table` is a table, or an iterable of tables that never all fit memory.
+        """Replace a partition. `table` is a table or an iterable of tables, which need not fit into memory together.
 
-        Returns the manifest; when it equals the published one nothing was changed.
+        Returns the manifest. Nothing changes when it equals the published one.
         """
         return self.commit(partition, [self.put(partition, piece) for piece in _pieces(table)], made_from)
 
     def put(self, partition: str, table: pa.Table) -> DataObject:
-        """Write one data object, named by its content. No reader sees it before `commit` names it in the manifest."""
+        """Write one data object, named by its content. It is not visible to readers before `commit`."""
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd", row_group_size=ROWS_PER_GROUP)
         data = buffer.getvalue()
         digest = sha256(data).hexdigest()
         written = DataObject(name=f"{digest[:24]}.parquet", rows=table.num_rows, bytes=len(data), sha256=digest)
-        put_atomically(f"{self._folder(partition)}/{written.name}", data)
+        put_atomically(f"{self.partition_uri(partition)}/{written.name}", data)
         return written
 
     def commit(
         self, partition: str, objects: Sequence[DataObject], made_from: Mapping[str, str] | None = None
     ) -> Manifest:
-        """Make the partition these objects, in this order, which `put` wrote. Replaces nothing when nothing changed."""
+        """Publish a partition of objects that `put` wrote, in this order. Nothing is written when nothing changed."""
         manifest = Manifest(
             dataset=self.name, partition=partition, rows=sum(o.rows for o in objects), objects=tuple(objects),
             made_from=dict(sorted((made_from or {}).items())),
         )  # fmt: skip
         if manifest != self.manifest(partition):
             text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True)
-            put_atomically(f"{self._folder(partition)}/{MANIFEST}", text.encode())
+            put_atomically(f"{self.partition_uri(partition)}/{MANIFEST}", text.encode())
         return manifest
 
     def drop(self, partition: str) -> None:
-        """Remove a partition, the manifest first: what a killed run leaves behind is unseen and goes with the next."""
-        fs, path = located(self._folder(partition))
+        """Remove a partition. The manifest is removed first, so that a killed run leaves no visible partition."""
+        fs, path = located(self.partition_uri(partition))
         with suppress(FileNotFoundError):
             fs.rm_file(f"{path}/{MANIFEST}")
         with suppress(FileNotFoundError):
             fs.rm(path, recursive=True)
 
     def retention_watermark(self) -> str:
-        """The first key that retention keeps; "" while it let nothing go. What lies before it is not missing."""
+        """The first partition that retention keeps; "" before the first one expired."""
         try:
             found: dict[str, str] = json.loads(self._fs.cat_file(f"{self._path}/{_WATERMARK}"))
         except FileNotFoundError:
@@ -205,7 +206,7 @@ class Dataset:
         return found["starts"]
 
     def expire(self, first_kept: str) -> None:
-        """Drop the partitions before `first_kept`. It is remembered first, so that no job makes them again."""
+        """Remove the partitions before `first_kept`. The watermark is written first: no job builds them again."""
         if first_kept > self.retention_watermark():
             put_atomically(f"{self.uri}/{_WATERMARK}", json.dumps({"starts": first_kept}).encode())
         for partition in self.partitions():
@@ -213,7 +214,7 @@ class Dataset:
                 self.drop(partition)
 
     def verify(self, partition: str) -> Manifest:
-        """Read every object again and compare sizes, hashes and row counts. Raises BadInputError naming the object."""
+        """Read every object and compare its hash with the manifest. Raises BadInputError with the object's URI."""
         manifest = self.manifest(partition)
         if manifest is None:
             raise BadInputError(f"{self.name} has no partition {partition}")
@@ -222,7 +223,7 @@ class Dataset:
             data: Any = fs.cat_file(path)
             digest = sha256(data).hexdigest()
             if digest != expected.sha256:
-                raise BadInputError(f"{uri} is not what was published", expected=expected.sha256, got=digest)
+                raise BadInputError(f"{uri} differs from the published object", expected=expected.sha256, got=digest)
         return manifest
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def commit_of(project: Path) -> dict[str, str]:
-    """Commit and whether files differed from it. For people: it does not enter the fingerprint."""
+    """The commit, and whether files differ from it. Both are for information and not part of the fingerprint."""
     stamp = project / "COMMIT"
     if stamp.is_file():
-        commit, _, dirty = stamp.read_text().strip().partition("-")  # as `git describe --dirty` says it
+        commit, _, dirty = stamp.read_text().strip().partition("-")  # in the format of `git describe --dirty`
         return {"git_commit": commit or "unknown", "git_dirty": "true" if dirty else "false"}
     head, changed = _git(project, "rev-parse", "HEAD"), _git(project, "status", "--porcelain", "--untracked-files=no")
     return {
@@ -19,16 +19,16 @@ def commit_of(project: Path) -> dict[str, str]:
 
 
 def tag(project: Path, name: str, commit: str, message: str) -> str:
-    """Set an annotated Git tag; a tag of that name on the same commit stays. Returns why not, "" when it is there."""
+    """Set an annotated Git tag, unless the commit has it already. Returns the reason of a failure, "" on success."""
     there = _git(project, "rev-parse", "--verify", "--quiet", f"refs/tags/{name}^{{commit}}")
     if there.returncode == 0:
         return "" if there.stdout.strip() == commit else f"tag {name} names {there.stdout.strip()} already"
     made = _git(project, "tag", "--annotate", "--message", message, name, commit)
-    return made.stderr.strip() or "git said no" if made.returncode else ""
+    return made.stderr.strip() or "git failed" if made.returncode else ""
 
 
 def _git(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """What Git says of a checkout; a failure where it is not installed."""
+    """Run Git in a checkout. Without Git, the result is a failure with exit code 127."""
     command = ["git", "-C", str(project), *arguments]
     if shutil.which("git") is None:
         return subprocess.CompletedProcess(command, 127, "", "git is not installed")

@@ -1,8 +1,8 @@
-"""What each job's last run did: two small files per job, for whoever watches.
+"""Records of the last run of each job, for monitoring: two small files per job.
 
-`<uri>/<job>/last.json` is written when a run starts and again when it ends, so a run that was killed is one that began
-and never ended; `<uri>/<job>/succeeded.json` is the last run that ended well, with its typed result. Wall-clock times
-are in here on purpose, and nowhere near the lake.
+`<uri>/<job>/last.json` is written when a run starts and again when it ends; a record without an end belongs to a run
+that is in progress or was killed. `<uri>/<job>/succeeded.json` is the last successful run with its typed result. The
+records contain wall-clock times, so they are kept outside of the lake.
 """
 
 import json
@@ -21,7 +21,7 @@ UNNAMED_FAILURE: Final = 1
 
 
 class JobRun(BaseModel):
-    """One run. Times are seconds since 1970; `exit_code` is None until it ended."""
+    """One run. Times are seconds since 1970. `exit_code` is None before the end of the run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,16 +33,16 @@ class JobRun(BaseModel):
     result: Mapping[str, Any] | None = None
 
     def ended(self, exit_code: int, error: str = "", result: Mapping[str, Any] | None = None) -> Self:
-        """The same run, over."""
+        """A copy with the end of the run."""
         now = {"finished_s": time.time(), "exit_code": exit_code, "error": error, "result": result}
         return self.model_copy(update=now)
 
 
 @contextmanager
 def recorded(uri: str, job: str, log: structlog.stdlib.BoundLogger) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Keep the run in the block; call what it gives with the job's result. Its failures are kept and raised on.
+    """Record the run of the block. Yields a function to call with the job's result. Exceptions are recorded and raised.
 
-    A record that cannot be written is a warning: who watches must not stop the work.
+    A record that cannot be written is logged as a warning; it does not fail the job.
     """
     run = JobRun(job=job, started_s=time.time())
     results: list[Mapping[str, Any]] = []
@@ -61,12 +61,12 @@ def recorded(uri: str, job: str, log: structlog.stdlib.BoundLogger) -> Iterator[
 
 
 def last(uri: str, job: str) -> JobRun | None:
-    """The run that began last. None when there was none. Raises BadInputError for a file that is no record."""
+    """The run that started last, None without one. Raises BadInputError for an invalid record."""
     return _read(uri, job, "last")
 
 
 def last_success(uri: str, job: str) -> JobRun | None:
-    """The last run that ended well. None when there was none. Raises BadInputError for a file that is no record."""
+    """The last successful run, None without one. Raises BadInputError for an invalid record."""
     return _read(uri, job, "succeeded")
 
 
@@ -78,7 +78,7 @@ def _keep(uri: str, which: str, run: JobRun, log: structlog.stdlib.BoundLogger) 
     try:
         put_atomically(_place(uri, run.job, which), json.dumps(run.model_dump(mode="json"), indent=1).encode())
     except OSError as error:
-        log.warning("the run's record could not be written", uri=_place(uri, run.job, which), error=str(error))
+        log.warning("record of the run not written", uri=_place(uri, run.job, which), error=str(error))
 
 
 def _read(uri: str, job: str, which: str) -> JobRun | None:
@@ -88,4 +88,4 @@ def _read(uri: str, job: str, which: str) -> JobRun | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise BadInputError(f"{path} is no record of a run", got=str(error), hint="remove it") from error
+        raise BadInputError(f"{path} is not the record of a run", got=str(error), hint="remove it") from error

@@ -1,4 +1,4 @@
-"""What is known about which transactions were fraud, as of a moment."""
+"""Labels of transactions as of a point in time."""
 
 from datetime import datetime
 from typing import Final
@@ -9,23 +9,21 @@ import pyarrow.compute as pc
 from fraud.core.contract import LABEL_COLUMNS
 from fraud.lake import catalog
 
-_SCHEMA: Final = pa.schema(
-    [("transaction_id", pa.string()), ("is_fraud", pa.bool_()), ("label_timestamp", pa.timestamp("us", "UTC"))]
-)
-NO_LABELS: Final = pa.Table.from_batches([], _SCHEMA)  # empty_table() would import pandas
+NO_LABELS: Final = pa.Table.from_batches([], catalog.LABELS.schema)  # empty_table() would import pandas
 _ORDER: Final = [("transaction_id", "ascending"), ("label_timestamp", "ascending"), ("is_fraud", "ascending")]
 
 
 def labels_as_of(lake_uri: str, as_of: datetime) -> pa.Table:
     """One row per labelled transaction (contract.LABEL_COLUMNS), sorted by transaction_id: the latest report with
-    `label_timestamp <= as_of`. Of two opposite reports at the same microsecond, fraud stands."""
-    known = catalog.LABELS.at(lake_uri).read_range("", as_of.date().isoformat(), list(LABEL_COLUMNS))
-    return NO_LABELS if known is None else latest(known, as_of)
+    `label_timestamp <= as_of`. Of two opposite reports at the same microsecond, the report of fraud is used."""
+    reports = catalog.LABELS.at(lake_uri).read_range("", as_of.date().isoformat(), list(LABEL_COLUMNS))
+    return NO_LABELS if reports is None else latest(reports, as_of)
 
 
-def latest(known: pa.Table, as_of: datetime) -> pa.Table:
-    """The same of a table of reports (contract.LABEL_COLUMNS)."""
-    ordered = known.filter(pc.less_equal(known["label_timestamp"], pa.scalar(as_of))).sort_by(_ORDER).combine_chunks()
+def latest(reports: pa.Table, as_of: datetime) -> pa.Table:
+    """`labels_as_of` for a table of reports (contract.LABEL_COLUMNS)."""
+    past = reports.filter(pc.less_equal(reports["label_timestamp"], pa.scalar(as_of)))
+    ordered = past.sort_by(_ORDER).combine_chunks()
     ids = ordered["transaction_id"]
     last = pc.fill_null(pc.not_equal(ids.slice(0, max(len(ids) - 1, 0)), ids.slice(1)), True).combine_chunks()
     return ordered.filter(pa.concat_arrays([last, pa.array([True] * min(len(ids), 1), pa.bool_())]))

@@ -11,10 +11,10 @@ from fraud.uris import duckdb_file, path_or_uri
 
 
 def rows_with_ids(dataset: Dataset, ids: pa.Array | pa.ChunkedArray, columns: Sequence[str]) -> pa.Table | None:
-    """The dataset's rows whose transaction_id is among `ids`, in any order; None when nothing was ever published.
+    """The rows of a dataset whose transaction_id is in `ids`, in any order; None for a dataset without partitions.
 
-    Streams the id column, and the other columns of the row groups that have a match: memory grows with `ids` and the
-    rows found.
+    The id column, and the other columns of the row groups with a match, are streamed: memory use grows with `ids` and
+    the number of rows found.
     """
     uris = [uri for partition in dataset.partitions() for uri in dataset.object_uris(partition)]
     if not uris:
@@ -24,15 +24,15 @@ def rows_with_ids(dataset: Dataset, ids: pa.Array | pa.ChunkedArray, columns: Se
     with duckdb.connect() as connection:
         if not local:
             connection.register_filesystem(fs)
-        connection.register("wanted", pa.table({"transaction_id": ids}))
+        connection.register("ids", pa.table({"transaction_id": ids}))
         chosen = ", ".join(f'"{column}"' for column in columns)
         paths = [duckdb_file(path_or_uri(uri)) for uri in uris]
-        query = f"SELECT {chosen} FROM read_parquet($paths) SEMI JOIN wanted USING (transaction_id)"  # noqa: S608
+        query = f"SELECT {chosen} FROM read_parquet($paths) SEMI JOIN ids USING (transaction_id)"  # noqa: S608
         return connection.sql(query, params={"paths": paths}).to_arrow_table()
 
 
 def by_day(table: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:
-    """The table's rows by the UTC day of a timestamp column, in the table's order within a day."""
+    """Split a table by the UTC day of a timestamp column. The order of rows within a day is kept."""
     days = table[column].cast(pa.timestamp("us")).cast(pa.date32())
     for day in sorted(pc.unique(days).to_pylist()):
         yield day.isoformat(), table.filter(pc.equal(days, pa.scalar(day)))

@@ -25,16 +25,16 @@ from fraud.uris import uri_of
 
 POLL_SECONDS: Final = 2.0
 _REFUSED: Final = re.compile(rf"{BadInputError.__name__}: ([^\n]+)")
-"""What a worker's BadInputError leaves of itself in Spark's report of the failed task."""
+"""Finds the message of a worker's BadInputError in Spark's report of the failed task."""
 Input = TypeVar("Input")
 T = TypeVar("T")
 
 
 @contextmanager
 def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
-    """A session on `settings.spark_master`, stopped with its JVM and workers when the block ends, however it ends.
+    """A session on `settings.spark_master`. It is stopped, with its JVM and workers, at the end of the block.
 
-    One that is up in this process already is used, and left up. Raises BadConfigError without Java, UnavailableError
+    An active session of this process is used and not stopped. Raises BadConfigError without Java, UnavailableError
     when the JVM does not start.
     """
     if (up := SparkSession.getActiveSession()) is not None:
@@ -75,14 +75,14 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
 
 
 def _exit(number: int, _frame: FrameType | None) -> None:
-    """SIGTERM unwinds the stack like Ctrl-C does, so that JVM and workers end with the job."""
+    """Handle SIGTERM like Ctrl-C: the stack is unwound, so that JVM and workers end with the job."""
     sys.exit(128 + number)
 
 
 def _stop(session: SparkSession) -> None:
-    """End the context, then the JVM: it would live as long as this process, and keep its memory."""
+    """Stop the context, then the JVM, which would otherwise keep its memory until this process ends."""
     gateway = SparkContext._gateway  # noqa: SLF001 - pyspark has no public way to end its JVM
-    with suppress(Py4JError, OSError):  # the JVM may be what died
+    with suppress(Py4JError, OSError):  # the JVM may have died
         session.stop()
     if gateway is not None:
         gateway.shutdown()
@@ -95,12 +95,11 @@ def run_tasks(
     session: SparkSession, task: Callable[[Input], T], inputs: list[Input], rows: Callable[[Input], int],
     log: structlog.stdlib.BoundLogger,
 ) -> list[T]:  # fmt: skip
-    """`[task(i) for i in inputs]`, one Spark task each, results in the order of the inputs.
+    """`[task(i) for i in inputs]` with one Spark task per input; results are in the order of the inputs.
 
-    Progress goes to the log: tasks that ended, and their rows; `rows` says how many an input has.
-
-    A task may run twice (retry, speculation), so it must write under names given by content; each input's result is
-    taken once. Raises UnavailableError when the JVM or a worker died for good.
+    The numbers of finished tasks and of their rows are logged; `rows` returns the number of rows of an input. A task
+    may run twice (retry, speculation), so the names of its files must depend on their content only. Each result is
+    returned once. Raises UnavailableError when the JVM dies, or a worker dies repeatedly.
     """
     context = session.sparkContext
     done, done_rows, all_rows = -1, context.accumulator(0), sum(rows(item) for item in inputs)
@@ -120,9 +119,9 @@ def run_tasks(
 
 
 def collected(frame: DataFrame, log: structlog.stdlib.BoundLogger) -> list[Row]:
-    """`frame.collect()`, with progress in the log: tasks that ended, of those in stages that are running.
+    """`frame.collect()` with progress in the log: finished tasks of the running stages.
 
-    Raises BadInputError when that is what a worker raised, UnavailableError for any other end.
+    Raises BadInputError when a worker raised it, UnavailableError for any other failure.
     """
     context = frame.sparkSession.sparkContext
     done = -1
@@ -137,7 +136,7 @@ def collected(frame: DataFrame, log: structlog.stdlib.BoundLogger) -> list[Row]:
 
 
 def _awaited(context: SparkContext, work: Callable[[], T], progress: Callable[[], None]) -> T:
-    """`work()` in a thread: the main thread waits in Python, not inside the JVM call, so signals are handled."""
+    """Run `work` in a thread. The main thread waits in Python rather than in a JVM call, so it handles signals."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         running = pool.submit(work)
         try:

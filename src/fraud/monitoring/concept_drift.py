@@ -19,7 +19,6 @@ from pydantic import Field
 from fraud.errors import BadInputError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog, reports
-from fraud.lake.dataset import Dataset
 from fraud.monitoring import concept_report
 from fraud.monitoring.labelled_decisions import Day, Decisions, Labelled
 from fraud.stats.costs import Costs, costs_of
@@ -102,16 +101,16 @@ def run(config: Config, context: Context) -> Result:
 
 def _span(config: Config, context: Context, artifact: "ModelArtifact", holdout: dict[str, Any]) -> Span:
     lake, maturity = context.settings.lake_uri, context.params.labels.maturity_days
-    datasets = {name: Dataset(lake, name) for name in ("transactions", "scores", "predictions", "labels", "features")}
-    published = {name: dataset.partitions() for name, dataset in datasets.items()}
-    if not published["labels"]:
+    label_days, feature_days = catalog.LABELS.at(lake).partitions(), catalog.FEATURES.at(lake).partitions()
+    if not label_days:
         raise BadInputError("there are no labels", hint="fraud ingest-labels")
-    as_of = config.date or dt.date.fromisoformat(published["labels"][-1])
+    as_of = config.date or dt.date.fromisoformat(label_days[-1])
     last = as_of - dt.timedelta(days=maturity)
     first = last - dt.timedelta(days=context.params.concept.window_days - 1)
-    holdout_days = [d for d in published["features"] if holdout["first_day"] <= d < holdout["end_day"]]
+    holdout_days = [d for d in feature_days if holdout["first_day"] <= d < holdout["end_day"]]
     # The days of the holdout are excluded: they are the baseline.
-    days = [d for d in published["transactions"] if str(first) <= d <= str(last) and d >= holdout["end_day"]]
+    landed = catalog.TRANSACTIONS.at(lake).partitions()
+    days = [d for d in landed if str(first) <= d <= str(last) and d >= holdout["end_day"]]
     made_from = {
         "model_version": artifact.version,
         "model_sha256": artifact.model_sha256,
@@ -119,14 +118,16 @@ def _span(config: Config, context: Context, artifact: "ModelArtifact", holdout: 
         "params": context.params.fingerprint("concept", "costs", "labels"),
         "format": _FORMAT,
     }
-    inputs = {
-        "transactions": days, "scores": [d for d in days if d in published["scores"]], "features": holdout_days,
-        "labels": [d for d in published["labels"] if d <= str(as_of)], "predictions": published["predictions"],
-    }  # fmt: skip
-    for name, some in inputs.items():
-        for d in some:
-            if (manifest := datasets[name].manifest(d)) is not None:
-                made_from[f"{name} {d}"] = manifest.content_sha256
+    inputs = (
+        (catalog.TRANSACTIONS, days), (catalog.SCORES, days), (catalog.FEATURES, holdout_days),
+        (catalog.LABELS, [d for d in label_days if d <= str(as_of)]),
+        (catalog.PREDICTIONS, catalog.PREDICTIONS.at(lake).partitions()),
+    )  # fmt: skip
+    for definition, partitions in inputs:
+        dataset = definition.at(lake)
+        for d in partitions:
+            if (manifest := dataset.manifest(d)) is not None:
+                made_from[f"{definition.name} {d}"] = manifest.content_sha256
     return Span(as_of, days, holdout_days, made_from)
 
 

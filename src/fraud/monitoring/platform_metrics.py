@@ -20,12 +20,11 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from fraud.errors import FraudError
 from fraud.lake import catalog, job_runs
-from fraud.lake.dataset import MANIFEST, Dataset, listed, located
+from fraud.lake.dataset import MANIFEST, listed, located
 from fraud.registry import mlflow_client, model_versions
 from fraud.registry.mlflow_client import lookup, registry_errors
 from fraud.settings import Settings
 
-DATASETS: Final = ("transactions", "labels", "features", "scores", "predictions")
 REPORTS: Final = ("drift", "concept", "skew")
 _AIRFLOW_OPTIONAL: Final = ("triggerer",)
 BASELINE_DAYS: Final = 28
@@ -99,13 +98,13 @@ def lake(lake_uri: str) -> Iterator[Metric]:
     newest: dict[str, float | None] = {}
     published: dict[str, float | None] = {}
     rows: dict[str, float | None] = {}
-    for name in DATASETS:
-        dataset = Dataset(lake_uri, name)
+    for definition in catalog.DAILY:
+        dataset, name = definition.at(lake_uri), definition.name
         days = dataset.partitions()
         manifest = dataset.manifest(days[-1]) if days else None
         if manifest is None:
             continue
-        fs, path = located(f"{dataset.uri}/dt={days[-1]}/{MANIFEST}")
+        fs, path = located(f"{dataset.partition_uri(days[-1])}/{MANIFEST}")
         newest[name], rows[name] = _day_seconds(days[-1]), manifest.rows
         published[name] = fs.modified(path).timestamp()
     yield from _gauge("fraud_dataset_newest_day_seconds", "Midnight UTC of the newest day", newest, "dataset")

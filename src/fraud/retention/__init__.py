@@ -1,1 +1,1 @@
-"""What is older than its retention, and the job that removes it."""
+"""Finds data that is older than its retention, and the job that removes it."""

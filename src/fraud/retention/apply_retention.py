@@ -1,7 +1,8 @@
-"""Let go of what is too old to keep: partitions, landed files, versions nobody used, their runs, data and reports.
+"""Remove data older than its retention: partitions, landed files, model versions never used, their runs and reports.
 
-Never touched: a version that an alias names or that ever was Production, its run, its training set, its data in the
-DVC remote and its report. Answers and drift, concept and skew reports have their own jobs (docs/operations.md).
+Never removed: a version that an alias names or that ever was in production, its run, its training set, its data in the
+DVC remote and its report. Answers and drift, concept and skew reports are expired by the jobs that write them
+(docs/operations.md).
 """
 
 import datetime as dt
@@ -13,24 +14,26 @@ from itertools import chain
 from pydantic import BaseModel, ConfigDict, Field
 
 from fraud.job import Context, JobConfig, JobResult
+from fraud.lake import catalog
+from fraud.lake.catalog import DatasetDefinition
 from fraud.registry.mlflow_client import registry_errors
 from fraud.retention import expired
-from fraud.retention.expired import Old
+from fraud.retention.expired import Expired
 
 
 class Config(JobConfig):
-    """Counted from when, and whether to remove at all."""
+    """The day that ages are counted from, and whether to remove anything."""
 
-    dry_run: bool = Field(default=False, description="print what would go and how many bytes; remove nothing")
-    today: dt.date | None = Field(default=None, description="day that ages count from; default: today, UTC")
+    dry_run: bool = Field(default=False, description="print what would be removed and its size; remove nothing")
+    today: dt.date | None = Field(default=None, description="day that ages are counted from; default: today, UTC")
 
     @property
     def monitored(self) -> bool:
         return not self.dry_run
 
 
-class Freed(BaseModel):
-    """What went of one store."""
+class Removed(BaseModel):
+    """What was removed from one store."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,67 +44,63 @@ class Freed(BaseModel):
 
 
 class Result(JobResult):
-    """What went, or would go."""
+    """What was removed, or would be removed in a dry run, by store."""
 
     dry_run: bool
     count: int
     bytes: int
-    stores: list[Freed]
+    stores: list[Removed]
 
     def as_text(self) -> str:
         lines = [
-            f"{freed.store:<24}{freed.count:>8} {freed.bytes:>16,} bytes  {_span(freed.names)}" for freed in self.stores
+            f"{each.store:<24}{each.count:>8} {each.bytes:>16,} bytes  {_span(each.names)}" for each in self.stores
         ]
-        verb = "would go" if self.dry_run else "went"
-        return "\n".join([*lines, f"{self.count} things, {self.bytes:,} bytes {verb}"])
+        verb = "would be removed" if self.dry_run else "removed"
+        return "\n".join([*lines, f"{self.count} items, {self.bytes:,} bytes {verb}"])
 
 
 def run(config: Config, context: Context) -> Result:
-    """Find, count, remove. Run again after a kill, it goes on with what is left.
+    """Find, count and remove. A run after a killed one removes what is left.
 
-    Raises UnavailableError when registry or history are away, RefusedError when the history does not verify: without
-    them nobody knows what must stay, and nothing is removed.
+    Raises UnavailableError when the registry or the promotion history is unavailable, and RefusedError when the history
+    does not verify. Nothing is removed then: both are needed to determine which versions must be kept.
     """
     today = config.today or dt.datetime.now(dt.UTC).date()
-    old = list(chain(_versions(today, context), _lake(today, context)))
-    freed: dict[str, list[Old]] = defaultdict(list)
-    for each in old:
-        freed[each.store].append(each)
+    found = list(chain(_versions(today, context), _lake(today, context)))
+    by_store: dict[str, list[Expired]] = defaultdict(list)
+    for each in found:
+        by_store[each.store].append(each)
         if not config.dry_run:
             with registry_errors():
                 each.remove()
     stores = [
-        Freed(store=store, count=len(some), bytes=sum(o.bytes for o in some), names=sorted(o.name for o in some))
-        for store, some in freed.items()
+        Removed(store=store, count=len(some), bytes=sum(e.size_bytes for e in some), names=sorted(e.name for e in some))
+        for store, some in by_store.items()
     ]
     for store in stores:
-        context.log.info("retention", dry_run=config.dry_run, store=store.store, count=store.count, bytes=store.bytes)
-    return Result(dry_run=config.dry_run, count=len(old), bytes=sum(s.bytes for s in stores), stores=stores)
+        event = "expired data found" if config.dry_run else "expired data removed"
+        context.log.info(event, store=store.store, count=store.count, bytes=store.bytes)
+    return Result(dry_run=config.dry_run, count=len(found), bytes=sum(s.bytes for s in stores), stores=stores)
 
 
-def _lake(today: dt.date, context: Context) -> Iterator[Old]:
+def _lake(today: dt.date, context: Context) -> Iterator[Expired]:
     settings = context.settings
     newest = expired.newest_day(settings.lake_uri, today)
     if newest is not None:
-        look_back = dt.timedelta(days=expired.LOOK_BACK_DAYS)
-        first_features = newest - dt.timedelta(days=settings.transaction_days)
-        first_scores = newest - dt.timedelta(days=settings.prediction_retention_days)
-        terms = {
-            "features": first_features, "labels": first_features, "transactions": first_features - look_back,
-            "scores": first_scores, **dict.fromkeys(expired.what_ifs(settings.lake_uri), first_scores),
-        }  # fmt: skip
-        for name, first_kept in terms.items():
-            yield from expired.lake_days(settings.lake_uri, name, first_kept.isoformat())
-    landed_before = _before(today, settings.landing_days)
-    yield from expired.partitions_by_age(settings.lake_uri, "quarantine", "batch", landed_before)
+        what_ifs = catalog.what_ifs(settings.lake_uri)
+        for definition in (catalog.FEATURES, catalog.LABELS, catalog.TRANSACTIONS, catalog.SCORES, *what_ifs):
+            first_kept = newest - dt.timedelta(days=_retention_days(definition, context))
+            yield from expired.partitions_before(definition, settings.lake_uri, first_kept.isoformat())
+    landed_before = _before(today, _retention_days(catalog.QUARANTINE, context))
+    yield from expired.partitions_published_before(catalog.QUARANTINE, settings.lake_uri, landed_before)
     yield from expired.landed(settings.landing_uri, settings.lake_uri, landed_before)
     yield from expired.unnamed_objects(settings.lake_uri, _before(today, expired.UNNAMED_DAYS))
-    reported = f"{settings.reports_uri.rstrip('/')}/compare"
-    yield from expired.report_folders(reported, _before(today, settings.report_days))
+    compared = f"{settings.reports_uri.rstrip('/')}/compare"
+    yield from expired.report_folders(compared, _before(today, settings.report_days))
 
 
-def _versions(today: dt.date, context: Context) -> Iterator[Old]:
-    """Versions first: a run is removed when no version stands on it any more."""
+def _versions(today: dt.date, context: Context) -> Iterator[Expired]:
+    """Versions come first: a run is removed once no version refers to it."""
     from fraud.registry import retained  # noqa: PLC0415 - MLflow and DVC take seconds to import
     from fraud.registry.training_runs import TrainingRuns  # noqa: PLC0415
     from fraud.training.dvc import data_versions  # noqa: PLC0415 - MLflow and DVC take seconds to import
@@ -115,25 +114,30 @@ def _versions(today: dt.date, context: Context) -> Iterator[Old]:
         kept_runs = {version.run_id for version in versions.kept}
         kept_runs |= {run.info.run_id for run in every if run.info.start_time >= before.timestamp() * 1000}
         for version in versions.expire:
-            yield Old("versions", str(version.version), 0, partial(runs.remove_version, str(version.version)))
+            yield Expired("versions", str(version.version), 0, partial(runs.remove_version, str(version.version)))
         for run in every:
             if not kept_runs & {run.info.run_id, run.data.tags.get("mlflow.parentRunId")}:
-                yield Old("runs", run.info.run_id, runs.size_bytes(run.info.run_id), partial(runs.remove_run, run))
+                yield Expired("runs", run.info.run_id, runs.size_bytes(run.info.run_id), partial(runs.remove_run, run))
     reports = f"{settings.reports_uri.rstrip('/')}/training"
     yield from expired.report_folders(reports, before, kept_runs)
-    # A run that is not a version yet names its data already.
+    # A run has the tags of its data before its version is registered.
     named = [version.tags for version in versions.kept]
     named += [run.data.tags for run in every if run.info.run_id in kept_runs]
     snapshots = {tags["snapshot"] for tags in named if "snapshot" in tags}
-    yield from expired.partitions_by_age(settings.lake_uri, "training_sets", "snapshot", before, snapshots)
+    yield from expired.partitions_published_before(catalog.TRAINING_SETS, settings.lake_uri, before, snapshots)
     md5s = {tags[key] for tags in named for key in ("dvc_data_md5", "dvc_model_md5") if key in tags}
     recent = _before(today, expired.UNNAMED_DAYS)
-    for name, weight in data_versions.unnamed(settings.dvc_remote, sorted(md5s), recent):
-        yield Old("DVC remote", name, weight, partial(data_versions.remove, settings.dvc_remote, name))
+    for name, size_bytes in data_versions.unnamed(settings.dvc_remote, sorted(md5s), recent):
+        yield Expired("DVC remote", name, size_bytes, partial(data_versions.remove, settings.dvc_remote, name))
+
+
+def _retention_days(definition: DatasetDefinition, context: Context) -> int:
+    retention = definition.retention
+    return int(getattr(context.settings, retention.setting)) + retention.more_days
 
 
 def _before(today: dt.date, days: int) -> dt.datetime:
-    """The beginning of the day that many days ago."""
+    """Midnight UTC of the day `days` days before `today`."""
     return dt.datetime.combine(today, dt.time.min, dt.UTC) - dt.timedelta(days=days)
 
 

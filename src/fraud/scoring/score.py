@@ -142,9 +142,8 @@ def run(config: Config, context: Context) -> Result:
     if config.input and config.output:
         return _score_file(config.input, config.output, artifact, context)
     features = catalog.FEATURES.at(context.settings.lake_uri)
-    scores = Dataset(
-        context.settings.lake_uri, "scores" if config.model is None else f"what_if/version={artifact.version}"
-    )
+    definition = catalog.SCORES if config.model is None else catalog.what_if(artifact.version)
+    scores = definition.at(context.settings.lake_uri)
     sources = {day: _source(features, day) for day in _days(config, context, features, scores)}
     before = {day: scores.manifest(day) for day in sources}
     todo = [

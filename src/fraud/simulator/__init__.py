@@ -1,1 +1,1 @@
-"""The transaction world that demos and tests run on. Never a source of production expectations."""
+"""Simulated transactions for demos and tests. Their figures do not apply to production."""

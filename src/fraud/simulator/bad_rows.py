@@ -1,4 +1,4 @@
-"""What goes wrong at a source: a few rows that break the contract, so that quarantine has something to show."""
+"""Add a few rows that violate the contract, or repeat others, to simulated transactions."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -52,7 +52,7 @@ REPEATED: Final[tuple[Callable[[Row], Row], ...]] = (_repeated, _repeated_with_a
 
 
 def spoil(rng: np.random.Generator, table: pa.Table, per_100k: float) -> pa.Table:
-    """`table` with bad rows appended: copies of its rows, under an id of their own unless they are repetitions."""
+    """Append bad rows to `table`: modified copies of its rows, with new ids unless they are repetitions."""
     bad: list[Row] = []
     kinds = (*NEW, *REPEATED)
     for i in range(int(rng.poisson(table.num_rows * per_100k / 100_000))):

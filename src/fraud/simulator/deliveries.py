@@ -1,8 +1,8 @@
-"""The world as its sources would deliver it: one batch of transactions and one of labels a day, as Arrow tables.
+"""Simulated deliveries: one table of transactions and one of labels per day.
 
-A day's files hold what was learned on that day: a transaction learned of late is in a later file, a fraud is in the
-label feed when it was reported. Every day draws from its own random stream, so the same seed and start give the same
-bytes, and a longer run starts with exactly the days of a shorter one.
+The tables of a day have the rows with an ingestion time on that day: a late transaction is in a later table, and a
+label is in the table of the day it was reported. Every day has its own random stream, so the same seed and start give
+the same bytes, and the first days of a longer run equal those of a shorter one.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ TIMESTAMP: Final = pa.timestamp("us", "UTC")
 EPOCH: Final = date(1970, 1, 1)
 
 LATE: Final = 0.003
-"""Share of transactions that we learn of ten minutes to three days after the event; the others within seconds."""
+"""Share of transactions that are ingested ten minutes to three days after the event; the others within seconds."""
 LATE_US: Final = (600.0 * US_PER_SECOND, 3.0 * US_PER_DAY)
 LABEL_MEDIAN_DAYS: Final = 7.0
 LABEL_SIGMA: Final = 0.885
@@ -37,7 +37,7 @@ _DAYS, _BAD = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to simulate. The same plan gives the same bytes."""
+    """Parameters of a simulation. The same plan gives the same bytes."""
 
     start: date
     days: int
@@ -48,33 +48,33 @@ class Plan:
     data_drift_from: int | None = None
     """Number of the day (0 is the first) from which legitimate spending changes."""
     concept_drift_from: int | None = None
-    """Number of the day from which fraudsters do."""
+    """Number of the day from which fraud changes."""
 
 
 class Delivery(NamedTuple):
-    """What arrives on one day."""
+    """The tables of one day."""
 
     day: date
     transactions: pa.Table
     labels: pa.Table
     frauds: int
-    """Among the transactions, the truth; labels come later and are not all right."""
+    """Number of fraudulent transactions in the table. Labels follow later, and some are wrong."""
     bad_rows: int
 
 
-class _Learned(NamedTuple):
-    """Payments with what the platform will know of them. Columns of one length."""
+class _Ingested(NamedTuple):
+    """Payments with their ingestion times. Columns of one length."""
 
     rows: Rows
     number: Ints
-    """Position among the payments of its event day: what its id is made of."""
+    """Index among the payments of the event day, a part of the id."""
     created_us: Ints
 
-    def take(self, chosen: Ints | Bools) -> "_Learned":
-        return _Learned(self.rows.take(chosen), self.number[chosen], self.created_us[chosen])
+    def take(self, chosen: Ints | Bools) -> "_Ingested":
+        return _Ingested(self.rows.take(chosen), self.number[chosen], self.created_us[chosen])
 
     @classmethod
-    def join(cls, parts: list["_Learned"]) -> "_Learned":
+    def join(cls, parts: list["_Ingested"]) -> "_Ingested":
         return cls(
             Rows.join([part.rows for part in parts]),
             np.concatenate([part.number for part in parts]),
@@ -95,7 +95,7 @@ class _Labels(NamedTuple):
 
 
 def deliveries(plan: Plan) -> Iterator[Delivery]:
-    """One delivery a day, in order. Memory grows with users and with a day's rows, not with the number of days."""
+    """One delivery per day, in order. Memory use depends on users and rows per day, not on the number of days."""
     place = world.build(plan.seed, plan.users)
     travel, fraudsters = legitimate.Travel(place), Fraudsters(place, plan.fraud_rate)
     users = pa.array([f"u{i:06d}" for i in range(plan.users)])
@@ -103,7 +103,7 @@ def deliveries(plan: Plan) -> Iterator[Delivery]:
     categories = pa.array([c.name for c in world.CATEGORIES])
     first = (plan.start - EPOCH).days
     spilled: list[Rows] = []
-    waiting: list[_Learned] = []
+    waiting: list[_Ingested] = []
     reported: list[_Labels] = []
     for index in range(plan.days):
         day, end_us = first + index, (first + index + 1) * US_PER_DAY
@@ -116,9 +116,9 @@ def deliveries(plan: Plan) -> Iterator[Delivery]:
         tomorrow = today.event_us >= end_us
         spilled, today = [today.take(tomorrow)], today.take(~tomorrow)
         today = today.take(np.argsort(today.event_us, kind="stable"))
-        learned = _Learned(today, np.arange(len(today.user)), _created(rng, today.event_us))
-        reported.append(_labels(rng, learned, day))
-        arrived, waiting = _split([*waiting, learned], end_us)
+        ingested = _Ingested(today, np.arange(len(today.user)), _created(rng, today.event_us))
+        reported.append(_labels(rng, ingested, day))
+        arrived, waiting = _split([*waiting, ingested], end_us)
         labels = _Labels(*(np.concatenate(columns) for columns in zip(*reported, strict=True)))
         due = labels.label_us < end_us
         reported, labels = [labels.take(~due)], labels.take(due)
@@ -144,21 +144,21 @@ def _created(rng: np.random.Generator, event_us: Ints) -> Ints:
     return event_us + np.where(rng.random(n) < LATE, late, soon).astype(np.int64)
 
 
-def _labels(rng: np.random.Generator, learned: _Learned, day: int) -> _Labels:
-    fraud = learned.rows.fraud
+def _labels(rng: np.random.Generator, ingested: _Ingested, day: int) -> _Labels:
+    fraud = ingested.rows.fraud
     n = len(fraud)
     delay: Floats = np.exp(rng.normal(np.log(LABEL_MEDIAN_DAYS), LABEL_SIGMA, n)) * US_PER_DAY
-    wrong = rng.random(n) < WRONGLY_LABELLED
-    reported = (fraud & (rng.random(n) >= NEVER_LABELLED)) | wrong
+    mislabelled = rng.random(n) < WRONGLY_LABELLED
+    reported = (fraud & (rng.random(n) >= NEVER_LABELLED)) | mislabelled
     labels = _Labels(
-        np.full(n, day), learned.number, fraud ^ wrong, learned.created_us + delay.astype(np.int64)
+        np.full(n, day), ingested.number, fraud ^ mislabelled, ingested.created_us + delay.astype(np.int64)
     )  # fmt: skip
     return labels.take(reported)
 
 
-def _split(parts: list[_Learned], end_us: int) -> tuple[_Learned, list[_Learned]]:
-    """What was learned of before `end_us`, in that order, and the rest."""
-    everything = _Learned.join(parts)
+def _split(parts: list[_Ingested], end_us: int) -> tuple[_Ingested, list[_Ingested]]:
+    """The rows ingested before `end_us`, ordered by ingestion time, and the others."""
+    everything = _Ingested.join(parts)
     arrived = everything.created_us < end_us
     now = everything.take(arrived)
     return now.take(np.argsort(now.created_us, kind="stable")), [everything.take(~arrived)]
@@ -170,13 +170,15 @@ def _ids(seed: int, event_day: Ints, number: Ints) -> pa.Array:
     return pa.array([f"{names[d]}-{n:07d}" for d, n in pairs], pa.string())
 
 
-def _transactions(seed: int, learned: _Learned, users: pa.Array, merchants: pa.Array, categories: pa.Array) -> pa.Table:
-    rows = learned.rows
+def _transactions(
+    seed: int, ingested: _Ingested, users: pa.Array, merchants: pa.Array, categories: pa.Array
+) -> pa.Table:
+    rows = ingested.rows
     distance = np.round(rows.distance, 4)
     columns = {
-        "transaction_id": _ids(seed, rows.event_us // US_PER_DAY, learned.number),
+        "transaction_id": _ids(seed, rows.event_us // US_PER_DAY, ingested.number),
         "event_timestamp": pa.array(rows.event_us).cast(TIMESTAMP),
-        "created_timestamp": pa.array(learned.created_us).cast(TIMESTAMP),
+        "created_timestamp": pa.array(ingested.created_us).cast(TIMESTAMP),
         "user_id": users.take(pa.array(rows.user)),
         "merchant_id": merchants.take(pa.array(rows.merchant)),
         "merchant_category": categories.take(pa.array(rows.category)),

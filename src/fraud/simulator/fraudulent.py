@@ -1,7 +1,8 @@
-"""Fraud: amount spikes, compromised merchants, stolen cards, card testing. Each overlaps with legitimate payments.
+"""Simulated fraud: amount spikes, compromised merchants, stolen cards, card testing. Each overlaps with legitimate
+payments.
 
-The mix and the sizes follow what the Fraud Detection Handbook (Le Borgne et al., ULB, chapter 3) and public chargeback
-reports describe; docs/data.md has what they measure to.
+Shares and amounts follow the Fraud Detection Handbook (Le Borgne et al., ULB, chapter 3) and public chargeback reports.
+docs/data.md has measured figures.
 """
 
 from typing import Final
@@ -19,21 +20,21 @@ STOLEN_HOURS: Final = (1.0, 6.0)
 TESTS: Final = (2, 5)
 COMPROMISED_DAYS: Final = (7, 28)
 NIGHT: Final = 0.4
-"""Share of fraud that is committed in the small hours, while its victim sleeps."""
+"""Share of fraud that is committed at night."""
 
-_WANTED: Final = np.array(
+_TARGETS: Final = np.array(
     [
         BY_NAME[n]
         for n in ("electronics", "shopping_net", "shopping_pos", "travel", "misc_net", "grocery", "gas_transport")
     ]
 )
-_WANTED_SHARE: Final = np.cumsum([0.25, 0.15, 0.25, 0.05, 0.05, 0.15, 0.1])
+_TARGET_SHARE: Final = np.cumsum([0.25, 0.15, 0.25, 0.05, 0.05, 0.15, 0.1])
 _TESTED: Final = np.array([BY_NAME[n] for n in ("misc_net", "shopping_net", "entertainment")])
 _CASHED: Final = np.array([BY_NAME[n] for n in ("electronics", "shopping_net", "travel")])
 
 
 class Fraudsters:
-    """The ones who steal. State: which merchants are compromised until when."""
+    """Generates fraudulent payments. The state is the last day of each compromised merchant."""
 
     def __init__(self, world: World, rate: float) -> None:
         self._world, self._rate = world, rate
@@ -41,7 +42,7 @@ class Fraudsters:
         self._compromised: dict[int, int] = {}
 
     def payments(self, rng: np.random.Generator, day: int, *, concept_drifted: bool) -> Rows:
-        """The fraudulent payments that begin on this day; an episode may run past midnight."""
+        """Fraudulent payments of episodes that start on this day. An episode may continue after midnight."""
         expected = self._world.users * self._rate
         return Rows.join(
             [
@@ -55,7 +56,7 @@ class Fraudsters:
         )
 
     def _victim(self, rng: np.random.Generator, n: int) -> Ints:
-        """Cards that are used more are exposed more."""
+        """n users, with probabilities proportional to their activity."""
         return np.searchsorted(self._victims, rng.random(n)).astype(np.int64)
 
     def _time(self, rng: np.random.Generator, day: int, n: int, *, quiet: bool) -> Ints:
@@ -73,7 +74,7 @@ class Fraudsters:
         return Rows(user, merchant, category, amount, distance, event_us, np.ones(len(user), dtype=np.bool_))
 
     def _spikes(self, rng: np.random.Generator, day: int, n: int, *, quiet: bool) -> Rows:
-        """The card's own habits, two to six times as dear."""
+        """Single payments of two to six times the usual amount."""
         user = self._victim(rng, n)
         factor = rng.uniform(0.5, 1.2, n) if quiet else rng.uniform(2, 6, n)
         return self._rows(
@@ -82,12 +83,12 @@ class Fraudsters:
         )  # fmt: skip
 
     def _at_compromised(self, rng: np.random.Generator, day: int, n: int, *, quiet: bool) -> Rows:
-        """A merchant charges copied cards for one to four weeks: bought ones, and some of its neighbours'."""
+        """Merchants that charge copied cards for one to four weeks, partly cards of users in the same city."""
         world = self._world
         self._compromised = {m: last for m, last in self._compromised.items() if last >= day}
-        wanted = max(1, round(world.users * self._rate * COMPROMISED / 0.25))
+        merchants = max(1, round(world.users * self._rate * COMPROMISED / 0.25))
         least = COMPROMISED_DAYS[0] if self._compromised else 1
-        while len(self._compromised) < wanted:
+        while len(self._compromised) < merchants:
             self._compromised[self._somewhere(rng)] = day + int(rng.integers(least, COMPROMISED_DAYS[1] + 1))
         merchant = np.array(sorted(self._compromised))[rng.integers(0, len(self._compromised), n)]
         user = self._victim(rng, n)
@@ -103,19 +104,19 @@ class Fraudsters:
         )  # fmt: skip
 
     def _somewhere(self, rng: np.random.Generator) -> int:
-        """A merchant that legitimate people use too, of what sells on, a popular one more likely."""
+        """A merchant to compromise: of a category that fraud targets, by popularity with legitimate users."""
         user = self._victim(rng, 1)
-        category = self._expected(rng, 1)
+        category = self._targets(rng, 1)
         online = rng.random(1) < ONLINE[category]
         return int(self._world.place(rng, user, category, self._world.home_city[user], online).merchant[0])
 
-    def _expected(self, rng: np.random.Generator, n: int) -> Ints:
-        """Categories to a thief's taste."""
-        wanted: Ints = _WANTED[np.searchsorted(_WANTED_SHARE, rng.random(n) * _WANTED_SHARE[-1])]
-        return wanted
+    def _targets(self, rng: np.random.Generator, n: int) -> Ints:
+        """n categories that fraud targets."""
+        categories: Ints = _TARGETS[np.searchsorted(_TARGET_SHARE, rng.random(n) * _TARGET_SHARE[-1])]
+        return categories
 
     def _neighbour(self, rng: np.random.Generator, city: Ints) -> Ints:
-        """Somebody who lives in each city; anybody where nobody does."""
+        """A user who lives in each city; any user for a city without users."""
         order = np.argsort(self._world.home_city, kind="stable")
         first = np.searchsorted(self._world.home_city[order], city, "left")
         last = np.searchsorted(self._world.home_city[order], city, "right")
@@ -125,7 +126,7 @@ class Fraudsters:
         return chosen
 
     def _stolen(self, rng: np.random.Generator, day: int, n: int, *, quiet: bool) -> Rows:
-        """3 to 12 payments within 1 to 6 hours, half of the thieves in the victim's own city."""
+        """3 to 12 payments with a stolen card within 1 to 6 hours, half of the cases in the victim's city."""
         world = self._world
         victim, city = self._victim(rng, n), world.city(rng, n)
         city = np.where(rng.random(n) < (1.0 if quiet else 0.5), world.home_city[victim], city)
@@ -136,13 +137,13 @@ class Fraudsters:
         m = len(episode)
         after = (rng.random(m) * lasts[episode] * US_PER_HOUR).astype(np.int64)
         user = victim[episode]
-        category = self._expected(rng, m)
+        category = self._targets(rng, m)
         category = np.where(rng.random(m) < (1.0 if quiet else 0.15), world.category(rng, user), category)
         factor = rng.uniform(0.5, 1.1, m) if quiet else rng.uniform(1.5, 5.0, m)
         return self._rows(rng, user, category, city[episode], factor, starts[episode] + after)
 
     def _tested(self, rng: np.random.Generator, day: int, n: int, *, quiet: bool) -> Rows:
-        """2 to 5 tiny payments online within minutes, then one large. Drifted, the large one is not."""
+        """2 to 5 small online payments within minutes, then a large one (a usual one with concept drift)."""
         world = self._world
         victim, starts = self._victim(rng, n), self._time(rng, day, n, quiet=quiet)
         tests = rng.integers(TESTS[0], TESTS[1] + 1, n)

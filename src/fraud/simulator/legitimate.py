@@ -1,4 +1,4 @@
-"""One day of legitimate payments: cycles of day and week, trips, bursts of shopping, spikes that look like fraud."""
+"""Simulated legitimate payments: daily and weekly cycles, trips, bursts, and amount spikes that resemble fraud."""
 
 from typing import Final, NamedTuple
 
@@ -10,12 +10,12 @@ from fraud.simulator.world import BY_NAME, ONLINE, Bools, Floats, Ints, World
 WEEKDAY: Final = np.array([0.92, 0.92, 0.95, 1.0, 1.12, 1.17, 0.92])
 """Monday first, mean 1."""
 BURST: Final = 0.025
-"""Share of payments that begin a round of shopping, 1 to 4 more within the hour."""
+"""Share of payments that start a burst of 1 to 4 more, each within 50 minutes."""
 SPIKE: Final = 0.015
 TRIP_STARTS: Final = 0.0125
 TRIP_DAYS: Final = (2, 7)
 ELSEWHERE: Final = 0.01
-"""Share of payments at home time that are made in another city all the same."""
+"""Share of payments that are made in another city without a trip."""
 _BURST_MEAN: Final = 2.5
 
 DRIFT_AMOUNT: Final = 1.15
@@ -26,7 +26,7 @@ DRIFT_SWITCH: Final = 0.12
 
 
 class Rows(NamedTuple):
-    """Payments as columns of one length. Category and merchant are indices into the world."""
+    """Payments as columns of one length. Category and merchant are indices into the arrays of `World`."""
 
     user: Ints
     merchant: Ints
@@ -48,7 +48,7 @@ class Rows(NamedTuple):
 
 
 class Travel:
-    """Who is away, and where. One state that goes from day to day."""
+    """Trips of users. The state carries over from day to day."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -56,7 +56,7 @@ class Travel:
         self._where = world.home_city.copy()
 
     def city(self, rng: np.random.Generator, day: int) -> Ints:
-        """Each user's city on this day. Call once for every day, in order."""
+        """City of each user on this day. Call once per day, in order."""
         n = self._world.users
         leaves = (rng.random(n) < TRIP_STARTS) & (self._until < day)
         length = rng.integers(TRIP_DAYS[0], TRIP_DAYS[1] + 1, n)
@@ -68,7 +68,7 @@ class Travel:
 def payments(
     rng: np.random.Generator, world: World, day: int, weekday: int, city_today: Ints, *, drifted: bool
 ) -> Rows:
-    """The legitimate payments that begin on this day. A burst may run past midnight."""
+    """Legitimate payments of this day. A burst may continue after midnight."""
     level = WEEKDAY[weekday] * (DRIFT_VOLUME if drifted else 1.0) / (1 + BURST * _BURST_MEAN)
     first = np.repeat(np.arange(world.users), rng.poisson(world.activity * level))
     time_us = seconds_of_day(rng, world.night_owl[first]) + day * US_PER_DAY
@@ -94,7 +94,7 @@ def payments(
 
 
 def seconds_of_day(rng: np.random.Generator, night_owl: Bools) -> Ints:
-    """Microseconds after midnight: a peak around lunch, one in the evening, night owls after midnight."""
+    """Microseconds after midnight, with peaks at noon and in the evening, and after midnight for night owls."""
     n = len(night_owl)
     kind = rng.random(n)
     hour = np.where(kind < 0.38, rng.normal(12.6, 2.0, n), rng.normal(18.4, 2.3, n))

@@ -1,4 +1,4 @@
-"""Write days of a simulated transaction world to the landing zone."""
+"""Write simulated transactions and labels to the landing zone."""
 
 from collections import Counter
 from datetime import date
@@ -16,22 +16,24 @@ _LOG_EVERY_DAYS = 30
 
 
 class Config(JobConfig):
-    """How much of which world. About one transaction per user and day."""
+    """Size and seed of the simulation. There is about one transaction per user and day."""
 
     days: int = Field(gt=0, le=5_000, description="days to simulate, the held-back ones included")
     users: int = Field(gt=0, le=5_000_000, description="cardholders")
     seed: int = Field(ge=0, description="the same seed, start and size give the same bytes")
     start: date = Field(default=date(2025, 1, 1), description="first day, UTC")
     out: str = Field(default="", description="URI of the landing zone; default FRAUD_LANDING_URI")
-    hold_back_days: int = Field(
-        default=0, ge=0, description="put what arrives on the last days into held_back/ instead"
-    )
+    hold_back_days: int = Field(default=0, ge=0, description="write the deliveries of the last days to held_back/")
     fraud_rate: float = Field(default=0.0075, ge=0, le=0.2, description="fraudulent payments per user and day")
-    bad_rows_per_100k: float = Field(default=20.0, ge=0, description="rows that break the contract, for quarantine")
-    data_drift: bool = Field(default=False, description="legitimate spending changes: dearer, more, other categories")
+    bad_rows_per_100k: float = Field(default=20.0, ge=0, description="rows that violate the contract, for quarantine")
+    data_drift: bool = Field(
+        default=False, description="legitimate spending changes: higher amounts, more payments, other categories"
+    )
     concept_drift: bool = Field(default=False, description="fraud changes: small, by day, close to home")
     drift_from: int | None = Field(
-        default=None, ge=0, description="number of the day (first is 0) on which drift starts; default after 3/4"
+        default=None,
+        ge=0,
+        description="number of the day (the first is 0) on which drift starts; default: after 3/4 of the days",
     )
 
     @model_validator(mode="after")
@@ -42,25 +44,25 @@ class Config(JobConfig):
 
 
 class Result(JobResult):
-    """What was written. Transactions learned of, and frauds reported, after the last day are not."""
+    """Counts of the written rows. Transactions ingested and labels reported after the last day are not written."""
 
     first_day: str
     last_day: str
-    """Of what was landed; held-back days follow."""
+    """Last landed day, without held-back days."""
     transactions: int
     labels: int
     held_back_transactions: int
     held_back_labels: int
     frauds: int
-    """True ones among all transactions written, labelled or not."""
+    """Fraudulent transactions among the written ones, with or without a label."""
     bad_rows: int
     files: int
     bytes: int
-    """Written by this run: files that the landing zone had already, byte for byte, count as 0."""
+    """Size of the new files. A file that the landing zone already contains, byte for byte, counts as 0."""
 
 
 def run(config: Config, context: Context) -> Result:
-    """Simulate day by day. Everything lands at the end, or nothing; the same bytes land once."""
+    """Simulate day by day. The files land together at the end. A file with the same bytes lands once."""
     landing = config.out or context.settings.landing_uri
     drift_from = config.days * 3 // 4 if config.drift_from is None else config.drift_from
     plan = Plan(
@@ -85,7 +87,9 @@ def run(config: Config, context: Context) -> Result:
             frauds += delivery.frauds
             bad_rows += delivery.bad_rows
             if (index + 1) % _LOG_EVERY_DAYS == 0 or index + 1 == config.days:
-                context.log.info("simulated", day=str(delivery.day), days=index + 1, rows=rows["transactions", False])
+                context.log.info(
+                    "days simulated", day=str(delivery.day), days=index + 1, rows=rows["transactions", False]
+                )
     return Result(
         first_day=str(config.start), last_day=str(last_day), transactions=rows["transactions", False],
         labels=rows["labels", False], held_back_transactions=rows["transactions", True],

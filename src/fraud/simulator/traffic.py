@@ -1,7 +1,8 @@
-"""Send transactions through POST /predict as a checkout would: an open loop with Poisson arrivals.
+"""Send transactions to POST /predict in an open loop with Poisson arrivals.
 
-Each request has an intended time, drawn before anything is sent, and its latency counts from then: a slow server does
-not slow down the clock it is measured by. A user's transactions go over one connection, in order of event time.
+The arrival time of each request is drawn before the first one is sent, and latency is measured from the arrival time,
+so a slow server does not reduce the load (coordinated omission). The transactions of a user are sent over one
+connection, in order of event time.
 """
 
 import asyncio
@@ -28,36 +29,38 @@ _NUMBERS: Final = ("amount", "distance_from_home")
 _REPORT_S: Final = 5.0
 _RETRY_S: Final = 0.1
 _PATIENCE_S: Final = 10.0
-"""How long a connection is tried again before the run is given up."""
+"""Connections are retried for this long before the run fails."""
 
 
 class Config(JobConfig):
-    """What to send, where, how fast."""
+    """Source, server and rate."""
 
     source: Path = Field(description="a Parquet file of transactions, or a folder of them (its transactions/, if any)")
-    url: str = Field(default="http://127.0.0.1:8000", description="where serving listens")
+    url: str = Field(default="http://127.0.0.1:8000", description="URL of serving")
     rate: float = Field(
-        default=200.0, ge=0, description="mean arrivals per second; 0: each as soon as the last is done"
+        default=200.0,
+        ge=0,
+        description="mean arrivals per second; 0: each request as soon as the previous one is answered",
     )
-    concurrency: int = Field(default=16, ge=1, le=1024, description="connections; a user keeps to one")
-    limit: int | None = Field(default=None, ge=1, description="send at most this many")
-    seed: int = Field(default=0, ge=0, description="of the arrival times")
-    key_file: Path | None = Field(default=None, description="file that holds the API key")
+    concurrency: int = Field(default=16, ge=1, le=1024, description="connections; a user's requests use the same one")
+    limit: int | None = Field(default=None, ge=1, description="maximum number of transactions")
+    seed: int = Field(default=0, ge=0, description="seed of the arrival times")
+    key_file: Path | None = Field(default=None, description="file with the API key")
 
 
 class Result(JobResult):
-    """What came back."""
+    """Counts of the answers, and latencies."""
 
     sent: int
     answered: int
-    """With 200."""
+    """Status 200."""
     refused: int
-    """With 422: rows that break the contract."""
+    """Status 422: rows that violate the contract."""
     failed: int
-    """With anything else."""
+    """Any other status."""
     statuses: dict[str, int]
     resent: int
-    """Sent again after a lost connection; the transaction id makes that safe."""
+    """Requests that were sent again after a lost connection."""
     flagged_fraud: int
     degraded: int
     model_versions: dict[str, int]
@@ -88,7 +91,7 @@ class _Tally:
 
 
 def run(config: Config, context: Context) -> Result:
-    """Send everything. Raises BadInputError for an unusable source, UnavailableError when nobody answers."""
+    """Send all transactions. Raises BadInputError for an unusable source, UnavailableError without an answer."""
     bodies = _bodies(config)
     if not bodies:
         raise BadInputError(f"{config.source} has no transactions")
@@ -135,12 +138,12 @@ def _encoded(batch: pa.RecordBatch, connections: int) -> Iterator[tuple[int, byt
 
 
 class _Client:
-    """One connection per shard, each sending its share in order."""
+    """One connection per share of the requests, each in order."""
 
     def __init__(self, config: Config, key: str, tally: _Tally, context: Context) -> None:
         url = urlsplit(config.url)
         if url.scheme != "http" or not url.hostname:
-            raise BadConfigError("--url is wrong", expected="http://host:port", got=config.url)
+            raise BadConfigError("--url is invalid", expected="http://host:port", got=config.url)
         self._host, self._port = url.hostname, url.port or 80
         self._config, self._tally, self._log = config, tally, context.log
         authority = f"x-api-key: {key}\r\n" if key else ""
@@ -168,7 +171,7 @@ class _Client:
         while True:
             await asyncio.sleep(_REPORT_S)
             done = len(self._tally.latencies_s)
-            self._log.info("sending", done=done, of=total, statuses=dict(self._tally.statuses))
+            self._log.info("requests sent", done=done, of=total, statuses=dict(self._tally.statuses))
 
     async def _send_share(self, share: list[tuple[float, bytes]], began: float) -> None:
         line = _Line(self._host, self._port, self._tally)
@@ -186,14 +189,14 @@ class _Client:
 
 
 class _Line:
-    """One HTTP/1.1 connection, taken up again when it is lost."""
+    """One HTTP/1.1 connection. A lost connection is opened again."""
 
     def __init__(self, host: str, port: int, tally: _Tally) -> None:
         self._host, self._port, self._tally = host, port, tally
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def exchange(self, request: bytes) -> tuple[int, bytes]:
-        """(status, body). Raises UnavailableError when nobody answers for `_PATIENCE_S`."""
+        """Send a request; returns (status, body). Raises UnavailableError without an answer for `_PATIENCE_S`."""
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
@@ -204,7 +207,7 @@ class _Line:
                 self.close()
                 if time.monotonic() > deadline:
                     raise UnavailableError(
-                        f"nobody answers at {self._host}:{self._port}", got=repr(error), hint="fraud traffic --url"
+                        f"no answer from {self._host}:{self._port}", got=repr(error), hint="fraud traffic --url"
                     ) from error
                 self._tally.resent += 1
                 await asyncio.sleep(_RETRY_S)

@@ -1,6 +1,6 @@
-"""Who lives in the simulated world: cities, merchants, cardholders and how they like to spend.
+"""The static part of the simulation: cities, merchants, cardholders and their spending habits.
 
-Everything here is drawn once from the seed. What happens day by day is in `legitimate` and `fraudulent`.
+It is drawn once from the seed. `legitimate` and `fraudulent` generate the payments of each day.
 """
 
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ Bools = NDArray[np.bool_]
 
 
 class Category(NamedTuple):
-    """How the world spends in one merchant category."""
+    """Spending in one merchant category."""
 
     name: str
     share: float
-    """Of all transactions; the column sums to 1."""
+    """Share of all transactions. The shares sum to 1."""
     median: float
     """USD."""
     spread: float
     """Sigma of the log of one amount around its cardholder's own median."""
     online: float
-    """Share bought online."""
+    """Share of online payments."""
 
 
 CATEGORIES: Final = (
@@ -58,16 +58,16 @@ _DEGREES_PER_MILE: Final = 1 / 69.0
 
 
 class Place(NamedTuple):
-    """Where transactions happen, in arrays of one length: the merchant, and how far that is from home."""
+    """Merchants of payments and their distances from home, in arrays of one length."""
 
     merchant: Ints
     distance: Floats
-    """Miles; NaN for a purchase online."""
+    """Miles; NaN for an online payment."""
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Arrays by city, by merchant and by user. Pools of merchants are equally large, so one rank picks in any."""
+    """Arrays by city, merchant and user. All pools of merchants have the same size."""
 
     cities: int
     users: int
@@ -82,16 +82,16 @@ class World:
     online_pool: int
     online_share: Floats
     merchant_latitude: Floats
-    """NaN for merchants online."""
+    """NaN for online merchants."""
     merchant_longitude: Floats
     merchant_category: Ints
     merchant_city: Ints
-    """-1 for merchants online."""
+    """-1 for online merchants."""
     home_city: Ints
     home_latitude: Floats
     home_longitude: Floats
     activity: Floats
-    """Mean 1: how often a user pays, compared with the average."""
+    """Mean number of payments relative to the average user; the mean is 1."""
     night_owl: Bools
     taste: Floats
     """Cumulative share of each category, float[users, categories]."""
@@ -103,7 +103,7 @@ class World:
         return len(self.merchant_category)
 
     def place(self, rng: np.random.Generator, user: Ints, category: Ints, city: Ints, online: Bools) -> Place:
-        """A merchant of each category, in that city or online, by its popularity."""
+        """A merchant for each category, in the city or online, drawn by popularity."""
         u = rng.random(len(user))
         shop = (city * len(CATEGORIES) + category) * self.pool + np.searchsorted(self.pool_share, u)
         site = (self.cities * self.pool + np.searchsorted(self.online_share, u)) * len(CATEGORIES) + category
@@ -111,25 +111,25 @@ class World:
         return Place(merchant, self.distance(user, merchant))
 
     def distance(self, user: Ints, merchant: Ints) -> Floats:
-        """Miles from the user's home to the merchant, NaN when it is online."""
+        """Miles from the user's home to the merchant; NaN for online merchants."""
         return great_circle_miles(
             self.home_latitude[user], self.home_longitude[user],
             self.merchant_latitude[merchant], self.merchant_longitude[merchant],
         )  # fmt: skip
 
     def category(self, rng: np.random.Generator, user: Ints) -> Ints:
-        """A category to each user's own taste."""
+        """A category for each user, drawn by the user's taste."""
         chosen: Ints = (rng.random(len(user))[:, None] > self.taste[user]).sum(axis=1)
         return chosen
 
     def amount(self, rng: np.random.Generator, user: Ints, category: Ints) -> Floats:
-        """USD, log-normal around the user's own median in that category."""
+        """USD, log-normal around the user's median in the category."""
         noise = rng.standard_normal(len(user)) * SPREAD[category]
         amount: Floats = np.exp(self.log_median[user, category] + noise)
         return amount
 
     def city(self, rng: np.random.Generator, n: int) -> Ints:
-        """n cities, large ones more often."""
+        """n cities, drawn by size."""
         return np.searchsorted(self.city_share, rng.random(n)).astype(np.int64)
 
 

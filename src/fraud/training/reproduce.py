@@ -20,7 +20,8 @@ from pydantic_settings import CliPositionalArg
 import fraud
 from fraud.errors import BadInputError, RefusedError
 from fraud.job import Context, JobConfig, JobResult
-from fraud.lake.dataset import MANIFEST, Dataset, opened
+from fraud.lake import catalog
+from fraud.lake.dataset import MANIFEST, opened
 from fraud.registry import mlflow_client, model_versions
 from fraud.registry.mlflow_client import ModelVersion
 from fraud.registry.model_versions import MODEL_NAME
@@ -36,7 +37,6 @@ INPUTS: Final = {
     "features": "feature_hash", "seed": "seed",
 }  # fmt: skip
 """Input that decides the model bytes -> tag with its hash."""
-_SNAPSHOTS: Final = "training_sets"
 
 
 class Config(JobConfig):
@@ -159,13 +159,13 @@ def _require_clean(version: ModelVersion, commit: str, *, force: bool) -> None:
 def _copy_data(version: ModelVersion, lake: Path, context: Context) -> str:
     """Copy the snapshot to a separate lake, from the lake or else from the DVC remote. Returns the source."""
     snapshot, recorded = version.tags.get("snapshot", ""), version.tags.get("data_sha256", "")
-    folder = lake / _SNAPSHOTS / f"snapshot={snapshot}"
+    ours, restored = (catalog.TRAINING_SETS.at(uri) for uri in (context.settings.lake_uri, uri_of(lake)))
+    folder = lake / restored.name / f"{restored.key}={snapshot}"
     folder.mkdir(parents=True)
-    ours = Dataset(context.settings.lake_uri, _SNAPSHOTS, "snapshot")
     manifest = ours.manifest(snapshot)
     data_source = "lake"
     if manifest is not None and manifest.content_sha256 == recorded:
-        for uri in [*ours.object_uris(snapshot), f"{ours.uri}/snapshot={snapshot}/{MANIFEST}"]:
+        for uri in [*ours.object_uris(snapshot), f"{ours.partition_uri(snapshot)}/{MANIFEST}"]:
             with opened(uri) as file, (folder / uri.rpartition("/")[2]).open("wb") as copy:
                 shutil.copyfileobj(file, copy)
     elif md5 := version.tags.get("dvc_data_md5"):
@@ -173,7 +173,7 @@ def _copy_data(version: ModelVersion, lake: Path, context: Context) -> str:
         context.log.info("snapshot not in the lake, pulling from the DVC remote", snapshot=snapshot, dvc_data_md5=md5)
         data_versions.pull(context.settings.dvc_remote, md5, folder)
     try:
-        copied = Dataset(uri_of(lake), _SNAPSHOTS, "snapshot").verify(snapshot)
+        copied = restored.verify(snapshot)
     except BadInputError as error:
         raise RefusedError(f"the data of version {version.version} no longer exists", got=str(error)) from error
     if copied.content_sha256 != recorded:

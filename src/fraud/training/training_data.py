@@ -129,7 +129,7 @@ def load(lake_uri: str, manifest: Manifest, params: Params) -> TrainingData:
 
 def quarantine_rate(lake_uri: str) -> float | None:
     """Share of all delivered rows that were quarantined. None when the lake has no transactions."""
-    accepted, quarantined = (_rows(Dataset(lake_uri, *where)) for where in (("transactions",), ("quarantine", "batch")))
+    accepted, quarantined = (_rows(d.at(lake_uri)) for d in (catalog.TRANSACTIONS, catalog.QUARANTINE))
     return quarantined / (accepted + quarantined) if accepted else None
 
 

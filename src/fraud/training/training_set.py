@@ -137,7 +137,7 @@ def _compare_with_feast(context: Context, table: pa.Table) -> int:
             "Feast returned another number of rows", expected=f"{table.num_rows} rows", got=f"{joined.num_rows} rows"
         )
     joined = joined.take(np.argsort(joined["row"].to_numpy(), kind="stable"))
-    visible = table.take(feast_snapshot.latest_ingestion_us(table))
+    visible = table.take(feast_snapshot.last_of_key(table))
     wrong = {name: _differences(visible[name], joined[name]) for name in WINDOW_NAMES}
     if any(wrong.values()):
         raise BadInputError(

@@ -164,12 +164,11 @@ def test_the_jobs_make_the_same_lake_on_s3_as_in_files(server: s3.Server, tmp_pa
         assert made[0][0].rows > 100
         assert made[0][1].feast_days == 16
         assert made[0] == made[1]
-        for name, key in (
-            ("transactions", "dt"), ("labels", "dt"), ("features", "dt"), ("quarantine", "batch"),
-            ("training_sets", "snapshot"),
+        for definition in (
+            catalog.TRANSACTIONS, catalog.LABELS, catalog.FEATURES, catalog.QUARANTINE, catalog.TRAINING_SETS,
         ):  # fmt: skip
-            one, other = (Dataset(each.settings.lake_uri, name, key) for each in (files, objects))
-            assert one.partitions(), name
+            one, other = (definition.at(each.settings.lake_uri) for each in (files, objects))
+            assert one.partitions(), definition.name
             assert [one.manifest(p) for p in one.partitions()] == [other.manifest(p) for p in other.partitions()]
         assert build_features.run(build_features.Config(), objects).days_built == 0
 
@@ -201,17 +200,17 @@ def test_retention_weighs_and_removes_on_s3_what_it_would_in_files(server: s3.Se
     reports.write(f"{lake}/compare/1-2", "compare", "<p>", {})
     assert expired.newest_day(lake, date(2026, 1, 1)) == date(2025, 3, 1)
 
-    def old() -> list[expired.Old]:
+    def old() -> list[expired.Expired]:
         return [
             *expired.unnamed_objects(lake, later),
-            *expired.lake_days(lake, "transactions", "2025-01-03"),
-            *expired.partitions_by_age(lake, "quarantine", "batch", later),
+            *expired.partitions_before(catalog.TRANSACTIONS, lake, "2025-01-03"),
+            *expired.partitions_published_before(catalog.QUARANTINE, lake, later),
             *expired.report_folders(f"{lake}/compare", later),
         ]
 
     went = old()
     assert [each.name for each in went] == ["transactions/2025-03-01", "2025-01-01", "2025-01-02", "b1", "1-2"]
-    assert all(each.bytes > 0 for each in went)
+    assert all(each.size_bytes > 0 for each in went)
     for each in went:
         each.remove()
     assert old() == []

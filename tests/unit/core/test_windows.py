@@ -37,7 +37,7 @@ def test_the_mean_is_over_seven_days_and_merchants_over_thirty() -> None:
 
 
 def test_an_event_eight_days_behind_the_newest_sees_a_shorter_month() -> None:
-    """newest - 37 days is 29 days before the event: what is older may have been let go of."""
+    """newest - 37 days is 29 days before the event: older events may have been dropped."""
     history = events((AT - 29 * US_PER_DAY, 10_000, 1), (AT - 29 * US_PER_DAY - 1, 10_000, 2))
     assert evaluate(history, AT + 7 * US_PER_DAY, AT)[2] == 2
     assert evaluate(history, AT + 8 * US_PER_DAY, AT)[2] == 1
@@ -48,7 +48,7 @@ def test_a_sum_beyond_the_doubles_integers_is_still_exact() -> None:
     assert evaluate(history, AT, AT)[1] == (10_000_000_000_000 - 1) / 10_000
 
 
-def test_the_meaning_has_one_hash_and_it_follows_the_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_definition_has_one_hash_that_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     before = features.definition_hash()
     assert features.definition_hash() == before
     monkeypatch.setattr(features, "MAX_EVENTS", 1_025)
@@ -101,7 +101,7 @@ def test_imputation_by_hand() -> None:
     )
 )
 def test_few_events_as_lists_and_many_as_arrays_have_the_same_bits(some: list[tuple[int, int, int]]) -> None:
-    """In any order, ties, later events and such that are let go of included."""
+    """In any order, including ties, later events and dropped ones."""
     history = events(*((AT + after, units, merchant) for after, units, merchant in some))
     newest = max((AT + after for after, _, _ in some), default=0)
     everything = tuple(

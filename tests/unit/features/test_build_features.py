@@ -116,9 +116,9 @@ def test_a_new_day_builds_that_day_alone(tmp_path: Path) -> None:
 
 
 def test_a_late_row_opens_only_the_days_it_can_touch(tmp_path: Path) -> None:
-    """Its own day and the thirty whose look-back holds it; and the four after them whose look-back starts before it
+    """Its own day, the thirty whose look-back contains it, and the four after them.
 
-    was learned of, where it may take another event's place in a full history.
+    The look-back of the four starts before the row was ingested, so it may displace an event of a full history.
     """
     times = [FIRST_US + d * US_PER_DAY + US_PER_HOUR for d in range(48)]
     users, ids = ["u"] * 48, [f"t{d}" for d in range(48)]
@@ -180,5 +180,5 @@ def test_an_empty_lake_says_what_to_do(tmp_path: Path) -> None:
 def test_unsorted_transactions_are_refused(tmp_path: Path) -> None:
     rows = table([FIRST_US, FIRST_US + 1], [FIRST_US, FIRST_US + 1], ["u", "u"])
     catalog.TRANSACTIONS.at(f"file://{tmp_path}/lake").publish(day(0), rows.take([1, 0]))
-    with pytest.raises(BadInputError, match="not in order"):
+    with pytest.raises(BadInputError, match="not sorted"):
         build(tmp_path)

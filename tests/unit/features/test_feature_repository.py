@@ -33,7 +33,7 @@ def test_a_configuration_that_is_none(repository: Path, content: bytes) -> None:
 def test_a_value_that_feast_does_not_accept(repository: Path) -> None:
     text = "project: fraud\nprovider: local\nregistry: {registry_type: sql}\nonline_store: {type: redis}\n"
     (repository / "feature_store.yaml").write_text(text + "entity_key_serialization_version: many\n")
-    with pytest.raises(BadConfigError, match=r"feature_store\.yaml is not what Feast expects"):
+    with pytest.raises(BadConfigError, match=r"feature_store\.yaml is not a valid Feast configuration"):
         opened(repository.parent)
 
 
@@ -49,5 +49,5 @@ def test_definitions_that_do_not_load(repository: Path, content: bytes) -> None:
 
 def test_a_missing_repository(tmp_path: Path) -> None:
     for use in (opened, feast_store.load_definitions):
-        with pytest.raises(BadConfigError, match="is not there"):
+        with pytest.raises(BadConfigError, match="does not exist"):
             use(tmp_path)

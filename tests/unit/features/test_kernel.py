@@ -33,9 +33,9 @@ class Event:
 
 
 def oracle(events: list[Event], bound: int) -> list[tuple[float | None, ...]]:
-    """DESIGN.md's definition, word by word, O(n^2); values of (1 h count, 7 d mean, 30 d distinct, 30 d sum, 7 d gap).
+    """The definition of docs/features.md, word by word, O(n^2): 1 h count, 7 d mean, 30 d distinct, 30 d sum, 7 d gap.
 
-    `events` are one user's, sorted by (at, learned); those learned of at once are known in the order they stand.
+    `events` are one user's, sorted by (at, learned); those with the same ingestion time keep their order.
     """
     order = sorted(range(len(events)), key=lambda i: (events[i].learned, i))
     values: dict[int, tuple[float | None, ...]] = {}
@@ -180,7 +180,7 @@ def test_a_user_with_a_hundred_thousand_events_sees_the_last_1024_known(late: bo
     assert out[2, 1_000] == (999.0 if late else 1_000.0)
 
 
-def test_events_group_by_user_in_the_order_they_came() -> None:
+def test_events_are_grouped_by_user_in_their_order() -> None:
     starts, order = kernel.group(np.array([2, 0, 2, 1, 0], dtype=np.int32), 4)
     assert starts.tolist() == [0, 2, 3, 5, 5]
     assert order.tolist() == [1, 4, 3, 0, 2]

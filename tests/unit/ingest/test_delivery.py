@@ -105,7 +105,7 @@ def test_killed_at_any_step_all_or_nothing_lands_and_a_rerun_is_one_delivery(tmp
 
 def test_a_file_of_a_complete_delivery_that_is_gone_is_named(tmp_path: Path) -> None:
     (tmp_path / "_delivery-x.json").write_text('{"names": ["labels/dt=2025-03-01/shop-1.parquet"]}')
-    with pytest.raises(BadInputError, match=r"shop-1\.parquet is gone"):
+    with pytest.raises(BadInputError, match=r"shop-1\.parquet is missing"):
         finish_deliveries(f"file://{tmp_path}")
 
 

@@ -55,7 +55,7 @@ def test_a_report_that_comes_twice_is_dropped_and_one_that_comes_late_is_counted
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_of_conflicting_reports_the_latest_known_by_then_stands_whatever_came_first(
+def test_of_conflicting_reports_the_latest_as_of_a_time_is_used_in_any_order_of_delivery(
     tmp_path: Path, order: tuple[int, int]
 ) -> None:
     reports: list[Report] = [("t1", True, NOON), ("t1", False, NOON + timedelta(days=5))]
@@ -104,7 +104,7 @@ def test_a_report_about_an_unknown_transaction_is_kept_and_counted(tmp_path: Pat
         (("t1", True, datetime(1999, 1, 1, tzinfo=UTC)), "label_timestamp is before the year 2000"),
         (
             ("t1", True, NOW + timedelta(days=2)),
-            "label_timestamp is more than a day ahead of when it was learned",
+            "label_timestamp is more than a day after the ingestion time",
         ),
     ],
 )

@@ -57,7 +57,7 @@ def run(home: Path) -> ingest_transactions.Result:
 
 
 def lake(home: Path) -> Mapping[str, bytes]:
-    """Every published byte of the lake; a killed write may leave a temporary file, which nobody reads."""
+    """Every published byte of the lake; a killed write may leave a temporary file, which is never read."""
     root = home / "lake"
     return {
         str(path.relative_to(root)): path.read_bytes()
@@ -85,11 +85,11 @@ def lake(home: Path) -> Mapping[str, bytes]:
         ({"event_timestamp": datetime(1999, 12, 31, tzinfo=UTC)}, "event_timestamp is before the year 2000"),
         (
             {"event_timestamp": NOON + timedelta(days=2)},
-            "event_timestamp is more than a day ahead of when it was learned",
+            "event_timestamp is more than a day after the ingestion time",
         ),
         (
             {"event_timestamp": NOW + timedelta(days=2), "created_timestamp": NOW + timedelta(days=2)},
-            "event_timestamp is more than a day ahead of when it was learned",
+            "event_timestamp is more than a day after the ingestion time",
         ),
         ({"distance_from_home": -0.1}, "distance_from_home is negative"),
         ({"distance_from_home": 12_501.0}, "distance_from_home is above 12500 miles"),
@@ -187,7 +187,7 @@ def test_late_rows_are_counted(tmp_path: Path) -> None:
     assert run(tmp_path).late == 1
 
 
-def test_the_same_bytes_are_taken_in_once_under_any_name(tmp_path: Path) -> None:
+def test_the_same_bytes_are_ingested_once_under_any_name(tmp_path: Path) -> None:
     land(tmp_path, "2025-03-01", [row(0), row(1)])
     land(tmp_path, "a-second-name", [row(0), row(1)])
     first = run(tmp_path)
@@ -335,9 +335,9 @@ def run_in_processes(feed: str, runs: list[tuple[Path, int]]) -> None:
 
 
 def ran(home: Path) -> tuple[int, int]:
-    """Writes and rows of the last run that came to its end."""
-    told = json.loads((home / "ran.json").read_text())
-    return told["writes"], told["rows_in"]
+    """Writes and rows of the last run that ended."""
+    counts = json.loads((home / "ran.json").read_text())
+    return counts["writes"], counts["rows_in"]
 
 
 def several_days(home: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[10] ^= 1
     path.write_bytes(data)
-    with pytest.raises(BadInputError, match="is not what was published"):
+    with pytest.raises(BadInputError, match="differs from the published object"):
         things_in(tmp_path).verify("2025-03-01")
 
 

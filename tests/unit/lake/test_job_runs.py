@@ -38,7 +38,7 @@ def test_a_failure_is_kept_raised_on_and_leaves_the_last_success(tmp_path: Path)
     assert good.result == {"rows": 1}
 
 
-def test_an_error_nobody_named_counts_as_exit_code_1(tmp_path: Path) -> None:
+def test_an_unexpected_error_counts_as_exit_code_1(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), recorded(f"file://{tmp_path}", "drift", LOG):
         _ = 1 / 0
     run = last(f"file://{tmp_path}", "drift")
@@ -57,7 +57,7 @@ def test_a_record_that_cannot_be_written_does_not_stop_the_work(tmp_path: Path) 
 def test_a_file_that_is_no_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "ingest").mkdir()
     (tmp_path / "ingest/last.json").write_text(json.dumps({"job": "ingest"}))
-    with pytest.raises(BadInputError, match=r"last\.json is no record"):
+    with pytest.raises(BadInputError, match=r"last\.json is not the record"):
         last(f"file://{tmp_path}", "ingest")
 
 

@@ -1,6 +1,7 @@
-"""Retention of the stores of files: what is too old goes, what is left means what it meant."""
+"""Retention of the stores of files: expired data is removed, and the rest does not change."""
 
 import os
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fraud.job import Context
 from fraud.lake import catalog, reports
 from fraud.lake.dataset import Dataset
 from fraud.params import Params
-from fraud.retention import apply_retention, expired
+from fraud.retention import apply_retention
 from fraud.settings import Settings
 from fraud.simulator import simulate
 
@@ -39,10 +40,10 @@ def context(tmp_path: Path) -> Context:
 
 
 def apply(context: Context, today: date = TODAY) -> dict[str, list[str]]:
-    """What went of the stores of files: store -> names."""
+    """What was removed: store -> names."""
     went: dict[str, list[str]] = {}
     for old in list(apply_retention._lake(today, context)):
-        assert old.bytes > 0
+        assert old.size_bytes > 0
         old.remove()
         went.setdefault(old.store, []).append(old.name)
     return went
@@ -55,10 +56,11 @@ def age(folder: Path, days: int) -> None:
         os.utime(path, (at, at))
 
 
-def test_features_that_stay_are_not_made_anew_from_fewer_transactions(
+def test_features_that_are_kept_are_not_built_again_from_fewer_transactions(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expired, "LOOK_BACK_DAYS", 40)
+    forty = replace(catalog.TRANSACTIONS, retention=replace(catalog.TRANSACTIONS.retention, more_days=40))
+    monkeypatch.setattr(catalog, "TRANSACTIONS", forty)
     simulate.run(simulate.Config(days=DAYS, users=3, seed=1, start=FIRST), context)
     ingest_transactions.run(ingest_transactions.Config(), context)
     build_features.run(build_features.Config(), context)
@@ -105,7 +107,7 @@ def test_a_transaction_from_the_future_does_not_empty_the_lake(context: Context)
     assert apply(context) == {}
 
 
-def test_landed_files_go_when_they_were_taken_in_and_quarantine_with_them(context: Context, tmp_path: Path) -> None:
+def test_landed_files_are_removed_after_ingest_with_their_quarantine(context: Context, tmp_path: Path) -> None:
     world = simulate.Config(days=3, users=60, seed=1, start=FIRST, bad_rows_per_100k=20000)
     simulate.run(world, context)
     ingest_transactions.run(ingest_transactions.Config(), context)

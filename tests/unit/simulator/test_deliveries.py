@@ -61,7 +61,7 @@ def test_two_processes_with_other_hash_seeds_and_threads_write_the_same_bytes(tm
     assert len(written[0]) > 12
 
 
-def test_a_longer_run_begins_with_a_shorter_one_and_another_seed_is_another_world() -> None:
+def test_a_longer_run_starts_with_a_shorter_one_and_another_seed_is_another_world() -> None:
     short, long, other = list(deliveries(SMALL)), changed(SMALL, days=25), changed(SMALL, seed=4)
     for a, b in zip(short, long[:20], strict=True):
         assert str(a.transactions.to_pylist()) == str(b.transactions.to_pylist())  # as text: some amounts are NaN
@@ -70,7 +70,7 @@ def test_a_longer_run_begins_with_a_shorter_one_and_another_seed_is_another_worl
     assert not pc.any(ids).as_py()
 
 
-def test_every_row_is_in_the_contract_and_delivered_on_the_day_it_was_learned_of() -> None:
+def test_every_row_is_in_the_contract_and_delivered_on_the_day_of_its_ingestion() -> None:
     clean = changed(SMALL, bad_rows_per_100k=0.0)
     ids: set[str] = set()
     for index, delivery in enumerate(clean):
@@ -131,7 +131,7 @@ def test_rates_are_as_asked_for() -> None:
             pc.mean(a["amount"]).as_py(), rel=0.15)),
     ],
 )  # fmt: skip
-def test_drift_begins_on_its_day_and_not_before(
+def test_drift_starts_on_its_day_and_not_before(
     switch: dict[str, int], differs: Callable[[pa.Table, pa.Table], bool]
 ) -> None:
     plain, drifted = (

@@ -32,14 +32,14 @@ def test_a_day_without_labels_says_nothing_and_a_promise_of_nothing_cannot_be_br
     assert evidence([np.array([1.0])], 1.0) == [1.0]
 
 
-def test_looked_at_every_day_for_years_it_rings_no_more_often_than_it_says() -> None:
+def test_evaluated_every_day_for_years_it_fires_no_more_often_than_promised() -> None:
     """200 worlds of a year that keep the promise exactly, looked at daily: at most 365 / 365 alarms each on average."""
     rng = np.random.default_rng(1)
-    rang = 0
+    fired = 0
     for _ in range(200):
         days = [(rng.random(5) < 0.5).astype(float) for _ in range(365)]
-        rang += max(evidence(days, 0.5)) >= 365
-    assert rang <= 200 * 0.63  # a memoryless alarm of mean 365 days rings within a year with 1 - 1/e
+        fired += max(evidence(days, 0.5)) >= 365
+    assert fired <= 200 * 0.63  # a memoryless alert of mean 365 days fires within a year with 1 - 1/e
 
 
 def test_a_broken_promise_is_found_within_days() -> None:

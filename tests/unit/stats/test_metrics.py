@@ -83,7 +83,7 @@ def test_calibration_by_hand() -> None:
     assert error == pytest.approx(8 * 0.125 / 10)
 
 
-def test_one_probability_for_all_is_one_bin_or_more_and_honest() -> None:
+def test_one_probability_for_all_is_one_bin_or_more_and_calibrated() -> None:
     error, bins = calibration(np.full(100, 0.01), np.arange(100) < 1)
     assert sum(b.rows for b in bins) == 100
     assert error <= 0.02

@@ -53,28 +53,28 @@ def test_a_history_has_at_most_the_bound_of_events() -> None:
     assert len(before.events) == MAX_EVENTS
 
 
-def test_a_store_that_was_lost_and_filled_anew_cannot_tell() -> None:
+def test_a_store_that_was_lost_and_filled_again_has_no_history_to_compare() -> None:
     arrived = [(1, NOW - DAY), (2, NOW)]
     assert history_before(order(arrived), 0, 2, NOW, values(arrived)) is None
     assert history_before(order(arrived), 7, 2, NOW, values(arrived)) is None
     assert history_before(order(arrived, base=5), 1, 2, NOW, values(arrived)) is None
 
 
-def test_a_store_that_let_go_of_events_in_reach_cannot_tell() -> None:
+def test_a_store_that_dropped_events_of_a_window_has_no_history_to_compare() -> None:
     arrived = [(1, NOW), (2, NOW + 8 * DAY)]
     assert history_before(order(arrived, base=3), 3, 1, NOW, values(arrived)) is None
     soon_enough = [(1, NOW), (2, NOW + 6 * DAY)]
     assert history_before(order(soon_enough, base=3), 3, 1, NOW, values(soon_enough)) is not None
 
 
-def test_an_event_too_late_to_be_taken_in_is_checked_against_all_before_it() -> None:
+def test_an_event_too_late_to_be_appended_is_compared_with_all_before_it() -> None:
     arrived = [(1, NOW), (2, NOW + 1)]
     before = history_before(order(arrived), 2, 9, NOW - 40 * DAY, values(arrived))
     assert before is not None
     assert units(before) == [100, 200]
 
 
-def test_an_event_in_reach_that_nobody_delivered_is_named() -> None:
+def test_an_event_of_a_window_that_no_source_delivered_is_counted() -> None:
     arrived = [(1, NOW - DAY), (2, NOW - 40 * DAY), (3, NOW)]
     before = history_before(order(arrived), 2, 3, NOW, values([(3, NOW)]))
     assert before is not None

@@ -36,7 +36,7 @@ def test_too_short_a_span_is_refused_with_both_numbers() -> None:
         split_by_time(*days(13), **ASKED)
 
 
-def test_a_placed_holdout_begins_on_its_day_and_the_parts_before_it_keep_their_lengths() -> None:
+def test_a_placed_holdout_starts_on_its_day_and_the_parts_before_it_keep_their_lengths() -> None:
     split = split_by_time(*days(150), **ASKED, holdout_first_us=18_120 * US_PER_DAY)
     assert (split.holdout.first_us, split.holdout.end_us) == (18_120 * US_PER_DAY, 18_134 * US_PER_DAY)
     assert split.validation.end_us == 18_113 * US_PER_DAY

@@ -1,1 +1,1 @@
-"""The compiled, the Arrow and the Spark form of the window features."""
+"""Engines for window features: compiled kernel, Arrow tables, Spark."""

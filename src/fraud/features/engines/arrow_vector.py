@@ -1,4 +1,4 @@
-"""From rows of the lake to the matrix a model reads: Arrow columns in, `core.vector` does the rest."""
+"""The matrix that a model reads, from rows of the lake. `fraud.core.vector` defines its columns."""
 
 import numpy as np
 import pyarrow as pa

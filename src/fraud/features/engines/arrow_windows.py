@@ -1,4 +1,4 @@
-"""Window values of Arrow tables of transactions, through the compiled kernel."""
+"""Window values of Arrow tables of transactions, computed by the kernel."""
 
 from typing import Final
 
@@ -13,7 +13,7 @@ from fraud.errors import BadInputError
 from fraud.features.engines import kernel
 
 COLUMNS: Final = ("user_id", "event_timestamp", "created_timestamp", "amount", "merchant_id")
-"""What the window features need of a transaction."""
+"""Columns of transactions that window features use."""
 
 
 def microseconds(column: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -23,14 +23,14 @@ def microseconds(column: pa.ChunkedArray) -> NDArray[np.int64]:
 
 
 def check_order(event_us: NDArray[np.int64], created_us: NDArray[np.int64]) -> None:
-    """Raises BadInputError unless rows are sorted by event, then created time."""
+    """Raises BadInputError unless rows are sorted by event time, then ingestion time."""
     later = np.diff(event_us)
     if np.any((later < 0) | ((later == 0) & (np.diff(created_us) < 0))):
-        raise BadInputError("transactions are not in order", expected="sorted by event, then created time")
+        raise BadInputError("transactions are not sorted", expected="order of event time, then ingestion time")
 
 
 def merchant_hashes(column: pa.ChunkedArray) -> NDArray[np.uint64]:
-    """The 64-bit hash of each merchant id, uint64[n]. A merchant is told apart by it alone."""
+    """The 64-bit hash of each merchant id, uint64[n]. Merchants are distinguished by the hash."""
     encoded = column.combine_chunks().dictionary_encode()
     hashes = np.array([id_hash(text) for text in encoded.dictionary.to_pylist()], dtype=np.uint64)
     of_rows: NDArray[np.uint64] = hashes[encoded.indices.to_numpy()]
@@ -40,9 +40,8 @@ def merchant_hashes(column: pa.ChunkedArray) -> NDArray[np.uint64]:
 def window_values(table: pa.Table) -> NDArray[np.float64]:
     """Values of WINDOW_FEATURES for each row of `table`: float64[len(WINDOW_FEATURES), n], null as NaN.
 
-    `table` has COLUMNS without nulls and is sorted by (event_timestamp, created_timestamp, transaction_id); it must
-    hold everything that was known of its users and can still lie in a window. Raises BadInputError when it is not
-    sorted.
+    `table` has COLUMNS without nulls, is sorted by (event_timestamp, created_timestamp, transaction_id) and contains
+    all rows of its users that can be in a window. Raises BadInputError when it is not sorted.
     """
     event_us = microseconds(table["event_timestamp"])
     created_us = microseconds(table["created_timestamp"])

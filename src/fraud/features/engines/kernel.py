@@ -1,7 +1,7 @@
-"""The window features of many users at once: the compiled batch form of `fraud.core.features`' definition.
+"""The window features of many users in batch, as `fraud.core.features` defines them.
 
-Both loops below are plain Python over arrays; numba compiles them, and tests run them uncompiled as well. Sums are
-int64, a mean divides once, and nothing is reordered (no fastmath), so the values are bitwise those of
+The loops are plain Python over arrays. numba compiles them; tests also run them uncompiled. Sums are int64, a mean
+divides once, and operations are not reordered (no fastmath), so the values have the same bits as those of
 `fraud.core.windows.evaluate`.
 """
 
@@ -33,9 +33,9 @@ _DIVISORS: Final = {"sum": UNITS_PER_USD, "mean": UNITS_PER_USD, "seconds_since_
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile on first call, cached on disk where numba finds a folder it may write to (NUMBA_CACHE_DIR).
+    """Compile on the first call. The result is cached on disk if numba has a writable folder (NUMBA_CACHE_DIR).
 
-    The cache is known by this file alone, so constants of other files reach a loop as arguments, never as globals.
+    The cache is invalidated by changes of this file only, so constants of other files must be passed as arguments.
     """
     try:
         return cast("Callable[..., Any]", numba.njit(cache=True, nogil=True)(function))
@@ -75,35 +75,36 @@ def _value(kind: int, divisor: int, count: int, total: int, distinct: int, since
 @compiled
 def define(
     kind: int, divisor: int, window_us: int, empty: float, bound: int, retention_us: int, event_us: Ints,
-    learned: Ints, units: Ints, merchant: NDArray[np.int32], seen: Ints, stamp: int, out: NDArray[np.float64],
+    ingested: Ints, units: Ints, merchant: NDArray[np.int32], seen: Ints, stamp: int, out: NDArray[np.float64],
 ) -> None:  # fmt: skip
-    """One feature of one user, as `fraud.core.features` words it. Any order of learning.
+    """One feature of one user, for events in any order of ingestion. It follows the text of `fraud.core.features`.
 
-    `seen` int64[merchants] remembers in which window a merchant was counted last; windows are numbered from `stamp`.
+    `seen` int64[merchants] has the number of the last window that counted a merchant; windows are numbered from
+    `stamp`.
     """
     n = len(event_us)
-    rank = np.empty(n, dtype=np.int64)  # how many events were known before
+    rank = np.empty(n, dtype=np.int64)  # number of events ingested before
     newest = np.empty(n, dtype=np.int64)
-    sequence = np.full(n, -1, dtype=np.int64)  # of those taken in
-    taken = np.empty(n, dtype=np.int64)
+    sequence = np.full(n, -1, dtype=np.int64)  # -1: not in the history
+    history = np.empty(n, dtype=np.int64)
     count, latest = 0, np.int64(0)
-    for i in np.argsort(learned, kind="mergesort"):
+    for i in np.argsort(ingested, kind="mergesort"):
         rank[i], newest[i] = count, latest
         if event_us[i] >= latest - retention_us:
-            sequence[i], taken[count] = count, i
+            sequence[i], history[count] = count, i
             count += 1
             latest = max(latest, event_us[i])
     for e in range(n):
         r, t = rank[e], event_us[e]
-        known_from = max(0, r - bound)
+        first = max(0, r - bound)
         since = max(t - window_us, newest[e] - retention_us)
         in_time_from = np.searchsorted(event_us, since)
         in_time = np.searchsorted(event_us, t) - in_time_from
-        by_time = in_time < r - known_from
+        by_time = in_time < r - first
         count, total, distinct, last = 0, 0, 0, since
-        for j in range(in_time if by_time else r - known_from):
-            i = in_time_from + j if by_time else taken[known_from + j]
-            if known_from <= sequence[i] < r and since <= event_us[i] < t:
+        for j in range(in_time if by_time else r - first):
+            i = in_time_from + j if by_time else history[first + j]
+            if first <= sequence[i] < r and since <= event_us[i] < t:
                 count += 1
                 total += units[i]
                 last = max(last, event_us[i])
@@ -118,10 +119,10 @@ def sweep(
     kind: int, divisor: int, window_us: int, empty: float, bound: int, event_us: Ints, units: Ints,
     merchant: NDArray[np.int32], held: Ints, out: NDArray[np.float64],
 ) -> None:  # fmt: skip
-    """One feature of one user who was learned of in event order: two pointers, each event enters and leaves once.
+    """One feature of one user whose events were ingested in order of event time. Each event enters and leaves once.
 
-    `held` int64[merchants], zero before and after, counts the merchants inside the window. Nothing is newer than e
-    here, so the retention bound, wider than every window, says nothing.
+    `held` int64[merchants], zero before and after, counts the events of each merchant in the window. No event of the
+    history is newer than e, so the retention bound, which is wider than every window, has no effect.
     """
     low, high, total, distinct = 0, 0, 0, 0
     for e in range(len(event_us)):
@@ -148,7 +149,7 @@ def sweep(
 @compiled
 def _run(
     kinds: Ints, divisors: Ints, windows_us: Ints, empties: NDArray[np.float64], bound: int, retention_us: int,
-    starts: Ints, event_us: Ints, learned: Ints, units: Ints, merchant: NDArray[np.int32], merchants: int,
+    starts: Ints, event_us: Ints, ingested: Ints, units: Ints, merchant: NDArray[np.int32], merchants: int,
     out: NDArray[np.float64],
 ) -> None:  # fmt: skip
     held = np.zeros(merchants, dtype=np.int64)
@@ -157,26 +158,26 @@ def _run(
         a, b = starts[user], starts[user + 1]
         in_order = True
         for i in range(a + 1, b):
-            in_order = in_order and learned[i - 1] <= learned[i]
+            in_order = in_order and ingested[i - 1] <= ingested[i]
         for f in range(len(kinds)):
             if in_order:
                 sweep(kinds[f], divisors[f], windows_us[f], empties[f], bound, event_us[a:b], units[a:b],
                       merchant[a:b], held, out[f, a:b])  # fmt: skip
             else:
                 define(kinds[f], divisors[f], windows_us[f], empties[f], bound, retention_us, event_us[a:b],
-                       learned[a:b], units[a:b], merchant[a:b], seen, f * len(event_us) + a, out[f, a:b])  # fmt: skip
+                       ingested[a:b], units[a:b], merchant[a:b], seen, f * len(event_us) + a, out[f, a:b])  # fmt: skip
 
 
 def compute(
-    starts: Ints, event_us: Ints, learned: Ints, units: Ints, merchant: NDArray[np.int32], merchants: int,
+    starts: Ints, event_us: Ints, ingested: Ints, units: Ints, merchant: NDArray[np.int32], merchants: int,
     features: tuple[WindowFeature, ...] = WINDOW_FEATURES, bound: int = MAX_EVENTS,
 ) -> NDArray[np.float64]:  # fmt: skip
     """Window values of every event: float64[len(features), n], null as NaN.
 
-    Events come grouped by user (user g has rows starts[g]:starts[g + 1]) and, within a user, sorted by
-    (event_us, learned, tie-break). `learned` is what orders the user's knowledge: the sequence, or created_timestamp
-    in us; events learned of at once count as learned of in the order in which they stand. `units` are 1/10,000 USD,
-    `merchant` int32 codes below `merchants`, equal exactly where the 64-bit hashes are.
+    Events come grouped by user (user g has rows starts[g]:starts[g + 1]) and, within a user, sorted by (event_us,
+    ingested, tie-break). `ingested` orders the history: the sequence, or created_timestamp in us. Events with equal
+    values keep their order. `units` are 1/10,000 USD. `merchant` are int32 codes below `merchants`, equal if and only
+    if the 64-bit hashes are.
     """
     out = np.empty((len(features), len(event_us)), dtype=np.float64)
     kinds = np.array([_CODES[f.aggregation] for f in features], dtype=np.int64)
@@ -184,5 +185,5 @@ def compute(
     windows_us = np.array([f.window_us for f in features], dtype=np.int64)
     empties = np.array([np.nan if f.empty is None else f.empty for f in features], dtype=np.float64)
     settings = (kinds, divisors, windows_us, empties, bound, RETENTION_US)
-    _run(*settings, starts, event_us, learned, units, merchant, merchants, out)
+    _run(*settings, starts, event_us, ingested, units, merchant, merchants, out)
     return out

@@ -1,11 +1,12 @@
-"""The same windows on a cluster: the compiled kernel inside grouped Arrow batches, one group per shard of users.
+"""Window features on Spark: the kernel in grouped Arrow batches, one group per shard of users.
 
-No SQL window: rows are shuffled by user, and each group goes through the kernel of the one-machine build. A row is
-known by its *position*, an int64 that orders rows as `arrow_windows.window_values` wants them; what leaves a group
-are positions and values, so the other columns of a transaction are never shuffled.
+Rows are shuffled by user, and each group is processed by the kernel of the one-machine build. A row is identified by
+its
+*position*, an int64 that sorts rows as `arrow_windows.window_values` requires. A group returns positions and values, so
+the other columns of transactions are not shuffled.
 
-What Spark shuffles is one row per day and shard, and one per shard and task, with the rows themselves packed in it: the
-JVM takes about as long to copy and sort a row of six columns as everything else here takes for it.
+Spark shuffles one row per day and shard, and one per shard and task; the transactions are packed into them. With one
+Spark row per transaction, the JVM would need as much time for copying and sorting as all other steps together.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 EVENTS: Final = "shard int, events binary"
-"""`packed` rows of what the kernel needs of transactions, and whether their own values are asked for."""
+"""`packed` columns that the kernel needs, and whether the row's values are requested."""
 VALUES: Final = "task long, values binary"
-"""`packed` rows of position and WINDOW_NAMES, null as NaN, for one task that writes them."""
+"""`packed` positions and WINDOW_NAMES, null as NaN, for the task that writes them."""
 
 
 def packed(batch: pa.RecordBatch) -> bytes:
@@ -40,12 +41,12 @@ def packed(batch: pa.RecordBatch) -> bytes:
 
 
 def unpacked(column: pa.ChunkedArray) -> pa.Table:
-    """The rows of all values of a column of `packed`."""
+    """The rows of all values of a column that `packed` made."""
     return pa.concat_tables(pa.ipc.open_stream(value.as_buffer()).read_all() for value in column)
 
 
 def split(batch: pa.RecordBatch, group: NDArray[np.integer[Any]]) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Each number in `group`, int[n], and the batch's rows that have it, in their order."""
+    """The numbers of `group`, int[n], each with its rows of the batch in their order."""
     order = np.argsort(group, kind="stable")
     grouped = batch.take(pa.array(order))
     numbers, starts = np.unique(group[order], return_index=True)
@@ -54,13 +55,13 @@ def split(batch: pa.RecordBatch, group: NDArray[np.integer[Any]]) -> Iterator[tu
         yield int(number), grouped.slice(start, end - start)
 
 
-def events(table: pa.Table, positions: NDArray[np.int64], shards: int, *, expected: bool) -> pa.RecordBatch:
-    """`EVENTS` of a day's transactions (`arrow_windows.COLUMNS`, no nulls). A user is in one shard.
+def events(table: pa.Table, positions: NDArray[np.int64], shards: int, *, to_build: bool) -> pa.RecordBatch:
+    """`EVENTS` of a day's transactions (`arrow_windows.COLUMNS`, no nulls). All rows of a user are in one shard.
 
-    Raises BadInputError when the rows are not in order.
+    Raises BadInputError when the rows are not sorted.
     """
-    event_us, learned_us = microseconds(table["event_timestamp"]), microseconds(table["created_timestamp"])
-    check_order(event_us, learned_us)
+    event_us, ingested_us = microseconds(table["event_timestamp"]), microseconds(table["created_timestamp"])
+    check_order(event_us, ingested_us)
     users = table["user_id"].combine_chunks().dictionary_encode()
     shard_of = np.array([crc32(user.encode()) % shards for user in users.dictionary.to_pylist()], dtype=np.int32)
     batch = pa.record_batch(
@@ -68,10 +69,10 @@ def events(table: pa.Table, positions: NDArray[np.int64], shards: int, *, expect
             "user_id": users.cast(pa.string()),
             "position": positions,
             "event_us": event_us,
-            "learned_us": learned_us,
+            "ingested_us": ingested_us,
             "units": amounts_units(table["amount"].to_numpy()),
             "merchant": merchant_hashes(table["merchant_id"]).view(np.int64),
-            "wanted": pa.repeat(pa.scalar(expected), table.num_rows),
+            "to_build": pa.repeat(pa.scalar(to_build), table.num_rows),
         }
     )
     rows = [(shard, packed(of_shard)) for shard, of_shard in split(batch, shard_of[users.indices.to_numpy()])]
@@ -84,10 +85,10 @@ def events(table: pa.Table, positions: NDArray[np.int64], shards: int, *, expect
 
 
 def window_values(rows: "DataFrame", task_of: Callable[[NDArray[np.int64]], NDArray[np.int64]]) -> "DataFrame":
-    """`VALUES` of the rows of `EVENTS` that are wanted, in any order; `task_of` says for a position who writes it.
+    """`VALUES` of the requested rows of `EVENTS`, in any order. `task_of` returns the task that writes a position.
 
-    `rows` must hold everything that was known of its users and can still lie in a window. A task holds one shard, some
-    60 bytes a row.
+    `rows` must contain all rows of its users that can be in a window. A task has one shard in memory, about 60 bytes
+    per row.
     """
 
     def values(shard: pa.Table) -> pa.Table:
@@ -104,16 +105,16 @@ def window_values(rows: "DataFrame", task_of: Callable[[NDArray[np.int64]], NDAr
 
 
 def values_of_shard(shard: pa.Table) -> pa.RecordBatch:
-    """Position and WINDOW_NAMES of the rows that are wanted, by user, then position."""
+    """Position and WINDOW_NAMES of the requested rows, ordered by user, then position."""
     order = np.argsort(shard["position"].to_numpy(), kind="stable")
     users = shard["user_id"].combine_chunks().dictionary_encode()
     starts, grouped = kernel.group(users.indices.to_numpy()[order], len(users.dictionary))
     order = order[grouped]
     merchants = shard["merchant"].combine_chunks().dictionary_encode()
-    event_us, learned_us, units, position, expected = (
-        shard[name].to_numpy()[order] for name in ("event_us", "learned_us", "units", "position", "wanted")
+    event_us, ingested_us, units, position, requested = (
+        shard[name].to_numpy()[order] for name in ("event_us", "ingested_us", "units", "position", "to_build")
     )
     merchant = merchants.indices.to_numpy()[order]
-    values = kernel.compute(starts, event_us, learned_us, units, merchant, len(merchants.dictionary))
-    columns = {name: column[expected] for name, column in zip(WINDOW_NAMES, values, strict=True)}
-    return pa.record_batch({"position": position[expected], **columns})
+    values = kernel.compute(starts, event_us, ingested_us, units, merchant, len(merchants.dictionary))
+    columns = {name: column[requested] for name, column in zip(WINDOW_NAMES, values, strict=True)}
+    return pa.record_batch({"position": position[requested], **columns})

@@ -1,4 +1,4 @@
-"""Apply a mapping to a source's rows. What cannot be read becomes null, and the row says why; no row is lost."""
+"""Apply a mapping to the rows of a source. Unreadable values become null, with a reason in the row's errors."""
 
 from typing import Final
 
@@ -10,20 +10,21 @@ from fraud.core.contract import US_PER_DAY
 from fraud.core.geography import great_circle_miles
 from fraud.errors import BadInputError
 from fraud.ingest.ids import both, described, ids_of
-from fraud.ingest.landing import PARSE_ERROR, TIMESTAMP
-from fraud.ingest.mapping.mapped_numbers import Numbers, is_number, is_text
-from fraud.ingest.mapping.mapped_times import Times
+from fraud.ingest.landing import PARSE_ERROR
 from fraud.ingest.mapping.mapping import MILES, Distance, Label, Mapping, Number, Text, verdict
+from fraud.ingest.mapping.number_columns import Numbers, is_number, is_text
 from fraud.ingest.mapping.row_errors import RowErrors, true
+from fraud.ingest.mapping.time_columns import Times
+from fraud.lake.catalog import TIMESTAMP
 
 LABEL_ERROR: Final = "label_error"
 
 
 def in_landing_form(mapping: Mapping, table: pa.Table) -> pa.Table:
-    """Rows of a source, in its order, as the landing zone's columns and those of the label: is_fraud,
-    label_timestamp, label_error. `table` has `mapping.reads`.
+    """Rows of a source, in order, with the landing zone's columns and those of the label: is_fraud, label_timestamp,
+    label_error. `table` has the columns `mapping.reads`.
 
-    Raises BadConfigError when times turn out to carry no zone, or one too many; BadInputError for an unusable type.
+    Raises BadConfigError when the zone of times is missing or given twice, BadInputError for an unsupported type.
     """
     columns = {name: _plain(table[name]) for name in table.column_names}
     rows, errors, label_errors = table.num_rows, RowErrors(table.num_rows), RowErrors(table.num_rows)
@@ -65,7 +66,7 @@ def _text(text: Text, columns: dict[str, pa.Array], rows: int) -> pa.Array:
 
 
 def _id(name: str, text: Text, columns: dict[str, pa.Array], rows: int) -> tuple[pa.Array, pa.Array]:
-    """As `_text`, each column read by the rule of its type (`fraud.ingest.ids`); and the rows' errors, string[n]."""
+    """`_text` with the id rules of `fraud.ingest.ids` for each column, and the errors of the rows, string[n]."""
     parts, errors = [], pa.nulls(rows, pa.string())
     for column in text.reads:
         ids = ids_of(column, columns[column])
@@ -93,7 +94,7 @@ def _amount(number: Number, numbers: Numbers) -> pa.Array:
 
 
 def _distance(distance: Distance | None, rows: int, numbers: Numbers, errors: RowErrors) -> pa.Array:
-    """Miles, rounded to 1/10,000: 16 cm, so that another processor's sine changes no byte."""
+    """Miles, rounded to 1/10,000 (16 cm), so that differences of sine between processors do not change bytes."""
     name = "distance_from_home"
     if distance is None:
         return pa.nulls(rows, pa.float64())
@@ -104,7 +105,7 @@ def _distance(distance: Distance | None, rows: int, numbers: Numbers, errors: Ro
     for column, most in zip(distance.reads, (90.0, 180.0, 90.0, 180.0), strict=True):
         values = numbers.floats(name, column)
         possible = pc.less_equal(pc.abs(values), most)
-        errors.add(true(pc.invert(pc.fill_null(possible, True))), name, f"{column} is no coordinate", values)
+        errors.add(true(pc.invert(pc.fill_null(possible, True))), name, f"{column} is not a coordinate", values)
         degrees.append(pc.if_else(possible, values, None).to_numpy(False).astype(np.float64))
     miles = great_circle_miles(*degrees).round(4)
     return pa.array(miles, mask=np.isnan(miles))
@@ -130,7 +131,7 @@ def _label(
 
 
 def _verdicts(label: Label, values: pa.Array) -> pa.Array:
-    """The label column in the form of `verdict`: booleans and numbers as 1 and 0, no verdict for NaN."""
+    """The label column as texts that `verdict` normalized. NaN becomes null."""
     kind = values.type
     if not (is_text(kind) or is_number(kind) or pa.types.is_boolean(kind)):
         raise BadInputError(

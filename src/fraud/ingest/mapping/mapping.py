@@ -1,4 +1,4 @@
-"""How a source file becomes the transaction contract: a mapping, written as YAML, typed and checked here."""
+"""The mapping file: how the columns of a source become the contract. YAML, typed and validated."""
 
 import codecs
 from collections.abc import Hashable
@@ -21,7 +21,7 @@ _CSV_ONLY: Final = ("delimiter", "quote", "escape", "encoding", "nulls", "multil
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML requires that keys are unique; PyYAML takes the last one silently."""
+    """Rejects repeated keys, of which PyYAML would silently use the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         keys = [key.value for key, _ in node.value]
@@ -54,8 +54,8 @@ def _single(character: str | None) -> str | None:
 
 
 def _format(text: str) -> str:
-    """Formats are tried on a known moment, so that a wrong directive stops the job before the file is read."""
-    import pandas as pd  # noqa: PLC0415 - half a second that a reader of the model alone need not pay
+    """Try the format on an example, so that a wrong directive fails before the source is read."""
+    import pandas as pd  # noqa: PLC0415 - importing it takes 0.5 s
 
     if text == ISO:
         return text
@@ -81,7 +81,7 @@ class _Section(BaseModel):
 
 
 class Source(_Section):
-    """The file format, and for CSV its dialect."""
+    """File format and CSV dialect."""
 
     format: Literal["csv", "parquet"]
     delimiter: Character = ","
@@ -92,10 +92,10 @@ class Source(_Section):
     """Whether a quoted value may contain line breaks."""
     encoding: Encoding = "utf-8"
     nulls: tuple[str, ...] = ("",)
-    """Texts of a CSV file that mean null."""
+    """Texts of a CSV file that represent null."""
     decimal: Literal[".", ","] = "."
     thousands: Literal[",", ".", " ", "'", "_", "\u00a0", "\u202f"] | None = None
-    """Decimal mark and thousands separator of numbers that are text."""
+    """Decimal mark and thousands separator of numbers in text."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -114,7 +114,7 @@ def _one_of(column: str | None, columns: tuple[str, ...], constant: str | None =
 
 
 class Text(_Section):
-    """A text: of one column, of several joined, or the same for every row."""
+    """A text: one column, several joined columns, or a constant."""
 
     column: str | None = None
     columns: tuple[str, ...] = ()
@@ -134,14 +134,14 @@ class Text(_Section):
 
 
 class CategoryText(Text):
-    """A merchant category. What is neither mapped nor in the contract's list becomes `other` at ingest."""
+    """A merchant category. A category that is neither in `map` nor in the contract becomes `other` at ingest."""
 
     map: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _known(self) -> Self:
         if unknown := sorted(set(self.map.values()) - set(CATEGORIES)):
-            raise ValueError(f"map leads to {unknown}, not in the contract: {', '.join(CATEGORIES)}")
+            raise ValueError(f"map has the targets {unknown}, the contract has {', '.join(CATEGORIES)}")
         return self
 
 
@@ -154,16 +154,16 @@ class Number(_Section):
 
     @model_validator(mode="after")
     def _keeps_the_value(self) -> Self:
-        if wrong := sorted(c for c in set(self.remove) if c.isdigit() or c in "+-eE"):
-            raise ValueError(f"remove must not contain {''.join(wrong)!r}: the number would be another")
+        if refused := sorted(c for c in set(self.remove) if c.isdigit() or c in "+-eE"):
+            raise ValueError(f"remove must not contain {''.join(refused)!r}: it would change the number")
         return self
 
 
 class Time(_Section):
-    """A moment. Text by `format` (strptime, or ISO8601), numbers by `unit` since 1970 or `since`, Parquet timestamps
-    as they are. Several columns are joined by `separator` and read by `format`.
+    """A time. Text is read with `format` (strptime or ISO8601), numbers with `unit` since 1970 or `since`. Parquet
+    timestamps need neither. Several columns are joined by `separator` and read with `format`.
 
-    `zone` is the zone of times that carry none; it must be given exactly when they carry none.
+    `zone` is required for times without a zone and refused for others.
     """
 
     column: str | None = None
@@ -179,7 +179,7 @@ class Time(_Section):
         if not _one_of(self.column, self.columns):
             raise ValueError("give exactly one of column, columns")
         if self.columns and self.format is None:
-            raise ValueError("columns are joined to one text: give its format")
+            raise ValueError("columns are joined to a text: give its format")
         if self.format is not None and self.unit is not None:
             raise ValueError("give format for text or unit for numbers, not both")
         if self.since is not None and self.unit is None:
@@ -212,7 +212,7 @@ class GreatCircle(_Section):
 
 
 class Distance(_Section):
-    """How far from home: a column with its unit, or the great circle between two places."""
+    """Distance from home: a column with its unit, or the great circle between two places."""
 
     column: str | None = None
     unit: Literal["miles", "kilometres", "metres"] | None = None
@@ -232,13 +232,13 @@ class Distance(_Section):
 
 
 def verdict(text: str) -> str:
-    """The form in which verdicts are compared: lower case, `true` and `1.0` as 1, `false` and `0.0` as 0."""
+    """Normalize a label for comparison: lower case, `true` and `1.0` as 1, `false` and `0.0` as 0."""
     plain = text.strip().lower()
     return {"true": "1", "1.0": "1", "false": "0", "0.0": "0"}.get(plain, plain)
 
 
 class Label(_Section):
-    """The verdict, for a feed of its own: when it became known is a column, or the event's time and a delay."""
+    """Fraud label. Its time is a column (`known_at`), or the event time plus a delay."""
 
     column: str
     fraud: tuple[str, ...] = ("1", "t", "yes", "y")
@@ -254,10 +254,10 @@ class Label(_Section):
 
 
 class Mapping(_Section):
-    """One source's columns in the contract's terms. What is optional and missing is null."""
+    """The columns of the contract, each with its origin in the source. A missing optional column is null."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    """Files in the landing zone are named by it."""
+    """Part of the names of landing files."""
     source: Source
     transaction_id: Text
     event_timestamp: Time
@@ -279,7 +279,7 @@ class Mapping(_Section):
     def _text_has_a_format(self) -> Self:
         for name, time in self._times.items():
             if self.source.format == "csv" and time.format is None and time.unit is None:
-                raise ValueError(f"{name} needs format (strptime or ISO8601) or unit: a CSV file holds text")
+                raise ValueError(f"{name} needs format (strptime or ISO8601) or unit, because a CSV file contains text")
         return self
 
     @model_validator(mode="after")
@@ -292,7 +292,7 @@ class Mapping(_Section):
 
     @property
     def origins(self) -> dict[str, tuple[str, ...]]:
-        """The source columns that each column of the contract is made of."""
+        """The source columns of each column of the contract."""
         created, label = self.created_timestamp or self.event_timestamp, self.label
         known_at = (label.known_at or self.event_timestamp).reads if label else ()
         return {
@@ -310,12 +310,12 @@ class Mapping(_Section):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The source columns it needs, each once, in order."""
+        """The source columns of the mapping, each once, in order."""
         return tuple(dict.fromkeys(name for columns in self.origins.values() for name in columns))
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read and check the file. Raises BadConfigError naming file and key."""
+        """Read and validate the file. Raises BadConfigError with file and key."""
         if not path.is_file():
             raise BadConfigError(
                 f"{path} is not there", expected="a mapping file", hint="docs/data.md has the reference of mapping keys"
@@ -325,7 +325,7 @@ class Mapping(_Section):
         except UnicodeDecodeError as error:
             raise BadConfigError(
                 f"{path} is not UTF-8", expected="a mapping saved as UTF-8", got=f"byte {error.start}: {error.reason}",
-                hint="save it as UTF-8; source.encoding is about the data, not about this file",
+                hint="save it as UTF-8; source.encoding applies to the data",
             ) from error  # fmt: skip
         except yaml.YAMLError as error:
             raise BadConfigError(f"{path} is not YAML", got=str(error)) from error

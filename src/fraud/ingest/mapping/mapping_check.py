@@ -1,4 +1,4 @@
-"""What a mapping makes of the first rows of a source, column by column."""
+"""Apply a mapping to the first rows of a source and count the values by column."""
 
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from fraud.core.contract import LABEL_COLUMNS, TRANSACTION_COLUMNS
 from fraud.ingest.landing import PARSE_ERROR
 from fraud.ingest.mapping.apply_mapping import LABEL_ERROR
-from fraud.ingest.mapping.mapped_source import MappedPiece, Readable, mapped_pieces
+from fraud.ingest.mapping.mapped_rows import MappedPiece, Readable, mapped_pieces
 from fraud.ingest.mapping.mapping import Mapping
 
 ROWS_TO_CHECK: Final = 1_000
@@ -17,7 +17,7 @@ _LONGEST_EXAMPLE: Final = 70
 
 
 class ColumnCheck(NamedTuple):
-    """What a mapping makes of one column of the contract. rows = read + null + unreadable."""
+    """Counts of one column of the contract. rows = read + null + unreadable."""
 
     column: str
     reads: str
@@ -25,11 +25,12 @@ class ColumnCheck(NamedTuple):
     null: int
     unreadable: int
     example: str
-    """The first value that is not null, before and after."""
+    """The first value that is not null, in the source and mapped."""
 
 
 def check_mapping(uri: str, mapping: Mapping, folder: Path) -> tuple[Readable, list[ColumnCheck]]:
-    """Read the first ROWS_TO_CHECK rows. Raises as the import would, BadInputError included when none can be read."""
+    """Map the first ROWS_TO_CHECK rows. Raises the same errors as an import, including BadInputError when no row is
+    readable."""
     readable, parts = Readable(uri), list[MappedPiece]()
     for piece in mapped_pieces(uri, mapping, folder):
         mapped = piece.mapped.slice(0, ROWS_TO_CHECK - readable.rows)
@@ -37,7 +38,7 @@ def check_mapping(uri: str, mapping: Mapping, folder: Path) -> tuple[Readable, l
         readable.add(mapped)
         if readable.rows == ROWS_TO_CHECK:
             break
-    readable.refuse_nothing()
+    readable.check_any()
     source = pa.concat_tables([part.source for part in parts], promote_options="permissive")
     return readable, _columns(source, pa.concat_tables([part.mapped for part in parts]), mapping)
 

@@ -1,4 +1,4 @@
-"""Why values of rows could not be read, collected by row."""
+"""Errors of unreadable values, by row."""
 
 from typing import Final
 
@@ -11,13 +11,13 @@ _SHOWN: Final = 80
 
 
 class RowErrors:
-    """One text for each of n rows, null for the rows without an error."""
+    """One text per row, null for rows without an error."""
 
     def __init__(self, rows: int) -> None:
         self._texts = pa.nulls(rows, pa.string())
 
     def add(self, where: NDArray[np.bool_], column: str, reason: str, values: pa.Array | None = None) -> None:
-        """For the rows `where`: `column: reason: 'value'`."""
+        """Add `column: reason: 'value'` to the rows `where`."""
         if not where.any():
             return
         text = pa.scalar(f"{column}: {reason}")
@@ -35,6 +35,6 @@ class RowErrors:
 
 
 def true(mask: pa.Array) -> NDArray[np.bool_]:
-    """A mask without nulls as numpy's."""
+    """A mask without nulls as bool[n]."""
     values: NDArray[np.bool_] = mask.to_numpy(zero_copy_only=False)
     return values

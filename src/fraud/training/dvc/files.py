@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from fraud.job import Context, JobConfig, JobResult
+from fraud.lake import catalog
 from fraud.registry import retained
 from fraud.training.dvc import data_versions
 
@@ -36,7 +37,8 @@ def run(config: Config, context: Context) -> Result:
     keep_days = context.settings.version_days if config.keep_days is None else config.keep_days
     versions = retained.divided(context.settings, keep_days, datetime.now(UTC))
     kept, expire = ([v for v in some if "dvc_data_md5" in v.tags] for some in versions)
-    pointers = {f"training_sets/snapshot={v.tags['snapshot']}": v.tags["dvc_data_md5"] for v in kept}
+    sets = catalog.TRAINING_SETS
+    pointers = {f"{sets.name}/{sets.key}={v.tags['snapshot']}": v.tags["dvc_data_md5"] for v in kept}
     pointers |= {f"models/{v.version}": v.tags["dvc_model_md5"] for v in kept}
     data_versions.write_pointers(config.out, context.settings.dvc_remote, pointers)
     return Result(

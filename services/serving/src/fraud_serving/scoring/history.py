@@ -51,7 +51,7 @@ def history_from_reply(transaction: ValidTransaction, reply: Reply) -> UserHisto
     """The stored history before the transaction. `reply` is None if the store did not answer in time."""
     if reply is None:
         return _STORE_FAILED
-    stored = stored_history.known(reply)
+    stored = stored_history.prior_history(reply)
     values = windows.evaluate(stored.events, stored.newest_us, transaction.event_us or 0)
     return UserHistory(values, "store", stored.sequence, stored.newest_us, stored.repeated)
 

@@ -1,4 +1,4 @@
-"""Columns of a source as moments: text by format, numbers since a start, Parquet timestamps as they are."""
+"""Read columns of a source as timestamps: text with a format, numbers with a unit, Parquet timestamps."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -10,16 +10,16 @@ import pyarrow.compute as pc
 
 from fraud.core.contract import US_PER_DAY, US_PER_HOUR, US_PER_SECOND
 from fraud.errors import BadConfigError, BadInputError
-from fraud.ingest.landing import TIMESTAMP
-from fraud.ingest.mapping.mapped_numbers import Numbers, is_text
 from fraud.ingest.mapping.mapping import ISO, Time
+from fraud.ingest.mapping.number_columns import Numbers, is_text
 from fraud.ingest.mapping.row_errors import RowErrors, true
+from fraud.lake.catalog import TIMESTAMP
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EARLIEST: Final = (datetime(1900, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 _LATEST: Final = (datetime(2200, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 _RANGE: Final = "between the years 1900 and 2200"
-"""Of what can be read at all. Ingest then applies the contract's narrower bounds, with its own reasons."""
+"""Readable times. Ingest then applies the narrower bounds of the contract."""
 _US_PER_UNIT: Final = {
     "us": 1, "ms": 1_000, "s": US_PER_SECOND, "min": 60 * US_PER_SECOND, "h": US_PER_HOUR, "d": US_PER_DAY,
 }  # fmt: skip
@@ -31,14 +31,14 @@ _SPELLINGS: Final = (
     (r"([T ][0-9:.,]+)\s*([+-][0-9]{2})$", r"\1\2:00"),
     (r"\s+([+-][0-9]{2}:?[0-9]{2})$", r"\1"),
 )
-"""Spellings of the offset at the end of a text, and the one that parsers read. A date's own `-01` is none."""
+"""Replacements that convert the spellings of an offset at the end of a text to the one that parsers read."""
 
 
 class Times:
     """Reads the columns of one piece of a source as timestamp[us, UTC].
 
-    A value that cannot be read becomes null and an error. A local time that happened twice is the earlier one, one that
-    was skipped is the moment of the change.
+    An unreadable value becomes null and an error. An ambiguous local time (clocks set back) is read as the earlier one,
+    a non-existent one (clocks set forward) as the time of the change.
     """
 
     def __init__(self, columns: dict[str, pa.Array], numbers: Numbers, errors: RowErrors) -> None:
@@ -47,8 +47,8 @@ class Times:
     def moments(self, name: str, time: Time) -> pa.Array:
         """The times of contract column `name`.
 
-        Raises BadConfigError when the column's type needs a format or a zone that the mapping does not give, or carries
-        the zone that it gives; BadInputError for a column of another type.
+        Raises BadConfigError when the mapping lacks a format or zone that the column's type needs, or gives a zone that
+        the type already has. Raises BadInputError for a column of another type.
         """
         if time.unit is not None:
             return self._counted(name, time)
@@ -62,7 +62,7 @@ class Times:
         if not is_text(kind):
             raise BadInputError(
                 f"column {time.column} has the wrong type", expected="timestamps, text, or numbers with a unit",
-                got=str(kind), hint=f"set {name}.unit if these numbers count seconds, or another unit",
+                got=str(kind), hint=f"set {name}.unit if the column has numbers, such as seconds",
             )  # fmt: skip
         if time.format is None:
             raise BadConfigError(
@@ -80,7 +80,7 @@ class Times:
         return self._columns[column].cast(pa.string())
 
     def _counted(self, name: str, time: Time) -> pa.Array:
-        """Numbers that count units from `since`, or from 1970-01-01 UTC."""
+        """Numbers in `unit` since `since`, by default 1970-01-01 UTC."""
         start = ((time.since or _EPOCH) - _EPOCH) // timedelta(microseconds=1)
         numbers = self._numbers.floats(name, time.reads[0])
         us = pc.add(pc.multiply(numbers, float(_US_PER_UNIT[str(time.unit)])), float(start))
@@ -92,9 +92,7 @@ class Times:
             values = values.cast(pa.timestamp("s" if pa.types.is_date32(values.type) else "ms"))
         kind = values.type
         if kind.tz is not None and time.zone is not None:
-            raise BadConfigError(
-                f"{name}.zone: column {time.column} carries its own zone, {kind.tz}", hint="leave it out"
-            )
+            raise BadConfigError(f"{name}.zone: column {time.column} has the zone {kind.tz}", hint="remove the key")
         ticks = _TICKS_PER_SECOND[kind.unit]
         earliest, latest = (bound // US_PER_SECOND * ticks for bound in (_EARLIEST, _LATEST))
         kept = self._possible(name, values.cast(pa.int64()), earliest, latest, values.cast(pa.int64())).cast(kind)
@@ -103,44 +101,44 @@ class Times:
         return _in_zone(name, time, kept.cast(pa.timestamp("us"), safe=False))
 
     def _parsed(self, name: str, time: Time, values: pa.Array) -> pa.Array:
-        """Text by the format. Seconds are read with and without a fraction, offsets in all their spellings."""
+        """Text with a format. Seconds may have a fraction or none, offsets any of their spellings."""
         texts = pc.utf8_trim_whitespace(values)
         has_offset = true(pc.fill_null(pc.match_substring_regex(texts, _OFFSET), False))
         aware = time.zone is None
         if time.format == ISO:
             if aware:
-                wrong = true(pc.is_valid(texts)) & ~has_offset
-                self._errors.add(wrong, name, f"no time zone (the mapping can give it, as {name}.zone)", values)
+                unreadable = true(pc.is_valid(texts)) & ~has_offset
+                self._errors.add(unreadable, name, f"no time zone (the mapping can give it, as {name}.zone)", values)
             else:
-                wrong = has_offset
-                self._errors.add(wrong, name, f"a time zone in the text, and {time.zone} in the mapping", values)
-            texts = pc.if_else(pa.array(wrong), None, texts)
+                unreadable = has_offset
+                self._errors.add(unreadable, name, f"a time zone in the text, and {time.zone} in the mapping", values)
+            texts = pc.if_else(pa.array(unreadable), None, texts)
         if aware:
             for pattern, replacement in _SPELLINGS:
                 texts = pc.replace_substring_regex(texts, pattern, replacement)
         parsed = _as_moments(texts, str(time.format), aware=aware)
-        wanted = pa.array(parsed.astype("datetime64[us, UTC]" if aware else "datetime64[us]"))
-        # pandas reads the words now and today as the present moment, whatever the format.
-        wanted = pc.if_else(pc.match_substring_regex(texts, "[0-9]"), wanted, None)
-        failed = true(pc.and_(pc.is_valid(texts), pc.is_null(wanted)))
+        times = pa.array(parsed.astype("datetime64[us, UTC]" if aware else "datetime64[us]"))
+        # pandas parses the words now and today as the present time with any format.
+        times = pc.if_else(pc.match_substring_regex(texts, "[0-9]"), times, None)
+        failed = true(pc.and_(pc.is_valid(texts), pc.is_null(times)))
         self._errors.add(failed, name, f"not a time like {time.format} {_RANGE}", values)
-        counted = wanted.cast(pa.int64())
-        kept = self._possible(name, counted, _EARLIEST, _LATEST, values).cast(wanted.type)
+        counted = times.cast(pa.int64())
+        kept = self._possible(name, counted, _EARLIEST, _LATEST, values).cast(times.type)
         return kept.cast(TIMESTAMP) if aware else _in_zone(name, time, kept)
 
     def _possible(self, name: str, counts: pa.Array, earliest: int, latest: int, shown: pa.Array) -> pa.Array:
-        """The counts from `earliest` to before `latest`; others become null and an error."""
+        """The counts from `earliest` until before `latest`. Other values become null and an error."""
         low, high = pa.scalar(earliest, counts.type), pa.scalar(latest, counts.type)
         possible = pc.fill_null(pc.and_(pc.greater_equal(counts, low), pc.less(counts, high)), False)
-        self._errors.add(true(pc.and_not(pc.is_valid(counts), possible)), name, f"not a moment {_RANGE}", shown)
+        self._errors.add(true(pc.and_not(pc.is_valid(counts), possible)), name, f"not a time {_RANGE}", shown)
         return pc.if_else(possible, counts, None)
 
 
-def _as_moments(texts: pa.Array, wanted: str, *, aware: bool) -> pd.Series:
+def _as_moments(texts: pa.Array, format_: str, *, aware: bool) -> pd.Series:
     series = texts.to_pandas()
-    if wanted == ISO:
+    if format_ == ISO:
         series = series.str.replace(r"(:[0-9]{2}),([0-9]+)", r"\1.\2", regex=True)
-    first, *others = _variants(wanted)
+    first, *others = _variants(format_)
     moments = pd.to_datetime(series, format=first, errors="coerce", utc=aware)
     for other in others:
         missed = moments.isna() & series.notna()
@@ -149,9 +147,9 @@ def _as_moments(texts: pa.Array, wanted: str, *, aware: bool) -> pd.Series:
     return moments
 
 
-def _variants(wanted: str) -> list[str]:
-    """The format, and the same with or without a fraction of the seconds. Offsets stand directly behind the time."""
-    close = re.sub(r"\s+%z$", "%z", wanted)
+def _variants(format_: str) -> list[str]:
+    """The format with and without a fraction of seconds, and without a space before the offset."""
+    close = re.sub(r"\s+%z$", "%z", format_)
     other = close.replace("%S.%f", "%S") if "%S.%f" in close else close.replace("%S", "%S.%f")
     return [close, other] if other != close else [close]
 
@@ -159,6 +157,8 @@ def _variants(wanted: str) -> list[str]:
 def _in_zone(name: str, time: Time, naive: pa.Array) -> pa.Array:
     if time.zone is None:
         raise BadConfigError(
-            f"{name}.zone is missing", expected="the zone of these times, like UTC", got=f"{time.column} carries none"
+            f"{name}.zone is missing",
+            expected="the time zone of the column, such as UTC",
+            got=f"{time.column} has no zone",
         )
     return pc.assume_timezone(naive, time.zone, ambiguous="earliest", nonexistent="latest").cast(TIMESTAMP)

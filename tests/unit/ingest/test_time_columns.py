@@ -6,10 +6,10 @@ import pyarrow as pa
 import pytest
 
 from fraud.errors import BadConfigError, BadInputError
-from fraud.ingest.mapping.mapped_numbers import Numbers
-from fraud.ingest.mapping.mapped_times import Times
 from fraud.ingest.mapping.mapping import Source, Time
+from fraud.ingest.mapping.number_columns import Numbers
 from fraud.ingest.mapping.row_errors import RowErrors
+from fraud.ingest.mapping.time_columns import Times
 
 TEN = datetime(2024, 3, 1, 10, tzinfo=UTC)
 YEARS = "between the years 1900 and 2200"
@@ -104,7 +104,7 @@ def test_one_number_in_another_unit_or_out_of_range_costs_its_own_row_alone(wron
     found, errors = moments({"unit": "s"}, pa.array([1_709_287_200, wrong], pa.float64()))
     assert found == [TEN, None]
     assert errors[0] is None
-    assert str(errors[1]).startswith(f"at: not a moment {YEARS}: ")
+    assert str(errors[1]).startswith(f"at: not a time {YEARS}: ")
 
 
 def test_no_number_is_no_time() -> None:

@@ -1,4 +1,4 @@
-"""Columns of a source as numbers: numeric columns as they are, text by the decimal mark and thousands separator."""
+"""Read columns of a source as numbers. Text is parsed with the mapping's decimal mark and thousands separator."""
 
 from typing import Final
 
@@ -13,13 +13,13 @@ _SEPARATORS: Final = frozenset(",.")
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether values of the type are text; a column of nothing but nulls counts as such."""
+    """Whether values of the type are text. A column that has only nulls counts as text."""
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
     return any(test(kind) for test in tests)
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Whether values of the type are numbers. Booleans are not."""
+    """Whether values of the type are numbers. Booleans are not numbers."""
     return any(test(kind) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal))
 
 
@@ -30,10 +30,10 @@ class Numbers:
         self._source, self._columns, self._errors = source, columns, errors
 
     def floats(self, name: str, column: str, remove: str = "") -> pa.Array:
-        """float64[n]; NaN is null. What is no number becomes null and an error of contract column `name`.
+        """float64[n], null for NaN. Other text becomes null and an error of contract column `name`.
 
-        A `,` or `.` in `remove` is removed only where it separates thousands: `12,5` never becomes 125.
-        Raises BadInputError for a column of another type.
+        A `,` or `.` in `remove` is removed only as a thousands separator: `12,5` does not become 125. Raises
+        BadInputError for a column that has neither numbers nor text.
         """
         values = self._columns[column]
         if is_text(values.type):
@@ -59,7 +59,7 @@ class Numbers:
 
 
 def _pattern(decimal: str, separators: list[str]) -> str:
-    """Digits in groups of three (or, as in India, two, the last of three), a fraction, an exponent."""
+    """Pattern of a number: groups of three digits (Indian grouping: two, then three), a fraction, an exponent."""
     mark = f"[{decimal}]"
     whole = "[0-9]+"
     if separators:

@@ -1,4 +1,4 @@
-"""A source's rows in the landing form: the files found, read and mapped, and the broken lines among the rows."""
+"""Find, read and map the files of a source."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,15 +19,15 @@ _EXAMPLES: Final = 3
 
 
 class MappedPiece(NamedTuple):
-    """Rows as they are in the source, and as the mapping makes them: in the same order, the broken lines last."""
+    """Rows of the source and the mapped rows, in the same order. Broken lines are the last mapped rows."""
 
     source: pa.Table
     mapped: pa.Table
 
 
 def mapped_pieces(uri: str, mapping: Mapping, folder: Path) -> Iterator[MappedPiece]:
-    """Every row of the source, one file after the other, in the form of `in_landing_form`. Remote files are copied
-    into `folder`, one at a time. Raises BadInputError, BadConfigError and UnavailableError as reading and mapping do.
+    """All rows of the source, file by file, mapped by `in_landing_form`. Remote files are copied to `folder`, one at a
+    time. Raises BadInputError, BadConfigError and UnavailableError like reading and mapping.
     """
     for path in SourceFiles(uri).local_copies(folder):
         for piece in pieces(path, mapping):
@@ -41,16 +41,16 @@ def mapped_pieces(uri: str, mapping: Mapping, folder: Path) -> Iterator[MappedPi
 
 
 class Readable:
-    """Counts what of a source can be read, and refuses a source of which nothing can."""
+    """Counts readable and unreadable rows and labels of a source."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self.rows = self.unreadable = self.labels = self.unreadable_labels = 0
         self.reasons: list[str] = []
-        """Of the first rows and labels that cannot be read."""
+        """Reasons of the first unreadable rows and labels."""
 
     def add(self, mapped: pa.Table) -> None:
-        """Count rows in the landing form."""
+        """Count mapped rows."""
         self.rows += mapped.num_rows
         self.unreadable += mapped.num_rows - mapped[PARSE_ERROR].null_count
         failed = mapped.num_rows - mapped[LABEL_ERROR].null_count
@@ -66,16 +66,16 @@ class Readable:
             for key, reason in zip(failed["transaction_id"].to_pylist(), failed[column].to_pylist(), strict=True):
                 self.reasons.append(reason if key is None else f"transaction {key}: {reason}")
 
-    def refuse_nothing(self) -> None:
-        """Raises BadInputError when there is no row, or no row or no label can be read."""
+    def check_any(self) -> None:
+        """Raises BadInputError without rows, or when no row or no label is readable."""
         if not self.rows:
             raise BadInputError(f"{self._uri} has no rows", expected="at least one after the header")
-        for what, all_of, failed in (
+        for kind, rows, failed in (
             ("row", self.rows, self.unreadable), ("label", self.labels, self.unreadable_labels),
         ):  # fmt: skip
-            if failed and failed == all_of:
+            if failed and failed == rows:
                 raise BadInputError(
-                    f"no {what} of {self._uri} can be read", expected=f"at least one of {all_of:,}",
+                    f"no {kind} of {self._uri} can be read", expected=f"at least one of {rows:,}",
                     got="\n    ".join(["", *self.reasons]).rstrip(),
                     hint="correct the mapping (fraud import --check prints the first rows as read) or the source",
                 )  # fmt: skip

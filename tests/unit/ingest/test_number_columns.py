@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from fraud.errors import BadInputError
-from fraud.ingest.mapping.mapped_numbers import Numbers
 from fraud.ingest.mapping.mapping import Source
+from fraud.ingest.mapping.number_columns import Numbers
 from fraud.ingest.mapping.row_errors import RowErrors
 
 
