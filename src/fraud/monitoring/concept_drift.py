@@ -131,7 +131,7 @@ def _span(config: Config, context: Context, artifact: "ModelArtifact", holdout: 
 
 
 def _judge(span: Span, artifact: "ModelArtifact", context: Context) -> dict[str, Any]:
-    from fraud.training.evaluate import costs_of  # noqa: PLC0415 - the gates' imports are paid by who judges
+    from fraud.training.evaluate import costs_of  # noqa: PLC0415 - imports the gates, which takes seconds
 
     costs, bounds = costs_of(context.params), context.params.concept
     promise = _promise(span, artifact, context)

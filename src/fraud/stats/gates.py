@@ -15,7 +15,7 @@ Comparison = Literal["at least", "at most", "above"]
 
 
 class Bounds(Protocol):
-    """What is asked for (params.yaml, section `gates`)."""
+    """Bounds of the gates (params.yaml, section `gates`)."""
 
     @property
     def min_holdout_rows(self) -> int:
@@ -108,7 +108,7 @@ class Measured:
 
 
 def judge(measured: Measured, bounds: Bounds) -> tuple[Gate, ...]:
-    """Every gate, always all of them, in the order of the report."""
+    """The verdicts of all gates, in the order of the report."""
     m = measured
     gain = None if m.gain is None else m.gain.low
     ratio, ratio_detail = _ratio(m.calibration_ratio)

@@ -115,12 +115,12 @@ def same(served: Value, recomputed: Value) -> bool:
 
 
 class Order(NamedTuple):
-    """A user's events in the order in which the store took them in, as far as it keeps them."""
+    """The stored events of a user, in the order in which the store received them."""
 
     base: int
     """Sequence of the first one."""
     newest_us: int
-    """Latest event time of all that was ever taken in."""
+    """Latest event time of all events that were ever stored."""
     event_us: NDArray[np.int64]
     ids: NDArray[np.uint64]
 

@@ -149,7 +149,7 @@ def _train(
         for trained, figures in zip(ladder, training["levels"], strict=True):
             runs.record(trained.run_id, metrics=_with_bounds(figures["holdout"]))
         chosen = ladder[training["selected"]]
-        context.log.info("level chosen", level=str(chosen.level), steps=training["steps"])
+        context.log.info("level selected", level=str(chosen.level), steps=training["steps"])
         costs = evaluate.costs_of(params)
         gains = costs.gains(data.validation.amount, data.validation.is_fraud)
         threshold = best_threshold(chosen.validation, gains, costs.capacity)
@@ -255,8 +255,8 @@ def _compare(ladder: list[Trained], data: TrainingData, params: Params) -> dict[
     """training.json: the figures of every level on both parts, and the selection. It contains no time."""
 
     def compared(rows: Rows, answers: list[NDArray[np.float32]]) -> Compared:
-        expected = params.training
-        return Compared(rows, answers, evaluate.costs_of(params), resamplings=expected.bootstrap, seed=expected.seed)
+        settings = params.training
+        return Compared(rows, answers, evaluate.costs_of(params), resamplings=settings.bootstrap, seed=settings.seed)
 
     on_validation = compared(data.validation, [trained.validation for trained in ladder])
     on_holdout = compared(data.holdout, [trained.holdout for trained in ladder])

@@ -30,7 +30,7 @@ def nothing_measured() -> tuple[dict[str, Any], dict[str, Any]]:
     gates = judge(
         Measured(
             holdout_rows=0, holdout_frauds=0, immature_rows=None, quarantine_rate=None,
-            average_precision_lift=float("nan"), auc=undefined, gain=undefined, opponent="the rule of thumb",
+            average_precision_lift=float("nan"), auc=undefined, gain=undefined, opponent="the default rule",
             simpler_gain=undefined, simpler="level 0-rule", calibration_error=float("nan"),
             calibration_ratio=undefined, slices=(),
             onnx_difference=None, latency_us=None, feature_mismatches=None, reasons={},
