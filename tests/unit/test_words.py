@@ -9,7 +9,21 @@ import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 GLOSSARY: Final = ROOT / "docs/glossary.md"
-SUFFIXES: Final = {".py", ".md", ".j2", ".yml", ".yaml", ".toml", ".sh", ".sql", ".lua", ".cfg", ".json", ".svg", ".css"}
+SUFFIXES: Final = {
+    ".py",
+    ".md",
+    ".j2",
+    ".yml",
+    ".yaml",
+    ".toml",
+    ".sh",
+    ".sql",
+    ".lua",
+    ".cfg",
+    ".json",
+    ".svg",
+    ".css",
+}
 THIS: Final = Path(__file__).resolve()
 
 
@@ -23,7 +37,9 @@ def texts() -> list[Path]:
     """What Git tracks and people read."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     paths = (ROOT / name for name in tracked.splitlines())
-    return [p for p in paths if p.is_file() and (p.suffix in SUFFIXES or p.name == "Makefile") and p not in (GLOSSARY, THIS)]
+    return [
+        p for p in paths if p.is_file() and (p.suffix in SUFFIXES or p.name == "Makefile") and p not in (GLOSSARY, THIS)
+    ]
 
 
 def found(word: str, text: str) -> list[int]:
