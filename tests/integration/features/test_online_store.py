@@ -92,7 +92,7 @@ def test_a_history_keeps_between_two_and_three_times_the_bound_and_shows_the_bou
         assert retry.events["units"].tolist() == list(range(i - 4, i))
 
 
-def test_what_no_window_can_hold_is_not_taken_in(client: redis.Redis) -> None:
+def test_an_event_that_no_window_can_contain_is_not_stored(client: redis.Redis) -> None:
     store = OnlineHistory(client)
     store.append("u", "new", NOON, 1, "m")
     just = store.append("u", "just in time", NOON - RETENTION_US, 2, "m")
@@ -126,7 +126,7 @@ def test_after_a_load_the_next_event_sees_what_it_would_see_after_single_appends
     assert bulk.events[bulk.events["event_us"] >= bulk.newest_us - RETENTION_US].tobytes() == in_reach.tobytes()
 
 
-def test_a_load_counts_nothing_twice_what_came_through_predict_included(client: redis.Redis) -> None:
+def test_a_load_counts_no_event_twice_not_even_those_of_predict(client: redis.Redis) -> None:
     store = OnlineHistory(client)
     store.append("u", "t1", NOON, 10, "m")
     rows = [("t0", NOON - 5, 9, "m"), ("t1", NOON, 10, "m"), ("t2", NOON + 5, 11, "m")]
@@ -147,7 +147,7 @@ def test_a_full_history_is_not_loaded_a_second_time(client: redis.Redis) -> None
     assert store.read("u")[2].tobytes() == before[2].tobytes()
 
 
-def test_a_load_lets_go_of_events_older_than_the_retention(client: redis.Redis) -> None:
+def test_a_load_drops_events_older_than_the_retention(client: redis.Redis) -> None:
     store = OnlineHistory(client)
     store.load([batch("u", [("t0", NOON, 1, "m"), ("t1", NOON + US_PER_DAY, 2, "m")])])
     store.load([batch("u", [("t2", NOON + RETENTION_US + 1, 3, "m")])])
@@ -238,7 +238,7 @@ def test_an_address_that_is_none_is_a_wrong_setting() -> None:
         pass
 
 
-def test_nobody_gets_in_without_the_password(valkey_url: str) -> None:
+def test_access_without_the_password_is_refused(valkey_url: str) -> None:
     host = valkey_url.rsplit("@", 1)[1]
     with redis.Redis.from_url(f"redis://{host}") as stranger, pytest.raises(redis.AuthenticationError):
         stranger.get("h:{u}")
