@@ -85,6 +85,8 @@ def test_bytes_that_are_no_json_do_not_stop_the_stream(context: Context, client:
 
 
 def test_a_stream_that_is_down_says_so(context: Context) -> None:
-    unreachable = context.settings.model_copy(update={"redis_url": type(context.settings.redis_url)("redis://127.0.0.1:1")})
+    unreachable = context.settings.model_copy(
+        update={"redis_url": type(context.settings.redis_url)("redis://127.0.0.1:1")}
+    )
     with pytest.raises(UnavailableError, match="does not answer"):
         ingest_events.run(ingest_events.Config(), Context(unreachable, context.params, context.log))
