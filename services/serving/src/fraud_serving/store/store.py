@@ -69,8 +69,8 @@ class Store:
     ) -> "asyncio.Future[Reply] | None":
         """Read the user's history and append this event, in one atomic round trip.
 
-        The future holds the argument of `fraud.core.history.prior_history`, or None after the deadline or an error. There is
-        no future while the store is not connected.
+        The future holds the argument of `fraud.core.history.prior_history`, or None after the deadline or an error.
+        There is no future while the store is not connected.
         """
         record, id_, at = append_arguments(transaction_id, event_us, units, merchant_id)
         history, ids, when = history_key(user_id).encode(), ids_key(user_id).encode(), b"%d" % at
