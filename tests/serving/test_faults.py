@@ -83,7 +83,6 @@ def test_a_hundred_swaps_and_twenty_bad_artefacts_under_load_lose_and_mix_nothin
     assert (load.failed, mixed) == ([], [])
     assert serving.metric("serving_model_swaps_total") == 101
     assert refusals(serving) >= 20
-    assert during_ms <= 2 * before_ms + 5
 
 
 def refusals(serving: Serving) -> float:
