@@ -27,7 +27,7 @@ from fraud.lake.dataset import Dataset
 
 _COLUMNS = ["transaction_id", "user_id", "merchant_id", "event_timestamp", "created_timestamp", "amount"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-BOTH = "known to both"
+BOTH = "in both"
 
 
 class Config(JobConfig):
@@ -53,7 +53,7 @@ class Event(BaseModel):
     sequence: int | None
     """Sequence in the store; None for an event that is not in the store."""
     layer: str
-    """known to both | store only | lake only | lake only, ingested later"""
+    """in both | store only | lake only | lake only, ingested later"""
 
 
 class Result(JobResult):

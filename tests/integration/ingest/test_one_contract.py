@@ -175,12 +175,12 @@ def test_event_stream(tmp_path: Path, valkey_url: str) -> None:
             client.xadd("transactions", {"event": json.dumps(row)})
         result = ingest_events.run(ingest_events.Config(idle_seconds=0.05), context(tmp_path, valkey_url))
         assert (result.appended, result.rejected) == (len(CASES["accepted"]), len(CASES["refused"]))
-        expected = defaultdict(list)
+        events_of = defaultdict(list)
         for row in expected().values():
             units = round(row["amount"] * 10_000)
-            expected[row["user_id"]].append((row["event_us"], units, id_hash(row["merchant_id"])))
+            events_of[row["user_id"]].append((row["event_us"], units, id_hash(row["merchant_id"])))
         store = OnlineHistory(client)
-        for user, events in expected.items():
+        for user, events in events_of.items():
             kept = store.read(user)[2]
             found = zip(
                 kept["event_us"].tolist(), kept["units"].tolist(), kept["merchant"].tolist(), strict=True

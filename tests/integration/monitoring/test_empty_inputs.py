@@ -243,7 +243,7 @@ def test_concept_drift_with_a_holdout(labels: str, platform: Platform) -> None:
     context = platform.holding(Inputs("some rows", scores="some rows", labels=labels, holdout=True))
     result = concept_drift.run(concept_drift.Config(), context)
     assert (result.verdict, result.days, result.rows) == ("unknown", 1, 20)
-    assert result.reason.startswith("in the holdout no fraud was stopped")
+    assert result.reason.startswith("no fraud of the holdout was stopped")
     assert result.promise["precision"] == 0.0
     assert result.promise["recall"] is None
 

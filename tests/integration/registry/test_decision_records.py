@@ -36,7 +36,7 @@ def test_each_way_to_decide_is_recorded_with_its_own_reason(platform: Platform) 
     assert platform.fraud("expire-waivers", "--today", "2999-01-01")[0] == 0
     assert platform.fraud("rollback", "--reason", "false alarms")[0] == 0
 
-    ended = "the waiver of slices by ada ended on 2999-01-01: agreed with risk until January"
+    ended = "the waiver of slices by ada expired on 2999-01-01: agreed with risk until January"
     assert decisions(platform) == [
         ("promote", plain, "", "all gates passed"),
         ("promote", explained, "", "it finds more"),
