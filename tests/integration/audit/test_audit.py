@@ -210,5 +210,5 @@ def test_the_tree_names_every_link_and_two_versions_share_a_page(world: World, c
     assert 'src="http' not in page
     card = mlflow.artifacts.load_text(f"runs:/{mlflow.MlflowClient().get_model_version(MODEL_NAME, '2').run_id}/"
                                       "report/model_card.md")  # fmt: skip
-    for section in ("Intended use", "Data", "Metrics", "Slices", "Gates", "Limits", "Lineage"):
+    for section in ("Intended use", "Data", "Metrics", "Slices", "Gates", "Limits", "Inputs"):
         assert f"## {section}\n" in card
