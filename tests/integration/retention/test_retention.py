@@ -133,6 +133,6 @@ def test_nothing_goes_when_the_history_was_changed_or_a_kept_versions_data_is_no
     client.set_registered_model_alias(MODEL_NAME, PRODUCTION, "1")
     md5 = client.get_model_version(MODEL_NAME, "1").tags["dvc_model_md5"]
     data_versions.remove(context.settings.dvc_remote, md5)
-    with pytest.raises(RefusedError, match="which a kept version needs"):
+    with pytest.raises(RefusedError, match="which a kept version uses"):
         apply(context, LATER)
     assert {v.version for v in TrainingRuns(context.settings).versions()} == {"1", "2"}
