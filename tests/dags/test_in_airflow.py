@@ -67,6 +67,17 @@ def until_states(platform: Airflow, dag: str, run: str, **expected: str) -> None
         raise TimeoutError(f"{error}: {states(platform, dag, run)}") from error
 
 
+def until_ended(platform: Airflow, dag: str, run: str) -> None:
+    """Wait for the end of the run itself, which follows the end of its last task."""
+
+    def ended() -> bool:
+        with platform.api as api:
+            answer = api.get(f"/dags/{dag}/dagRuns/{quote(run)}").raise_for_status().json()
+        return answer["state"] in ("success", "failed")
+
+    until(ended, f"the run {run} of {dag} has ended", SECONDS)
+
+
 def emitted(platform: Airflow, run: str) -> list[str]:
     """Assets that a run emitted, in order."""
     with platform.api as api:
@@ -78,6 +89,9 @@ def test_a_cleared_task_emits_its_asset_again_only_after_a_change(platform: Airf
     dag = "build_features"
 
     def clear(run: str) -> None:
+        # The scheduler ends a run after its last task. A task that is cleared in between stays without a state: the
+        # scheduler sets the run, which the request has queued again, to its end.
+        until_ended(platform, dag, run)
         with platform.api as api:
             body = {"dry_run": False, "task_ids": ["build_features"], "dag_run_id": run, "only_failed": False}
             api.post(f"/dags/{dag}/clearTaskInstances", json=body).raise_for_status()
