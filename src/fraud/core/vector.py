@@ -10,12 +10,22 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud.core.declaration import BUILT_IN, Declaration, base_input, dependencies, group_of, is_category
-from fraud.core.declaration_types import CategoryColumn, Feature, RequestFeature
+from fraud.core.declaration import Declaration, is_category
+from fraud.core.declaration_types import (
+    CategoryColumn,
+    Feature,
+    RequestFeature,
+    base_input,
+    dependencies,
+    group_of,
+    never_null,
+)
 
 HOUR: Final = 0
 WEEKDAY: Final = 1
 _TIME: Final = {"hour_of_day": HOUR, "day_of_week": WEEKDAY}
+MAX_QUOTIENT: Final = 1e30
+"""A larger quotient is null, as is one by 0: it would be infinite in float32, or in the features computed from it."""
 Floats = NDArray[np.float64]
 
 
@@ -134,13 +144,7 @@ def _steps_of(declaration: Declaration, feature: Feature, slots: dict[str, int])
         return [derived, _imputed(feature, target, slots)] if feature.op == "ratio" else [derived]
     if _time_slot(feature) is not None or is_category(declaration, feature.name):
         return []
-    return [] if _never_null(feature) else [_imputed(feature, target, slots)]
-
-
-def _never_null(feature: Feature) -> bool:
-    if isinstance(feature, RequestFeature):
-        return feature.column in BUILT_IN
-    return feature.empty is not None
+    return [] if never_null(feature) else [_imputed(feature, target, slots)]
 
 
 def _missing(target: int, of: int) -> _Step:
@@ -190,10 +194,14 @@ def _derived(feature: RequestFeature, target: int, slots: dict[str, int]) -> _St
 
 
 def _divided(of: float, by: float) -> float | None:
-    return None if by == 0 else float(of) / float(by)
+    if by == 0:
+        return None
+    quotient = float(of) / float(by)
+    return quotient if -MAX_QUOTIENT <= quotient <= MAX_QUOTIENT else None
 
 
 def _all_divided(of: Floats, by: Floats) -> Floats:
-    zero = by == 0
-    divided: Floats = np.where(zero, np.nan, of / np.where(zero, 1.0, by))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        quotient = of / by
+    divided: Floats = np.where((by != 0) & (np.abs(quotient) <= MAX_QUOTIENT), quotient, np.nan)
     return divided

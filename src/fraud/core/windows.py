@@ -28,9 +28,10 @@ _FEW: Final = 64
 
 
 class Window:
-    """One aggregate of the events from `start` until `end`, at least one, of a transaction at `at_us`.
+    """One window feature. `aggregate(window, times, values, start, end, at_us, own)` is its value.
 
-    `column` is the stored column, `null` its null, `divisor` its units per 1, `own` the transaction's stored value.
+    `times` (us) and `values` (of the stored column) are those of the history in order of event time. Events `start`
+    until `end`, at least one, are in the window of a transaction at `at_us` with the stored value `own`.
     """
 
     __slots__ = ("aggregate", "column", "divisor", "empty", "null", "value", "window_us")
@@ -38,10 +39,12 @@ class Window:
     def __init__(self, feature: WindowFeature, layout: Layout) -> None:
         names = [column.name for column in layout.columns]
         self.column = names.index(feature.column) if feature.column is not None else -1
+        """Index among the layout's columns; -1 for none."""
         stored = layout.columns[self.column] if feature.column is not None else None
         self.null = stored.null if stored else 0
         self.divisor = stored.divisor if stored else 1
         self.value = 1 if feature.value is None or stored is None else to_stored(stored, feature.value)
+        """Of `share`: the stored integer that is counted."""
         self.window_us, self.empty = feature.window_us, feature.empty
         self.aggregate = _AGGREGATES[feature.aggregate]
 
@@ -61,12 +64,12 @@ def _mean(window: Window, _times: Values, values: Values, start: int, end: int, 
 
 def _min(window: Window, _times: Values, values: Values, start: int, end: int, _at_us: int, _own: int) -> float | None:
     inside = _present(window, values, start, end)
-    return float(int(min(inside))) / float(window.divisor) if len(inside) else None
+    return float(_least(inside)) / float(window.divisor) if len(inside) else None
 
 
 def _max(window: Window, _times: Values, values: Values, start: int, end: int, _at_us: int, _own: int) -> float | None:
     inside = _present(window, values, start, end)
-    return float(int(max(inside))) / float(window.divisor) if len(inside) else None
+    return float(_greatest(inside)) / float(window.divisor) if len(inside) else None
 
 
 def _distinct(window: Window, _times: Values, values: Values, start: int, end: int, _at_us: int, _own: int) -> float:
@@ -122,6 +125,14 @@ def _present(window: Window, values: Values, start: int, end: int) -> Values:
 
 def _total(inside: Values) -> int:
     return sum(inside) if isinstance(inside, list) else int(inside.sum())
+
+
+def _least(inside: Values) -> int:
+    return min(inside) if isinstance(inside, list) else int(inside.min())
+
+
+def _greatest(inside: Values) -> int:
+    return max(inside) if isinstance(inside, list) else int(inside.max())
 
 
 def _occurrences(inside: Values, value: int) -> int:
