@@ -13,24 +13,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud.features.engines.compiled import Floats, Ints, Places, compiled
-
-
-class Moves(NamedTuple):
-    """What enters and leaves the windows of one length at consecutive events."""
-
-    moves: Places
-    """A position that enters, or ~position that leaves."""
-    ends: Places
-    """Per event: the end of its moves. Before the event's value is taken, the moves until here have been made."""
-    events: Places
-    """Position of each event."""
-    size: Places
-    """Number of events in its window."""
-    last: Places
-    """Position of the latest event in its window by event time, ties by sequence; -1 for an empty window."""
-    event_us: Ints
-    """By position."""
+from fraud.features.engines.compiled import Floats, Ints, Places, compiled, inlined
+from fraud.features.engines.moves import Moves
 
 
 class Column(NamedTuple):
@@ -53,14 +37,14 @@ class Memory(NamedTuple):
     """Per position, for min and max."""
 
 
-@compiled
+@inlined
 def _signed(move: int) -> tuple[int, int]:
     """(position, 1) of an entering event, (position, -1) of a leaving one."""
     return (move, 1) if move >= 0 else (~move, -1)
 
 
 @compiled
-def _count(moves: Moves, column: Column, window: tuple[int, int], memory: Memory, out: Floats) -> None:
+def _count(moves: Moves, _column: Column, _window: tuple[int, int], _memory: Memory, out: Floats) -> None:
     for k in range(len(moves.ends)):
         out[k] = float(moves.size[k])
 
@@ -106,34 +90,50 @@ def _share(moves: Moves, column: Column, window: tuple[int, int], memory: Memory
     memory.numbers[0], memory.numbers[1] = n, equal
 
 
-@compiled
-def _extreme(moves: Moves, column: Column, divisor: int, highest: int, memory: Memory, out: Floats) -> None:
-    """The maximum (`highest` 1) or minimum (-1).
+@inlined
+def _push(heap: Places, size: int, position: int, values: Ints, highest: int) -> None:
+    """Add a position to a heap of `size` at heap[1:]. The highest value is first; the lowest with `highest` -1."""
+    key, child = highest * values[position], size + 1
+    while child > 1 and highest * values[heap[child >> 1]] < key:
+        heap[child] = heap[child >> 1]
+        child >>= 1
+    heap[child] = position
 
-    A heap of positions, the extreme one first. An event that left stays in the heap until it is first: late events and
-    the bound make events leave in another order than they came, which a monotonic queue cannot follow. A flag has bit 1
-    while the position is in the heap and bit 2 while it is in the window.
+
+@inlined
+def _pop(heap: Places, size: int, values: Ints, highest: int) -> None:
+    """Remove the first position of a heap of `size`."""
+    position = heap[size]
+    key, parent, child = highest * values[position], 1, 2
+    while child < size:
+        if child + 1 < size and highest * values[heap[child + 1]] > highest * values[heap[child]]:
+            child += 1
+        if highest * values[heap[child]] <= key:
+            break
+        heap[parent] = heap[child]
+        parent, child = child, 2 * child
+    heap[parent] = position
+
+
+@inlined
+def _extreme(moves: Moves, column: Column, divisor: int, highest: int, memory: Memory, out: Floats) -> None:
+    """The maximum (`highest` 1) or minimum (-1) by a heap of positions.
+
+    An event that left stays in the heap until it is the first one: late events and the bound make events leave in
+    another order than they came, which a monotonic queue cannot follow. The flag of a position is 0 (not in the heap),
+    1 (in the heap) or 3 (in the heap and in the window).
     """
     heap, flags, values = memory.counts, memory.flags, column.values
     size, inside, at = memory.numbers[0], memory.numbers[1], 0
     for k in range(len(moves.ends)):
         for move in moves.moves[at : moves.ends[k]]:
             position, sign = _signed(move)
-            if values[position] == column.null:
-                continue
-            inside += sign
-            if sign < 0:
-                flags[position] = 1
-            elif flags[position] == 1:
-                flags[position] = 3
-            else:
-                flags[position] = 3
-                size += 1
-                key, child = highest * values[position], size
-                while child > 1 and highest * values[heap[child >> 1]] < key:
-                    heap[child] = heap[child >> 1]
-                    child >>= 1
-                heap[child] = position
+            if values[position] != column.null:
+                inside += sign
+                if sign > 0 and flags[position] == 0:
+                    _push(heap, size, position, values, highest)
+                    size += 1
+                flags[position] = 3 if sign > 0 else 1
         at = moves.ends[k]
         if inside == 0:
             for i in range(1, size + 1):
@@ -141,18 +141,10 @@ def _extreme(moves: Moves, column: Column, divisor: int, highest: int, memory: M
             size = 0
             out[k] = np.nan
             continue
-        while flags[heap[1]] != 3:
+        while flags[heap[1]] == 1:
             flags[heap[1]] = 0
-            position, size = heap[size], size - 1
-            key, parent, child = highest * values[position], 1, 2
-            while child <= size:
-                if child < size and highest * values[heap[child + 1]] > highest * values[heap[child]]:
-                    child += 1
-                if highest * values[heap[child]] <= key:
-                    break
-                heap[parent] = heap[child]
-                parent, child = child, 2 * child
-            heap[parent] = position
+            _pop(heap, size, values, highest)
+            size -= 1
         out[k] = float(values[heap[1]]) / float(divisor)
     memory.numbers[0], memory.numbers[1] = size, inside
 
@@ -168,7 +160,7 @@ def _max(moves: Moves, column: Column, window: tuple[int, int], memory: Memory, 
 
 
 @compiled
-def _distinct(moves: Moves, column: Column, window: tuple[int, int], memory: Memory, out: Floats) -> None:
+def _distinct(moves: Moves, column: Column, _window: tuple[int, int], memory: Memory, out: Floats) -> None:
     different, at = memory.numbers[0], 0
     for k in range(len(moves.ends)):
         for move in moves.moves[at : moves.ends[k]]:
@@ -183,7 +175,7 @@ def _distinct(moves: Moves, column: Column, window: tuple[int, int], memory: Mem
 
 
 @compiled
-def _matches(moves: Moves, column: Column, window: tuple[int, int], memory: Memory, out: Floats) -> None:
+def _matches(moves: Moves, column: Column, _window: tuple[int, int], memory: Memory, out: Floats) -> None:
     at = 0
     for k in range(len(moves.ends)):
         for move in moves.moves[at : moves.ends[k]]:
@@ -196,17 +188,17 @@ def _matches(moves: Moves, column: Column, window: tuple[int, int], memory: Memo
 
 
 @compiled
-def _seconds_since_last(moves: Moves, column: Column, window: tuple[int, int], memory: Memory, out: Floats) -> None:
+def _seconds_since_last(moves: Moves, _column: Column, _window: tuple[int, int], _memory: Memory, out: Floats) -> None:
     for k in range(len(moves.ends)):
         since_us = moves.event_us[moves.events[k]] - moves.event_us[moves.last[k]]
         out[k] = float(since_us) / 1e6 if moves.last[k] >= 0 else np.nan
 
 
 @compiled
-def _same_as_last(moves: Moves, column: Column, window: tuple[int, int], memory: Memory, out: Floats) -> None:
+def _same_as_last(moves: Moves, column: Column, _window: tuple[int, int], _memory: Memory, out: Floats) -> None:
     for k in range(len(moves.ends)):
         own, last = column.values[moves.events[k]], column.values[moves.last[k]]
-        if moves.last[k] < 0 or own == column.null or last == column.null:
+        if moves.last[k] < 0 or column.null in (own, last):
             out[k] = np.nan
         else:
             out[k] = 1.0 if own == last else 0.0

@@ -3,7 +3,7 @@
 `fraud.core.windows` defines the values and computes them for one transaction. The kernel has no names of columns or
 features: it reads stored integers and returns numbers.
 
-Events are taken in order of ingestion, entity by entity. For each length of window, `_follow` records which events
+Events are taken in order of ingestion, entity by entity. For each length of window, `follow` records which events
 enter and leave the window from one event to the next, and every aggregate of that window follows these moves
 (`fraud.features.engines.aggregates`). A late event is a step back of the window and a step forward again, so there is
 one code path for every order of ingestion. If nothing is late, each event enters and leaves once.
@@ -20,8 +20,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud.features.engines.aggregates import AGGREGATES, BY_CODE, Column, Memory, Moves
+from fraud.features.engines.aggregates import AGGREGATES, BY_CODE, Column, Memory
 from fraud.features.engines.compiled import Floats, Ints, Places, compiled
+from fraud.features.engines.moves import Block, Moves, follow, remember
 
 BLOCK: Final = 16_384
 """Events that are processed at once: entities are put together until they have this many."""
@@ -39,27 +40,6 @@ class Window(NamedTuple):
     """Units per 1 of the column, for sum, mean, min and max."""
     value: int = 0
     """The stored value whose share is computed."""
-
-
-class _Block(NamedTuple):
-    """The events of some entities. Positions number them by entity, then (event_us, ingested, tie-break)."""
-
-    starts: Ints
-    """int64[entities + 1], positions."""
-    in_order: NDArray[np.bool_]
-    """Per entity: events were ingested in order of their positions."""
-    event_us: Ints
-    """By position, like `sequence`."""
-    sequence: Places
-    """Place in the history of the entity; -1 for an event that was too late for it."""
-    members: Places
-    """Inverse of `sequence`: position of the event with sequence s of the entity that starts at a, at a + s."""
-    events: Places
-    """Positions in order of ingestion, entity by entity. The next two have this order."""
-    rank: Places
-    """Number of events in the history before."""
-    newest: Ints
-    """Latest event time before."""
 
 
 @compiled
@@ -85,151 +65,6 @@ def group(codes: NDArray[np.int32], groups: int) -> tuple[Ints, Ints]:
         order[free[g]] = i
         free[g] += 1
     return starts, order
-
-
-@compiled
-def _remember(block: _Block, ingested: Ints, keep_us: int) -> None:
-    """Fill `sequence`, `members`, `events`, `rank` and `newest`, as docs/features.md defines the history."""
-    for g in range(len(block.starts) - 1):
-        a, b = block.starts[g], block.starts[g + 1]
-        block.in_order[g] = True
-        for i in range(a + 1, b):
-            block.in_order[g] &= ingested[i - 1] <= ingested[i]
-        if block.in_order[g]:
-            block.events[a:b] = np.arange(a, b)
-        else:
-            block.events[a:b] = a + np.argsort(ingested[a:b], kind="mergesort")
-        count, latest = 0, np.int64(0)
-        for k in range(a, b):
-            i = block.events[k]
-            block.rank[k], block.newest[k], block.sequence[i] = count, latest, -1
-            if block.event_us[i] >= latest - keep_us:
-                block.sequence[i], block.members[a + count] = count, i
-                count, latest = count + 1, max(latest, block.event_us[i])
-
-
-@compiled
-def _lower(event_us: Ints, a: int, b: int, near: int, time: int) -> int:
-    """The first position from a to b with an event time of at least `time`; b for none. Fast if it is close to `near`.
-
-    `event_us[a:b]` is sorted, and a <= near <= b.
-    """
-    low, high, step = near, near, 1
-    while low > a and event_us[low - 1] >= time:
-        high = low - 1
-        low, step = max(a, low - step), 2 * step
-    step = 1
-    while high < b and event_us[high] < time:
-        low = high + 1
-        high, step = min(b, high + step), 2 * step
-    while low < high:
-        middle = (low + high) // 2
-        if event_us[middle] < time:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@compiled
-def _change(
-    block: _Block, a: int, first: int, rank: int, old: tuple[int, int], new: tuple[int, int], moves: Places, used: int,
-    size: int,
-) -> tuple[int, int]:  # fmt: skip
-    """Record the moves that turn the window over the positions `old` into the one over `new`.
-
-    Members are events with a sequence from `first` to `rank`. Returns the number of used `moves`, which grows by at most
-    the number of members, and the number of members in the window, which was `size`.
-    """
-    leaving = ((old[0], min(old[1], new[0])), (max(old[0], new[1]), old[1]))
-    entering = ((new[0], min(new[1], old[0])), (max(new[0], old[1]), new[1]))
-    crossed = 0
-    for since, until in leaving:
-        crossed += max(0, until - since)
-    for since, until in entering:
-        crossed += max(0, until - since)
-    if crossed <= rank - first:
-        for since, until in leaving:
-            for position in range(since, until):
-                if first <= block.sequence[position] < rank:
-                    moves[used] = ~position
-                    used, size = used + 1, size - 1
-        for since, until in entering:
-            for position in range(since, until):
-                if first <= block.sequence[position] < rank:
-                    moves[used] = position
-                    used, size = used + 1, size + 1
-        return used, size
-    for s in range(a + first, a + rank):
-        position = block.members[s]
-        leaves, enters = old[0] <= position < old[1], new[0] <= position < new[1]
-        if leaves and not enters:
-            moves[used] = ~position
-            used, size = used + 1, size - 1
-        elif enters and not leaves:
-            moves[used] = position
-            used, size = used + 1, size + 1
-    return used, size
-
-
-@compiled
-def _follow(block: _Block, window_us: int, bound: int, keep_us: int, until: int, cursor: Ints, moves: Moves) -> int:
-    """Record the moves of a window at the events from cursor[0] to `until`. Returns the number of events.
-
-    It ends early when the room in `moves`, at least 2 * `bound` + 2, may not be enough for another event. `cursor`
-    int64[5] is where the next call continues: event, entity, window (two positions) and number of events in it.
-    """
-    start, g, low, high, size = cursor
-    k, used = start, 0
-    while k < until and used + 2 * bound + 2 <= len(moves.moves):
-        if k == block.starts[g + 1]:
-            if size > 0:
-                a, rank = block.starts[g], block.rank[k - 1]
-                used, size = _change(
-                    block, a, max(0, rank - bound), rank, (low, high), (k, k), moves.moves, used, size
-                )  # fmt: skip
-            low, high = k, k
-            while k == block.starts[g + 1]:
-                g += 1
-        a, b, rank = block.starts[g], block.starts[g + 1], block.rank[k]
-        first, time = max(0, rank - bound), block.event_us[block.events[k]]
-        since = min(max(time - window_us, block.newest[k] - keep_us), time)
-        if block.in_order[g]:
-            new_high, new_low = high, max(low, a + first)
-            while block.event_us[new_high] < time:
-                new_high += 1
-            while new_low < new_high and block.event_us[new_low] < since:
-                new_low += 1
-            new_low = min(new_low, new_high)
-            for position in range(low, min(new_low, high)):
-                moves.moves[used] = ~position
-                used += 1
-            for position in range(max(high, new_low), new_high):
-                moves.moves[used] = position
-                used += 1
-            low, high = new_low, new_high
-            size, last = high - low, high - 1 if high > low else -1
-        else:
-            if k > a and rank > block.rank[k - 1]:  # the event before joined the history, and may displace another
-                position = block.members[a + rank - 1]
-                if low <= position < high:
-                    moves.moves[used] = position
-                    used, size = used + 1, size + 1
-                if first > 0:
-                    position = block.members[a + first - 1]
-                    if low <= position < high:
-                        moves.moves[used] = ~position
-                        used, size = used + 1, size - 1
-            window = _lower(block.event_us, a, b, low, since), _lower(block.event_us, a, b, high, time)
-            used, size = _change(block, a, first, rank, (low, high), window, moves.moves, used, size)
-            low, high = window
-            last = high - 1 if size > 0 else -1
-            while last >= low and not first <= block.sequence[last] < rank:
-                last -= 1
-        moves.ends[k - start], moves.size[k - start], moves.last[k - start] = used, size, last
-        k += 1
-    cursor[0], cursor[1], cursor[2], cursor[3], cursor[4] = k, g, low, high, size
-    return k - start
 
 
 @compiled
@@ -298,11 +133,11 @@ class _Worker:
         rows = order[first : first + n]
         _gather(rows, event_us, self.event_us)
         _gather(rows, ingested, self.ingested)
-        block = _Block(
-            starts - first, np.empty(len(starts) - 1, dtype=np.bool_), self.event_us[:n], self.sequence[:n], self.members[:n], self.events[:n], self.rank[:n],
-            self.newest[:n],
+        block = Block(
+            starts - first, np.empty(len(starts) - 1, dtype=np.bool_), self.event_us[:n], self.sequence[:n],
+            self.members[:n], self.events[:n], self.rank[:n], self.newest[:n],
         )  # fmt: skip
-        _remember(block, self.ingested, self.keep_us)
+        remember(block, self.ingested, self.keep_us)
         for c in self.used:
             _gather(rows, columns[c], self.values[c])
         for c in self.coded:
@@ -317,12 +152,12 @@ class _Worker:
                 self._aggregate(block, us, k, until, cursors[us])
             _scatter(self.out, block.events[k:until], rows, out)
 
-    def _aggregate(self, block: _Block, window_us: int, since: int, until: int, cursor: Ints) -> None:
+    def _aggregate(self, block: Block, window_us: int, since: int, until: int, cursor: Ints) -> None:
         """Values of the events `since` to `until` for the windows of one length, to `self.out`."""
         k = since
         while k < until:
             room = Moves(self.moves, self.ends, block.events, self.size, self.last, block.event_us)
-            n = _follow(block, window_us, self.bound, self.keep_us, until, cursor, room)
+            n = follow(block, window_us, self.bound, self.keep_us, until, cursor, room)
             moves = Moves(
                 self.moves, self.ends[:n], block.events[k : k + n], self.size[:n], self.last[:n], block.event_us
             )
