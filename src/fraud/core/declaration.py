@@ -256,7 +256,7 @@ def _with_defaults(found: Declaration) -> Iterator[tuple[str, Entity]]:
 def _check_columns(found: Declaration, *, learnt: bool) -> None:
     for name, column in found.columns.items():
         path = ("columns", name)
-        if name in BUILT_IN or name in RESERVED:
+        if name in BUILT_IN or name in RESERVED or name in ("hour_of_day", "day_of_week"):
             raise DeclarationError(path, "another name: this one is the platform's own")
         if isinstance(column, NumberColumn) and not column.min < column.max:
             raise DeclarationError((*path, "max"), f"a number above min ({column.min})", str(column.max))
