@@ -39,9 +39,10 @@ RESERVED: Final = frozenset(
         "prediction_id", "parse_error", "position", "reason", "is_fraud", "label_timestamp", "threshold", "degraded",
         "history", "fraud_probability", "model_version", "model_sha256", "feature_hash", "challenger_version",
         "challenger_probability", "transaction_velocity", "repeated", "reasons",
+        "name", "source", "label",
     }
 )  # fmt: skip
-"""Names of the platform's own columns and fields, which a declaration cannot use."""
+"""Names of the platform's own columns and fields, and of a mapping's keys, which a declaration cannot use."""
 LATENESS_US: Final = 7 * US_PER_DAY
 DEFAULT_MAX_EVENTS: Final = 1_024
 MAX_GROUPS: Final = 10
