@@ -211,7 +211,7 @@ def part_schema(table: Table) -> pa.Schema:
     less those that are no longer one. `values:` has the values of a column that the entity had not had before `known`.
     """
     kinds = {feature.column: feature.aggregate for feature in table.features if feature.column is not None}
-    distinct = {f.column for f in table.features if f.aggregate == "distinct"}
+    distinct = {f.column for f in table.features if f.aggregate == "distinct" and f.column is not None}
     return pa.schema([
         ("known", pa.date32()), (table.id_column, pa.string()), ("rows", pa.int64()), ("frauds", pa.int64()),
         *((f"{what}:{name}", pa.int64()) for name in sorted(kinds.keys() - distinct) for what in ("count", "sum")),
