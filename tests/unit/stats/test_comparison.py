@@ -15,6 +15,7 @@ def rows(n: int = 4000, seed: int = 1) -> Rows:
     random = np.random.default_rng(seed)
     amount, category = random.lognormal(4, 1, n), random.integers(0, 2, n)
     named = {name: category == code for code, name in enumerate(("category electronics", "category entertainment"))}
+    named["new users"] = random.integers(0, 3, n) == 0
     fraud, users = random.random(n) < 0.02, random.integers(0, n // 8, n)
     return Rows(amount.astype(np.float32)[:, None], fraud, users, amount, np.zeros(n, dtype=np.int64), named)
 
