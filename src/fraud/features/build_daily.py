@@ -27,6 +27,7 @@ from fraud.features.engines.daily_snapshots import Parts, parts_of, snapshot
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog, declarations
 from fraud.lake.dataset import DataObject, Dataset, Manifest
+from fraud.lake.labels import NO_LABELS
 
 PART_ROWS_IN_MEMORY: Final = 8_000_000
 """Rows of parts in memory at once, about 60 bytes each. More snapshots are built in several steps."""
@@ -131,7 +132,7 @@ class _Inputs:
     def reports(self, table: Table, days: Sequence[int]) -> pa.Table:
         """The reports of fraud that the parts of these days need."""
         if not days or not daily_parts.uses_labels(table):
-            return catalog.LABEL_SCHEMA.empty_table()
+            return NO_LABELS
         first, end = min(days) - daily_parts.EARLY_LABEL_DAYS, max(days) + table.days_before
         chosen = [_text(day) for day in sorted(self.labels) if first <= day < end]
         return daily_parts.fraud_reports(self.labels_dataset, chosen, self.threads)

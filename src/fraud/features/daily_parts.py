@@ -83,7 +83,7 @@ def fraud_reports(labels: Dataset, days: Sequence[str], threads: ThreadPoolExecu
 
     A report of a legitimate transaction matters only after a report of fraud.
     """
-    found: list[pa.Table] = [catalog.LABEL_SCHEMA.empty_table()]
+    found: list[pa.Table] = [pa.Table.from_batches([], catalog.LABEL_SCHEMA)]
     frauds = pa.array([], pa.string())
 
     def read(day: str) -> pa.Table:
@@ -106,9 +106,10 @@ def part(table: Table, day: int, rows: pa.Table, reports: pa.Table) -> tuple[pa.
     EARLY_LABEL_DAYS before the day until the last day that a snapshot can use.
     """
     schema = catalog.part_schema(table)
-    if table.id_column not in rows.column_names:
-        return schema.empty_table(), Days({}, {})
-    rows = rows.filter(pc.is_valid(rows[table.id_column]))
+    if table.id_column in rows.column_names:
+        rows = rows.filter(pc.is_valid(rows[table.id_column]))
+    if table.id_column not in rows.column_names or not rows.num_rows:
+        return pa.table([pa.array([], field.type) for field in schema], schema=schema), Days({}, {})
     entities = rows[table.id_column].cast(pa.string()).combine_chunks().dictionary_encode()
     created = rows["created_timestamp"].cast(pa.int64()).to_numpy()
     known = np.maximum(created // US_PER_DAY, day)
