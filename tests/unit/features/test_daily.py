@@ -163,7 +163,9 @@ def test_values_come_from_the_snapshot_that_holds_or_its_default_row(tmp_path: P
     oracle.publish(lake, [row("t0", 0.5), row("t1", 1.5), row("t2", 2.5, "b")], [Report("t0", 1 * US_PER_DAY, True)])
     build(tmp_path, declared)
     three = 3 * US_PER_HOUR
-    at = np.array([1, 1, 2, 2, 2, 3, 4, 9]) * US_PER_DAY + np.array([three - 1, three, three - 1, three, 0, three, 0, 0])
+    at = np.array([1, 1, 2, 2, 2, 3, 4, 9]) * US_PER_DAY + np.array(
+        [three - 1, three, three - 1, three, 0, three, 0, 0]
+    )
     ids = pa.array(["a", "a", "a", "a", "new", None, "b", "a"])
     values = daily_values(lake, table, ids, at + DAY_0 * US_PER_DAY)
     assert values[0].tolist() == [0, 1, 1, 1, 0, 0, 1, 0]
