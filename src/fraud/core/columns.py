@@ -18,6 +18,13 @@ from fraud.core.declaration_types import CategoryColumn, Column, NumberColumn
 NO_NUMBER: Final = -(2**63)
 NO_HASH: Final = 0
 NO_FLAG: Final = 2
+FLAGS: Final = {
+    "1": True, "1.0": True, "true": True, "t": True, "yes": True, "y": True,
+    "0": False, "0.0": False, "false": False, "f": False, "no": False, "n": False,
+}  # fmt: skip
+"""Texts of a flag in a file, in lower case."""
+NOT_A_FLAG: Final = "is neither true nor false"
+TOO_LONG: Final = f"is longer than {MAX_ID_LENGTH} characters"
 
 
 class StoredColumn(NamedTuple):
@@ -81,13 +88,37 @@ def numbers(column: NumberColumn, values: NDArray[np.float64]) -> NDArray[np.flo
     return rounded
 
 
+def flag(text: str | None) -> bool | None:
+    """The value of a flag that a file has as text; null for an empty text. Raises ValueError unless it is in FLAGS.
+
+    Case and surrounding spaces do not matter. JSON has booleans of its own.
+    """
+    found = None if text is None else text.strip().lower()
+    if not found:
+        return None
+    if found not in FLAGS:
+        raise ValueError(NOT_A_FLAG)
+    return FLAGS[found]
+
+
+def identifier(value: str | None) -> str | None:
+    """An optional id: null for None, an empty text and a text in MISSING_IDS.
+
+    Raises ValueError for a text that is no valid id (`contract.id_text`) or is too long.
+    """
+    text = None if value is None else id_text(value)
+    if text and len(text) > MAX_ID_LENGTH:
+        raise ValueError(TOO_LONG)
+    return text or None
+
+
 def category(column: CategoryColumn, value: str | None) -> str:
     """The text that the platform uses: `unknown` for null and, with a closed list, for another text.
 
-    Raises ValueError for a text that is no valid id (`contract.id_text`).
+    Raises ValueError for a text that is no valid id (`contract.id_text`) or is too long.
     """
-    text = None if value is None else id_text(value)
-    if not text:
+    text = identifier(value)
+    if text is None:
         return column.unknown
     if column.learn is None and column.values is not None and text not in column.values:
         return column.unknown

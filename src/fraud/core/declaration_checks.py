@@ -38,10 +38,10 @@ RESERVED: Final = frozenset(
         "prediction_id", "parse_error", "position", "reason", "is_fraud", "label_timestamp", "threshold", "degraded",
         "history", "fraud_probability", "model_version", "model_sha256", "feature_hash", "challenger_version",
         "challenger_probability", "transaction_velocity", "repeated", "reasons", "columns", "features", "sequences",
-        "newest_us", "snapshots",
+        "newest_us", "snapshots", "name", "source", "label",
     }
 )  # fmt: skip
-"""Names of the platform's own columns and fields, which a declaration cannot use."""
+"""Names of the platform's own columns and fields, and of a mapping's keys, which a declaration cannot use."""
 _TIME: Final = ("hour_of_day", "day_of_week")
 _PER_ENTITY: Final = ("sequence", "newest_us", "snapshot")
 """The prediction log has these columns with the name of each entity."""
