@@ -151,6 +151,14 @@ class Dataset:
         manifest = self.manifest(partition)
         return [f"{self.partition_uri(partition)}/{o.name}" for o in manifest.objects] if manifest else []
 
+    def columns(self, partition: str) -> list[str]:
+        """The columns of a partition, in order; empty when it is not published."""
+        for uri in self.object_uris(partition):
+            with opened(uri) as file:
+                names: list[str] = pq.read_schema(file).names
+                return names
+        return []
+
     def read(self, partition: str, columns: list[str] | None = None) -> pa.Table:
         """Read one partition. Raises BadInputError when it is not published."""
         uris = self.object_uris(partition)
