@@ -13,7 +13,7 @@ from fraud.lake import catalog
 
 SNAPSHOT_REPLACED: Final = "the daily snapshot was replaced"
 SNAPSHOT_GONE: Final = "the daily snapshot is no longer in the lake"
-Lookup = tuple[Table, str, str | None]
+Lookup = tuple[Table, str, str]
 """Table, id of the snapshot, id of the entity."""
 Rows = dict[str | None, list[float | None]]
 """Values by entity id; those of the default row under None."""
@@ -29,16 +29,18 @@ class DailySnapshots:
     @classmethod
     def load(cls, lake_uri: str, lookups: Iterable[Lookup]) -> Self:
         """Read each snapshot that is looked up once."""
-        tables, ids = dict[str, Table](), defaultdict[tuple[str, str], set[str | None]](set)
+        tables, ids = dict[str, Table](), defaultdict[tuple[str, str], set[str]](set)
         for table, snapshot, entity_id in lookups:
             tables[table.id] = table
             ids[table.id, snapshot].add(entity_id)
         return cls({key: _read(lake_uri, tables[key[0]], key[1], some) for key, some in ids.items()})
 
     def values(self, table: Table, snapshot: str | None, entity_id: str | None) -> list[float | None] | str:
-        """Values in the order of `table.names`, or the reason why they are not known. Without a snapshot, those that
-        hold while none is published."""
-        if snapshot is None:
+        """Values in the order of `table.names`, or the reason why they are not known.
+
+        Without an entity or a snapshot, those that hold while none is published.
+        """
+        if snapshot is None or entity_id is None:
             return list(table.empty)
         rows = self._rows[table.id, snapshot]
         return rows if isinstance(rows, str) else rows.get(entity_id, rows[None])
@@ -49,7 +51,7 @@ def snapshot_day(snapshot: str) -> str:
     return snapshot.rpartition("-")[0]
 
 
-def _read(lake_uri: str, table: Table, snapshot: str, ids: set[str | None]) -> Rows | str:
+def _read(lake_uri: str, table: Table, snapshot: str, ids: set[str]) -> Rows | str:
     dataset, day = catalog.daily(table).at(lake_uri), snapshot_day(snapshot)
     manifest = dataset.manifest(day)
     if manifest is None:
@@ -57,7 +59,7 @@ def _read(lake_uri: str, table: Table, snapshot: str, ids: set[str | None]) -> R
     if snapshot != f"{day}-{manifest.content_sha256[:12]}":
         return SNAPSHOT_REPLACED
     rows = dataset.read(day, [table.id_column, *table.names])
-    named = pa.array(sorted(entity_id for entity_id in ids if entity_id is not None), pa.string())
+    named = pa.array(sorted(ids), pa.string())
     rows = rows.filter(pc.or_(pc.is_null(rows[table.id_column]), pc.is_in(rows[table.id_column], named)))
     columns = [rows[name].cast(pa.float64()).to_pylist() for name in table.names]
     values = [list(row) for row in zip(*columns, strict=True)]

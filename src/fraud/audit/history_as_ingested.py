@@ -97,7 +97,7 @@ def _daily(lake_uri: str, table: Table, rows: pa.Table) -> Iterator[tuple[str, l
     lookups: list[Lookup] = [
         (table, snapshot, entity_id)
         for us, entity_id in zip(at_us, ids, strict=True)
-        if (snapshot := snapshots[table.day_of(us)]) is not None
+        if (snapshot := snapshots[table.day_of(us)]) is not None and entity_id is not None
     ]
     found = DailySnapshots.load(lake_uri, lookups)
     for transaction, us, entity_id in zip(rows["transaction_id"].to_pylist(), at_us, ids, strict=True):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fraud.audit import prediction_log
 from fraud.audit.answering_versions import RULE, AnsweringVersions
-from fraud.audit.daily_snapshots import DailySnapshots
+from fraud.audit.daily_snapshots import DailySnapshots, Lookup
 from fraud.audit.stored_events import event_us, id_hashes, stored_records
 from fraud.core import history
 from fraud.core.columns import to_stored
@@ -182,12 +182,13 @@ def _entities(
     return wanted, layouts, first_us
 
 
-def _lookups(records: Iterable[Record], versions: AnsweringVersions) -> Iterator[tuple[Any, str, str | None]]:
+def _lookups(records: Iterable[Record], versions: AnsweringVersions) -> Iterator[Lookup]:
     for record in records:
         version = versions.of(record)
         for table in () if isinstance(version, str) else version.plan.tables:
-            if (snapshot := record.get(f"snapshot_{table.entity}")) is not None:
-                yield table, snapshot, record.get(table.id_column)
+            snapshot, entity_id = record.get(f"snapshot_{table.entity}"), record.get(table.id_column)
+            if snapshot is not None and entity_id is not None:
+                yield table, snapshot, entity_id
 
 
 def _declared(versions: AnsweringVersions, record: Record) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Transactions of the lake or the log as the integers that the history of an entity stores."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +34,7 @@ def stored_records(table: pa.Table, at_us: NDArray[np.int64], layout: Layout) ->
     return records
 
 
-def _stored(values: pa.ChunkedArray, column: StoredColumn) -> NDArray[np.integer]:
+def _stored(values: pa.ChunkedArray, column: StoredColumn) -> NDArray[np.integer[Any]]:
     if column.type == "number":
         return numbers_to_stored(column, pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy())
     if column.type == "flag":
@@ -41,4 +42,5 @@ def _stored(values: pa.ChunkedArray, column: StoredColumn) -> NDArray[np.integer
         return flags
     texts = values.cast(pa.string()).combine_chunks().dictionary_encode()
     hashes = np.array([*(text_hash(text) for text in texts.dictionary.to_pylist()), NO_HASH], dtype=np.uint64)
-    return hashes[pc.fill_null(texts.indices, len(hashes) - 1).to_numpy()]
+    stored: NDArray[np.uint64] = hashes[pc.fill_null(texts.indices, len(hashes) - 1).to_numpy()]
+    return stored

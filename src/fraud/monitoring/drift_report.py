@@ -48,8 +48,8 @@ _SUMMARY: Final = """<title>Drift {{ day }}</title>
    drifted{% if retrain %}: retraining is requested{% endif %}.{% endif %}</p>
 <table><tr><th>input<th>kind<th>PSI of the values<th>missing in the reference<th>missing now<th>PSI of missing
 <th>newest day<th>drifted<th>notes</tr>
-{% for entity, some in groups.items() %}<tr><th colspan="9">{{ entity }}: {{ some.values()|selectattr("drifted")|list|length }}
- of {{ some|length }} drifted</tr>
+{% for entity, some in groups.items() %}<tr><th colspan="9">{{ entity }}:
+ {{ some.values()|selectattr("drifted")|list|length }} of {{ some|length }} drifted</tr>
 {% for name, f in some.items() %}<tr><td>{{ name }}<td>{{ f.kind }}<td>{{ number(f.psi) }}
 <td>{{ share(f.missing.reference) }}<td>{{ share(f.missing.current) }}<td>{{ number(f.missing.psi) }}
 <td>{{ number(f.newest_day_psi) }}

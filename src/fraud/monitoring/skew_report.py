@@ -20,7 +20,8 @@ _PAGE: Final = """<!doctype html>
    id that was delivered several times with different contents; the lake keeps another one of these deliveries.
    {{ count(events_lost) }} events are missing in the online store.{% if snapshots %} Daily features were looked up in
    the snapshot of the day {{ count(snapshots.current or 0) }} times, in an older one {{ count(snapshots.stale or 0) }}
-   times, and {{ count(snapshots.missing or 0) }} times there was none.{% endif %}{% else %}There are no answers to check.{% endif %}
+   times, and {{ count(snapshots.missing or 0) }} times there was none.{% endif %}
+   {% else %}There are no answers to check.{% endif %}
    {% if records and verdict == "nothing" %}Nothing could be compared.{% endif %}</p>
 <table><tr><th>value<th>equal<th>mismatch<th>missing<th>extra<th>worst difference</tr>
 {% for name, f in features.items() %}<tr><td>{{ name }}<td>{{ count(f.equal) }}<td>{{ count(f.mismatch) }}
