@@ -18,7 +18,6 @@ from fraud.core.daily import Table
 from fraud.core.plan import Plan
 from fraud.core.windows import WindowSet
 from fraud.lake import catalog
-from fraud.lake.dataset import conformed
 
 _ORDER: Final = ("created_timestamp", "event_timestamp", "transaction_id")
 Values = dict[str, float | None]
@@ -40,7 +39,7 @@ class LakeHistory:
         schema = catalog.TRANSACTIONS.schema(plan.declaration)
         dataset, found = catalog.TRANSACTIONS.at(lake_uri), [schema.empty_table()]
         for day in sorted({*transactions} & {*dataset.partitions()}):
-            rows = conformed(dataset.read(day), schema)
+            rows = dataset.read_as(day, schema)
             ids = pa.array(sorted(transactions[day]), pa.string())
             found.append(rows.filter(pc.is_in(rows["transaction_id"], ids)))
         rows = pa.concat_tables(found)
@@ -66,7 +65,7 @@ def _windows(lake_uri: str, plan: Plan, windows: WindowSet, rows: pa.Table) -> I
     entities = pa.array(sorted(set(rows[layout.id_column].drop_null().to_pylist())), pa.string())
     dataset, tables = catalog.TRANSACTIONS.at(lake_uri), [schema.empty_table()]
     for day in dataset.partitions():
-        events = conformed(dataset.read(day, [n for n in dataset.columns(day) if n in schema.names]), schema)
+        events = dataset.read_as(day, schema)
         tables.append(events.filter(pc.is_in(events[layout.id_column], entities)))
     events = pa.concat_tables(tables).sort_by([(key, "ascending") for key in (layout.id_column, *_ORDER)])
     selected = set(rows["transaction_id"].to_pylist())

@@ -10,7 +10,8 @@ another is text in a table that has both; `typed` reverses that.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,37 +23,28 @@ from fraud.core.declaration_types import FlagColumn, NumberColumn
 from fraud.lake import catalog
 
 BYTES_AT_ONCE: Final = 16 * 1024 * 1024
-Check = Callable[[Any], bool]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool)
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_bool(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-_CHECKS: Final[Mapping[pa.DataType, Check]] = {
-    pa.float64(): _is_number, pa.int64(): _is_integer, pa.string(): _is_text, pa.bool_(): _is_bool,
+_NULL: Final = type(None)
+_CLASSES: Final[Mapping[pa.DataType, frozenset[type]]] = {
+    pa.float64(): frozenset({float, int}), pa.int64(): frozenset({int}), pa.string(): frozenset({str}),
+    pa.bool_(): frozenset({bool}),
 }  # fmt: skip
+"""Classes of JSON values by the type of their column."""
+_ANY: Final = frozenset({str, bool, int, float, _NULL})
 _NO_COLUMNS: Final = parse({"features": [{"name": "amount", "kind": "request", "op": "column", "column": "amount"}]})
 FIXED: Final = catalog.PREDICTIONS.schema(_NO_COLUMNS)
 """The fields that every record has (docs/architecture.md)."""
-_FIXED: Final = [(field.name, field.nullable, _CHECKS[field.type]) for field in FIXED]
+_FIXED: Final = [
+    (field.name, _CLASSES[field.type] | ({_NULL} if field.nullable else set()), field.type == pa.int64())
+    for field in FIXED
+]
 _NESTED: Final[Mapping[str, tuple[str, pa.DataType | None]]] = {
     "columns": ("", None), "features": ("", pa.float64()), "sequences": ("sequence_", pa.int64()),
     "newest_us": ("newest_us_", pa.int64()), "snapshots": ("snapshot_", pa.string()),
 }  # fmt: skip
 """Object of a record -> prefix and type of its columns. The types of declared columns differ."""
+_NESTED_CLASSES: Final = {
+    group: _ANY if kind is None else _CLASSES[kind] | {_NULL} for group, (_, kind) in _NESTED.items()
+}
 _INTEGERS: Final = ("sequence_", "newest_us_")
 
 
@@ -83,7 +75,7 @@ def read(segment: Path, offset: int, declaration: Declaration) -> Iterator[Part]
             offset += len(whole)
             file.seek(offset)
             lines = [line for line in whole.split(b"\n") if line.strip()]
-            rows = [row for line in lines if (row := _flat(line)) is not None]
+            rows = list(_rows(lines))
             yield Part(table_of(rows, declaration), len(lines) - len(rows), offset)
 
 
@@ -104,17 +96,18 @@ def is_finished(segment: Path, offset: int, now_us: int) -> bool:
 def table_of(rows: Sequence[Mapping[str, Any]], declaration: Declaration) -> pa.Table:
     """Flat rows as a table. A column without any value is only included if it is one of `declaration`."""
     schema = catalog.PREDICTIONS.schema(declaration)
-    names = dict.fromkeys([*schema.names, *sorted({name for row in rows for name in row})])
+    found = {name for names in {tuple(row) for row in rows} for name in names}
     fields, arrays = [], []
-    for name in names:
+    for name in [*schema.names, *sorted(found - {*schema.names})]:
         values = [row.get(name) for row in rows]
+        classes = set(map(type, values)) - {_NULL}
         declared = schema.field(name) if name in schema.names else pa.field(name, pa.null())
-        kind = _kind(name, values, declared.type)
+        kind = _kind(name, classes, declared.type)
         if pa.types.is_null(kind):
             continue
-        if kind == pa.string():
+        if kind == pa.string() and classes - {str}:
             values = [value if value is None or isinstance(value, str) else _text(value) for value in values]
-        elif kind == pa.float64():
+        elif kind == pa.float64() and int in classes:
             values = [None if value is None else float(value) for value in values]
         fields.append(declared.with_type(kind))
         arrays.append(pa.array(values, kind))
@@ -152,42 +145,51 @@ def typed(record: dict[str, Any], declaration: Declaration) -> dict[str, Any]:
     return {**record, **changed} if changed else record
 
 
-def _flat(line: bytes) -> dict[str, Any] | None:
-    """A line as a flat row; None for a line that is no prediction record."""
-    try:
-        record = json.loads(line, parse_constant=_not_json)
-    except ValueError:
-        return None
-    if not isinstance(record, dict):
-        return None
-    row: dict[str, Any] = {}
-    for name, nullable, fits in _FIXED:
-        value = row[name] = record.get(name)
-        if not (nullable if value is None else fits(value)):
-            return None
-    for group, (prefix, kind) in _NESTED.items():
-        values = record.get(group)
-        if not isinstance(values, dict):
-            return None
-        fits = _is_scalar if kind is None else _CHECKS[kind]
-        for name, value in values.items():
-            if not (value is None or fits(value)) or prefix + name in row:
-                return None
-            row[prefix + name] = value
-    return row
-
-
 def _not_json(constant: str) -> object:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _is_scalar(value: object) -> bool:
-    return isinstance(value, str | bool | int | float)
+_DECODER: Final = json.JSONDecoder(parse_constant=_not_json)
 
 
-def _kind(name: str, values: Iterable[object], declared: pa.DataType) -> pa.DataType:
-    """The type of a column with these values: the declared one if all fit, text if they are of several types."""
-    classes = {type(value) for value in values} - {type(None)}
+def _rows(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The flat rows of the lines that are prediction records."""
+    for line in lines:
+        with suppress(ValueError):
+            yield _flat(line)
+
+
+def _flat(line: bytes) -> dict[str, Any]:
+    """A line as a flat row. Raises ValueError for a line that is no prediction record."""
+    record = _DECODER.decode(line.decode())
+    if not isinstance(record, dict):
+        raise ValueError("no object")  # noqa: TRY004 - one exception for any line that is no record
+    row: dict[str, Any] = {}
+    for name, classes, integer in _FIXED:
+        value = record.get(name)
+        if type(value) not in classes or (integer and value is not None and not _fits(value)):
+            raise ValueError(name)
+        row[name] = value
+    for group, (prefix, kind) in _NESTED.items():
+        values = record.get(group)
+        if not isinstance(values, dict) or not {*map(type, values.values())} <= _NESTED_CLASSES[group]:
+            raise ValueError(group)
+        if kind == pa.int64() and not all(map(_fits, filter(None, values.values()))):
+            raise ValueError(group)
+        if prefix:
+            values = {prefix + name: value for name, value in values.items()}
+        if not row.keys().isdisjoint(values):
+            raise ValueError(group)
+        row |= values
+    return row
+
+
+def _fits(value: int) -> bool:
+    return -(2**63) <= value < 2**63
+
+
+def _kind(name: str, classes: Collection[type], declared: pa.DataType) -> pa.DataType:
+    """The type of a column with values of these classes: the declared one if all fit, text if there are several."""
     if not classes:
         return declared
     integer = pa.int64() if declared == pa.int64() or name.startswith(_INTEGERS) else pa.float64()

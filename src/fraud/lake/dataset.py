@@ -182,6 +182,11 @@ class Dataset:
                 tables.append(pq.read_table(file, columns=columns))
         return pa.concat_tables(tables)
 
+    def read_as(self, partition: str, schema: pa.Schema) -> pa.Table:
+        """Read the columns of a schema (`conformed`). Raises BadInputError when the partition is not published."""
+        present = [name for name in self.columns(partition) if name in schema.names]
+        return conformed(self.read(partition, present), schema)
+
     def read_range(self, first: str, last: str, columns: list[str] | None = None) -> pa.Table | None:
         """Read the partitions with `first <= value of the key <= last`, in order; None when there is none."""
         chosen = [p for p in self.partitions() if first <= p <= last]

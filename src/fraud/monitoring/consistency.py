@@ -6,6 +6,7 @@ caused by the features (batch and serving used other events) or by the way the m
 
 import datetime as dt
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -146,8 +147,8 @@ def _explain(
     if not isinstance(version, str):
         dataset, names = catalog.features(version.plan.stored_hash).at(lake), version.plan.features
         if dataset.manifest(day) is not None:
-            answers = _of(predictions.read(served, ["prediction_id", *names]), "prediction_id", wrong)
-            batch = _of(dataset.read(day, ["transaction_id", *names]), "transaction_id", wrong)
+            answers = _features_of(wrong, predictions, served, "prediction_id", names)
+            batch = _features_of(wrong, dataset, day, "transaction_id", names)
             differ = {name: _different(answers[name], batch[name]) for name in names}
     for i, row in enumerate(rows):
         found = [name for name, where in (differ or {}).items() if where[i]]
@@ -160,13 +161,15 @@ def _explain(
             )
 
 
-def _of(table: pa.Table, key: str, rows: pa.Table) -> pa.Table:
-    """The rows of a table in the order of `rows`, by a unique column."""
+def _features_of(rows: pa.Table, dataset: Dataset, partition: str, key: str, names: Sequence[str]) -> pa.Table:
+    """Features of a dataset, float64, in the order of `rows`, by a unique column."""
+    schema = pa.schema([(key, pa.string()), *((name, pa.float64()) for name in names)])
+    table = dataset.read_as(partition, schema)
     return table.take(pc.index_in(rows[key], value_set=table[key].combine_chunks()))
 
 
 def _different(served: pa.ChunkedArray, batch: pa.ChunkedArray) -> NDArray[np.bool_]:
     """Where the values of batch and serving differ, bool[n]."""
-    one, other = (pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy() for values in (served, batch))
+    one, other = (pc.fill_null(values, np.nan).to_numpy() for values in (served, batch))
     differs: NDArray[np.bool_] = ~((one == other) | (np.isnan(one) & np.isnan(other)))
     return differs
