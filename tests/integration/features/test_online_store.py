@@ -14,7 +14,6 @@ import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from tests import oracle_windows
 from tests.served_answers import THREE, TWO_ENTITIES
 
@@ -238,8 +237,11 @@ def test_a_replay_by_sixteen_clients_equals_the_batch_values_as_known_at_each_se
     sequence = np.zeros(n, dtype=np.int64)
     for i, place, _ in served:
         sequence[i] = place
-    features = [oracle_windows.Feature(f.aggregate, {"amount": 0, "merchant_id": 1}.get(f.column or "", -1), f.window_us,
-                                       10_000 if f.column == "amount" else 1) for f in THREE.windows("user")]  # fmt: skip
+    of_column = {None: (-1, 1), "amount": (0, 10_000), "merchant_id": (1, 1)}  # position, divisor
+    features = [
+        oracle_windows.Feature(f.aggregate, of_column[f.column][0], f.window_us, of_column[f.column][1])
+        for f in THREE.windows("user")
+    ]
     expected: dict[int, list[float | None]] = {}
     for number in range(users):
         rows = sorted(np.flatnonzero(user == number).tolist(), key=lambda i: (at[i], sequence[i]))
