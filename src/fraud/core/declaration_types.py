@@ -117,7 +117,10 @@ class NumberColumn(_Column):
     min: Bound = Field(description="a smaller value is refused")
     max: Bound = Field(description="a larger value is refused")
     decimals: int | None = Field(
-        default=None, ge=0, le=6, description="values are rounded half to even at every entry point; needed by aggregates"
+        default=None,
+        ge=0,
+        le=6,
+        description="values are rounded half to even at every entry point; needed by aggregates",
     )
 
 
