@@ -4,14 +4,16 @@ Stored integers: the units of a number (value * 10**decimals, rounded half to ev
 category, 0 or 1 for a flag. Null is NO_NUMBER, NO_HASH or NO_FLAG.
 """
 
+import json
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fraud.core.contract import MAX_ID_LENGTH, id_hash, id_text
-from fraud.core.declaration_types import CategoryColumn, Column, FlagColumn, IdColumn, NumberColumn
+from fraud.core.declaration_types import CategoryColumn, Column, NumberColumn
 
 NO_NUMBER: Final = -(2**63)
 NO_HASH: Final = 0
@@ -32,6 +34,9 @@ class StoredColumn(NamedTuple):
     type: str
     decimals: int
     """Of a number; 0 for other types."""
+    values: str = ""
+    """Of a category with a closed list: 8 hex digits of the list and its unknown value. With another list, the same
+    text can be stored as another integer."""
 
     @property
     def divisor(self) -> int:
@@ -52,7 +57,11 @@ class StoredColumn(NamedTuple):
 def stored_column(name: str, column: Column) -> StoredColumn:
     """The stored form of a column that an aggregate uses."""
     decimals = column.decimals or 0 if isinstance(column, NumberColumn) else 0
-    return StoredColumn(name, column.type, decimals)
+    values = ""
+    if isinstance(column, CategoryColumn) and column.learn is None:
+        meaning = json.dumps([sorted(column.values or ()), column.unknown])
+        values = sha256(meaning.encode()).hexdigest()[:8]
+    return StoredColumn(name, column.type, decimals, values)
 
 
 def text_hash(text: str) -> int:
@@ -153,10 +162,8 @@ def kind_of(column: Column) -> str:
     """Text for people: `number in miles`, `category of 17 values`."""
     if isinstance(column, NumberColumn):
         return f"number in {column.unit}"
+    if isinstance(column, CategoryColumn) and column.learn is not None:
+        return f"category, the {column.learn} most frequent values"
     if isinstance(column, CategoryColumn):
-        return (
-            f"category, the {column.learn} most frequent"
-            if column.learn
-            else f"category of {len(column.values or ())} values"
-        )
-    return {IdColumn: "id", FlagColumn: "flag"}[type(column)]
+        return f"category of {len(column.values or ())} values"
+    return column.type
