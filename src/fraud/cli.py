@@ -65,8 +65,13 @@ def run_job(name: str, arguments: list[str]) -> "JobResult":
             else [str(error)]
         )
         raise BadConfigError(f"fraud {name}: " + "; ".join(lines), hint=f"fraud {name} --help") from error
+    from fraud import declaration_file  # noqa: PLC0415 - imports numpy
+
     settings = Settings.load()
-    context = Context(settings, Params.load(settings.project / "params.yaml"), structlog.get_logger(job=name))
+    context = Context(
+        settings, Params.load(settings.project / "params.yaml"), declaration_file.load_of(settings.project),
+        structlog.get_logger(job=name),
+    )  # fmt: skip
     with nullcontext() if name in ENDLESS else still_running(context.log):
         if name not in MONITORED or not config.monitored:
             result: JobResult = module.run(config, context)

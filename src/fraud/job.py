@@ -1,13 +1,16 @@
 """Base classes of jobs. A job is a module with `Config`, `Result` and `run(config, context)`; `fraud <job>` runs it."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import structlog
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict
 
 from fraud.params import Params
 from fraud.settings import Settings
+
+if TYPE_CHECKING:
+    from fraud.core.declaration import Declaration
 
 
 def _with_zone(value: object) -> object:
@@ -49,4 +52,6 @@ class Context:
 
     settings: Settings
     params: Params
+    declaration: "Declaration"
+    """The declaration of the project's `features.yaml`."""
     log: structlog.stdlib.BoundLogger

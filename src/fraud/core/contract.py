@@ -5,7 +5,6 @@ their sums are exact in any order, so engines can be compared bit by bit.
 """
 
 import re
-from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Final
 
@@ -18,8 +17,6 @@ US_PER_DAY: Final = 24 * US_PER_HOUR
 
 UNITS_PER_USD: Final = 10_000
 MAX_AMOUNT: Final = 1e9
-MAX_DISTANCE: Final = 12_500.0
-"""Miles. Half of the Earth's circumference is 12,451 miles, so no distance is larger."""
 MAX_ID_LENGTH: Final = 128
 MISSING_IDS: Final = frozenset({"nan", "null", "none", "<na>", "(null)", "\\n", "#n/a"})
 """Texts, in any case, that programs write for a missing id. An empty text is a separate error."""
@@ -38,41 +35,15 @@ MAX_FUTURE_SKEW_US: Final = US_PER_DAY
 MIN_EVENT_US: Final = 946_684_800 * US_PER_SECOND
 """2000-01-01. An earlier event time is treated as a parsing error."""
 
-OTHER: Final = "other"
-CATEGORIES: Final[tuple[str, ...]] = (
-    "electronics",
-    "entertainment",
-    "food_dining",
-    "gas_transport",
-    "grocery",
-    "grocery_net",
-    "grocery_pos",
-    "health_fitness",
-    "home",
-    "kids_pets",
-    "misc_net",
-    "misc_pos",
-    "personal_care",
-    "shopping_net",
-    "shopping_pos",
-    "travel",
-    OTHER,
-)
-"""The closed list of merchant categories. Any other category becomes `other` and is counted at the entry point."""
-
-CATEGORY_INDEX: Final[Mapping[str, int]] = {name: index for index, name in enumerate(CATEGORIES)}
-OTHER_INDEX: Final = CATEGORY_INDEX[OTHER]
-
 TRANSACTION_COLUMNS: Final = (
     "transaction_id",
     "event_timestamp",
     "created_timestamp",
     "user_id",
     "merchant_id",
-    "merchant_category",
     "amount",
-    "distance_from_home",
 )
+"""The built-in columns of a transaction. A declaration adds its own (`fraud.core.declaration`)."""
 LABEL_COLUMNS: Final = ("transaction_id", "is_fraud", "label_timestamp")
 
 

@@ -1,8 +1,8 @@
--- Appends many events of one user, in the order given, and removes events that can be in no later window.
--- KEYS: history, ids. ARGV: records (24 bytes each), transaction id hashes (8 bytes each), MAX_EVENTS.
--- RETENTION_US is set by the line that `fraud.core.history` puts before this text.
+-- Appends many events of one entity, in the order given, and removes events that can be in no later window.
+-- KEYS: history, ids. ARGV: records, transaction id hashes (8 bytes each), max_events, keep in us, bytes of a record.
 -- Reply: appended, repeated, too late, left out because the history is full.
 local new_records, new_ids, bound = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local keep_us, size = tonumber(ARGV[4]), tonumber(ARGV[5])
 local value, ids = redis.call('GET', KEYS[1]) or '', redis.call('GET', KEYS[2]) or ''
 local base, newest = 0, 0
 if #value >= 16 then base, newest = struct.unpack('<i8i8', value) end
@@ -18,10 +18,10 @@ local appended, repeated, late, full, removed = 0, 0, 0, 0, 0
 local records, entries = {string.sub(value, 17)}, {ids}
 for k = 0, #new_ids / 8 - 1 do
   local id = string.sub(new_ids, 8 * k + 1, 8 * k + 8)
-  local event_us = struct.unpack('<i8', new_records, 24 * k + 1)
+  local event_us = struct.unpack('<i8', new_records, size * k + 1)
   if appended_before[id] then
     repeated = repeated + 1
-  elseif event_us < newest - RETENTION_US then
+  elseif event_us < newest - keep_us then
     late = late + 1
   elseif event_us <= full_until then
     full = full + 1
@@ -31,7 +31,7 @@ for k = 0, #new_ids / 8 - 1 do
     end
     appended_before[id] = true
     appended = appended + 1
-    records[appended + 1] = string.sub(new_records, 24 * k + 1, 24 * k + 24)
+    records[appended + 1] = string.sub(new_records, size * k + 1, size * k + size)
     entries[appended + 1] = id .. struct.pack('<i8', newest)
     newest = math.max(newest, event_us)
     count = count + 1
@@ -41,11 +41,11 @@ end
 local all_records, all_entries = table.concat(records), table.concat(entries)
 -- A prefix of events older than the retention is in no later window.
 local first, total = removed, #all_entries / 16
-while first < total and struct.unpack('<i8', all_records, 24 * first + 1) < newest - RETENTION_US do
+while first < total and struct.unpack('<i8', all_records, size * first + 1) < newest - keep_us do
   first = first + 1
 end
 if appended > 0 or first > 0 then
-  redis.call('SET', KEYS[1], struct.pack('<i8i8', base + first, newest) .. string.sub(all_records, 24 * first + 1))
+  redis.call('SET', KEYS[1], struct.pack('<i8i8', base + first, newest) .. string.sub(all_records, size * first + 1))
   redis.call('SET', KEYS[2], string.sub(all_entries, 16 * first + 1))
 end
 return {appended, repeated, late, full}

@@ -4,17 +4,27 @@ Jobs open a dataset with `catalog.TRANSACTIONS.at(lake_uri)`; no other module of
 Tests compare docs/architecture.md with this module and reject dataset names elsewhere.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import pyarrow as pa
 
-from fraud.core.features import WINDOW_FEATURES
+from fraud.core.daily import Table
+from fraud.core.declaration import Declaration
+from fraud.core.plan import tables
 from fraud.lake.dataset import Dataset, listed
 
 TIMESTAMP: Final = pa.timestamp("us", "UTC")
-_WINDOW_TYPES: Final = {"float64": pa.float64(), "int64": pa.int64()}
+_TYPES: Final = {
+    "number": pa.float64(), "flag": pa.bool_(), "category": pa.string(), "id": pa.string(),
+    "float64": pa.float64(), "int64": pa.int64(),
+}  # fmt: skip
 _WHAT_IF: Final = "what_if"
+_FEATURES: Final = "features"
+_DAILY: Final = "daily"
+_PARTS: Final = "daily_parts"
+Columns = list[tuple[str, pa.DataType]]
 LOOK_BACK_DAYS: Final = 90
 """Transactions are kept this much longer than features: the windows of the oldest features read them."""
 
@@ -34,14 +44,15 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class DatasetDefinition:
-    """Name and layout of a dataset. `schema` has the columns in order; timestamps are UTC microseconds."""
+    """Name and layout of a dataset."""
 
     name: str
     key: str
     """Name of the partition key, as in `dt=2025-03-01`."""
     key_value: str
     """Description of the key's values."""
-    schema: pa.Schema
+    schema: Callable[[Declaration], pa.Schema]
+    """The columns in order, of a declaration; timestamps are UTC microseconds."""
     sorted_by: tuple[str, ...]
     """Order of the rows in a partition; empty: the order in which they were delivered."""
     retention: Retention
@@ -56,81 +67,87 @@ class DatasetDefinition:
         return Dataset(lake_uri, self.name, self.key)
 
 
-_TRANSACTION: Final = (
-    ("transaction_id", pa.string()),
-    ("event_timestamp", TIMESTAMP),
-    ("created_timestamp", TIMESTAMP),
-    ("user_id", pa.string()),
-    ("merchant_id", pa.string()),
-    ("merchant_category", pa.string()),
-    ("amount", pa.float64()),
-    ("distance_from_home", pa.float64()),
-)
-_WINDOWS: Final = tuple((feature.name, _WINDOW_TYPES[feature.dtype]) for feature in WINDOW_FEATURES)
+def declared_columns(declaration: Declaration) -> Columns:
+    """The declared columns of a transaction, sorted by name, with their types in the lake."""
+    return [(name, _TYPES[column.type]) for name, column in sorted(declaration.columns.items())]
+
+
+def transaction_columns(declaration: Declaration) -> Columns:
+    """The columns of an accepted transaction, in order."""
+    return [
+        ("transaction_id", pa.string()), ("event_timestamp", TIMESTAMP), ("created_timestamp", TIMESTAMP),
+        ("user_id", pa.string()), ("merchant_id", pa.string()), ("amount", pa.float64()),
+        *declared_columns(declaration),
+    ]  # fmt: skip
+
+
+def feature_columns(declaration: Declaration) -> Columns:
+    """The window and daily features, in declared order, with their types in the lake."""
+    return [(feature.name, _TYPES[feature.dtype]) for feature in declaration.stored_features]
+
+
 _BY_EVENT_TIME: Final = ("event_timestamp", "created_timestamp", "transaction_id")
 
 TRANSACTIONS: Final = DatasetDefinition(
-    "transactions", "dt", "day of event_timestamp", pa.schema(_TRANSACTION), _BY_EVENT_TIME,
+    "transactions", "dt", "day of event_timestamp", lambda d: pa.schema(transaction_columns(d)), _BY_EVENT_TIME,
     Retention("transaction_days", "newest day of transactions", LOOK_BACK_DAYS),
 )  # fmt: skip
 # The schema is that of a transaction file. A partition of a label file has the columns of LABELS, as text, instead.
 QUARANTINE: Final = DatasetDefinition(
     "quarantine", "batch", "sha256 of the landed file",
-    pa.schema([
-        *((name, pa.string()) for name, _ in _TRANSACTION),
+    lambda d: pa.schema([
+        *((name, pa.string()) for name, _ in transaction_columns(d)),
         ("parse_error", pa.string()), ("position", pa.int64()), ("reason", pa.string()),
     ]),
     (), Retention("landing_days", "publication"),
 )  # fmt: skip
+LABEL_SCHEMA: Final = pa.schema(
+    [("transaction_id", pa.string()), ("is_fraud", pa.bool_()), ("label_timestamp", TIMESTAMP)]
+)
 LABELS: Final = DatasetDefinition(
-    "labels", "dt", "day of label_timestamp",
-    pa.schema([("transaction_id", pa.string()), ("is_fraud", pa.bool_()), ("label_timestamp", TIMESTAMP)]),
+    "labels", "dt", "day of label_timestamp", lambda _: LABEL_SCHEMA,
     ("label_timestamp", "transaction_id", "is_fraud"), Retention("transaction_days", "newest day of transactions"),
-)  # fmt: skip
-FEATURES: Final = DatasetDefinition(
-    "features", "dt", "day of event_timestamp", pa.schema([*_TRANSACTION, *_WINDOWS]), _BY_EVENT_TIME,
-    Retention("transaction_days", "newest day of transactions"),
 )  # fmt: skip
 TRAINING_SETS: Final = DatasetDefinition(
     "training_sets", "snapshot", "hash of the inputs it was made from",
-    pa.schema([*_TRANSACTION, *_WINDOWS, ("is_fraud", pa.bool_()), ("label_timestamp", TIMESTAMP)]),
+    lambda d: pa.schema(
+        [*transaction_columns(d), *feature_columns(d), ("is_fraud", pa.bool_()), ("label_timestamp", TIMESTAMP)]
+    ),
     ("event_timestamp", "transaction_id"),
     Retention("version_days", "publication", condition="no model version or run that is kept was trained on it"),
 )  # fmt: skip
+SCORE_SCHEMA: Final = pa.schema([
+    pa.field("transaction_id", pa.string(), nullable=False),
+    pa.field("user_id", pa.string(), nullable=False),
+    pa.field("event_timestamp", TIMESTAMP, nullable=False),
+    pa.field("fraud_probability", pa.float32(), nullable=False),
+    pa.field("is_fraud", pa.bool_(), nullable=False),
+    pa.field("model_version", pa.string(), nullable=False),
+    pa.field("feature_hash", pa.string(), nullable=False),
+])  # fmt: skip
 SCORES: Final = DatasetDefinition(
-    "scores", "dt", "day of event_timestamp",
-    pa.schema([
-        pa.field("transaction_id", pa.string(), nullable=False),
-        pa.field("user_id", pa.string(), nullable=False),
-        pa.field("event_timestamp", TIMESTAMP, nullable=False),
-        pa.field("fraud_probability", pa.float32(), nullable=False),
-        pa.field("is_fraud", pa.bool_(), nullable=False),
-        pa.field("model_version", pa.string(), nullable=False),
-        pa.field("feature_hash", pa.string(), nullable=False),
-    ]),
+    "scores", "dt", "day of event_timestamp", lambda _: SCORE_SCHEMA,
     _BY_EVENT_TIME, Retention("prediction_retention_days", "newest day of transactions"),
 )  # fmt: skip
 PREDICTIONS: Final = DatasetDefinition(
     "predictions", "dt", "day of served_us",
-    pa.schema([
+    lambda d: pa.schema([
         pa.field("prediction_id", pa.string(), nullable=False),
         ("transaction_id", pa.string()),
         ("user_id", pa.string()),
         ("merchant_id", pa.string()),
-        pa.field("merchant_category", pa.string(), nullable=False),
         pa.field("amount", pa.float64(), nullable=False),
-        ("distance_from_home", pa.float64()),
+        *declared_columns(d),
         ("event_us", pa.int64()),
         pa.field("hour_of_day", pa.int64(), nullable=False),
         pa.field("day_of_week", pa.int64(), nullable=False),
         pa.field("served_us", pa.int64(), nullable=False),
-        ("sequence", pa.int64()),
-        ("newest_us", pa.int64()),
         pa.field("history", pa.string(), nullable=False),
         pa.field("degraded", pa.bool_(), nullable=False),
-        pa.field("transaction_velocity_1h", pa.float64(), nullable=False),
-        ("avg_amount_7d", pa.float64()),
-        pa.field("unique_merchants_30d", pa.int64(), nullable=False),
+        *((f.name, _TYPES["float64"]) for f in d.stored_features),
+        *((f"sequence_{entity}", pa.int64()) for entity in entities_with_windows(d)),
+        *((f"newest_us_{entity}", pa.int64()) for entity in entities_with_windows(d)),
+        *((f"snapshot_{table.entity}", pa.string()) for table in tables(d)),
         pa.field("fraud_probability", pa.float64(), nullable=False),
         pa.field("is_fraud", pa.bool_(), nullable=False),
         pa.field("threshold", pa.float64(), nullable=False),
@@ -143,9 +160,39 @@ PREDICTIONS: Final = DatasetDefinition(
     ]),
     ("served_us", "prediction_id"), Retention("prediction_retention_days", "today"),
 )  # fmt: skip
-ALL: Final = (TRANSACTIONS, QUARANTINE, LABELS, FEATURES, TRAINING_SETS, SCORES, PREDICTIONS)
-DAILY: Final = tuple(definition for definition in ALL if definition.key == "dt")
-"""The datasets that have a partition per day."""
+ALL: Final = (TRANSACTIONS, QUARANTINE, LABELS, TRAINING_SETS, SCORES, PREDICTIONS)
+"""The datasets that are not one per declaration or version."""
+
+
+def entities_with_windows(declaration: Declaration) -> list[str]:
+    """Names of the entities that have a history, sorted."""
+    return [entity for entity in sorted(declaration.entities) if declaration.windows(entity)]
+
+
+def features(stored_hash: str) -> DatasetDefinition:
+    """Window and daily features of every transaction, of the declarations with this `stored_hash`."""
+    return DatasetDefinition(
+        f"{_FEATURES}/declaration={stored_hash[:12]}", "dt", "day of event_timestamp",
+        lambda d: pa.schema([*transaction_columns(d), *feature_columns(d)]), _BY_EVENT_TIME,
+        Retention("transaction_days", "newest day of transactions"),
+    )  # fmt: skip
+
+
+def daily(table: Table) -> DatasetDefinition:
+    """Snapshots of a daily table: a row per entity, sorted by id; the row with a null id is the default row."""
+    columns = [(table.id_column, pa.string()), *((f.name, _TYPES[f.dtype]) for f in table.features)]
+    return DatasetDefinition(
+        f"{_DAILY}/table={table.id}", "dt", "day on which the snapshot begins to hold",
+        lambda _: pa.schema(columns), (table.id_column,), Retention("transaction_days", "newest day of transactions"),
+    )  # fmt: skip
+
+
+def daily_parts(table: Table) -> DatasetDefinition:
+    """Aggregates of one event day by entity and by the day on which they were known, for the snapshots of a table."""
+    return DatasetDefinition(
+        f"{_PARTS}/table={table.id}", "dt", "day of event_timestamp",
+        lambda _: pa.schema([]), (), Retention("transaction_days", "newest day of transactions", LOOK_BACK_DAYS),
+    )  # fmt: skip
 
 
 def what_if(version: str) -> DatasetDefinition:

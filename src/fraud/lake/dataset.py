@@ -84,6 +84,18 @@ def listed(uri: str, depth: int | None = None) -> list[str]:
     return sorted(found[len(path) :].lstrip("/") for found in fs.find(path, maxdepth=depth))
 
 
+def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with exactly the columns of a schema: others are dropped, missing ones are null.
+
+    A partition that was written under another declaration may have other columns.
+    """
+    columns = [
+        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=pa.schema([field.with_nullable(True) for field in schema]))
+
+
 def put_atomically(uri: str, data: bytes) -> None:
     """Replace one object atomically. The data is durable when the function returns."""
     fs, path = located(uri)
