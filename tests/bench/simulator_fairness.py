@@ -25,13 +25,20 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from fraud.core.contract import US_PER_DAY, US_PER_HOUR
+from fraud.core.declaration_types import CategoryColumn, FlagColumn, IdColumn, NumberColumn
 from fraud.simulator.countries import HOME
 from fraud.simulator.deliveries import Plan, deliveries
 
 START = dt.date(2025, 1, 1)
 WARM_UP, TRAIN_END, TEST_START, TEST_END, LABELS_END = 30, 90, 97, 121, 161
-COLUMNS = {name: name for name in ("category", "distance", "device", "place", "in_person")}
-"""Each role becomes a column of the same name."""
+COLUMNS = {
+    "category": CategoryColumn(type="category", learn=20, simulate="category"),
+    "distance": NumberColumn(type="number", unit="miles", min=0, max=12_500, simulate="distance"),
+    "device": IdColumn(type="id", simulate="device"),
+    "place": CategoryColumn(type="category", learn=50, simulate="place"),
+    "in_person": FlagColumn(type="flag", simulate="in_person"),
+}
+"""One column for each role."""
 LABEL_DELAY_DAYS, STRENGTH = 7, 20.0
 BASE = {
     "distance": ["distance", "distance_missing"],
@@ -85,7 +92,7 @@ class Window:
 
 
 def simulate(seed: int, users: int) -> Data:
-    found = list(deliveries(Plan(START, LABELS_END, users, seed, 0.0075, 0.0, columns=COLUMNS)))
+    found = list(deliveries(Plan(START, LABELS_END, users, seed, 0.0075, 0.0, COLUMNS)))
     table = pa.concat_tables([each.transactions for each in found])
     table = table.sort_by([(name, "ascending") for name in ("event_timestamp", "created_timestamp", "transaction_id")])
     labels = pa.concat_tables([each.labels for each in found]).to_pydict()

@@ -6,14 +6,16 @@ the same bytes, and the first days of a longer run equal those of a shorter one.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from fraud.core.contract import LABEL_COLUMNS, US_PER_DAY, US_PER_SECOND
+from fraud.core.contract import LABEL_COLUMNS, TRANSACTION_COLUMNS, US_PER_DAY, US_PER_SECOND
+from fraud.core.declaration_types import Column
 from fraud.simulator import legitimate, roles, world
 from fraud.simulator.bad_rows import spoil
 from fraud.simulator.devices import Devices
@@ -33,7 +35,7 @@ LABEL_SIGMA: Final = 0.885
 NEVER_LABELLED: Final = 0.05
 WRONGLY_LABELLED: Final = 0.0005
 
-_DAYS, _BAD, _DEVICES, _EXTRA = 1, 2, 4, 5
+_DAYS, _BAD, _DEVICES, _EXTRA, _COLUMN = 1, 2, 4, 5, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +48,12 @@ class Plan:
     seed: int
     fraud_rate: float
     bad_rows_per_100k: float
+    columns: Mapping[str, Column]
+    """The declared columns."""
     data_drift_from: int | None = None
     """Number of the day (0 is the first) from which legitimate spending changes."""
     concept_drift_from: int | None = None
     """Number of the day from which fraud changes."""
-    columns: Mapping[str, str] = field(
-        default_factory=lambda: {"merchant_category": "category", "distance_from_home": "distance"}
-    )
-    """Role of each column besides the built-in ones."""
 
 
 class Delivery(NamedTuple):
@@ -100,7 +100,11 @@ class _Labels(NamedTuple):
 
 
 def deliveries(plan: Plan) -> Iterator[Delivery]:
-    """One delivery per day, in order. Memory use depends on users and rows per day, not on the number of days."""
+    """One delivery per day, in order. Memory use depends on users and rows per day, not on the number of days.
+
+    Raises BadConfigError for a declared column that cannot have the values of its role.
+    """
+    roles.check(plan.columns)
     place = world.build(plan.seed, plan.users)
     devices = Devices(place, _stream(plan, _DEVICES))
     travel, fraudsters = legitimate.Travel(place), Fraudsters(place, devices, plan.fraud_rate)
@@ -127,8 +131,12 @@ def deliveries(plan: Plan) -> Iterator[Delivery]:
         labels = _Labels(*(np.concatenate(columns) for columns in zip(*reported, strict=True)))
         due = labels.label_us < end_us
         reported, labels = [labels.take(~due)], labels.take(due)
-        table = _transactions(plan, arrived, users, merchants, place)
-        spoiled = spoil(_stream(plan, _BAD, day), table, plan.bad_rows_per_100k)
+        table = _transactions(plan, arrived, users, merchants)
+        for name, values in roles.values(
+            partial(_stream, plan, _COLUMN), place, arrived.rows, day, plan.columns
+        ).items():
+            table = table.append_column(name, values)
+        spoiled = spoil(_stream(plan, _BAD, day), table, plan.bad_rows_per_100k, plan.columns)
         yield Delivery(
             plan.start + timedelta(days=index), spoiled, _label_table(plan.seed, labels),
             int(arrived.rows.fraud.sum()), spoiled.num_rows - table.num_rows,
@@ -176,21 +184,18 @@ def _ids(seed: int, event_day: Ints, number: Ints) -> pa.Array:
     return pa.array([f"{names[d]}-{n:07d}" for d, n in pairs], pa.string())
 
 
-def _transactions(
-    plan: Plan, ingested: _Ingested, users: pa.Array, merchants: pa.Array, place: world.World
-) -> pa.Table:  # fmt: skip
+def _transactions(plan: Plan, ingested: _Ingested, users: pa.Array, merchants: pa.Array) -> pa.Table:
+    """The built-in columns."""
     rows = ingested.rows
-    return pa.table(
-        {
-            "transaction_id": _ids(plan.seed, rows.event_us // US_PER_DAY, ingested.number),
-            "event_timestamp": pa.array(rows.event_us).cast(TIMESTAMP),
-            "created_timestamp": pa.array(ingested.created_us).cast(TIMESTAMP),
-            "user_id": users.take(pa.array(rows.user)),
-            "merchant_id": merchants.take(pa.array(rows.merchant)),
-            "amount": pa.array(np.maximum(np.round(rows.amount, 2), 0.01)),
-        }
-        | {column: roles.VALUES[role](place, rows) for column, role in plan.columns.items()}
-    )
+    columns = {
+        "transaction_id": _ids(plan.seed, rows.event_us // US_PER_DAY, ingested.number),
+        "event_timestamp": pa.array(rows.event_us).cast(TIMESTAMP),
+        "created_timestamp": pa.array(ingested.created_us).cast(TIMESTAMP),
+        "user_id": users.take(pa.array(rows.user)),
+        "merchant_id": merchants.take(pa.array(rows.merchant)),
+        "amount": pa.array(np.maximum(np.round(rows.amount, 2), 0.01)),
+    }
+    return pa.table({name: columns[name] for name in TRANSACTION_COLUMNS})
 
 
 def _label_table(seed: int, labels: _Labels) -> pa.Table:

@@ -93,10 +93,10 @@ def _partners(rng: np.random.Generator, home_city: Ints) -> Ints:
     return family
 
 
-def names(device: Ints) -> pa.Array:
+def names(device: Ints, prefix: str = "d") -> pa.Array:
     """Ids of devices, null for `NONE`. An id does not show to whom the device belongs."""
-    mixed = _mixed(device.astype(np.uint64))
-    return pa.array([f"d{mixed_:016x}" for mixed_ in mixed.tolist()], pa.string(), mask=device == NONE)
+    mixed = _mixed(device.astype(np.uint64)).tolist()
+    return pa.array([f"{prefix}{number:016x}" for number in mixed], pa.string(), mask=device == NONE)
 
 
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

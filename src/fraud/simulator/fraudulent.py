@@ -19,20 +19,20 @@ SPIKES, COMPROMISED, STOLEN, TESTING = 0.15, 0.35, 0.30, 0.20
 STOLEN_PAYMENTS: Final = (3, 12)
 STOLEN_HOURS: Final = (1.0, 6.0)
 TESTS: Final = (2, 5)
-PER_COMPROMISED: Final = 0.25
+PER_COMPROMISED: Final = 0.8
 """Fraudulent payments per day and compromised merchant."""
 COMPROMISED_DAYS: Final = (7, 28)
 NIGHT: Final = 0.4
 """Share of fraud that is committed at night."""
 
-STOLEN_ABROAD: Final = 0.4
+STOLEN_ABROAD: Final = 0.5
 """Share of the stolen cards outside the victim's city that are used abroad."""
-COMPROMISED_ABROAD: Final = 0.12
-FOREIGN_SITES: Final = 0.3
+COMPROMISED_ABROAD: Final = 0.25
+FOREIGN_SITES: Final = 0.6
 """Share of stolen and tested cards whose online payments are at foreign shops."""
-DEVICE_DAYS: Final = (2, 8)
+DEVICE_DAYS: Final = (3, 10)
 """Days for which fraudsters keep a device."""
-DEVICES_IN_USE: Final = 0.3
+DEVICES_IN_USE: Final = 0.2
 """Devices in use per fraudulent payment of a day."""
 
 
@@ -52,7 +52,7 @@ class Means(NamedTuple):
 
 
 MEANS_SPIKES: Final = Means(present=0.94, wallet=0.1, telephone=0.05, own=0.5, kept=0.0)
-MEANS_COMPROMISED: Final = Means(present=0.8, wallet=0.0, telephone=0.3, own=0.1, kept=0.6)
+MEANS_COMPROMISED: Final = Means(present=0.7, wallet=0.0, telephone=0.3, own=0.1, kept=0.6)
 MEANS_STOLEN: Final = Means(present=0.9, wallet=0.1, telephone=0.1, own=0.2, kept=0.5)
 MEANS_TESTED: Final = Means(present=0.0, wallet=0.0, telephone=0.05, own=0.1, kept=0.65)
 MEANS_QUIET: Final = Means(present=0.94, wallet=0.1, telephone=0.05, own=0.7, kept=0.0)
@@ -162,7 +162,7 @@ class Fraudsters:
         home = world.merchant_city[merchant]
         local = (rng.random(n) < (1.0 if quiet else 0.2)) & (home >= 0)
         user = np.where(local, self._neighbour(rng, home), user)
-        category = world.merchant_category[merchant]
+        category = world.merchant_kind[merchant]
         factor = rng.uniform(0.5, 1.1, n) if quiet else rng.uniform(1.5, 6.0, n)
         amount = world.amount(rng, user, category) * factor
         means = self._means(extra, day, user, merchant, np.arange(n), MEANS_QUIET if quiet else MEANS_COMPROMISED)

@@ -15,7 +15,7 @@ BURST: Final = 0.025
 SPIKE: Final = 0.015
 TRIP_STARTS: Final = 0.0125
 TRIP_DAYS: Final = (2, 7)
-TRIP_ABROAD: Final = 0.2
+TRIP_ABROAD: Final = 0.12
 """Share of trips that lead abroad."""
 ELSEWHERE: Final = 0.01
 """Share of payments that are made in another city without a trip."""

@@ -9,7 +9,6 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud.core.contract import CATEGORY_INDEX
 from fraud.core.geography import great_circle_miles
 from fraud.simulator.countries import ABROAD, SITES, TRIPS
 
@@ -55,11 +54,7 @@ ONLINE: Final = np.array([c.online for c in CATEGORIES])
 REMOTE: Final = np.array([c.remote for c in CATEGORIES])
 SPREAD: Final = np.array([c.spread for c in CATEGORIES])
 LOG_MEDIAN: Final = np.log(np.array([c.median for c in CATEGORIES]))
-CONTRACT_INDEX: Final = np.array([CATEGORY_INDEX[c.name] for c in CATEGORIES])
 BY_NAME: Final = {c.name: i for i, c in enumerate(CATEGORIES)}
-
-FOREIGN_SITE: Final = 3
-"""In each category every n-th online shop, by popularity, is foreign."""
 
 _DEGREES_PER_MILE: Final = 1 / 69.0
 
@@ -92,7 +87,8 @@ class World:
     merchant_latitude: Floats
     """NaN for online merchants."""
     merchant_longitude: Floats
-    merchant_category: Ints
+    merchant_kind: Ints
+    """Index into `CATEGORIES`."""
     merchant_city: Ints
     """-1 for online merchants."""
     merchant_country: Ints
@@ -110,7 +106,7 @@ class World:
 
     @property
     def merchants(self) -> int:
-        return len(self.merchant_category)
+        return len(self.merchant_kind)
 
     def place(self, rng: np.random.Generator, user: Ints, category: Ints, city: Ints, online: Bools) -> Place:
         """A merchant for each category, in the city or online, drawn by popularity."""
@@ -122,7 +118,8 @@ class World:
 
     def foreign_site(self, rng: np.random.Generator, category: Ints) -> Ints:
         """A foreign online shop for each category, all of them equally likely."""
-        rank = FOREIGN_SITE * (1 + rng.integers(0, self.online_pool // FOREIGN_SITE, len(category))) - 1
+        ranks = _foreign(self.online_pool)
+        rank = ranks[rng.integers(0, len(ranks), len(category))]
         merchant: Ints = (self.cities * self.pool + rank) * len(CATEGORIES) + category
         return merchant
 
@@ -150,11 +147,13 @@ class World:
 
     def city_abroad(self, rng: np.random.Generator, n: int) -> Ints:
         """n cities abroad, drawn by trips."""
-        return self.cities + np.searchsorted(TRIPS, rng.random(n) * TRIPS[-1]).astype(np.int64)
+        city: Ints = self.cities + np.searchsorted(TRIPS, rng.random(n) * TRIPS[-1]).astype(np.int64)
+        return city
 
     def any_city_abroad(self, rng: np.random.Generator, n: int) -> Ints:
         """n cities abroad, all of them equally likely."""
-        return self.cities + rng.integers(0, len(ABROAD), n)
+        city: Ints = self.cities + rng.integers(0, len(ABROAD), n)
+        return city
 
 
 def build(seed: int, users: int) -> World:
@@ -184,7 +183,7 @@ def build(seed: int, users: int) -> World:
         pool=pool, pool_share=_zipf(pool, 1.0), online_pool=online_pool, online_share=_zipf(online_pool, 1.0),
         merchant_latitude=np.concatenate([latitude[shop_city] + _miles(rng, 6, shops), nowhere, abroad_latitude]),
         merchant_longitude=np.concatenate([longitude[shop_city] + _miles(rng, 7, shops), nowhere, abroad_longitude]),
-        merchant_category=np.concatenate([
+        merchant_kind=np.concatenate([
             np.tile(np.repeat(np.arange(len(CATEGORIES)), pool), cities),
             np.tile(np.arange(len(CATEGORIES)), online_pool),
             np.tile(np.repeat(np.arange(len(CATEGORIES)), pool), len(ABROAD)),
@@ -202,11 +201,16 @@ def build(seed: int, users: int) -> World:
 
 
 def _seats(seed: int, online_pool: int) -> Ints:
-    """Country of each online shop. See `FOREIGN_SITE`."""
+    """Country of each online shop."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)))
     foreign = 1 + np.searchsorted(SITES, rng.random(len(CATEGORIES) * online_pool) * SITES[-1])
     rank = np.repeat(np.arange(online_pool), len(CATEGORIES))
-    return np.where((rank + 1) % FOREIGN_SITE == 0, foreign, 0)
+    return np.where(np.isin(rank, _foreign(online_pool)), foreign, 0)
+
+
+def _foreign(online_pool: int) -> Ints:
+    """Ranks of the foreign online shops of a category, from 0: every second of the less popular half."""
+    return np.arange(online_pool // 2 + 1, online_pool, 2)
 
 
 def _zipf(n: int, exponent: float) -> Floats:

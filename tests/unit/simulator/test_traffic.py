@@ -12,12 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 import structlog
 
+from fraud import declaration_file
 from fraud.errors import BadConfigError, BadInputError, UnavailableError
 from fraud.job import Context
 from fraud.params import Params
 from fraud.settings import Settings
 from fraud.simulator import traffic
 
+ROOT = Path(__file__).parents[3]
+DECLARATION = declaration_file.load_of(ROOT)
 UTC = pa.timestamp("us", "UTC")
 FIRST = dt.datetime(2026, 3, 4, 3, 0, tzinfo=dt.UTC)
 
@@ -74,8 +77,8 @@ def checkout() -> Iterator[Checkout]:
 
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
-    params = Params.load(Path(__file__).parents[3] / "params.yaml")
-    return Context(Settings(home=tmp_path), params, structlog.get_logger())
+    params = Params.load(ROOT / "params.yaml")
+    return Context(Settings(home=tmp_path), params, DECLARATION, structlog.get_logger())
 
 
 def write(path: Path, rows: list[tuple[str, str, int, float | None]]) -> Path:
