@@ -57,6 +57,7 @@ def test_two_processes_with_other_hash_seeds_and_threads_write_the_same_bytes(tm
         home = tmp_path / number
         environment = {
             "PYTHONHASHSEED": number, "OMP_NUM_THREADS": threads, "FRAUD_HOME": str(home), "FRAUD_PROJECT": str(ROOT),
+            "PYTHONPATH": str(ROOT / "src"),
         }  # fmt: skip
         subprocess.run([sys.executable, "-c", command, *flags], env=environment, check=True, capture_output=True)
         written.append(files(home))
