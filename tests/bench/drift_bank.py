@@ -59,7 +59,8 @@ class World(NamedTuple):
 
 
 def simulate(seed: int, users: int, *, fraud_changes: bool = False) -> World:
-    plan = Plan(START, DAYS, users, seed, 0.0075, 0.0, DECLARATION.columns, concept_drift_from=INJECTED if fraud_changes else None)
+    changes_on = INJECTED if fraud_changes else None
+    plan = Plan(START, DAYS, users, seed, 0.0075, 0.0, DECLARATION.columns, concept_drift_from=changes_on)
     found = list(deliveries(plan))
     table = pa.concat_tables([each.transactions for each in found])
     table = table.sort_by([(name, "ascending") for name in ("event_timestamp", "created_timestamp", "transaction_id")])
