@@ -25,7 +25,7 @@ def owned(place: World) -> Devices:
 
 
 @pytest.fixture(scope="module")
-def honest(place: World, owned: Devices) -> Rows:
+def legit(place: World, owned: Devices) -> Rows:
     rng, extra = np.random.default_rng(2), np.random.default_rng(3)
     travel = legitimate.Travel(place)
     days = range(FIRST, FIRST + DAYS)
@@ -54,21 +54,21 @@ def users_of(rows: Rows) -> dict[int, set[int]]:
     return found
 
 
-def test_the_card_is_present_in_shops_only(place: World, honest: Rows, stolen: Rows) -> None:
-    for rows in (honest, stolen):
+def test_the_card_is_present_in_shops_only(place: World, legit: Rows, stolen: Rows) -> None:
+    for rows in (legit, stolen):
         online = place.merchant_city[rows.merchant] < 0
         assert not (rows.present[online] == 1).any()
         assert (rows.present < 0).mean() == pytest.approx(0.015, abs=0.01)
-    shop = place.merchant_city[honest.merchant] >= 0
-    assert (honest.present[shop] == 0).mean() == pytest.approx(0.05, abs=0.015)
+    shop = place.merchant_city[legit.merchant] >= 0
+    assert (legit.present[shop] == 0).mean() == pytest.approx(0.05, abs=0.015)
     shop = place.merchant_city[stolen.merchant] >= 0
     assert 0.1 < (stolen.present[shop] == 0).mean() < 0.4
 
 
-def test_most_online_payments_have_a_device_and_few_in_shops(place: World, honest: Rows) -> None:
-    online = place.merchant_city[honest.merchant] < 0
-    assert (honest.device[online] != NONE).mean() == pytest.approx(1 - devices.UNKNOWN, abs=0.01)
-    assert (honest.device[~online] != NONE).mean() == pytest.approx(0.13, abs=0.03)  # 30% of users x 40%, and apps
+def test_most_online_payments_have_a_device_and_few_in_shops(place: World, legit: Rows) -> None:
+    online = place.merchant_city[legit.merchant] < 0
+    assert (legit.device[online] != NONE).mean() == pytest.approx(1 - devices.UNKNOWN, abs=0.01)
+    assert (legit.device[~online] != NONE).mean() == pytest.approx(0.13, abs=0.03)  # 30% of users x 40%, and apps
 
 
 def test_a_user_has_few_devices_and_few_devices_have_two_users(owned: Devices) -> None:
@@ -108,20 +108,20 @@ def test_fraudsters_devices_serve_several_victims_within_days(place: World, owne
     assert any(len(users) == 1 for users in served.values())
 
 
-def test_some_fraud_has_the_victims_own_device(stolen: Rows, honest: Rows) -> None:
-    own = {(d, u) for d, users in users_of(honest).items() for u in users}
+def test_some_fraud_has_the_victims_own_device(stolen: Rows, legit: Rows) -> None:
+    own = {(d, u) for d, users in users_of(legit).items() for u in users}
     known = [pair in own for pair in zip(stolen.device.tolist(), stolen.user.tolist(), strict=True) if pair[0] != NONE]
     assert 0.05 < np.mean(known) < 0.35
 
 
-def test_more_fraud_than_other_payments_is_abroad(place: World, honest: Rows, stolen: Rows) -> None:
+def test_more_fraud_than_other_payments_is_abroad(place: World, legit: Rows, stolen: Rows) -> None:
     def abroad(rows: Rows) -> np.ndarray:
         return place.merchant_country[rows.merchant] > 0
 
-    assert 0.01 < abroad(honest).mean() < 0.05
+    assert 0.01 < abroad(legit).mean() < 0.05
     assert 0.15 < abroad(stolen).mean() < 0.45
-    in_shop = place.merchant_city[honest.merchant] >= 0
-    far = honest.distance[abroad(honest) & in_shop]
+    in_shop = place.merchant_city[legit.merchant] >= 0
+    far = legit.distance[abroad(legit) & in_shop]
     assert len(far) > 100
     assert far.min() > 50  # from the homes to the nearest foreign city
 
