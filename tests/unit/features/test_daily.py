@@ -217,7 +217,7 @@ def test_days_after_retention_are_not_built_from_fewer_inputs(tmp_path: Path) ->
     catalog.TRANSACTIONS.at(lake).expire(day_name(2))
     assert build(tmp_path, declared).first_day == day_name(8)
     assert manifests(tmp_path, declared) == {day: m for day, m in before.items() if day >= day_name(8)}
-    # A new table begins where every transaction that it reads is kept.
+    # The first snapshot of a new table is that of which every transaction is kept.
     other = oracle.declaration(EVERYTHING[:1])
     assert build(tmp_path, other).first_day == day_name(2 + 3)
 
