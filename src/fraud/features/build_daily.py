@@ -21,8 +21,8 @@ from fraud.core.daily import Table
 from fraud.core.declaration import Declaration
 from fraud.core.plan import tables
 from fraud.errors import BadInputError
-from fraud.features import daily_parts
-from fraud.features.daily_parts import Days
+from fraud.features.engines import daily_parts
+from fraud.features.engines.daily_parts import Days
 from fraud.features.engines.daily_snapshots import Parts, parts_of, snapshot
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog, declarations
