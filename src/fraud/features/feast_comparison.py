@@ -42,7 +42,7 @@ def compare(context: Context, declaration: Declaration, rows: pa.Table) -> dict[
         for view in views:
             path = Path(folder) / view.file
             if view.table is None:
-                feast_snapshot.write_windows(path, view, [rows])
+                feast_snapshot.write_windows(path, view, [rows], compression="none")
             else:
                 dataset = catalog.daily(view.table).at(settings.lake_uri)
                 held = sorted({_held(view.table, day, offset) for day in days for offset in (0, 1)})
@@ -52,7 +52,7 @@ def compare(context: Context, declaration: Declaration, rows: pa.Table) -> dict[
         )
         feast_store.apply(store, settings.project, declaration, folder)
         ids = sorted({view.id_column for view in views})
-        events = rows.select(["event_timestamp", *ids]).append_column("row", pa.array(range(rows.num_rows)))
+        events = rows.select(["event_timestamp", *ids]).append_column("row", pa.array(np.arange(rows.num_rows)))
         joined = feast_store.point_in_time(store, declaration, events)
     if joined.num_rows != rows.num_rows:
         raise BadInputError(

@@ -10,11 +10,11 @@ from typing import Any
 
 import ibis
 import pandas as pd
-from feast import FeatureView, RepoConfig
+from feast import FeatureView, FileSource, RepoConfig
+from feast.data_format import ParquetFormat
 from feast.infra.offline_stores.duckdb import (
     DuckDBOfflineStore,
     DuckDBOfflineStoreConfig,
-    _read_data_source,
     _write_data_source,
 )
 from feast.infra.offline_stores.ibis import IbisRetrievalJob
@@ -49,7 +49,7 @@ class AsOfOfflineStore(DuckDBOfflineStore):  # type: ignore[misc] # Feast is not
         Retrievals that this platform does not use are left to Feast's own join: events as SQL or with another time
         column, full names, renamed keys, and views without a ttl.
         """
-        ours = all(view.ttl and not view.projection.join_key_map for view in feature_views)
+        ours = all(_generated(view) for view in feature_views)
         if isinstance(entity_df, str) or _AT not in entity_df or not ours or full_feature_names or any(other.values()):
             return DuckDBOfflineStore.get_historical_features(
                 config, feature_views, feature_refs, entity_df, registry, project, full_feature_names, **other
@@ -60,7 +60,7 @@ class AsOfOfflineStore(DuckDBOfflineStore):  # type: ignore[misc] # Feast is not
             prefix = f"{view.projection.name_to_use()}:"
             features = [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
             at, keys = view.batch_source.timestamp_field, [column.name for column in view.entity_columns]
-            rows = _read_data_source(view.batch_source, str(config.repo_path)).select(*keys, at, *features)
+            rows = ibis.read_parquet(view.batch_source.path).select(*keys, at, *features)
             rows = rows.rename({f"_row_{name}": name for name in (*keys, at)})
             found = found.asof_join(
                 rows, on=found[_AT] >= rows[f"_row_{at}"], predicates=[found[k] == rows[f"_row_{k}"] for k in keys]
@@ -77,3 +77,13 @@ class AsOfOfflineStore(DuckDBOfflineStore):  # type: ignore[misc] # Feast is not
             _write_data_source, config.offline_store.staging_location,
             config.offline_store.staging_location_endpoint_override, str(config.repo_path),
         )  # fmt: skip
+
+
+def _generated(view: FeatureView) -> bool:
+    """Whether the view is one of a Parquet file with a ttl, as the generated ones are.
+
+    Such a file is read directly: Feast's own reader first imports sources that are not used here, which takes seconds.
+    """
+    source = view.batch_source
+    parquet = isinstance(source, FileSource) and isinstance(source.file_format, ParquetFormat)
+    return parquet and bool(view.ttl) and not view.projection.join_key_map

@@ -30,6 +30,7 @@ from fraud.lake.dataset import Dataset, located, opened
 from fraud.uris import duckdb_file, path_or_uri
 
 _MADE_FROM: Final = b"made_from"
+_COMPRESSION: Final = "zstd"
 _KEY: Final = ("event_timestamp", "created_timestamp")
 _EPOCH_DAY: Final = np.datetime64("1970-01-01", "D")
 
@@ -133,7 +134,9 @@ def publish_snapshots(lake_uri: str, declaration: Declaration, days: Sequence[st
     return inputs
 
 
-def write_windows(path: Path, view: View, parts: Iterable[pa.Table], made_from: str = "") -> None:
+def write_windows(
+    path: Path, view: View, parts: Iterable[pa.Table], made_from: str = "", compression: str = _COMPRESSION
+) -> None:
     """Write rows of `features` into the snapshot of a view of windows, a row group each, one in memory at a time.
 
     Feast's key is (id, event time). Of rows with the same key, the last one is written (`last_of_key`), and none
@@ -146,7 +149,7 @@ def write_windows(path: Path, view: View, parts: Iterable[pa.Table], made_from: 
             rows = rows.filter(pc.is_valid(rows[view.id_column]))
             yield rows.filter(pa.array(last_of_key(rows, view.id_column) == np.arange(rows.num_rows)))
 
-    _write(path, _schema(view), chosen(), made_from)
+    _write(path, _schema(view), chosen(), made_from, compression)
 
 
 def write_daily(path: Path, table: Table, dataset: Dataset, days: Iterable[str], made_from: str = "") -> None:
@@ -191,9 +194,11 @@ def _schema(view: View) -> pa.Schema:
     ])  # fmt: skip
 
 
-def _write(path: Path, schema: pa.Schema, parts: Iterable[pa.Table], made_from: str) -> None:
+def _write(
+    path: Path, schema: pa.Schema, parts: Iterable[pa.Table], made_from: str, compression: str = _COMPRESSION
+) -> None:
     stored = schema.with_metadata({_MADE_FROM: made_from})
-    with pq.ParquetWriter(path, stored, compression="zstd") as writer:
+    with pq.ParquetWriter(path, stored, compression=compression) as writer:
         for part in parts:
             writer.write_table(part.cast(schema).replace_schema_metadata(stored.metadata))
 
