@@ -191,7 +191,8 @@ def _payment(site: Site, transaction: str) -> dict[str, Any]:
     """A payment of the drill's user with the usual amount, so that it does not fire another alert."""
     return {
         "transaction_id": transaction, "user_id": "drill", "merchant_id": "drill", short_request.CATEGORY: "grocery",
-        "event_timestamp": datetime.now(UTC).isoformat(), "amount": site.traffic.mean_amount, short_request.DISTANCE: 1.0,
+        "event_timestamp": datetime.now(UTC).isoformat(), "amount": site.traffic.mean_amount,
+        short_request.DISTANCE: 1.0,
     }  # fmt: skip
 
 
