@@ -67,6 +67,8 @@ def id_text(text: str) -> str | None:
 
     A text is never read as a number: leading zeros and a `.0` are kept. Raises ValueError with one of ID_FAULTS.
     """
+    if text.isascii() and (text.isalnum() or (text[:1].isalpha() and _is_plain(text))):
+        return None if text.lower() in MISSING_IDS else text  # most ids: nothing below applies to them
     found = text.strip(_SPACES)
     if _CONTROL.search(found):
         raise ValueError(ID_CONTROL)
@@ -75,6 +77,11 @@ def id_text(text: str) -> str | None:
     if _ERROR_CELL.fullmatch(found):
         raise ValueError(ID_ERROR_CELL)
     return None if found.lower() in MISSING_IDS else found
+
+
+def _is_plain(text: str) -> bool:
+    """Whether an ASCII text has only letters, digits, - and _."""
+    return text.replace("-", "").replace("_", "").isalnum()
 
 
 def id_hash(text: str) -> int:
