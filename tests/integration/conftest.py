@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 import structlog
 from onnx import TensorProto, helper
+from tests.served_answers import THREE
 
-from fraud.core.contract import CATEGORIES
-from fraud.core.features import VECTOR_NAMES, definition_hash
+from fraud.core.declaration import Declaration
+from fraud.core.plan import Plan
 from fraud.embedded.servers import valkey
 from fraud.job import Context
 from fraud.lake import catalog
@@ -29,13 +30,18 @@ from fraud.registry.model_versions import MODEL_NAME, PRODUCTION
 from fraud.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
+CATEGORIES = THREE.columns["merchant_category"].values  # type: ignore[union-attr]
 
 
-def linear_model(amount: float = 0.01, velocity: float = 0.5, bias: float = -4.0) -> bytes:
-    """ONNX bytes of the logistic function of amount * x + velocity * y + bias."""
-    weights = np.zeros((len(VECTOR_NAMES), 1), np.float32)
-    weights[VECTOR_NAMES.index("amount"), 0] = amount
-    weights[VECTOR_NAMES.index("transaction_velocity_1h"), 0] = velocity
+def linear_model(
+    amount: float = 0.01, velocity: float = 0.5, bias: float = -4.0, *, plan: Plan | None = None, **more: float
+) -> bytes:
+    """ONNX bytes of the logistic function of amount * x + velocity * y + bias; `more`: weights of other columns."""
+    names = (plan or Plan(THREE)).vector.names
+    weights = np.zeros((len(names), 1), np.float32)
+    for name, weight in {"amount": amount, "transaction_velocity_1h": velocity, **more}.items():
+        if name in names:
+            weights[names.index(name), 0] = weight
     nodes = [
         helper.make_node("MatMul", ["features", "w"], ["z"]),
         helper.make_node("Add", ["z", "b"], ["s"]),
@@ -45,7 +51,7 @@ def linear_model(amount: float = 0.01, velocity: float = 0.5, bias: float = -4.0
     graph = helper.make_graph(
         nodes,
         "linear",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, len(VECTOR_NAMES)])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, len(names)])],
         [helper.make_tensor_value_info("fraud_probability", TensorProto.FLOAT, [None])],
         [
             helper.make_tensor("w", TensorProto.FLOAT, weights.shape, weights.ravel()),
@@ -89,14 +95,23 @@ class Registry:
     folder: Path
 
     def register(
-        self, model: bytes, threshold: float = 0.2, *, reference: pa.Table | None = None, tampered: bool = False
+        self,
+        model: bytes,
+        threshold: float = 0.2,
+        *,
+        reference: pa.Table | None = None,
+        tampered: bool = False,
+        declaration: Declaration = THREE,
     ) -> str:
         """A version laid out as docs/architecture.md says, made production. Returns its number."""
         client = mlflow.MlflowClient(self.url)
         run_id = client.create_run(client.search_experiments()[0].experiment_id).info.run_id
         serving = json.dumps(
-            {"model_sha256": sha256(model).hexdigest(), "model_bytes": len(model), "feature_hash": definition_hash(),
-             "threshold": threshold, "level": "logistic", "golden": {"vectors": [], "probabilities": []}}
+            {
+                "model_sha256": sha256(model).hexdigest(), "model_bytes": len(model), "feature_hash": declaration.hash,
+                "declaration": json.loads(declaration.canonical()), "threshold": threshold, "level": "logistic",
+                "golden": {"vectors": [], "probabilities": []},
+            }
         ).encode()  # fmt: skip
         folder = self.folder / run_id
         folder.mkdir()
@@ -108,7 +123,7 @@ class Registry:
             client.log_artifact(run_id, str(folder / "reference.parquet"))
         tags = {
             "model_sha256": sha256(model).hexdigest(), "serving_sha256": sha256(serving).hexdigest(),
-            "threshold": repr(threshold),
+            "threshold": repr(threshold), "feature_hash": declaration.hash, "stored_hash": declaration.stored_hash,
         }  # fmt: skip
         made = client.create_model_version(MODEL_NAME, f"runs:/{run_id}/model", run_id, tags=tags)
         client.set_registered_model_alias(MODEL_NAME, PRODUCTION, made.version)
@@ -153,7 +168,7 @@ def context(tmp_path: Path, registry: Registry, valkey_url: str) -> Context:
     settings = Settings(
         home=tmp_path / "home", project=ROOT, mlflow_url=registry.url, spark_master="local[2]", redis_url=valkey_url
     )
-    return Context(settings, Params.load(ROOT / "params.yaml"), structlog.get_logger())
+    return Context(settings, Params.load(ROOT / "params.yaml"), THREE, structlog.get_logger())
 
 
 @pytest.fixture(scope="session")
@@ -166,7 +181,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def features(context: Context) -> Dataset:
-    return catalog.FEATURES.at(context.settings.lake_uri)
+    return catalog.features(THREE.stored_hash).at(context.settings.lake_uri)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import mlflow
 
 from fraud.cli import run_job
-from fraud.core.features import definition_hash
+from fraud.core.declaration import Declaration, parse
 from fraud.embedded.servers import mlflow_server
 from fraud.errors import FraudError
 from fraud.registry.model_versions import MODEL_NAME
@@ -16,6 +16,8 @@ from fraud.registry.promotion_log import STAGING, opened
 from fraud.settings import Settings
 
 PROJECT = Path(__file__).resolve().parents[2]
+STATELESS = parse({"features": [{"name": "amount", "kind": "request", "op": "column", "column": "amount"}]})
+"""A declaration that needs nothing from the online store."""
 
 
 class Platform:
@@ -26,13 +28,15 @@ class Platform:
         self.settings = Settings(home=home, project=PROJECT, mlflow_url=server.url, actor="ada")
         self.client = mlflow.MlflowClient(server.url)
 
-    def register(self, gates: str = "passed", champion: str = "", failed: str = "", staging: bool = True) -> str:
+    def register(self, gates: str = "passed", champion: str = "", failed: str = "", staging: bool = True,
+        declaration: Declaration = STATELESS) -> str:
         """A version with its two files; the model's bytes need not parse here."""
         experiment = self.client.get_experiment_by_name("e")
         experiment_id = experiment.experiment_id if experiment else self.client.create_experiment("e")
         run = self.client.create_run(experiment_id)
         model = f"model of {run.info.run_id}".encode()
-        serving = json.dumps({"feature_hash": definition_hash(), "threshold": 0.5}).encode()
+        facts = {"feature_hash": declaration.hash, "declaration": json.loads(declaration.canonical()), "threshold": 0.5}
+        serving = json.dumps(facts).encode()
         folder = self.home / run.info.run_id
         folder.mkdir(parents=True)
         (folder / "model.onnx").write_bytes(model)
@@ -40,7 +44,7 @@ class Platform:
         self.client.log_artifacts(run.info.run_id, str(folder), "model")
         tags = {
             "model_sha256": sha256(model).hexdigest(), "serving_sha256": sha256(serving).hexdigest(),
-            "gates": gates, "failed_gates": failed, "champion": champion, "feature_hash": definition_hash(),
+            "gates": gates, "failed_gates": failed, "champion": champion, "feature_hash": declaration.hash,
         }  # fmt: skip
         source = f"runs:/{run.info.run_id}/model"
         version = self.client.create_model_version(MODEL_NAME, source, run.info.run_id, tags=tags)

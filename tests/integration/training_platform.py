@@ -13,6 +13,7 @@ import pyarrow as pa
 import structlog
 import yaml
 
+from fraud import declaration_file
 from fraud.core.contract import US_PER_DAY
 from fraud.embedded.servers import mlflow_server
 from fraud.job import Context
@@ -77,25 +78,37 @@ class Platform:
         self.home, self.project = home, home / "project"
         (self.project / "requirements").mkdir(parents=True)
         (self.project / "requirements/ml.txt").write_text("a lock\n")
-        self.settings = Settings(home=home, project=self.project, mlflow_url=server.url, actor="ada")
+        (self.project / "feature_repo").mkdir()
+        self.declare((ROOT / "tests/declarations/three.yaml").read_text())
+        self.settings = Settings(
+            home=home, project=self.project, mlflow_url=server.url, actor="ada", redis_url="redis://127.0.0.1:9/0"
+        )
         self.client = mlflow.MlflowClient(server.url)
         self.lake(world(), "s1")
 
+    def declare(self, text: str) -> None:
+        """Write the project's features.yaml."""
+        (self.project / declaration_file.NAME).write_text(text)
+        self.declaration = declaration_file.load_of(self.project)
+
     def lake(self, table: pa.Table, snapshot: str, cut_off: str = "2026-03-09T00:00:00+00:00") -> None:
-        made_from = {"cut_off": cut_off, "maturity_days": "7"}
+        made_from = {"cut_off": cut_off, "maturity_days": "7", "declaration": self.declaration.stored_hash}
         catalog.TRAINING_SETS.at(self.settings.lake_uri).publish(snapshot, table, made_from)
         catalog.TRANSACTIONS.at(self.settings.lake_uri).publish("2026-01-01", table.slice(0, 1000))
 
     def context(self, *changes: Mapping[str, Any]) -> Context:
         path = self.project / "params.yaml"
         path.write_text(yaml.safe_dump(merged(yaml.safe_load((ROOT / "params.yaml").read_text()), QUICK, *changes)))
-        return Context(self.settings, Params.load(path), structlog.get_logger(job="train"))
+        return Context(self.settings, Params.load(path), self.declaration, structlog.get_logger(job="train"))
 
     def train(self, *changes: Mapping[str, Any], force: bool = False) -> train.Result:
         return train.run(train.Config(force=force), self.context(*changes))
 
     def promote(self) -> promote.Result:
-        return promote.run(promote.Config(), self.context())
+        """Promote the candidate. No online store runs here, so its gate is waived."""
+        waiver = {"waive": ("online_state",), "waiver_reason": "no online store in this test",
+                  "waiver_expires": dt.date(2999, 1, 1)}  # fmt: skip
+        return promote.run(promote.Config(**waiver), self.context())
 
     def alias(self, name: str) -> str | None:
         with opened(self.settings) as promotion:

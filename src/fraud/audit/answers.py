@@ -3,20 +3,21 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, islice
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from fraud.audit import prediction_log
-from fraud.core.features import WINDOW_NAMES
+from fraud.audit.answering_versions import AnsweringVersions
 from fraud.errors import BadInputError
+from fraud.job import Context
 from fraud.lake import catalog
 from fraud.lake.dataset import Manifest
 from fraud.settings import Settings
 
-RULE: Final = "rule"
-"""model_version of an answer that serving computed without a model."""
+Values = dict[str, float | int | None]
+"""Window and daily features by name."""
 
 
 class Answer(NamedTuple):
@@ -28,15 +29,16 @@ class Answer(NamedTuple):
     day: str
     """Partition of `scores`; "" for a served answer."""
     record: dict[str, Any]
-    """A prediction record (docs/architecture.md), or a row of `scores`."""
+    """A flat prediction record (docs/architecture.md), or a row of `scores`."""
     made_from: dict[str, str]
     """`made_from` of the partition of `scores`."""
 
 
-def find(settings: Settings, ids: Collection[str]) -> list[Answer]:
+def find(context: Context, ids: Collection[str]) -> list[Answer]:
     """The answers with these ids, in the order of `ids`. Raises BadInputError with the ids that do not exist."""
     found: dict[str, Answer] = {}
-    for part in (_of_lake(settings), _of_segments(settings), _of_nights(settings)):
+    settings = context.settings
+    for part in (_of_lake(settings), _of_segments(context), _of_nights(settings)):
         for answers in part:
             left = set(ids) - found.keys()
             if not left:
@@ -51,26 +53,37 @@ def find(settings: Settings, ids: Collection[str]) -> list[Answer]:
     return [found[id_] for id_ in ids]
 
 
-def newest(settings: Settings, count: int) -> list[str]:
+def newest(context: Context, count: int) -> list[str]:
     """Ids of up to `count` answers of each kind: first those not shipped yet, then from the newest day backwards."""
-    kinds = (chain(_of_segments(settings), _of_lake(settings)), _of_nights(settings))
+    settings = context.settings
+    kinds = (chain(_of_segments(context), _of_lake(settings)), _of_nights(settings))
     ids = [islice(dict.fromkeys(id_ for part in parts for id_ in reversed(part.ids())), count) for parts in kinds]
     return list(dict.fromkeys(chain(*ids)))
 
 
-def recorded_windows(settings: Settings, answers: Iterable[Answer]) -> dict[str, dict[str, float | int | None]]:
-    """Window features by id: of the record for served answers, of `features` for nightly rows (omitted if removed)."""
-    found, days = dict[str, dict[str, float | int | None]](), defaultdict[str, list[str]](list)
+def recorded_features(settings: Settings, answers: Iterable[Answer], versions: AnsweringVersions) -> dict[str, Values]:
+    """Window and daily features by id: of the record for served answers, of `features` for nightly rows.
+
+    An answer is omitted if its version is not known, or if the day of `features` was removed.
+    """
+    found, days = dict[str, Values](), defaultdict[tuple[str, str], list[Answer]](list)
     for answer in answers:
+        version = versions.of(answer.record)
+        if isinstance(version, str):
+            continue
         if answer.kind == "served":
-            found[answer.id] = {name: answer.record[name] for name in WINDOW_NAMES}
+            found[answer.id] = {name: answer.record.get(name) for name in version.plan.features}
         else:
-            days[answer.day].append(answer.id)
-    features = catalog.FEATURES.at(settings.lake_uri)
-    for day, ids in sorted(days.items()):
-        table = features.read(day, ["transaction_id", *WINDOW_NAMES])
-        rows = table.filter(pc.is_in(table["transaction_id"], pa.array(ids, pa.string()))).to_pylist()
-        found |= {row["transaction_id"]: {name: row[name] for name in WINDOW_NAMES} for row in rows}
+            days[version.version, answer.day].append(answer)
+    for (number, day), some in sorted(days.items()):
+        plan = versions.fetched(number).plan
+        dataset = catalog.features(plan.stored_hash).at(settings.lake_uri)
+        if dataset.manifest(day) is None:
+            continue
+        table = dataset.read(day, ["transaction_id", *plan.features])
+        ids = pa.array([answer.id for answer in some], pa.string())
+        for row in table.filter(pc.is_in(table["transaction_id"], ids)).to_pylist():
+            found[row.pop("transaction_id")] = row
     return found
 
 
@@ -103,10 +116,10 @@ def _of_lake(settings: Settings) -> Iterator[_Part]:
         yield _Part("served", f"{lake.uri}/dt={day}", "", lake.read(day), {})
 
 
-def _of_segments(settings: Settings) -> Iterator[_Part]:
+def _of_segments(context: Context) -> Iterator[_Part]:
     """Answers that are not shipped to the lake yet."""
-    for segment in reversed(prediction_log.segments(settings.prediction_log)):
-        for part in prediction_log.read(segment, 0):
+    for segment in reversed(prediction_log.segments(context.settings.prediction_log)):
+        for part in prediction_log.read(segment, 0, context.declaration):
             yield _Part("served", str(segment), "", part.table, {})
 
 

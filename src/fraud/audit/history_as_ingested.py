@@ -1,65 +1,105 @@
-"""Recompute window features from the lake's transactions in the order of their ingestion time, one event at a time.
+"""Recompute window and daily features from the lake's transactions in the order of their ingestion time.
 
 The batch engines compute the same values for all rows at once. This module uses the point function of the request path
-instead, so that replay compares both.
+instead, one event at a time, so that replay compares both.
 """
 
-from collections.abc import Collection, Mapping
-from typing import Any, Final, Self
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fraud.core import history
-from fraud.core.contract import amounts_units, id_hash
-from fraud.core.features import MAX_EVENTS, RETENTION_US
-from fraud.core.windows import WindowValues, evaluate
+from fraud.audit.daily_snapshots import DailySnapshots, Lookup
+from fraud.audit.stored_events import event_us, stored_records
+from fraud.core.daily import Table
+from fraud.core.plan import Plan
+from fraud.core.windows import WindowSet
 from fraud.lake import catalog
 
-_COLUMNS: Final = ["transaction_id", "user_id", "merchant_id", "merchant_category", "event_timestamp",
-                   "created_timestamp", "amount", "distance_from_home"]  # fmt: skip
-_ORDER: Final = ("user_id", "created_timestamp", "event_timestamp", "transaction_id")
+_ORDER: Final = ("created_timestamp", "event_timestamp", "transaction_id")
+Values = dict[str, float | None]
+"""Features by name."""
 
 
+@dataclass(frozen=True, slots=True)
 class LakeHistory:
-    """Transactions and their window features. Create it with `load`."""
+    """Transactions and their features. Create it with `load`."""
 
-    def __init__(self, windows: Mapping[str, WindowValues], rows: pa.Table) -> None:
-        self.windows = windows
-        """By transaction_id. A missing transaction is not in the lake."""
-        self.rows = rows
+    features: Mapping[str, Values]
+    """By transaction_id. A missing transaction is not in the lake."""
+    rows: pa.Table
+    """The transactions, with the columns of the plan's declaration."""
 
     @classmethod
-    def load(cls, lake_uri: str, users: Collection[str], transaction_ids: Collection[str]) -> Self:
-        """Read all transactions of `users`; compute the window features of `transaction_ids`."""
-        dataset, of_users = catalog.TRANSACTIONS.at(lake_uri), pa.array(sorted(users), pa.string())
-        tables = [dataset.read(day, _COLUMNS) for day in dataset.partitions()]
-        own = [table.filter(pc.is_in(table["user_id"], of_users)) for table in tables]
-        rows = pa.concat_tables(own).sort_by([(key, "ascending") for key in _ORDER])
-        selected = set(transaction_ids)
-        is_selected = pc.is_in(rows["transaction_id"], pa.array(sorted(selected), pa.string()))
-        return cls(_windows(rows, selected), rows.filter(is_selected))
+    def load(cls, lake_uri: str, plan: Plan, transactions: Mapping[str, Collection[str]]) -> Self:
+        """Compute the features of transaction ids by event day, as the plan declares them."""
+        schema = catalog.TRANSACTIONS.schema(plan.declaration)
+        dataset, found = catalog.TRANSACTIONS.at(lake_uri), [schema.empty_table()]
+        for day in sorted({*transactions} & {*dataset.partitions()}):
+            rows = dataset.read_as(day, schema)
+            ids = pa.array(sorted(transactions[day]), pa.string())
+            found.append(rows.filter(pc.is_in(rows["transaction_id"], ids)))
+        rows = pa.concat_tables(found)
+        features: dict[str, Values] = {transaction: {} for transaction in rows["transaction_id"].to_pylist()}
+        for windows in plan.windows:
+            for transaction, values in _windows(lake_uri, plan, windows, rows):
+                features[transaction] |= dict(zip(windows.names, values, strict=True))
+        for table in plan.tables:
+            for transaction, values in _daily(lake_uri, table, rows):
+                features[transaction] |= dict(zip(table.names, values, strict=True))
+        return cls(features, rows)
 
 
-def _windows(rows: pa.Table, selected: Collection[str]) -> dict[str, WindowValues]:
-    """Window features of the selected rows. `rows` are sorted by user, then by ingestion time."""
-    records = np.empty(rows.num_rows, dtype=history.RECORD)
-    records["event_us"] = rows["event_timestamp"].cast(pa.int64()).to_numpy()
-    records["units"] = amounts_units(rows["amount"].to_numpy())
-    records["merchant"] = np.fromiter((id_hash(m) for m in rows["merchant_id"].to_pylist()), dtype=np.uint64)
-    found: dict[str, WindowValues] = {}
-    user: Any = None
-    newest_us, events = 0, list[int]()
+def _windows(lake_uri: str, plan: Plan, windows: WindowSet, rows: pa.Table) -> Iterator[tuple[str, list[float | None]]]:
+    """The window features of an entity of each of `rows`, by transaction id."""
+    layout = windows.layout
+    for row in rows.filter(pc.is_null(rows[layout.id_column]))["transaction_id"].to_pylist():
+        yield row, list(windows.empty)
+    schema = pa.schema(
+        [field for field in catalog.TRANSACTIONS.schema(plan.declaration)
+         if field.name in {*_ORDER, layout.id_column, *(column.name for column in layout.columns)}]
+    )  # fmt: skip
+    entities = pa.array(sorted(set(rows[layout.id_column].drop_null().to_pylist())), pa.string())
+    dataset, tables = catalog.TRANSACTIONS.at(lake_uri), [schema.empty_table()]
+    for day in dataset.partitions():
+        events = dataset.read_as(day, schema)
+        tables.append(events.filter(pc.is_in(events[layout.id_column], entities)))
+    events = pa.concat_tables(tables).sort_by([(key, "ascending") for key in (layout.id_column, *_ORDER)])
+    selected = set(rows["transaction_id"].to_pylist())
+    records = stored_records(events, event_us(events), layout)
+    entity, newest_us, kept = None, 0, list[int]()
     for i, (name, transaction) in enumerate(
-        zip(rows["user_id"].to_pylist(), rows["transaction_id"].to_pylist(), strict=True)
+        zip(events[layout.id_column].to_pylist(), events["transaction_id"].to_pylist(), strict=True)
     ):
-        if name != user:
-            user, newest_us, events = name, 0, []
-        at_us = int(records["event_us"][i])
+        if name != entity:
+            entity, newest_us, kept = name, 0, []
+        at_us, *own = records[i].tolist()
         if transaction in selected:
-            found[transaction] = evaluate(records[events[-MAX_EVENTS:]], newest_us, at_us)
-        if at_us >= newest_us - RETENTION_US:
-            events.append(i)
+            before = records[np.array(kept[-layout.max_events :], dtype=np.int64)]
+            yield transaction, windows.evaluate(before, newest_us, at_us, own)
+        if at_us >= newest_us - layout.keep_us:
+            kept.append(i)
             newest_us = max(newest_us, at_us)
-    return found
+
+
+def _daily(lake_uri: str, table: Table, rows: pa.Table) -> Iterator[tuple[str, list[float | None]]]:
+    """The daily features of each of `rows` in the snapshot that holds at its event time, by transaction id."""
+    snapshots, dataset = dict[int, str | None](), catalog.daily(table).at(lake_uri)
+    at_us, ids = event_us(rows).tolist(), rows[table.id_column].to_pylist()
+    for day in {table.day_of(us) for us in at_us}:
+        name = str(np.datetime64(day, "D"))
+        manifest = dataset.manifest(name)
+        snapshots[day] = f"{name}-{manifest.content_sha256[:12]}" if manifest else None
+    lookups: list[Lookup] = [
+        (table, snapshot, entity_id)
+        for us, entity_id in zip(at_us, ids, strict=True)
+        if (snapshot := snapshots[table.day_of(us)]) is not None and entity_id is not None
+    ]
+    found = DailySnapshots.load(lake_uri, lookups)
+    for transaction, us, entity_id in zip(rows["transaction_id"].to_pylist(), at_us, ids, strict=True):
+        values = found.values(table, snapshots[table.day_of(us)], entity_id)
+        if isinstance(values, list):
+            yield transaction, values

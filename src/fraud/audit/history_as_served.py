@@ -1,13 +1,15 @@
-"""Recompute window features as of served answers: the order of events from the online store, the values from the lake.
+"""Recompute window and daily features as of served answers: the order of events from the online store, the values from
+the lake, and daily values from the snapshot that the answer names.
 
-Only the store has the order in which it received a user's events (`fraud.stats.served_skew`). The values of an event
+Only the store has the order in which it received an entity's events (`fraud.stats.served_skew`). The values of an event
 that has not landed are read from the prediction log.
 """
 
 import datetime as dt
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Self
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -15,119 +17,257 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fraud.audit import prediction_log
+from fraud.audit.answering_versions import RULE, AnsweringVersions
+from fraud.audit.daily_snapshots import DailySnapshots, Lookup
+from fraud.audit.stored_events import event_us, id_hashes, stored_records
 from fraud.core import history
-from fraud.core.contract import US_PER_DAY, amounts_units, id_hash
-from fraud.core.features import RETENTION_US
-from fraud.core.windows import WindowValues, evaluate
+from fraud.core.columns import to_stored
+from fraud.core.contract import TRANSACTION_COLUMNS, US_PER_DAY, id_hash
+from fraud.core.history import Layout
+from fraud.core.plan import Plan
+from fraud.core.windows import WindowSet
+from fraud.errors import RefusedError
 from fraud.features import online_store
+from fraud.job import Context
 from fraud.lake import catalog
 from fraud.lake.dataset import Dataset
-from fraud.settings import Settings
 from fraud.stats import served_skew
 
 Record = Mapping[str, Any]
-"""One answer of the prediction log. docs/architecture.md lists its fields."""
+"""One flat answer of the prediction log. docs/architecture.md lists its fields."""
 DEGRADED: Final = "degraded: answered without the online store"
 NO_USER: Final = "a request without a user"
 HISTORY_DROPPED: Final = "the online store no longer has the history"
 NOT_LANDED: Final = "the online store has events that have not landed"
-_LANDED: Final = ["transaction_id", "user_id", "merchant_id", "merchant_category", "event_timestamp", "amount",
-                  "distance_from_home"]  # fmt: skip
-_TEXT: Final = pa.nulls(0, pa.string())  # pa.array([]) would import pandas
-_EMPTY: Final = {
-    "event_timestamp": pa.nulls(0, pa.timestamp("us", "UTC")), "event_us": pa.nulls(0, pa.int64()),
-    "amount": pa.nulls(0, pa.float64()), "distance_from_home": pa.nulls(0, pa.float64()),
-}  # fmt: skip
-_LOGGED: Final = ["transaction_id", "user_id", "merchant_id", "event_us", "amount"]
 
 
-def no_windows(record: Record) -> str | None:
-    """Reason why the window features of an answer cannot be recomputed; None if they can."""
-    if record["degraded"] and record["history"] == "none":
-        return DEGRADED
-    return None if record["history"] == "store" else NO_USER
+class Recomputed(NamedTuple):
+    """The features of an answer that could be recomputed, and why the others could not."""
+
+    values: dict[str, float | None]
+    reasons: tuple[str, ...]
+    """Empty when all window and daily features of the version were recomputed."""
+
+
+class Events(NamedTuple):
+    """Transactions of one source and the columns that it has for all of them."""
+
+    table: pa.Table
+    event_us: NDArray[np.int64]
+    columns: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutHistory:
+    """The histories of some entities in one layout."""
+
+    layout: Layout
+    orders: dict[str, history.Order]
+    """By entity id."""
+    materialized: dict[str, str]
+    """Days that materialize loaded into the store, with their content hashes."""
+    values: served_skew.Values
 
 
 @dataclass(frozen=True, slots=True)
 class ServedHistory:
-    """Histories of the users of some answers. Create it with `load`."""
+    """Histories and snapshots of some answers. Create it with `load`."""
 
-    orders: dict[str, history.Order]
-    landed: pa.Table
-    """The users' transactions in the lake, with their day in `dt`."""
-    materialized: dict[str, str]
-    """Days that materialize loaded into the store, with their content hashes."""
-    _values: served_skew.Values
+    landed: list[Events]
+    """Transactions of the answers' entities in the lake, with their day in `dt`; one item per set of columns."""
+    layouts: dict[str, LayoutHistory]
+    """By id of the layout."""
+    snapshots: DailySnapshots
+    _versions: AnsweringVersions
+    _longest: dict[tuple[str, str], int] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, settings: Settings, records: Sequence[Record], *, unshipped: bool = False) -> Self:
-        """Load the histories for answers whose `no_windows` is None, at least one. Raises UnavailableError.
+    def load(
+        cls, context: Context, records: Sequence[Record], versions: AnsweringVersions, *, unshipped: bool = False
+    ) -> Self:
+        """Load what the answers' features are recomputed from. Raises UnavailableError.
 
         `unshipped`: also read serving's log segments, for answers that are not in the lake yet.
         """
-        users = sorted({record["user_id"] for record in records})
-        first_us = min(record["event_us"] for record in records) - RETENTION_US
+        settings = context.settings
+        wanted, layouts, first_us = _entities(records, versions)
+        snapshots = DailySnapshots.load(settings.lake_uri, _lookups(records, versions))
+        if not wanted:
+            return cls([], {}, snapshots, versions)
+        ids: dict[str, set[str]] = defaultdict(set)
+        for layout_id, entity_ids in wanted.items():
+            ids[layouts[layout_id].id_column] |= entity_ids
+        ids["user_id"] |= {record["user_id"] for record in records if record["user_id"] is not None}
         first = str(dt.date(1970, 1, 1) + dt.timedelta(days=first_us // US_PER_DAY))
-        landed = _of_users(catalog.TRANSACTIONS.at(settings.lake_uri), _LANDED, users, first)
+        columns = {name for layout in layouts.values() for name in _needed(layout)}
+        columns |= {name for record in records for name in _declared(versions, record)}
+        landed = _by_columns(
+            _of_entities(catalog.TRANSACTIONS.at(settings.lake_uri), ids, first, frozenset(columns), "event_timestamp")
+        )
         # No event is served before its event time, so the first day is the same.
-        logged = _of_users(catalog.PREDICTIONS.at(settings.lake_uri), _LOGGED, users, first)
-        with online_store.connect(settings.redis_url.get_secret_value()) as store:
-            orders = dict(store.orders(users))
-            materialized = store.materialized(online_store.EVENTS)
-        parts = [_events(landed, event_us(landed)), _events(logged, logged["event_us"].to_numpy())]
+        answers = catalog.PREDICTIONS.at(settings.lake_uri)
+        logged = [*_of_entities(answers, ids, first, frozenset(columns), "event_us")]
         if unshipped:
-            parts += [_events(table, table["event_us"].to_numpy()) for table in _of_segments(settings, users)]
-        ids, events = (np.concatenate(both) for both in zip(*parts, strict=True))
-        return cls(orders, landed, materialized, served_skew.values_of(ids, events))
+            logged += _of_segments(context, ids)
+        by_version = _by_columns(part for events in logged for part in _of_versions(events, versions))
+        found = {}
+        with online_store.connect(settings.redis_url.get_secret_value()) as store:
+            for layout_id, layout in layouts.items():
+                orders = dict(store.orders(layout, sorted(wanted[layout_id])))
+                loaded = store.materialized(online_store.events_key(layout))
+                found[layout_id] = LayoutHistory(layout, orders, loaded, _values(layout, landed, by_version))
+        return cls(landed, found, snapshots, versions)
 
-    def windows(self, record: Record) -> WindowValues | str:
-        """The window features at the sequence of an answer, or the reason why they cannot be recomputed."""
+    def features(self, record: Record) -> Recomputed:
+        """The window and daily features of an answer."""
+        version = self._versions.of(record)
+        if isinstance(version, str):
+            return Recomputed({}, (version,))
+        values, reasons = dict[str, float | None](), list[str]()
+        for windows in version.plan.windows:
+            again = self._windows(record, windows, version.plan)
+            if isinstance(again, str):
+                reasons.append(again)
+            else:
+                values |= dict(zip(windows.names, again, strict=True))
+        for table in version.plan.tables:
+            found = self.snapshots.values(table, record.get(f"snapshot_{table.entity}"), record.get(table.id_column))
+            if isinstance(found, str):
+                reasons.append(found)
+            else:
+                values |= dict(zip(table.names, found, strict=True))
+        return Recomputed(values, tuple(dict.fromkeys(reasons)))
+
+    def _windows(self, record: Record, windows: WindowSet, plan: Plan) -> list[float | None] | str:
+        """The window features of an entity at the answer's sequence, or the reason why they cannot be recomputed."""
+        layout = windows.layout
+        entity_id, sequence = record.get(layout.id_column), record.get(f"sequence_{layout.entity}")
+        if entity_id is None or sequence is None:
+            if record["history"] == "request":
+                return NO_USER
+            return DEGRADED if entity_id is not None or record["history"] == "none" else list(windows.empty)
+        own = self.layouts[layout.id]
         before = served_skew.history_before(
-            self.orders[record["user_id"]], record["sequence"], id_hash(record["transaction_id"]), record["event_us"],
-            self._values,
+            own.orders[entity_id], sequence, id_hash(record["transaction_id"]), record["event_us"], own.values, layout,
+            self._longest_us(plan, layout.entity),
         )  # fmt: skip
         if before is None:
             return HISTORY_DROPPED
         if before.unexplained:
             return NOT_LANDED
-        return evaluate(before.events, before.newest_us, record["event_us"])
+        stored = [to_stored(column, record[column.name]) for column in layout.columns]
+        return windows.evaluate(before.events, before.newest_us, record["event_us"], stored)
+
+    def _longest_us(self, plan: Plan, entity: str) -> int:
+        key = plan.hash, entity
+        if key not in self._longest:
+            self._longest[key] = max(feature.window_us for feature in plan.declaration.windows(entity))
+        return self._longest[key]
 
 
-def event_us(landed: pa.Table) -> NDArray[np.int64]:
-    """event_timestamp in us since 1970, int64[n]."""
-    values: NDArray[np.int64] = landed["event_timestamp"].cast(pa.int64()).to_numpy()
-    return values
+def _entities(
+    records: Iterable[Record], versions: AnsweringVersions
+) -> tuple[dict[str, set[str]], dict[str, Layout], int]:
+    """Entity ids by layout id, the layouts, and the time from which their events are needed."""
+    wanted, layouts, first_us = defaultdict[str, set[str]](set), dict[str, Layout](), 2**62
+    for record in records:
+        version = versions.of(record)
+        for windows in () if isinstance(version, str) else version.plan.windows:
+            layout = windows.layout
+            entity_id = record.get(layout.id_column)
+            if entity_id is not None and record.get(f"sequence_{layout.entity}") is not None:
+                layouts[layout.id] = layout
+                wanted[layout.id].add(entity_id)
+                first_us = min(first_us, record["event_us"] - layout.keep_us)
+    return wanted, layouts, first_us
 
 
-def id_hashes(ids: Iterable[str]) -> NDArray[np.uint64]:
-    """Hashes of ids, uint64[n]."""
-    return np.fromiter((id_hash(text) for text in ids), dtype=np.uint64)
+def _lookups(records: Iterable[Record], versions: AnsweringVersions) -> Iterator[Lookup]:
+    for record in records:
+        version = versions.of(record)
+        for table in () if isinstance(version, str) else version.plan.tables:
+            snapshot, entity_id = record.get(f"snapshot_{table.entity}"), record.get(table.id_column)
+            if snapshot is not None and entity_id is not None:
+                yield table, snapshot, entity_id
 
 
-def _of_users(dataset: Dataset, columns: list[str], users: list[str], first: str) -> pa.Table:
-    """The rows of these users from the day `first` on, with their day in `dt`."""
-    of_users, tables = pa.array(users), []
-    for day in dataset.partitions():
-        if day >= first:
-            table = dataset.read(day, columns)
-            table = table.filter(pc.is_in(table["user_id"], of_users))
-            tables.append(table.append_column("dt", pa.repeat(day, table.num_rows)))
-    return (
-        pa.concat_tables(tables) if tables else pa.table({name: _EMPTY.get(name, _TEXT) for name in (*columns, "dt")})
+def _declared(versions: AnsweringVersions, record: Record) -> tuple[str, ...]:
+    version = versions.of(record)
+    return () if isinstance(version, str) else version.plan.columns
+
+
+def _needed(layout: Layout) -> set[str]:
+    return {layout.id_column, *(column.name for column in layout.columns)}
+
+
+def _values(layout: Layout, landed: Iterable[Events], logged: Iterable[Events]) -> served_skew.Values:
+    """The events with the layout's columns: those of the lake, then those of the log, then those of days of the lake
+    that were written under a declaration without one of the columns, which is null in them."""
+    needed = _needed(layout)
+    whole = [events for source in (landed, logged) for events in source if needed <= events.columns]
+    parts = [*whole, *(events for events in landed if not needed <= events.columns)]
+    ids = [id_hashes(events.table["transaction_id"].to_pylist()) for events in parts]
+    records = [stored_records(events.table, events.event_us, layout) for events in parts]
+    return served_skew.values_of(
+        np.concatenate([np.zeros(0, np.uint64), *ids]), np.concatenate([np.zeros(0, layout.record), *records])
     )
 
 
-def _of_segments(settings: Settings, users: list[str]) -> Iterator[pa.Table]:
-    for segment in prediction_log.segments(settings.prediction_log):
-        for part in prediction_log.read(segment, 0):
-            table = part.table.select(_LOGGED)
-            yield table.filter(pc.is_in(table["user_id"], pa.array(users)))
+def _of_entities(
+    dataset: Dataset, ids: Mapping[str, set[str]], first: str, columns: frozenset[str], time: str
+) -> Iterator[Events]:
+    """The rows of these entities from the day `first` on, with their day in `dt`."""
+    more = {"model_version", "feature_hash"} if time == "event_us" else set()
+    for day in dataset.partitions():
+        if day < first:
+            continue
+        wanted = columns | more | {*TRANSACTION_COLUMNS, time}
+        names = [name for name in dataset.columns(day) if name in wanted]
+        table = _filtered(dataset.read(day, names), ids)
+        table = table.append_column("dt", pa.repeat(day, table.num_rows))
+        at_us = event_us(table) if time == "event_timestamp" else table[time].to_numpy()
+        yield Events(table, at_us, frozenset(names))
 
 
-def _events(table: pa.Table, at_us: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.void]]:
-    """Id hashes, uint64[n], and history.RECORD[n] of a table's events."""
-    records = np.empty(table.num_rows, dtype=history.RECORD)
-    records["event_us"] = at_us
-    records["units"] = amounts_units(table["amount"].to_numpy())
-    records["merchant"] = id_hashes(table["merchant_id"].to_pylist())
-    return id_hashes(table["transaction_id"].to_pylist()), records
+def _of_segments(context: Context, ids: Mapping[str, set[str]]) -> Iterator[Events]:
+    for segment in prediction_log.segments(context.settings.prediction_log):
+        for part in prediction_log.read(segment, 0, context.declaration):
+            table = _filtered(part.table, ids)
+            yield Events(table, table["event_us"].to_numpy(), frozenset(table.column_names))
+
+
+def _filtered(table: pa.Table, ids: Mapping[str, set[str]]) -> pa.Table:
+    """The rows with a transaction id and one of these entity ids, by id column."""
+    mask = pa.repeat(False, table.num_rows)
+    for column, some in ids.items():
+        if column in table.column_names:
+            mask = pc.or_(mask, pc.is_in(table[column].cast(pa.string()), pa.array(sorted(some), pa.string())))
+    return table.filter(pc.and_(mask, pc.is_valid(table["transaction_id"])))
+
+
+def _of_versions(events: Events, versions: AnsweringVersions) -> Iterator[Events]:
+    """Logged events by the version that answered: only columns that it declares were logged."""
+    for number in pc.unique(events.table["model_version"]).to_pylist():
+        rows = pc.equal(events.table["model_version"], number)
+        declared = set[str]()
+        if number != RULE:
+            try:
+                declared = set(versions.fetched(number).plan.columns)
+            except RefusedError:
+                declared = set()
+        table = events.table.filter(rows)
+        at_us = events.event_us[rows.to_numpy()]
+        yield Events(table, at_us, events.columns & (declared | {*TRANSACTION_COLUMNS}))
+
+
+def _by_columns(parts: Iterable[Events]) -> list[Events]:
+    """Concatenate the parts that have the same columns, of the same types."""
+    found = defaultdict[tuple[frozenset[str], tuple[Any, ...]], list[Events]](list)
+    for events in parts:
+        names = [name for name in events.table.column_names if name in {*events.columns, "dt"}]
+        table = events.table.select(names)
+        found[events.columns, tuple(zip(names, table.schema.types, strict=True))].append(events._replace(table=table))
+    return [
+        Events(pa.concat_tables([e.table for e in some]), np.concatenate([e.event_us for e in some]), columns)
+        for (columns, _), some in found.items()
+    ]

@@ -2,29 +2,57 @@
 
 Segments are append-only. A last line without a newline is being written, or was cut off by a kill. It is skipped and
 read again by the next run.
+
+A record is flattened: a column per fixed field, declared column, feature, and `sequence_`, `newest_us_` and
+`snapshot_<entity>`. Versions with different declarations write to one segment, so the columns come from the records: a
+record without a column has null there. A column that is a number in one declaration and, for example, a category in
+another is text in a table that has both; `typed` reverses that.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
-import pyarrow.json as pj
 
 from fraud.core.contract import US_PER_DAY
+from fraud.core.declaration import Declaration, parse
+from fraud.core.declaration_types import FlagColumn, NumberColumn
 from fraud.lake import catalog
 
-SCHEMA: Final = catalog.PREDICTIONS.schema
-"""The prediction record of docs/architecture.md."""
-BYTES_AT_ONCE: Final = 64 * 1024 * 1024
+BYTES_AT_ONCE: Final = 16 * 1024 * 1024
+_NULL: Final = type(None)
+_CLASSES: Final[Mapping[pa.DataType, frozenset[type]]] = {
+    pa.float64(): frozenset({float, int}), pa.int64(): frozenset({int}), pa.string(): frozenset({str}),
+    pa.bool_(): frozenset({bool}),
+}  # fmt: skip
+"""Classes of JSON values by the type of their column."""
+_ANY: Final = frozenset({str, bool, int, float, _NULL})
+_NO_COLUMNS: Final = parse({"features": [{"name": "amount", "kind": "request", "op": "column", "column": "amount"}]})
+FIXED: Final = catalog.PREDICTIONS.schema(_NO_COLUMNS)
+"""The fields that every record has (docs/architecture.md)."""
+_FIXED: Final = [
+    (field.name, _CLASSES[field.type] | ({_NULL} if field.nullable else set()), field.type == pa.int64())
+    for field in FIXED
+]
+_NESTED: Final[Mapping[str, tuple[str, pa.DataType | None]]] = {
+    "columns": ("", None), "features": ("", pa.float64()), "sequences": ("sequence_", pa.int64()),
+    "newest_us": ("newest_us_", pa.int64()), "snapshots": ("snapshot_", pa.string()),
+}  # fmt: skip
+"""Object of a record -> prefix and type of its columns. The types of declared columns differ."""
+_NESTED_CLASSES: Final = {
+    group: _ANY if kind is None else _CLASSES[kind] | {_NULL} for group, (_, kind) in _NESTED.items()
+}
+_INTEGERS: Final = ("sequence_", "newest_us_")
 
 
 class Part(NamedTuple):
     """Rows of complete lines of a segment."""
 
     table: pa.Table
-    """Rows of SCHEMA."""
+    """Flat rows: the columns of `catalog.PREDICTIONS` for the declaration, then those of other declarations."""
     unreadable: int
     """Lines that are not a prediction record."""
     end: int
@@ -36,7 +64,7 @@ def segments(folder: Path) -> list[Path]:
     return sorted(folder.glob("segment-*.jsonl"))
 
 
-def read(segment: Path, offset: int) -> Iterator[Part]:
+def read(segment: Path, offset: int, declaration: Declaration) -> Iterator[Part]:
     """The complete lines after `offset`, in parts of bounded size."""
     with segment.open("rb") as file:
         file.seek(offset)
@@ -46,8 +74,9 @@ def read(segment: Path, offset: int) -> Iterator[Part]:
                 return
             offset += len(whole)
             file.seek(offset)
-            table, unreadable = _parse(whole)
-            yield Part(table, unreadable, offset)
+            lines = [line for line in whole.split(b"\n") if line.strip()]
+            rows = list(_rows(lines))
+            yield Part(table_of(rows, declaration), len(lines) - len(rows), offset)
 
 
 def is_finished(segment: Path, offset: int, now_us: int) -> bool:
@@ -64,31 +93,124 @@ def is_finished(segment: Path, offset: int, now_us: int) -> bool:
         return b"\n" not in file.read(BYTES_AT_ONCE)
 
 
-def _parse(lines: bytes) -> tuple[pa.Table, int]:
-    """Rows of complete lines and the number of unreadable lines. Lines are parsed one by one only if Arrow fails."""
-    options = pj.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")
-    block = pj.ReadOptions(block_size=len(lines) + 1)
-    try:
-        table = pj.read_json(pa.BufferReader(lines), read_options=block, parse_options=options)
-        return _strict(table), 0
-    except pa.ArrowInvalid:
-        tables = [_line(line, options) for line in lines.splitlines() if line.strip()]
-        good = [table for table in tables if table is not None]
-        return pa.concat_tables([SCHEMA.empty_table(), *good]), len(tables) - len(good)
+def table_of(rows: Sequence[Mapping[str, Any]], declaration: Declaration) -> pa.Table:
+    """Flat rows as a table. A column without any value is only included if it is one of `declaration`."""
+    schema = catalog.PREDICTIONS.schema(declaration)
+    found = {name for names in {tuple(row) for row in rows} for name in names}
+    fields, arrays = [], []
+    for name in [*schema.names, *sorted(found - {*schema.names})]:
+        values = [row.get(name) for row in rows]
+        classes = set(map(type, values)) - {_NULL}
+        declared = schema.field(name) if name in schema.names else pa.field(name, pa.null())
+        kind = _kind(name, classes, declared.type)
+        if pa.types.is_null(kind):
+            continue
+        if kind == pa.string() and classes - {str}:
+            values = [value if value is None or isinstance(value, str) else _text(value) for value in values]
+        elif kind == pa.float64() and int in classes:
+            values = [None if value is None else float(value) for value in values]
+        fields.append(declared.with_type(kind))
+        arrays.append(pa.array(values, kind))
+    return pa.table(arrays, schema=pa.schema(fields))
 
 
-def _line(line: bytes, options: pj.ParseOptions) -> pa.Table | None:
-    try:
-        if not isinstance(json.loads(line), dict):
-            return None
-        return _strict(pj.read_json(pa.BufferReader(line), parse_options=options))
-    except (pa.ArrowInvalid, ValueError):
-        return None
+def unified(tables: Iterable[pa.Table], declaration: Declaration) -> pa.Table:
+    """Concatenate tables of answers with different columns, in the order that `table_of` gives."""
+    some, schema = list(tables), catalog.PREDICTIONS.schema(declaration)
+    more = sorted({name for table in some for name in table.column_names} - {*schema.names})
+    fields = []
+    for name in [*schema.names, *more]:
+        kinds = {table.schema.field(name).type for table in some if name in table.column_names} - {pa.null()}
+        if name in schema.names:
+            kinds.add(schema.field(name).type)
+        field = schema.field(name) if name in schema.names else pa.field(name, pa.null())
+        if kinds:
+            fields.append(field.with_type(kinds.pop() if len(kinds) == 1 else pa.string()))
+    whole = pa.schema(fields)
+    return pa.concat_tables([whole.empty_table(), *(_in_schema(table, whole) for table in some)])
 
 
-def _strict(table: pa.Table) -> pa.Table:
-    """Check the schema. Raises ArrowInvalid for a null in a required field, which Arrow's JSON reader accepts."""
-    for field in SCHEMA:
-        if not field.nullable and table[field.name].null_count:
-            raise pa.ArrowInvalid(f"{field.name} is null")
-    return table.select(SCHEMA.names).cast(SCHEMA)
+def typed(record: dict[str, Any], declaration: Declaration) -> dict[str, Any]:
+    """The record with the types of its declared columns, for a table in which some of them are text."""
+    changed: dict[str, Any] = {}
+    for name, column in declaration.columns.items():
+        value = record.get(name)
+        if isinstance(value, str) and isinstance(column, NumberColumn):
+            changed[name] = float(value)
+        elif isinstance(value, str) and isinstance(column, FlagColumn):
+            changed[name] = value == "true"
+    for name in (feature.name for feature in declaration.stored_features):
+        if isinstance(record.get(name), str):
+            changed[name] = float(record[name])
+    return {**record, **changed} if changed else record
+
+
+def _not_json(constant: str) -> object:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_not_json)
+
+
+def _rows(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """The flat rows of the lines that are prediction records."""
+    for line in lines:
+        with suppress(ValueError):
+            yield _flat(line)
+
+
+def _flat(line: bytes) -> dict[str, Any]:
+    """A line as a flat row. Raises ValueError for a line that is no prediction record."""
+    record = _DECODER.decode(line.decode())
+    if not isinstance(record, dict):
+        raise ValueError("no object")  # noqa: TRY004 - one exception for any line that is no record
+    row: dict[str, Any] = {}
+    for name, classes, integer in _FIXED:
+        value = record.get(name)
+        if type(value) not in classes or (integer and value is not None and not _fits(value)):
+            raise ValueError(name)
+        row[name] = value
+    for group, (prefix, kind) in _NESTED.items():
+        values = record.get(group)
+        if not isinstance(values, dict) or not {*map(type, values.values())} <= _NESTED_CLASSES[group]:
+            raise ValueError(group)
+        if kind == pa.int64() and not all(map(_fits, filter(None, values.values()))):
+            raise ValueError(group)
+        if prefix:
+            values = {prefix + name: value for name, value in values.items()}
+        if not row.keys().isdisjoint(values):
+            raise ValueError(group)
+        row |= values
+    return row
+
+
+def _fits(value: int) -> bool:
+    return -(2**63) <= value < 2**63
+
+
+def _kind(name: str, classes: Collection[type], declared: pa.DataType) -> pa.DataType:
+    """The type of a column with values of these classes: the declared one if all fit, text if there are several."""
+    if not classes:
+        return declared
+    integer = pa.int64() if declared == pa.int64() or name.startswith(_INTEGERS) else pa.float64()
+    kinds = {bool: pa.bool_(), str: pa.string(), int: integer, float: pa.float64()}
+    found = {kinds[kind] for kind in classes} | ({declared} - {pa.null()})
+    return found.pop() if len(found) == 1 else pa.string()
+
+
+def _text(value: float | bool) -> str:
+    return json.dumps(value if isinstance(value, bool) else float(value))
+
+
+def _in_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    columns = []
+    for field in schema:
+        if field.name not in table.column_names:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        column = table[field.name]
+        if field.type == pa.string() and column.type != pa.string():
+            values = [None if value is None else _text(value) for value in column.to_pylist()]
+            column = pa.chunked_array([pa.array(values, pa.string())])
+        columns.append(column.cast(field.type))
+    return pa.table(columns, schema=schema)

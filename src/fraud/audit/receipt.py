@@ -2,13 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from fraud.audit.answers import RULE, Answer, find, recorded_windows
+from fraud.audit.answering_versions import BY_RULE, RULE, AnsweringVersions
+from fraud.audit.answers import Answer, Values, find, recorded_features
+from fraud.audit.prediction_log import FIXED, typed
+from fraud.audit.stored_events import event_us
+from fraud.core.contract import day_of_week, hour_of_day
+from fraud.core.plan import Plan
 from fraud.errors import RefusedError
 from fraud.job import Context, JobConfig, JobResult
+from fraud.lake import catalog
 from fraud.registry import model_versions
 from fraud.registry.mlflow_client import ModelVersion
 from fraud.registry.promotion_log import Recorded, opened
@@ -39,10 +48,18 @@ class Result(JobResult):
     degraded: bool
     history: str
     """Source of the window features: store, request, none, or features (of the lake)."""
-    windows: dict[str, float | int | None]
+    columns: dict[str, float | str | bool | None]
+    """Amount and declared columns. Without a declaration, all fields of the record that are not fixed."""
+    features: dict[str, dict[str, float | str | bool | None]]
+    """Inputs of the model before imputation, by group. Derived features are computed from them."""
+    sequences: dict[str, int]
+    """By entity: number of its events that the online store had received before."""
+    snapshots: dict[str, str]
+    """By entity: the daily snapshot that was used."""
     model_version: str
     model_sha256: str
     feature_hash: str
+    """Hash of the feature declaration that the model was trained with."""
     level: str = ""
     run_id: str = ""
     git_commit: str = ""
@@ -70,7 +87,7 @@ def run(config: Config, context: Context) -> Result:
 
 def follow(ids: Sequence[str], context: Context) -> list[Result]:
     """Receipts of many answers. Registry and promotion history are read once."""
-    answers = find(context.settings, ids)
+    answers = find(context, ids)
     history_problems: list[str] = []
     with opened(context.settings) as promotion:
         history = promotion.history()
@@ -78,15 +95,38 @@ def follow(ids: Sequence[str], context: Context) -> list[Result]:
             promotion.verify()
         except RefusedError as error:
             history_problems.append(error.message)
-    windows = recorded_windows(context.settings, answers)
+    found = AnsweringVersions(context.settings)
+    features = recorded_features(context.settings, answers, found)
+    transactions = _transactions(context.settings.lake_uri, answers)
     numbers = {answer.record["model_version"] for answer in answers} - {RULE}
     versions = {number: model_versions.find(context.settings, int(number)) for number in sorted(numbers)}
-    return [
-        _receipt(_recorded(answer, windows), answer, versions, history, history_problems, context) for answer in answers
-    ]
+    receipts = []
+    for answer in answers:
+        version = found.of(answer.record)
+        plan = None if isinstance(version, str) else version.plan
+        problems = [f"features not known: {version}"] if isinstance(version, str) and version != BY_RULE else []
+        record = {**answer.record, **transactions.get(answer.id, {})}
+        if plan is not None:
+            record = typed(record, plan.declaration)
+        recorded = _recorded(answer._replace(record=record), features.get(answer.id, {}), plan)
+        receipts.append(_receipt(recorded, answer, versions, history, [*history_problems, *problems], context))
+    return receipts
 
 
-def _recorded(answer: Answer, windows: Mapping[str, dict[str, float | None]]) -> Result:
+def _transactions(lake_uri: str, answers: Sequence[Answer]) -> dict[str, dict[str, Any]]:
+    """The transactions of nightly rows by id, with the fields of a prediction record. Empty for a removed one."""
+    dataset, found = catalog.TRANSACTIONS.at(lake_uri), dict[str, dict[str, Any]]()
+    for day in {answer.day for answer in answers if answer.kind == "nightly"} & {*dataset.partitions()}:
+        rows = dataset.read(day)
+        ids = pa.array([answer.id for answer in answers if answer.day == day], pa.string())
+        rows = rows.filter(pc.is_in(rows["transaction_id"], ids))
+        for row, at_us in zip(rows.to_pylist(), event_us(rows).tolist(), strict=True):
+            time = {"hour_of_day": hour_of_day(at_us), "day_of_week": day_of_week(at_us)}
+            found[row["transaction_id"]] = {**row, **time}
+    return found
+
+
+def _recorded(answer: Answer, features: Values, plan: Plan | None) -> Result:
     """The fields of the record itself."""
     record, made_from = answer.record, answer.made_from
     nightly = answer.kind == "nightly"
@@ -98,10 +138,34 @@ def _recorded(answer: Answer, windows: Mapping[str, dict[str, float | None]]) ->
         fraud_probability=record["fraud_probability"], is_fraud=record["is_fraud"],
         threshold=float(made_from["threshold"]) if nightly else record["threshold"],
         degraded=False if nightly else record["degraded"], history="features" if nightly else record["history"],
-        windows=windows.get(answer.id, {}), model_version=record["model_version"],
+        columns=_columns(record, plan), features={} if plan is None else _by_group(record, features, plan),
+        sequences=_by_entity(record, "sequence_"), snapshots=_by_entity(record, "snapshot_"),
+        model_version=record["model_version"],
         model_sha256=made_from["model_sha256"] if nightly else record["model_sha256"],
         feature_hash=record["feature_hash"],
     )  # fmt: skip
+
+
+def _columns(record: Mapping[str, Any], plan: Plan | None) -> dict[str, Any]:
+    if plan is None:
+        return {name: value for name, value in record.items() if name not in FIXED.names and value is not None}
+    return {name: record.get(name) for name in ("amount", *plan.columns)}
+
+
+def _by_group(record: Mapping[str, Any], features: Values, plan: Plan) -> dict[str, dict[str, Any]]:
+    """The base values of the model's vector by group, as recorded."""
+    hour, weekday, *given = plan.vector.inputs
+    found: dict[str, dict[str, Any]] = {}
+    for one in (hour, weekday):
+        found.setdefault(one.group, {})[one.name] = record.get(one.name)
+    for one, source in zip(given, plan.sources, strict=True):
+        value = features.get(one.name) if source.column is None else record.get(source.column)
+        found.setdefault(one.group, {})[one.name] = value
+    return found
+
+
+def _by_entity(record: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {n.removeprefix(prefix): v for n, v in record.items() if n.startswith(prefix) and v is not None}
 
 
 def _receipt(

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from fraud.audit import prediction_log
 from fraud.core.contract import US_PER_DAY, US_PER_SECOND
+from fraud.core.declaration import Declaration
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
 from fraud.lake.dataset import Dataset, located, put_atomically
@@ -60,8 +61,8 @@ def run(config: Config, context: Context) -> Result:
     days: set[str] = set()
     touched: set[str] = set()
     for segment in prediction_log.segments(context.settings.prediction_log):
-        for part in prediction_log.read(segment, shipped.get(segment.name, 0)):
-            existing = _publish(lake, part.table, days)
+        for part in prediction_log.read(segment, shipped.get(segment.name, 0), context.declaration):
+            existing = _publish(lake, part.table, days, context.declaration)
             read, repeated = read + part.table.num_rows - existing, repeated + existing
             unreadable += part.unreadable
             shipped[segment.name] = part.end
@@ -115,7 +116,7 @@ def _offsets(lake: Dataset) -> dict[str, int]:
     return offsets
 
 
-def _publish(lake: Dataset, table: pa.Table, days: set[str]) -> int:
+def _publish(lake: Dataset, table: pa.Table, days: set[str], declaration: Declaration) -> int:
     """Add the rows to the partitions of their days. Returns the number of rows that existed already."""
     existing = 0
     rows: dict[int, list[int]] = defaultdict(list)
@@ -123,7 +124,7 @@ def _publish(lake: Dataset, table: pa.Table, days: set[str]) -> int:
         rows[day].append(index)
     for day, indexes in sorted(rows.items()):
         name = str(np.datetime64(day, "D"))
-        new, repeated = _merged(lake, name, table.take(indexes))
+        new, repeated = _merged(lake, name, table.take(indexes), declaration)
         existing += repeated
         if new is not None:
             lake.publish(name, new)
@@ -131,10 +132,9 @@ def _publish(lake: Dataset, table: pa.Table, days: set[str]) -> int:
     return existing
 
 
-def _merged(lake: Dataset, day: str, rows: pa.Table) -> tuple[pa.Table | None, int]:
+def _merged(lake: Dataset, day: str, rows: pa.Table, declaration: Declaration) -> tuple[pa.Table | None, int]:
     """The sorted partition with the new rows added (None if there are none), and the number of existing rows."""
-    stored = lake.read(day) if lake.manifest(day) else prediction_log.SCHEMA.empty_table()
-    stored = pa.concat_tables([prediction_log.SCHEMA.empty_table(), stored], promote_options="default")  # adds columns
+    stored = lake.read(day) if lake.manifest(day) else rows.slice(0, 0)
     first_of_id = np.sort(np.unique(rows["prediction_id"].to_numpy(zero_copy_only=False), return_index=True)[1])
     fresh = rows.take(first_of_id)
     fresh = fresh.filter(
@@ -142,5 +142,5 @@ def _merged(lake: Dataset, day: str, rows: pa.Table) -> tuple[pa.Table | None, i
     )
     if not fresh.num_rows:
         return None, rows.num_rows
-    merged = pa.concat_tables([stored, fresh]).sort_by(catalog.PREDICTIONS.order).combine_chunks()
+    merged = prediction_log.unified([stored, fresh], declaration).sort_by(catalog.PREDICTIONS.order).combine_chunks()
     return merged, rows.num_rows - fresh.num_rows

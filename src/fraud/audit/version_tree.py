@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 
+from fraud.core.declaration_types import CategoryColumn, RequestFeature
 from fraud.errors import RefusedError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
@@ -16,6 +17,7 @@ from fraud.registry import model_versions
 from fraud.registry.mlflow_client import ModelVersion, registry_errors
 from fraud.registry.promotion_log import Recorded, opened
 from fraud.registry.training_runs import TrainingRuns
+from fraud.settings import Settings
 
 
 class Config(JobConfig):
@@ -71,9 +73,11 @@ def run(config: Config, context: Context) -> Result:
         if tags.get("gates") in ("passed", "failed"):
             verdict = json.loads(model_versions.artifact(settings, version.run_id, "report/gates.json"))
         url = TrainingRuns(settings).url(version.run_id)
+        declared = _declared(settings, version)
     title = f"fraud-detector version {number}{' (' + ', '.join(aliases) + ')' if aliases else ''}"
     branches = (
         _model(tags),
+        declared,
         Node(text=f"run {version.run_id}", below=(Node(text=url),)),
         _code(tags),
         _data(tags, training, settings.lake_uri),
@@ -100,6 +104,24 @@ def _tags(tags: Mapping[str, str], *names: str) -> dict[str, str]:
 
 def _model(tags: Mapping[str, str]) -> Node:
     return _leaves("model", _tags(tags, "level", "threshold", "model_sha256", "serving_sha256", "feature_hash"))
+
+
+def _declared(settings: Settings, version: ModelVersion) -> Node:
+    """The feature declaration in the version, or why there is none."""
+    try:
+        plan = model_versions.plan_of(settings, version)
+    except RefusedError as error:
+        return Node(text=f"no feature declaration, so its answers cannot be replayed: {error.message}")
+    declaration = plan.declaration
+    facts = {"hash": plan.hash, "stored_hash": plan.stored_hash, "columns": ", ".join(plan.columns) or "none declared"}
+    for kind, some in (
+        ("request", declaration.requests), ("window", declaration.windows()), ("daily", declaration.daily_features()),
+    ):  # fmt: skip
+        entities = sorted({f.entity for f in some if not isinstance(f, RequestFeature)})
+        facts[kind] = f"{len(some)} features" + (f" of {', '.join(entities)}" if entities else "")
+    lists = {n: c.values for n, c in declaration.columns.items() if isinstance(c, CategoryColumn) and c.learn}
+    facts |= {f"values of {name}": ", ".join(found or ()) for name, found in sorted(lists.items())}
+    return _leaves(f"feature declaration, {len(plan.vector.names)} inputs of the model", facts)
 
 
 def _code(tags: Mapping[str, str]) -> Node:

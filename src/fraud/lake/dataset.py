@@ -161,6 +161,14 @@ class Dataset:
         manifest = self.manifest(partition)
         return [f"{self.partition_uri(partition)}/{o.name}" for o in manifest.objects] if manifest else []
 
+    def columns(self, partition: str) -> list[str]:
+        """The columns of a partition, in order; empty when it is not published."""
+        for uri in self.object_uris(partition):
+            with opened(uri) as file:
+                names: list[str] = pq.read_schema(file).names
+                return names
+        return []
+
     def read(self, partition: str, columns: list[str] | None = None) -> pa.Table:
         """Read one partition. Raises BadInputError when it is not published."""
         uris = self.object_uris(partition)
@@ -173,6 +181,11 @@ class Dataset:
             with opened(uri) as file:
                 tables.append(pq.read_table(file, columns=columns))
         return pa.concat_tables(tables)
+
+    def read_as(self, partition: str, schema: pa.Schema) -> pa.Table:
+        """Read the columns of a schema (`conformed`). Raises BadInputError when the partition is not published."""
+        present = [name for name in self.columns(partition) if name in schema.names]
+        return conformed(self.read(partition, present), schema)
 
     def read_range(self, first: str, last: str, columns: list[str] | None = None) -> pa.Table | None:
         """Read the partitions with `first <= value of the key <= last`, in order; None when there is none."""

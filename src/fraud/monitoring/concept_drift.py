@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pyarrow as pa
 from pydantic import Field
 
 from fraud.errors import BadInputError
+from fraud.features.engines.arrow_vector import vectors
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog, reports
 from fraud.monitoring import concept_report
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 RESAMPLINGS: Final = 200
 MONITORED: Final = ("recall", "precision")
-_FORMAT: Final = "2"
+_FORMAT: Final = "3"
 """Format of the record. A report in another format is written again."""
 _COUNTS: Final = ("served", "nightly", "undecided", "late_frauds", "unlabelled", "unlabelled_stops")
 
@@ -101,7 +103,8 @@ def run(config: Config, context: Context) -> Result:
 
 def _span(config: Config, context: Context, artifact: "ModelArtifact", holdout: dict[str, Any]) -> Span:
     lake, maturity = context.settings.lake_uri, context.params.labels.maturity_days
-    label_days, feature_days = catalog.LABELS.at(lake).partitions(), catalog.FEATURES.at(lake).partitions()
+    features = catalog.features(artifact.plan.stored_hash)
+    label_days, feature_days = catalog.LABELS.at(lake).partitions(), features.at(lake).partitions()
     if not label_days:
         raise BadInputError("there are no labels", hint="fraud ingest-labels")
     as_of = config.date or dt.date.fromisoformat(label_days[-1])
@@ -119,7 +122,7 @@ def _span(config: Config, context: Context, artifact: "ModelArtifact", holdout: 
         "format": _FORMAT,
     }
     inputs = (
-        (catalog.TRANSACTIONS, days), (catalog.SCORES, days), (catalog.FEATURES, holdout_days),
+        (catalog.TRANSACTIONS, days), (catalog.SCORES, days), (features, holdout_days),
         (catalog.LABELS, [d for d in label_days if d <= str(as_of)]),
         (catalog.PREDICTIONS, catalog.PREDICTIONS.at(lake).partitions()),
     )  # fmt: skip
@@ -189,16 +192,17 @@ def _unknown(promise: Outcomes, lows: Mapping[str, float | None], days: Sequence
 def _promise(span: Span, artifact: "ModelArtifact", context: Context) -> Outcomes:
     """Outcomes of the model on its holdout, with labels of the same age as those of the compared days."""
     from fraud.scoring.onnx_session import OnnxModel  # noqa: PLC0415 - not needed for a report that is up to date
-    from fraud.scoring.scorer import INPUT, Scorer  # noqa: PLC0415
 
-    scorer = Scorer(OnnxModel(artifact.model), artifact.version, artifact.feature_hash, artifact.threshold)
-    features, parts = catalog.FEATURES.at(context.settings.lake_uri), []
+    model, plan, parts = OnnxModel(artifact.model), artifact.plan, []
+    features = catalog.features(plan.stored_hash).at(context.settings.lake_uri)
     if span.holdout:
         labels = _labels(span.holdout[0], span, context)
         for day in span.holdout:
-            rows = features.read(day, INPUT.names).cast(INPUT)
-            scored = scorer.score(rows)[0].select(["transaction_id", "fraud_probability", "is_fraud"])
-            decided = rows.select(["transaction_id", "user_id", "amount"]).join(scored, "transaction_id")
+            rows = features.read(day)
+            probabilities = model.probabilities(vectors(rows, plan)).astype(np.float64)
+            decided = rows.select(["transaction_id", "user_id", "amount"])
+            decided = decided.append_column("fraud_probability", pa.array(probabilities))
+            decided = decided.append_column("is_fraud", pa.array(probabilities >= artifact.threshold))
             parts.append(labels.judge(day, decided.sort_by("transaction_id"), served=0).outcomes)
     return _joined(parts)
 

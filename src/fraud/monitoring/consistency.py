@@ -6,6 +6,7 @@ caused by the features (batch and serving used other events) or by the way the m
 
 import datetime as dt
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,18 +16,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
+from fraud.audit.answering_versions import AnsweringVersions
 from fraud.core.contract import US_PER_DAY
-from fraud.core.features import WINDOW_NAMES
 from fraud.errors import BadInputError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
+from fraud.lake.dataset import Dataset
 
 MAX_DIFFERENCE: Final = 1e-6
 """Largest accepted difference of probabilities across runtimes. On one machine the bits are equal."""
 RECENT_DAYS: Final = 7
 EXAMPLES: Final = 5
 _COLUMNS: Final = ["transaction_id", "prediction_id", "event_us", "history", "fraud_probability", "is_fraud",
-                   "model_sha256", *WINDOW_NAMES]  # fmt: skip
+                   "model_version", "model_sha256", "feature_hash"]  # fmt: skip
 
 
 class Config(JobConfig):
@@ -50,7 +52,7 @@ class Result(JobResult):
     mismatches: int
     """Answers whose probability differs by more than 1e-6, or whose decision differs."""
     features_differ: int
-    """Mismatches with different window features in batch and serving."""
+    """Mismatches with different window or daily features in batch and serving."""
     worst: float
     skipped: dict[str, int]
     examples: list[str]
@@ -75,12 +77,15 @@ def run(config: Config, context: Context) -> Result:
     if config.date and str(config.date) not in published:
         raise BadInputError(f"no answers of {config.date} in the lake", hint="fraud ship-predictions")
     days = [str(config.date)] if config.date else published[-RECENT_DAYS:]
-    tally = _Tally()
+    tally, versions = _Tally(), AnsweringVersions(context.settings)
     for served in days:
         answers = _sample(predictions.read(served, _COLUMNS), config.sample, tally)
         events = answers["event_us"].to_numpy() // US_PER_DAY
         for day in np.unique(events).tolist():
-            _compare(answers.filter(pa.array(events == day)), str(np.datetime64(day, "D")), lake, tally)
+            name, of_day = str(np.datetime64(day, "D")), answers.filter(pa.array(events == day))
+            wrong = _compare(of_day, catalog.SCORES.at(lake), name, tally)
+            if wrong.num_rows:
+                _explain(wrong, predictions, served, name, lake, versions, tally)
         context.log.info("day compared", day=served, compared=tally.compared, mismatches=tally.mismatches)
     verdict = "mismatch" if tally.mismatches else "ok" if tally.compared else "nothing"
     return Result(
@@ -101,13 +106,12 @@ def _sample(answers: pa.Table, most: int, tally: _Tally) -> pa.Table:
     return answers.take(np.sort(np.argsort(hashes, kind="stable")[:most]))
 
 
-def _compare(answers: pa.Table, day: str, lake: str, tally: _Tally) -> None:
-    """Compare the answers of one event day with its scores."""
-    scores, features = catalog.SCORES.at(lake), catalog.FEATURES.at(lake)
+def _compare(answers: pa.Table, scores: Dataset, day: str, tally: _Tally) -> pa.Table:
+    """Compare the answers of one event day with its scores. Returns those that differ, with their score in `batch`."""
     manifest = scores.manifest(day)
     if manifest is None:
         tally.skipped[f"{day} has no scores"] += answers.num_rows
-        return
+        return answers.slice(0, 0)
     same = pc.equal(answers["model_sha256"], manifest.made_from["model_sha256"])
     tally.skipped += Counter({"scored by another model": pc.sum(pc.invert(same)).as_py() or 0})
     answers = answers.filter(same)
@@ -116,7 +120,7 @@ def _compare(answers: pa.Table, day: str, lake: str, tally: _Tally) -> None:
     tally.skipped += Counter({"not among the day's scores": place.null_count})
     answers, place = answers.filter(pc.is_valid(place)), pc.drop_null(place)
     if not answers.num_rows:
-        return
+        return answers
     batch = scored.take(place)
     served_p = answers["fraud_probability"].to_numpy()
     batch_p = batch["fraud_probability"].to_numpy().astype(np.float64)
@@ -127,22 +131,45 @@ def _compare(answers: pa.Table, day: str, lake: str, tally: _Tally) -> None:
     tally.equal += int(((served_p.astype(np.float32) == batch_p) & decided).sum())
     tally.mismatches += int(wrong.sum())
     tally.worst = max(tally.worst, float(difference.max()))
-    if not wrong.any():
-        return
-    differ = _other_windows(answers.filter(pa.array(wrong)), features.read(day, ["transaction_id", *WINDOW_NAMES]))
-    tally.features_differ += int(differ.sum())
-    for i, differs in zip(np.flatnonzero(wrong)[:EXAMPLES].tolist(), differ.tolist(), strict=False):
-        name = answers["transaction_id"][i].as_py()
-        cause = "different window features" if differs else "equal window features"
-        tally.examples.append(f"{name}: served {served_p[i]!r}, batch {batch_p[i]!r}, {cause}")
-    del tally.examples[EXAMPLES:]
+    return answers.append_column("batch", pa.array(batch_p)).filter(pa.array(wrong))
 
 
-def _other_windows(answers: pa.Table, features: pa.Table) -> NDArray[np.bool_]:
-    """Whether the window features of batch and serving differ, bool[n]."""
-    rows = features.take(pc.index_in(answers["transaction_id"], value_set=features["transaction_id"].combine_chunks()))
-    other = np.zeros(answers.num_rows, dtype=np.bool_)
-    for name in WINDOW_NAMES:
-        served, batch = (pc.fill_null(t[name].cast(pa.float64()), np.nan).to_numpy() for t in (answers, rows))
-        other |= ~((served == batch) | (np.isnan(served) & np.isnan(batch)))
-    return other
+def _explain(
+    wrong: pa.Table, predictions: Dataset, served: str, day: str, lake: str, versions: AnsweringVersions, tally: _Tally
+) -> None:
+    """Count the answers whose features differ from those of the batch, and name the features in the examples.
+
+    All answers are of one version.
+    """
+    rows = wrong.to_pylist()
+    version = versions.of(rows[0])
+    differ: dict[str, NDArray[np.bool_]] | None = None
+    if not isinstance(version, str):
+        dataset, names = catalog.features(version.plan.stored_hash).at(lake), version.plan.features
+        if dataset.manifest(day) is not None:
+            answers = _features_of(wrong, predictions, served, "prediction_id", names)
+            batch = _features_of(wrong, dataset, day, "transaction_id", names)
+            differ = {name: _different(answers[name], batch[name]) for name in names}
+    for i, row in enumerate(rows):
+        found = [name for name, where in (differ or {}).items() if where[i]]
+        tally.features_differ += bool(found)
+        if len(tally.examples) < EXAMPLES:
+            cause = "features not in the lake" if differ is None else "equal features"
+            tally.examples.append(
+                f"{row['transaction_id']}: served {row['fraud_probability']!r}, batch {row['batch']!r}, "
+                + (f"different {', '.join(found)}" if found else cause)
+            )
+
+
+def _features_of(rows: pa.Table, dataset: Dataset, partition: str, key: str, names: Sequence[str]) -> pa.Table:
+    """Features of a dataset, float64, in the order of `rows`, by a unique column."""
+    schema = pa.schema([(key, pa.string()), *((name, pa.float64()) for name in names)])
+    table = dataset.read_as(partition, schema)
+    return table.take(pc.index_in(rows[key], value_set=table[key].combine_chunks()))
+
+
+def _different(served: pa.ChunkedArray, batch: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Where the values of batch and serving differ, bool[n]."""
+    one, other = (pc.fill_null(values, np.nan).to_numpy() for values in (served, batch))
+    differs: NDArray[np.bool_] = ~((one == other) | (np.isnan(one) & np.isnan(other)))
+    return differs

@@ -1,12 +1,15 @@
 """Compare recent features, missing values and scores with the data that the production model was trained on.
 
+The inputs of the production version are compared: numbers, flags, categories, window and daily features, as its
+declaration has them (`fraud.monitoring.drift_inputs`).
+
 Writes `<reports>/drift/<day>/drift.html` (Evidently) and `drift.json`. The JSON has the same bytes for the same inputs.
 The page contains random ids, so a run whose inputs did not change writes neither file. A column without enough values
 is not an error: docs/monitoring.md lists the verdict for each case.
 """
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,33 +20,23 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fraud.core.contract import OTHER, US_PER_DAY, US_PER_HOUR
-from fraud.core.features import WINDOW_FEATURES
+from fraud.core.contract import US_PER_DAY
+from fraud.core.plan import Plan
 from fraud.errors import BadInputError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog, reports
-from fraud.lake.dataset import Dataset, opened
-from fraud.scoring.scorer import INPUT
+from fraud.lake.dataset import Dataset, conformed, opened
+from fraud.monitoring.drift_inputs import TRANSACTION, Compared, compared, missing, values, warm_up_us
 from fraud.stats.psi import MIN_ROWS, column_drift
 
 if TYPE_CHECKING:
     from fraud.registry.model_versions import ModelArtifact
 
-FEATURES: Final = (
-    "amount",
-    "distance_from_home",
-    "merchant_category",
-    "hour_of_day",
-    "transaction_velocity_1h",
-    "avg_amount_7d",
-    "unique_merchants_30d",
-)
-"""Compared features. The day of the week is not compared: its distribution depends on the days of the window."""
 PREDICTION: Final = "fraud_probability"
-CATEGORICAL: Final = ("merchant_category",)
-WARM_UP_US: Final = max(feature.window_us for feature in WINDOW_FEATURES)
-_FORMAT: Final = "2"
+_FORMAT: Final = "3"
 """Format of the record. A report in another format is written again."""
+Columns = dict[str, NDArray[Any]]
+"""Values by name of the input, [n] each."""
 
 
 class Config(JobConfig):
@@ -93,19 +86,19 @@ def run(config: Config, context: Context) -> Result:
     if before is not None and before["made_from"] == window.made_from:
         context.log.info("report is up to date", day=window.day)
         return _result(before, f"{folder}/drift.html", changed=False)
-    current = _current(window, context, artifact.version)
-    reference = _reference(model_versions.reference(context.settings, artifact.run_id), context)
+    current = _current(window, context, artifact)
+    reference = _reference(model_versions.reference(context.settings, artifact.run_id), context, artifact.plan)
     context.log.info(
         "comparison started", days=len(window.days), rows=current.num_rows, reference_rows=reference.num_rows
     )
-    measured, page = _measure(reference, current, window, context, artifact.version)
+    measured, page = _measure(reference, current, window, context, artifact)
     reports.write(folder, "drift", page, measured)
     reports.expire(folder.rpartition("/")[0], context.settings.report_days)
     return _result(measured, f"{folder}/drift.html", changed=True)
 
 
 def _window(config: Config, context: Context, artifact: "ModelArtifact") -> Window:
-    features = catalog.FEATURES.at(context.settings.lake_uri)
+    features = catalog.features(artifact.plan.stored_hash).at(context.settings.lake_uri)
     scores = catalog.SCORES.at(context.settings.lake_uri)
     published = features.partitions()
     if not published:
@@ -132,22 +125,24 @@ def _window(config: Config, context: Context, artifact: "ModelArtifact") -> Wind
     return Window(str(day), days, made_from)
 
 
-def _current(window: Window, context: Context, version: str) -> pa.Table:
-    """A sample of the window: INPUT's columns, and the version's probability if it scored the row."""
-    features = catalog.FEATURES.at(context.settings.lake_uri)
+def _current(window: Window, context: Context, artifact: "ModelArtifact") -> pa.Table:
+    """A sample of the window: the compared columns, and the version's probability if it scored the row."""
+    definition = catalog.features(artifact.plan.stored_hash)
+    features, schema = definition.at(context.settings.lake_uri), definition.schema(artifact.plan.declaration)
     scores = catalog.SCORES.at(context.settings.lake_uri)
+    names = {"transaction_id", "event_timestamp", *(one.column for one in compared(artifact.plan))}
+    schema = pa.schema([field for field in schema if field.name in names])
     rows = sum(manifest.rows for d in window.days if (manifest := features.manifest(d)) is not None)
     share = min(1.0, context.params.drift.reference_rows / max(rows, 1))
-    sampled = pa.concat_tables(
-        [INPUT.empty_table(), *(p.cast(INPUT) for d in window.days for p in _sample(features, d, INPUT.names, share))]
-    )
+    parts = (part for d in window.days for part in _sample(features, d, schema.names, share))
+    sampled = pa.concat_tables([schema.empty_table(), *(conformed(part, schema) for part in parts)])
     scored_columns = ["transaction_id", PREDICTION, "model_version"]
     scored = [part for d in window.days for part in _sample(scores, d, scored_columns, share)]
     if not scored:
         return sampled.append_column(PREDICTION, pa.nulls(sampled.num_rows, pa.float32()))
     by_version = pa.concat_tables(scored)
-    by_version = by_version.filter(pc.equal(by_version["model_version"], version)).drop_columns("model_version")
-    joined = sampled.join(by_version, "transaction_id")
+    by_version = by_version.filter(pc.equal(by_version["model_version"], artifact.version))
+    joined = sampled.join(by_version.drop_columns("model_version"), "transaction_id")
     return joined.sort_by([("event_timestamp", "ascending"), ("transaction_id", "ascending")])
 
 
@@ -164,59 +159,59 @@ def _sample(dataset: Dataset, day: str, columns: list[str], share: float) -> Ite
         yield table
 
 
-def _reference(table: pa.Table, context: Context) -> pa.Table:
-    """The training reference without the first 30 days of the lake, when windows are not complete yet.
+def _reference(table: pa.Table, context: Context, plan: Plan) -> pa.Table:
+    """The training reference without the first days of the lake, when windows are not complete yet.
 
     For example, the number of distinct merchants in 30 days grows over these days without any drift. If too few rows
     remain, the whole reference is used.
     """
-    first_day = dt.date.fromisoformat(catalog.FEATURES.at(context.settings.lake_uri).partitions()[0])
-    warm_us = (first_day - dt.date(1970, 1, 1)).days * US_PER_DAY + WARM_UP_US
+    published = catalog.features(plan.stored_hash).at(context.settings.lake_uri).partitions()
+    first_day = dt.date.fromisoformat(published[0])
+    warm_us = (first_day - dt.date(1970, 1, 1)).days * US_PER_DAY + warm_up_us(plan)
     warm = table.filter(pc.greater_equal(table["event_timestamp"].cast(pa.int64()), warm_us))
     return warm if warm.num_rows >= MIN_ROWS else table
 
 
 def _measure(
-    reference: pa.Table, current: pa.Table, window: Window, context: Context, version: str
+    reference: pa.Table, current: pa.Table, window: Window, context: Context, artifact: "ModelArtifact"
 ) -> tuple[dict[str, Any], str]:
     """The record and its page."""
     from fraud.monitoring import drift_report  # noqa: PLC0415 - Evidently takes ten seconds to import
 
-    bounds = context.params.drift
+    bounds, inputs = context.params.drift, compared(artifact.plan)
     reason = _too_few(reference.num_rows, current.num_rows)
-    then, now = columns(reference), columns(current)
+    then, now = _columns(reference, inputs), _columns(current, inputs)
     found = {name: column_drift(then[name], now[name]) for name in now}
-    newest = _newest_day(reference, current, window.day)
+    newest = _newest_day(then, current, inputs, window.day)
     features = {
-        name: {
-            "psi": _rounded(found[name].psi),
+        one.name: {
+            "kind": one.kind, "entity": one.entity, "psi": _rounded(found[one.name].psi),
             "missing": {
-                "reference": _share(_missing(then[name])), "current": _share(_missing(now[name])),
-                "psi": _rounded(found[name].missing_psi),
+                "reference": _share(missing(then[one.name])), "current": _share(missing(now[one.name])),
+                "psi": _rounded(found[one.name].missing_psi),
             },
-            "drifted": not reason and found[name].worst >= bounds.psi_threshold,
-            "newest_day_psi": newest[name], "notes": list(found[name].notes),
+            "unknown": None if one.unknown is None else {
+                "reference": _share(then[one.name] == one.unknown), "current": _share(now[one.name] == one.unknown),
+            },
+            "drifted": not reason and found[one.name].worst >= bounds.psi_threshold,
+            "newest_day_psi": newest[one.name], "notes": list(found[one.name].notes),
         }
-        for name in FEATURES
+        for one in sorted(inputs, key=lambda one: (one.entity != TRANSACTION, one.entity, -found[one.name].worst))
     }  # fmt: skip
-    drifted_features = [name for name in FEATURES if features[name]["drifted"]]
-    jumped = [name for name in FEATURES if not reason and (newest[name] or 0.0) >= bounds.newest_day_psi]
-    share = len(drifted_features) / len(FEATURES)
+    drifted_features = [one.name for one in inputs if features[one.name]["drifted"]]
+    jumped = [one.name for one in inputs if not reason and (newest[one.name] or 0.0) >= bounds.newest_day_psi]
+    share = len(drifted_features) / len(inputs)
     prediction = found[PREDICTION]
     prediction_drifted = not reason and (prediction.psi or 0.0) >= bounds.psi_threshold
     retrain = share > bounds.max_drifted_share
     measured = {
         "day": window.day,
         "days": window.days,
-        "model_version": version,
+        "model_version": artifact.version,
         "rows": current.num_rows,
         "rows_scored": current.num_rows - current[PREDICTION].null_count,
         "reference_rows": reference.num_rows,
         "features": features,
-        "unknown_category": {
-            "reference": _share(then["merchant_category"] == OTHER),
-            "current": _share(now["merchant_category"] == OTHER),
-        },
         "prediction": {
             "psi": _rounded(prediction.psi), "drifted": prediction_drifted, "notes": list(prediction.notes),
         },
@@ -234,9 +229,10 @@ def _measure(
         "retrain": retrain,
         "made_from": window.made_from,
     }  # fmt: skip
-    compared = [name for name in now if found[name].psi is not None]
-    shown, beside = ({name: columns[name] for name in compared} for columns in (now, then))
-    return measured, drift_report.page(measured, beside, shown, CATEGORICAL)
+    shown = [name for name in (*features, PREDICTION) if found[name].psi is not None]
+    categorical = [one.name for one in inputs if one.categorical]
+    beside, beyond = ({name: some[name] for name in shown} for some in (then, now))
+    return measured, drift_report.page(measured, beside, beyond, categorical)
 
 
 def _too_few(reference_rows: int, current_rows: int) -> str:
@@ -249,36 +245,22 @@ def _too_few(reference_rows: int, current_rows: int) -> str:
     return f"{' and '.join(short)}, fewer than {MIN_ROWS:,}" if short else ""
 
 
-def _newest_day(reference: pa.Table, current: pa.Table, day: str) -> dict[str, float | None]:
-    """PSI of each feature, including missing values, on the last day of the window; None if it has too few rows.
+def _newest_day(then: Columns, current: pa.Table, inputs: Sequence[Compared], day: str) -> dict[str, float | None]:
+    """PSI of each input, including missing values, on the last day of the window; None if it has too few rows.
 
-    It detects a sudden change earlier than the window of several days.
+    It detects a sudden change earlier than the window of several days. `then`: the values of the reference.
     """
     first_us = (dt.date.fromisoformat(day) - dt.date(1970, 1, 1)).days * US_PER_DAY
     rows = current.filter(pc.greater_equal(current["event_timestamp"].cast(pa.int64()), first_us))
     if rows.num_rows < MIN_ROWS:
-        return dict.fromkeys(FEATURES)
-    then, now = columns(reference), columns(rows)
-    return {name: _rounded(column_drift(then[name], now[name]).worst) for name in FEATURES}
+        return {one.name: None for one in inputs}
+    return {one.name: _rounded(column_drift(then[one.name], values(rows, one)).worst) for one in inputs}
 
 
-def columns(table: pa.Table) -> dict[str, NDArray[Any]]:
-    """FEATURES and PREDICTION of n rows, [n] each: float64 with NaN where missing, or objects with None."""
-    return {name: _column(table, name) for name in (*FEATURES, PREDICTION)}
-
-
-def _column(table: pa.Table, name: str) -> NDArray[Any]:
-    if name == "hour_of_day":
-        hours: NDArray[np.float64] = (table["event_timestamp"].cast(pa.int64()).to_numpy() // US_PER_HOUR % 24) * 1.0
-        return hours
-    if name in CATEGORICAL:
-        return np.array(table[name].to_pylist(), dtype=object)
-    numbers: NDArray[np.float64] = pc.fill_null(table[name].cast(pa.float64()), np.nan).to_numpy()
-    return numbers
-
-
-def _missing(values: NDArray[Any]) -> NDArray[np.bool_]:
-    return np.equal(values, None) if values.dtype == object else np.isnan(values)  # type: ignore[call-overload, no-any-return]
+def _columns(table: pa.Table, inputs: Sequence[Compared]) -> Columns:
+    """The compared inputs and PREDICTION of n rows, [n] each: float64 with NaN where missing, or objects with None."""
+    found = {one.name: values(table, one) for one in inputs}
+    return {**found, PREDICTION: pc.fill_null(table[PREDICTION].cast(pa.float64()), np.nan).to_numpy()}
 
 
 def _share(which: NDArray[np.bool_]) -> float | None:

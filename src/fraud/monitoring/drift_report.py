@@ -46,13 +46,17 @@ _SUMMARY: Final = """<title>Drift {{ day }}</title>
 <p>{{ "{:,}".format(rows) }} current rows are compared with {{ "{:,}".format(reference_rows) }} rows of the training
    reference. {% if reason %}{{ reason }}.{% else %}{{ drifted_features|length }} of {{ features|length }} features
    drifted{% if retrain %}: retraining is requested{% endif %}.{% endif %}</p>
-<table><tr><th>column<th>PSI of the values<th>missing in the reference<th>missing now<th>PSI of missing
+<table><tr><th>input<th>kind<th>PSI of the values<th>missing in the reference<th>missing now<th>PSI of missing
 <th>newest day<th>drifted<th>notes</tr>
-{% for name, f in features.items() %}<tr><td>{{ name }}<td>{{ number(f.psi) }}<td>{{ share(f.missing.reference) }}
-<td>{{ share(f.missing.current) }}<td>{{ number(f.missing.psi) }}<td>{{ number(f.newest_day_psi) }}
+{% for entity, some in groups.items() %}<tr><th colspan="9">{{ entity }}:
+ {{ some.values()|selectattr("drifted")|list|length }} of {{ some|length }} drifted</tr>
+{% for name, f in some.items() %}<tr><td>{{ name }}<td>{{ f.kind }}<td>{{ number(f.psi) }}
+<td>{{ share(f.missing.reference) }}<td>{{ share(f.missing.current) }}<td>{{ number(f.missing.psi) }}
+<td>{{ number(f.newest_day_psi) }}
 <td>{% if reason %}-{% elif name in jumped_features %}<span class="drift">newest day</span>{% elif f.drifted %}
 <span class="drift">yes</span>{% else %}no{% endif %}<td>{{ f.notes|join("; ") }}</tr>
-{% endfor %}<tr><td>fraud_probability<td>{{ number(prediction.psi) }}<td><td><td><td>
+{% endfor %}{% endfor %}<tr><th colspan="9">answer</tr>
+<tr><td>fraud_probability<td><td>{{ number(prediction.psi) }}<td><td><td><td>
 <td>{% if reason or prediction.psi is none %}-{% elif prediction.drifted %}<span class="drift">yes</span>
 {%- else %}no{% endif %}
 <td>{{ prediction.notes|join("; ") }}</tr></table>
@@ -94,7 +98,10 @@ def page(record: Mapping[str, Any], reference: Columns, current: Columns, catego
     `reference` and `current` have the columns whose values were compared, with at least psi.MIN_ROWS values each.
     """
     summary = Environment(autoescape=True, trim_blocks=True).from_string(_SUMMARY)
-    top = summary.render(shown=bool(current), **record)
+    groups: dict[str, dict[str, Any]] = {}
+    for name, feature in record["features"].items():
+        groups.setdefault(feature["entity"], {})[name] = feature
+    top = summary.render(shown=bool(current), groups=groups, **record)
     if not current:
         return f'<!doctype html>\n<html lang="en"><meta charset="utf-8">{top}</html>\n'
     whole = _distributions(reference, current, categorical, record["thresholds"]["psi"])

@@ -30,7 +30,7 @@ def run(config: Config, context: Context) -> Result:
     """Serve until SIGTERM or SIGINT. Raises UnavailableError when the port is taken."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    platform = PlatformMetrics(context.settings, MONITORED)
+    platform = PlatformMetrics(context, MONITORED)
     platform.collect()  # imports MLflow's client, which takes longer than a scrape may take
     registry.register(platform)
     stopping = threading.Event()

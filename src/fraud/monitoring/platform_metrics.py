@@ -8,8 +8,8 @@ import json
 import math
 import statistics
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -18,9 +18,13 @@ import pyarrow.compute as pc
 import redis
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from fraud.core.declaration import Declaration
 from fraud.errors import FraudError
+from fraud.job import Context
 from fraud.lake import catalog, job_runs
 from fraud.lake.dataset import MANIFEST, listed, located
+from fraud.monitoring import declared_metrics
+from fraud.monitoring.declared_metrics import day_seconds, family
 from fraud.registry import mlflow_client, model_versions
 from fraud.registry.mlflow_client import lookup, registry_errors
 from fraud.settings import Settings
@@ -32,6 +36,9 @@ MIN_BASELINE_DAYS: Final = 7
 ASSUMED_SPREAD: Final = 0.25
 """Relative standard deviation of a day's share of flagged transactions, assumed until MIN_BASELINE_DAYS were scored."""
 _PROBE_SECONDS: Final = 2.0
+LIVE_SECONDS: Final = 300.0
+FEATURES: Final = "features"
+"""Value of the label `dataset` of all datasets of features."""
 _UNREADABLE: Final = (FraudError, OSError, redis.RedisError, httpx.HTTPError, KeyError, ValueError)
 """Errors of a source that is down or has unexpected content."""
 
@@ -39,16 +46,21 @@ _UNREADABLE: Final = (FraudError, OSError, redis.RedisError, httpx.HTTPError, Ke
 class PlatformMetrics:
     """Collector of all sources. `jobs` are the names of the monitored jobs."""
 
-    def __init__(self, settings: Settings, jobs: Iterable[str]) -> None:
+    def __init__(self, context: Context, jobs: Iterable[str]) -> None:
+        settings = context.settings
         self._settings, self._jobs = settings, sorted(jobs)
         self._one_at_a_time = threading.Lock()
+        self._live = _Live(context)
         self._sources: Final[Mapping[str, Callable[[], Iterator[Metric]]]] = {
-            "lake": lambda: lake(settings.lake_uri),
+            "declarations": lambda: declared_metrics.declarations(self._live.read()),
+            "lake": lambda: lake(settings.lake_uri, self._live.declarations),
+            "predictions": lambda: declared_metrics.missing(settings.lake_uri, self._live.declarations),
             "jobs": lambda: jobs_last_runs(settings.job_runs_uri, self._jobs),
             "reports": lambda: reports(settings.reports_uri),
             "registry": lambda: registry(settings),
-            "services": lambda: services(settings),
+            "services": lambda: services(settings, self._live.declarations),
         }
+        """In the order in which they are read."""
 
     def describe(self) -> Iterable[Metric]:
         """Nothing, so that registration does not read the sources."""
@@ -75,6 +87,31 @@ class PlatformMetrics:
         yield docs
 
 
+class _Live:
+    """The declarations that are in use. They are read again after `LIVE_SECONDS`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._read_at = context, -math.inf
+        self._live: Sequence[Declaration] = ()
+
+    @property
+    def declarations(self) -> list[Declaration]:
+        """The project's declaration, and those of the versions with an alias as they were read last."""
+        return list({d.hash: d for d in (self._context.declaration, *self._live)}.values())
+
+    def read(self) -> Sequence[Declaration]:
+        """The declarations of the versions with an alias. Raises FraudError when the registry does not answer."""
+        if time.monotonic() - self._read_at > LIVE_SECONDS:
+            _check_mlflow(self._context.settings)
+            self._live, self._read_at = self._context.live_declarations(), time.monotonic()
+        return self._live
+
+
+def _check_mlflow(settings: Settings) -> None:
+    """Raises HTTPError after a short time. MLflow's client retries longer than a scrape may take."""
+    httpx.get(f"{settings.mlflow_url}/health", timeout=_PROBE_SECONDS).raise_for_status()
+
+
 def _gauge(name: str, text: str, values: Mapping[str, float | None], label: str = "") -> Iterator[Metric]:
     """One metric family, without series for None. Without a label, `values` has one entry with the key ""."""
     family = GaugeMetricFamily(name, text, labels=[label] if label else [])
@@ -89,29 +126,32 @@ def _one(name: str, text: str, value: float | None) -> Iterator[Metric]:
     return _gauge(name, text, {"": value})
 
 
-def _day_seconds(day: str) -> float:
-    return datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()
+def lake(lake_uri: str, declarations: Sequence[Declaration]) -> Iterator[Metric]:
+    """Newest day of each dataset, its rows and the time of its publication; the newest daily snapshots.
 
-
-def lake(lake_uri: str) -> Iterator[Metric]:
-    """Newest day of each dataset, its rows and the time of its publication."""
-    newest: dict[str, float | None] = {}
-    published: dict[str, float | None] = {}
-    rows: dict[str, float | None] = {}
-    for definition in catalog.DAILY:
-        dataset, name = definition.at(lake_uri), definition.name
+    `features` exists per declaration; the label `declaration` is empty for other datasets.
+    """
+    newest: dict[tuple[str, ...], float] = {}
+    published: dict[tuple[str, ...], float] = {}
+    rows: dict[tuple[str, ...], float] = {}
+    datasets = [((d.name, ""), d) for d in catalog.ALL if d.key == "dt"]
+    stored = dict.fromkeys(d.stored_hash for d in declarations)
+    datasets += [((FEATURES, hash_[:12]), catalog.features(hash_)) for hash_ in stored]
+    for name, definition in datasets:
+        dataset = definition.at(lake_uri)
         days = dataset.partitions()
         manifest = dataset.manifest(days[-1]) if days else None
         if manifest is None:
             continue
         fs, path = located(f"{dataset.partition_uri(days[-1])}/{MANIFEST}")
-        newest[name], rows[name] = _day_seconds(days[-1]), manifest.rows
+        newest[name], rows[name] = day_seconds(days[-1]), manifest.rows
         published[name] = fs.modified(path).timestamp()
-    yield from _gauge("fraud_dataset_newest_day_seconds", "Midnight UTC of the newest day", newest, "dataset")
-    yield from _gauge(
-        "fraud_dataset_published_seconds", "Time of the last publication of the newest day", published, "dataset"
-    )
-    yield from _gauge("fraud_dataset_rows", "Rows of the newest day", rows, "dataset")
+    labels = ("dataset", "declaration")
+    yield from family("fraud_dataset_newest_day_seconds", "Midnight UTC of the newest day", labels, newest)
+    text = "Time of the last publication of the newest day"
+    yield from family("fraud_dataset_published_seconds", text, labels, published)
+    yield from family("fraud_dataset_rows", "Rows of the newest day", labels, rows)
+    yield from declared_metrics.snapshots(lake_uri, declarations)
 
 
 def jobs_last_runs(job_runs_uri: str, jobs: Iterable[str]) -> Iterator[Metric]:
@@ -147,7 +187,7 @@ def jobs_last_runs(job_runs_uri: str, jobs: Iterable[str]) -> Iterator[Metric]:
 def reports(reports_uri: str) -> Iterator[Metric]:
     """The newest report of each kind."""
     found = {kind: _newest_report(reports_uri, kind) for kind in REPORTS}
-    days = {kind: _day_seconds(report[0]) for kind, report in found.items() if report}
+    days = {kind: day_seconds(report[0]) for kind, report in found.items() if report}
     yield from _gauge("fraud_report_newest_day_seconds", "Midnight UTC of the newest report's day", days, "report")
     if (drift := found["drift"]) is not None:
         yield from _drift(drift[1])
@@ -191,8 +231,8 @@ def _drift(report: Mapping[str, Any]) -> Iterator[Metric]:
     )
     missing = {name: values["missing"]["current"] for name, values in features.items()}
     yield from _gauge("fraud_drift_missing_share", "Share of missing values", missing, "feature")
-    unknown = report["unknown_category"]["current"]
-    yield from _one("fraud_drift_unknown_category_share", "Share of unknown categories", unknown)
+    unknown = {name: found["current"] for name, values in features.items() if (found := values.get("unknown"))}
+    yield from _gauge("fraud_drift_unknown_category_share", "Share of unknown categories", unknown, "feature")
     prediction = report["prediction"]["psi"]
     yield from _one("fraud_drift_prediction_psi", "Population stability index of the probability", prediction)
     yield from _one("fraud_drift_rows", "Rows in the newest report", report["rows"])
@@ -223,7 +263,7 @@ def _concept(report: Mapping[str, Any]) -> Iterator[Metric]:
 
 
 def _skew(report: Mapping[str, Any]) -> Iterator[Metric]:
-    yield from _one("fraud_skew_rows", "Served answers whose window features were recomputed", report["compared"])
+    yield from _one("fraud_skew_rows", "Served answers whose features were recomputed", report["compared"])
     wrong: dict[str, float | None] = {
         name: counts["mismatch"] + counts["missing"] + counts["extra"] for name, counts in report["features"].items()
     }
@@ -234,8 +274,7 @@ def _skew(report: Mapping[str, Any]) -> Iterator[Metric]:
 
 def registry(settings: Settings) -> Iterator[Metric]:
     """The production version, and the expected distribution of its answers."""
-    # Checked first with a short timeout: MLflow's client retries longer than a scrape may take.
-    httpx.get(f"{settings.mlflow_url}/health", timeout=_PROBE_SECONDS).raise_for_status()
+    _check_mlflow(settings)
     with registry_errors():
         client = mlflow_client.client(settings)
         version = lookup(client.get_model_version_by_alias, model_versions.MODEL_NAME, model_versions.PRODUCTION)
@@ -279,8 +318,8 @@ def _flagged_baseline(lake_uri: str, version: str, trained: float | None) -> tup
     return ratio, statistics.stdev(flagged / rows for flagged, rows in days)
 
 
-def services(settings: Settings) -> Iterator[Metric]:
-    """Health of services without metrics of their own, and memory of the online store."""
+def services(settings: Settings, declarations: Sequence[Declaration] = ()) -> Iterator[Metric]:
+    """Health of services without metrics of their own, memory of the online store and its daily snapshots."""
     up: dict[str, float | None] = {"mlflow": _healthy(f"{settings.mlflow_url}/health")}
     if settings.airflow_url:
         up |= _airflow(settings.airflow_url)
@@ -294,6 +333,8 @@ def services(settings: Settings) -> Iterator[Metric]:
         )
         keys = math.fsum(space["keys"] for name, space in store.items() if name.startswith("db"))
         yield from _one("fraud_online_store_keys", "Keys in the online store", keys)
+        with _connected(settings) as client:
+            yield from declared_metrics.online_snapshots(client, declarations)
 
 
 def _healthy(url: str) -> float:
@@ -317,9 +358,13 @@ def _airflow(url: str) -> dict[str, float | None]:
     return {"airflow-api-server": 1.0, **healthy}
 
 
+def _connected(settings: Settings) -> redis.Redis:
+    return redis.Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=_PROBE_SECONDS)
+
+
 def _online_store(settings: Settings) -> dict[str, Any] | None:
     try:
-        with redis.Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=_PROBE_SECONDS) as client:
+        with _connected(settings) as client:
             info: dict[str, Any] = client.info()
     except redis.RedisError:
         return None

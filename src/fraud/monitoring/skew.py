@@ -1,14 +1,16 @@
 """Compare the features and probabilities of served answers with values recomputed from the lake, bit for bit.
 
-For every logged answer of a day, the window features are recomputed at its sequence, its own fields are compared with
-the ingested transaction, and its probability is recomputed with its model version. `fraud.stats.served_skew` describes
-the sources of the values.
+For every logged answer of a day, the window features are recomputed at its sequences and the daily features are read
+from the snapshots it names, its own fields are compared with the ingested transaction, and its probability is
+recomputed with its model version. What a record contains follows from the declaration of the version that answered.
+`fraud.stats.served_skew` describes the sources of the values.
 """
 
 import datetime as dt
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,23 +18,25 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fraud.audit.answers import RULE
-from fraud.audit.history_as_served import Record, ServedHistory, event_us, id_hashes, no_windows
-from fraud.core.contract import CATEGORY_INDEX, OTHER, amount_units
-from fraud.core.features import WINDOW_NAMES
-from fraud.core.vector import fill_table
+from fraud.audit.answering_versions import RULE, AnsweringVersions
+from fraud.audit.daily_snapshots import snapshot_day
+from fraud.audit.history_as_served import DEGRADED, LayoutHistory, Record, ServedHistory
+from fraud.audit.prediction_log import typed
+from fraud.audit.stored_events import id_hashes
+from fraud.core.declaration import Declaration
+from fraud.core.plan import Plan
 from fraud.errors import BadInputError, RefusedError
-from fraud.ingest import landing
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog, reports
 from fraud.lake.dataset import Dataset
 from fraud.monitoring import skew_report
+from fraud.monitoring.delivered_requests import delivered_requests, request_of
 from fraud.stats import served_skew
 
 MAX_PROBABILITY_DIFFERENCE: Final = 1e-6
 RECENT_DAYS: Final = 7
-OWN_FIELDS: Final = ("event_us", "amount", "merchant_category", "distance_from_home")
-FEATURES: Final = (*WINDOW_NAMES, *OWN_FIELDS)
+_FORMAT: Final = "2"
+"""Format of the record. A report in another format is written again."""
 
 
 class Config(JobConfig):
@@ -53,12 +57,14 @@ class Result(JobResult):
     """Whether there is skew. Training is requested then."""
     records: int
     compared: int
-    """Answers whose window features were recomputed."""
+    """Answers whose window and daily features were all recomputed."""
     mismatches: int
     features: dict[str, dict[str, float]]
-    """Per feature: equal, mismatch, missing, extra, worst."""
+    """Per feature and field of the request: equal, mismatch, missing, extra, worst."""
     skipped: dict[str, int]
-    """Answers whose windows were not recomputed, by reason."""
+    """Answers of which some features were not recomputed, by reason."""
+    snapshots: dict[str, int]
+    """Lookups of daily features, by the age of their snapshot: current, stale, missing."""
     probabilities: dict[str, float]
     """checked, wrong, worst, unchecked"""
     contradicted: int
@@ -99,131 +105,170 @@ def _made_from(day: str, predictions: Dataset, transactions: Dataset) -> dict[st
     return {
         "predictions": served.content_sha256 if served else "",
         "transactions": sha256("".join(landed).encode()).hexdigest(),
+        "format": _FORMAT,
     }
 
 
-def _check(records: list[Record], context: Context) -> served_skew.Tally:
-    tally = served_skew.Tally({name: served_skew.FeatureSkew() for name in FEATURES}, records=len(records))
-    stored = []
-    for record in records:
-        if (reason := no_windows(record)) is None:
-            stored.append(record)
-        else:
-            tally.skipped[reason] += 1
-    if stored:
-        histories = ServedHistory.load(context.settings, stored)
-        _check_windows(stored, histories, tally)
-        _check_own_fields(stored, histories.landed, context, tally)
-        _check_completeness(histories, context, tally)
-    _check_probabilities(records, context, tally)
+def _check(records: list[dict[str, Any]], context: Context) -> served_skew.Tally:
+    versions, tally = AnsweringVersions(context.settings), served_skew.Tally(records=len(records))
+    answers = [_answer(record, versions) for record in records]
+    histories = ServedHistory.load(context, [answer.record for answer in answers], versions)
+    for answer in answers:
+        _check_features(answer, histories, tally)
+    _check_own_fields(answers, histories, context, tally)
+    _check_completeness(histories, context, tally)
+    _check_probabilities(answers, versions, context, tally)
     return tally
 
 
-def _check_windows(stored: list[Record], histories: ServedHistory, tally: served_skew.Tally) -> None:
-    """Compare window features with those recomputed over the events before each answer."""
-    for record in stored:
-        again = histories.windows(record)
-        if isinstance(again, str):
-            tally.skipped[again] += 1
-            continue
+class _Answer(NamedTuple):
+    record: Record
+    plan: Plan | None
+    """None for an answer by the rule, or by a version that is not available."""
+
+
+def _answer(record: dict[str, Any], versions: AnsweringVersions) -> _Answer:
+    version = versions.of(record)
+    if isinstance(version, str):
+        return _Answer(record, None)
+    return _Answer(typed(record, version.plan.declaration), version.plan)
+
+
+def _check_features(answer: _Answer, histories: ServedHistory, tally: served_skew.Tally) -> None:
+    """Compare window and daily features with recomputed ones."""
+    record, again = answer.record, histories.features(answer.record)
+    for name, value in again.values.items():
+        tally.add(name, record.get(name), value, record["prediction_id"])
+    if record["degraded"] and record["history"] == "none":
+        tally.skipped[DEGRADED] += 1
+    elif again.reasons:
+        tally.skipped[again.reasons[0]] += 1
+    else:
         tally.compared += 1
-        for name, value in zip(WINDOW_NAMES, again, strict=True):
-            tally.features[name].add(record[name], value, record["prediction_id"])
+    for table in answer.plan.tables if answer.plan else ():
+        if record["event_us"] is None:
+            continue
+        snapshot = record.get(f"snapshot_{table.entity}")
+        day = str(np.datetime64(table.day_of(record["event_us"]), "D"))
+        tally.snapshots["missing" if snapshot is None else "current" if snapshot_day(snapshot) == day else "stale"] += 1
 
 
-def _check_own_fields(stored: list[Record], landed: pa.Table, context: Context, tally: served_skew.Tally) -> None:
-    """Compare the fields of each request with the ingested transaction of the same id."""
-    ids = pa.array([record["transaction_id"] for record in stored])
-    rows = landed.filter(pc.is_in(landed["transaction_id"], ids))
-    rows = rows.append_column("event_us", pa.array(event_us(rows)))
-    by_id = {row["transaction_id"]: row for row in rows.select(["transaction_id", *OWN_FIELDS]).to_pylist()}
-    tally.not_landed += sum(record["transaction_id"] not in by_id for record in stored)
-    pairs = [(record, by_id[name]) for record in stored if (name := record["transaction_id"]) in by_id]
-    different = [not all(served_skew.same(record[name], row[name]) for name in OWN_FIELDS) for record, row in pairs]
-    suspects = {record["transaction_id"] for (record, _), differs in zip(pairs, different, strict=True) if differs}
-    delivered = _delivered(context.settings.landing_uri, suspects) if suspects else set()
-    for (record, row), differs in zip(pairs, different, strict=True):
-        if differs and _fingerprint(record) in delivered:
+def _check_own_fields(
+    answers: list[_Answer], histories: ServedHistory, context: Context, tally: served_skew.Tally
+) -> None:
+    """Compare the fields of each request with the ingested transaction of the same id.
+
+    A column that the transaction's day of the lake does not have is not compared.
+    """
+    ids = pa.array([name for a in answers if (name := a.record["transaction_id"]) is not None], pa.string())
+    landed = dict[str, dict[str, Any]]()
+    for events in histories.landed:
+        own = pc.is_in(events.table["transaction_id"], ids)
+        rows = events.table.filter(own).append_column("event_us", pa.array(events.event_us[own.to_numpy()]))
+        landed |= {row["transaction_id"]: row for row in rows.to_pylist()}
+    pairs = list[_Pair]()
+    for record, plan in answers:
+        if plan is None or record["history"] != "store":
+            continue
+        row = landed.get(record["transaction_id"])
+        if row is None:
+            tally.not_landed += 1
+        else:
+            names = [name for name in ("event_us", "amount", *plan.columns) if name in row]
+            pairs.append(_Pair(record, row, names, plan.declaration))
+    suspects = {pair.record["transaction_id"] for pair in pairs if pair.differs()}
+    delivered = delivered_requests(context, suspects) if suspects else {}
+    for pair in pairs:
+        record = pair.record
+        if pair.differs() and pair.is_one_of(delivered.get(record["transaction_id"], ())):
             tally.contradicted += 1
             continue
-        for name in OWN_FIELDS:
-            tally.features[name].add(record[name], row[name], record["prediction_id"])
+        for name in pair.names:
+            tally.add(name, record[name], pair.row[name], record["prediction_id"])
 
 
-Fingerprint = tuple[str, int, int, str, float | None]
-"""Transaction id, event time in us, amount in 1/10,000 USD, category, distance."""
+class _Pair(NamedTuple):
+    """An answer, the transaction in the lake with its id, and the fields that both have."""
 
+    record: Record
+    row: Mapping[str, Any]
+    names: list[str]
+    declaration: Declaration
 
-def _delivered(landing_uri: str, transactions: set[str]) -> set[Fingerprint]:
-    """Fingerprints of all deliveries of these transactions, cleaned as in ingest and serving."""
-    rows = landing.delivered(landing_uri, transactions)
-    rows = rows.filter(pc.and_(pc.is_valid(rows["event_timestamp"]), pc.is_valid(rows["amount"])))
-    rows = rows.append_column("event_us", pa.array(event_us(rows))).to_pylist()
-    for row in rows:
-        if row["merchant_category"] not in CATEGORY_INDEX:
-            row["merchant_category"] = OTHER
-    return {_fingerprint(row) for row in rows}
+    def differs(self) -> bool:
+        return not all(served_skew.same(self.record[name], self.row[name]) for name in self.names)
 
-
-def _fingerprint(row: Record) -> Fingerprint:
-    units = amount_units(row["amount"])
-    return row["transaction_id"], row["event_us"], units, row["merchant_category"], row["distance_from_home"]
+    def is_one_of(self, delivered: Iterable[Mapping[str, Any]]) -> bool:
+        """Whether the request equals one of the deliveries."""
+        return request_of(self.record, self.declaration, self.names) in [
+            request_of(row, self.declaration, self.names) for row in delivered
+        ]
 
 
 def _check_completeness(histories: ServedHistory, context: Context, tally: served_skew.Tally) -> None:
-    """Count missing events of days that materialize loaded with their current content."""
-    transactions, loaded = catalog.TRANSACTIONS.at(context.settings.lake_uri), histories.materialized
-    whole = [d for d, digest in loaded.items() if (m := transactions.manifest(d)) and m.content_sha256 == digest]
-    delivered = histories.landed.filter(pc.is_in(histories.landed["dt"], pa.array(whole, pa.string()))).sort_by(
-        "user_id"
-    )
-    ids, at_us = id_hashes(delivered["transaction_id"].to_pylist()), event_us(delivered)
-    users, starts = np.unique(np.array(delivered["user_id"].to_pylist(), dtype=object), return_index=True)
-    for user, (start, stop) in zip(users, pairwise([*starts, len(ids)]), strict=True):
-        tally.events_lost += served_skew.lost(histories.orders[user], ids[start:stop], at_us[start:stop])
+    """Count missing events of days that materialize loaded with their current content, in every layout."""
+    transactions = catalog.TRANSACTIONS.at(context.settings.lake_uri)
+    for loaded in histories.layouts.values():
+        whole = [
+            d for d, digest in loaded.materialized.items()
+            if (m := transactions.manifest(d)) and m.content_sha256 == digest
+        ]  # fmt: skip
+        for events in histories.landed:
+            if loaded.layout.id_column in events.columns:
+                rows = pc.is_in(events.table["dt"], pa.array(whole, pa.string()))
+                at_us = events.event_us[rows.to_numpy()]
+                tally.events_lost += _lost(events.table.filter(rows), at_us, loaded)
 
 
-def _check_probabilities(records: list[Record], context: Context, tally: served_skew.Tally) -> None:
+def _lost(delivered: pa.Table, at_us: NDArray[np.int64], loaded: LayoutHistory) -> int:
+    """Events of delivered transactions that are missing in one layout."""
+    ids = id_hashes(delivered["transaction_id"].to_pylist())
+    entities = np.array([name or "" for name in delivered[loaded.layout.id_column].to_pylist()], dtype=object)
+    order = np.argsort(entities, kind="stable")
+    names, starts = np.unique(entities[order], return_index=True)
+    total = 0
+    for name, (start, stop) in zip(names, pairwise([*starts, len(ids)]), strict=True):
+        if name in loaded.orders:
+            own = order[start:stop]
+            total += served_skew.lost(loaded.orders[name], ids[own], at_us[own], loaded.layout)
+    return total
+
+
+def _check_probabilities(
+    answers: list[_Answer], versions: AnsweringVersions, context: Context, tally: served_skew.Tally
+) -> None:
     """Recompute the probability of each answer from its logged fields and its model version."""
-    from fraud.registry import model_versions  # noqa: PLC0415 - mlflow takes seconds to import
     from fraud.scoring.onnx_session import OnnxModel  # noqa: PLC0415 - not needed for a day without answers
 
-    by_version: dict[str, list[Record]] = {}
-    for record in records:
-        by_version.setdefault(record["model_version"], []).append(record)
-    for version, some in sorted(by_version.items()):
-        if version == RULE:
+    by_version: dict[str, list[_Answer]] = {}
+    for answer in answers:
+        by_version.setdefault(answer.record["model_version"], []).append(answer)
+    for number, some in sorted(by_version.items()):
+        if number == RULE:
             tally.probabilities_unchecked += len(some)
             continue
         try:
-            artifact = model_versions.fetch(context.settings, int(version))
+            version = versions.fetched(number)
         except RefusedError as error:
-            context.log.warning("served model version not available", model_version=version, reason=str(error))
+            context.log.warning("served model version not available", model_version=number, reason=str(error))
             tally.probabilities_unchecked += len(some)
             continue
-        again = OnnxModel(artifact.model).probabilities(_vectors(some)).astype(np.float64)
-        served = np.array([record["fraud_probability"] for record in some], dtype=np.float64)
-        same_model = np.array([record["model_sha256"] == artifact.model_sha256 for record in some])
+        own = [answer.record for answer in some if answer.plan is not None]
+        again = OnnxModel(version.model).probabilities(_vectors(own, version.plan)).astype(np.float64)
+        served = np.array([record["fraud_probability"] for record in own], dtype=np.float64)
+        same_model = np.array([record["model_sha256"] == version.model_sha256 for record in own], dtype=np.bool_)
         tally.add_probabilities(np.where(same_model, np.abs(again - served), 1.0), MAX_PROBABILITY_DIFFERENCE)
+        tally.probabilities_unchecked += len(some) - len(own)
 
 
-def _vectors(records: list[Record]) -> NDArray[np.float32]:
-    def floats(name: str) -> NDArray[np.float64]:
-        return np.array([np.nan if r[name] is None else r[name] for r in records], dtype=np.float64)
-
-    def integers(name: str) -> NDArray[np.int64]:
-        return np.array([r[name] for r in records], dtype=np.int64)
-
-    return fill_table(
-        amount=floats("amount"),
-        hour=integers("hour_of_day"),
-        weekday=integers("day_of_week"),
-        distance=floats("distance_from_home"),
-        category=np.array([CATEGORY_INDEX[r["merchant_category"]] for r in records], dtype=np.int64),
-        velocity_1h=floats("transaction_velocity_1h"),
-        avg_amount_7d=floats("avg_amount_7d"),
-        unique_merchants_30d=integers("unique_merchants_30d"),
-    )
+def _vectors(records: list[Record], plan: Plan) -> NDArray[np.float32]:
+    """float32[n, len(plan.vector.names)] of logged answers."""
+    base = [
+        plan.base_values(r["hour_of_day"], r["day_of_week"], r, [r.get(name) for name in plan.features])
+        for r in records
+    ]  # fmt: skip
+    values = np.array(base, dtype=np.float64).reshape(len(records), len(plan.vector.inputs))  # None becomes NaN
+    return plan.vector.table(list(values.T))
 
 
 def _result(days: list[str], found: list[dict[str, Any]], root: str, *, changed: bool) -> Result:
@@ -232,7 +277,7 @@ def _result(days: list[str], found: list[dict[str, Any]], root: str, *, changed:
         sums: dict[str, float] = {}
         for report in found:
             for key in keys:
-                report = report[key]  # noqa: PLW2901 - follows the path
+                report = report.get(key, {})  # noqa: PLW2901 - follows the path
             for name, number in report.items():
                 if isinstance(number, int | float):
                     sums[name] = max(sums.get(name, 0.0), number) if name == "worst" else sums.get(name, 0) + number
@@ -244,7 +289,9 @@ def _result(days: list[str], found: list[dict[str, Any]], root: str, *, changed:
     return Result(
         days=days, verdict=verdict, retrain=verdict == "skew",
         records=int(all_of.get("records", 0)), compared=int(all_of.get("compared", 0)),
-        mismatches=int(all_of.get("mismatches", 0)), features={n: total("features", n) for n in FEATURES},
+        mismatches=int(all_of.get("mismatches", 0)),
+        features={n: total("features", n) for n in dict.fromkeys(name for r in found for name in r["features"])},
+        snapshots={age: int(count) for age, count in total("snapshots").items()},
         skipped={reason: int(count) for reason, count in total("skipped").items()},
         probabilities=total("probabilities"), contradicted=int(all_of.get("contradicted", 0)),
         events_lost=int(all_of.get("events_lost", 0)),

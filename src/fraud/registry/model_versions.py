@@ -1,16 +1,18 @@
 """Find registered versions and read their files. `model.onnx` is used only if its sha256 equals the version's tag."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fraud.core.features import definition_hash
+from fraud.core.declaration import DeclarationError, parse
+from fraud.core.plan import Plan
 from fraud.errors import RefusedError, UnavailableError
 from fraud.registry import mlflow_client
 from fraud.registry.mlflow_client import ModelVersion, lookup, registry_errors
@@ -30,13 +32,15 @@ class ModelArtifact:
     model_sha256: str
     feature_hash: str
     threshold: float
+    plan: Plan
+    """Compiled from the declaration that the version contains."""
 
 
 def fetch(settings: Settings, version: int | None = None) -> ModelArtifact:
     """Download and verify the given version, or the production version.
 
-    Raises RefusedError when it does not exist, when its files do not have the registered sha256, or when it was trained
-    with other feature definitions; UnavailableError when the registry does not answer.
+    Raises RefusedError when it does not exist, when its files do not have the registered sha256, or when its
+    declaration cannot be read; UnavailableError when the registry does not answer.
     """
     found = find(settings, version)
     with TemporaryDirectory(prefix="fraud-model-") as folder:
@@ -44,20 +48,44 @@ def fetch(settings: Settings, version: int | None = None) -> ModelArtifact:
         serving = _download(settings, found.run_id, "model/serving.json", folder).read_bytes()
     for name, data, tag in (("model.onnx", model, "model_sha256"), ("serving.json", serving, "serving_sha256")):
         if (digest := sha256(data).hexdigest()) != found.tags.get(tag):
-            raise RefusedError(
-                f"{name} of {MODEL_NAME} version {found.version} is not what was registered",
-                expected=f"sha256 {found.tags.get(tag)}", got=digest,
-                hint="find out what changed the artifact store; fraud rollback sets the version before",
-            )  # fmt: skip
+            raise _changed(name, found, tag, digest)
     facts = json.loads(serving)
-    if facts["feature_hash"] != definition_hash():
-        raise RefusedError(
-            f"{MODEL_NAME} version {found.version} was trained with other feature definitions",
-            expected=definition_hash(), got=facts["feature_hash"], hint="train again: fraud train",
-        )  # fmt: skip
+    plan = _plan(str(found.version), facts)
     return ModelArtifact(
         version=str(found.version), run_id=found.run_id, model=model, model_sha256=found.tags["model_sha256"],
-        feature_hash=facts["feature_hash"], threshold=float(facts["threshold"]),
+        feature_hash=plan.hash, threshold=float(facts["threshold"]), plan=plan,
+    )  # fmt: skip
+
+
+def plan_of(settings: Settings, version: ModelVersion) -> Plan:
+    """The plan of a version, without its model. Raises as `fetch` does."""
+    serving = artifact(settings, version.run_id, "model/serving.json")
+    if (digest := sha256(serving).hexdigest()) != version.tags.get("serving_sha256"):
+        raise _changed("serving.json", version, "serving_sha256", digest)
+    return _plan(str(version.version), json.loads(serving))
+
+
+def _plan(version: str, facts: Mapping[str, Any]) -> Plan:
+    try:
+        plan = Plan(parse(facts["declaration"], learnt=True))
+    except (KeyError, DeclarationError) as error:
+        raise RefusedError(
+            f"{MODEL_NAME} version {version} contains no feature declaration that can be read",
+            expected="serving.json with a valid declaration", got=str(error), hint="train again: fraud train",
+        ) from error  # fmt: skip
+    if plan.hash != facts.get("feature_hash"):
+        raise RefusedError(
+            f"{MODEL_NAME} version {version} contains another declaration than it was trained with",
+            expected=f"feature_hash {facts.get('feature_hash')}", got=plan.hash, hint="train again: fraud train",
+        )  # fmt: skip
+    return plan
+
+
+def _changed(name: str, version: ModelVersion, tag: str, digest: str) -> RefusedError:
+    return RefusedError(
+        f"{name} of {MODEL_NAME} version {version.version} is not what was registered",
+        expected=f"sha256 {version.tags.get(tag)}", got=digest,
+        hint="find out what changed the artifact store; fraud rollback sets the version before",
     )  # fmt: skip
 
 

@@ -1,20 +1,24 @@
 """Set the production alias to a version. Requires that its gates passed, or that a waiver names the failed ones.
 
-The gate `skew` belongs to the platform, not to the version: the newest checked day of answers must have no skew.
+Two gates depend on the present and are evaluated here: `skew`, that the newest checked day of answers has no skew, and
+`online_state`, that the online store has the histories and daily tables which the version reads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 
 from pydantic import Field
 
+from fraud.core.plan import Plan
 from fraud.errors import BadConfigError, RefusedError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import git, reports
 from fraud.registry import model_versions
 from fraud.registry.mlflow_client import ModelVersion
 from fraud.registry.model_versions import MODEL_NAME
+from fraud.registry.online_state import online_state
 from fraud.registry.promotion_log import STAGING, Promotion, Recorded, Waiver, opened
+from fraud.settings import Settings
 from fraud.stats import gates
 from fraud.stats.gates import Gate
 
@@ -70,12 +74,12 @@ def run(config: Config, context: Context) -> Result:
             sha256 = promotion.history()[-1].entry.model_sha256
             return Result(version=current, replaced=None, changed=False, actor=actor, model_sha256=sha256)
         version = candidate(promotion)
-        model_versions.fetch(context.settings, int(version.version))
+        artifact = model_versions.fetch(context.settings, int(version.version))
 
         def choose(current: str | None, _history: list[Recorded]) -> ModelVersion:
             if str(version.version) != current:
-                skew = gates.served_skew(reports.newest(context.settings.reports_uri, "skew"))
-                _require_gates(version.version, version.tags, current, waiver.gates if waiver else (), skew)
+                present = present_gates(context.settings, artifact.plan)
+                _require_gates(version.version, version.tags, current, waiver.gates if waiver else (), present)
             return version
 
         entry = promotion.change("promote", choose, actor=actor, reason=_reason(config), waiver=waiver)
@@ -88,8 +92,14 @@ def run(config: Config, context: Context) -> Result:
     )  # fmt: skip
 
 
+def present_gates(settings: Settings, plan: Plan) -> tuple[Gate, ...]:
+    """The gates that depend on the present rather than on the version's training."""
+    skew = gates.served_skew(reports.newest(settings.reports_uri, "skew"))
+    return skew, online_state(settings, plan)
+
+
 def _require_gates(
-    version: str, tags: Mapping[str, str], current: str | None, waived: tuple[str, ...], skew: Gate
+    version: str, tags: Mapping[str, str], current: str | None, waived: tuple[str, ...], present: Sequence[Gate]
 ) -> None:
     """Raise RefusedError unless the gates passed against the current Production, or each failed one is waived."""
     champion = tags.get("champion") or None
@@ -99,20 +109,20 @@ def _require_gates(
             expected=f"gates against {_name(current)}", got=f"gates against {_name(champion)}",
             hint="train again: fraud train",
         )  # fmt: skip
-    failed = {name for name in tags.get("failed_gates", "").split(",") if name} | set(gates.failed([skew]))
+    failed = {name for name in tags.get("failed_gates", "").split(",") if name} | set(gates.failed(present))
     if unfailed := set(waived) - failed:
         raise RefusedError(
             f"version {version} did not fail {', '.join(sorted(unfailed))}: there is nothing to waive",
             expected=f"of its failed gates: {', '.join(sorted(failed)) or 'none'}", got=", ".join(sorted(waived)),
         )  # fmt: skip
-    if tags.get("gates") == "passed" and skew.passed:
+    if tags.get("gates") == "passed" and not gates.failed(present):
         return
     if not failed or failed - set(waived):
         raise RefusedError(
             f"version {version} did not pass its gates",
             expected="all gates passed, or a waiver that names each failed one",
             got=f"failed: {', '.join(sorted(failed)) or 'never evaluated'}; waived: {', '.join(waived) or 'none'}"
-            + ("" if skew.passed else f"; skew: {skew.detail}"),
+            + "".join(f"; {gate.name}: {gate.detail}" for gate in present if not gate.passed),
             hint="fraud gates prints them; docs/gates.md explains waivers",
         )  # fmt: skip
 

@@ -4,14 +4,11 @@ Every comparison uses the same resamples for all models, so that common noise ca
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud.core.contract import CATEGORIES
-from fraud.core.features import CATEGORY_OFFSET, VECTOR_NAMES
 from fraud.stats.costs import Costs
 from fraud.stats.metrics import Floats, Interval, Ranked, interval, resamples
 from fraud.stats.slices import SliceLoss
@@ -20,28 +17,28 @@ Measure = Literal["average_precision", "auc", "recall", "saved_per_1000", "expec
 MEASURES: Final[tuple[Measure, ...]] = get_args(Measure)
 """Recall and savings are those at the alert capacity."""
 
-AMOUNT_BANDS: Final = (0.0, 50.0, 200.0, 1000.0, float("inf"))
-"""USD."""
-
 
 class Rows(NamedTuple):
     """Rows on which models are compared. `users` int[n], 0..m-1, are the groups of the bootstrap."""
 
     vectors: NDArray[np.float32]
+    """float32[n, d], the input of the model."""
     is_fraud: NDArray[np.bool_]
     users: NDArray[np.int64]
+    amount: NDArray[np.float64]
+    """USD."""
+    hour: NDArray[np.int64]
+    """0..23, UTC."""
+    slices: Mapping[str, NDArray[np.bool_]] = {}
+    """Named subsets, bool[n] each (`fraud.stats.slices`)."""
 
-    @property
-    def amount(self) -> NDArray[np.float32]:
-        """USD, float32[n]."""
-        column: NDArray[np.float32] = self.vectors[:, VECTOR_NAMES.index("amount")]
-        return column
-
-    @property
-    def hour(self) -> NDArray[np.float32]:
-        """0..23, UTC, float32[n]."""
-        column: NDArray[np.float32] = self.vectors[:, VECTOR_NAMES.index("hour_of_day")]
-        return column
+    def at(self, chosen: slice) -> Self:
+        """Some of the rows; `users` keep their numbers."""
+        return self._replace(
+            vectors=self.vectors[chosen], is_fraud=self.is_fraud[chosen], users=self.users[chosen],
+            amount=self.amount[chosen], hour=self.hour[chosen],
+            slices={name: mask[chosen] for name, mask in self.slices.items()},
+        )  # fmt: skip
 
 
 class Compared:
@@ -109,24 +106,12 @@ def select_level(compared: Compared, levels: int, margin: float) -> tuple[int, l
     return chosen, steps
 
 
-def slices(rows: Rows) -> Mapping[str, NDArray[np.bool_]]:
-    """Named subsets: categories, amount bands, and users with little history. Values are bool[n]."""
-    vectors = rows.vectors
-    found = {f"category {name}": vectors[:, CATEGORY_OFFSET + i] == 1.0 for i, name in enumerate(CATEGORIES)}
-    for low, high in pairwise(AMOUNT_BANDS):
-        name = f"amount {low:.0f} to {high:.0f} USD" if high < float("inf") else f"amount above {low:.0f} USD"
-        found[name] = (rows.amount > low) & (rows.amount <= high)
-    found["new users (nothing in 30 days)"] = vectors[:, VECTOR_NAMES.index("unique_merchants_30d")] == 0
-    found["quiet users (nothing in 7 days)"] = vectors[:, VECTOR_NAMES.index("no_history_7d")] == 1
-    return found
-
-
 def slice_losses(
     rows: Rows, candidate: NDArray[np.floating], opponent: NDArray[np.floating], capacity: float,
     *, resamplings: int, seed: int,
 ) -> tuple[SliceLoss, ...]:  # fmt: skip
     """Recall at the same capacity of both models in each slice with a fraud, and the candidate's loss."""
-    named = [(name, mask & rows.is_fraud) for name, mask in slices(rows).items() if np.any(mask & rows.is_fraud)]
+    named = [(name, mask & rows.is_fraud) for name, mask in rows.slices.items() if np.any(mask & rows.is_fraud)]
     if not named:
         return ()
     masks = np.array([mask for _, mask in named], dtype=np.float64)[:, rows.is_fraud]

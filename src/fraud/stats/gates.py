@@ -4,7 +4,7 @@ A gate whose value could not be measured has failed. An empty, single-class or i
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -137,6 +137,20 @@ def served_skew(report: Mapping[str, Any] | None) -> Gate:
         )
     why = "with other features than in training, the figures of the model are not valid"
     return Gate("skew", float(wrong), "at most", 0.0, wrong == 0, why, detail)
+
+
+def online_state(absent: Collection[str] | None, needed: int, reason: str) -> Gate:
+    """The platform's gate at promotion: the online store has what the version reads.
+
+    `absent`: the missing ones of the `needed` histories and daily tables; None, which fails, with the reason.
+    """
+    why = "without its histories and daily tables, the answers of the version would differ from its training"
+    if absent is None:
+        return Gate("online_state", None, "at most", 0.0, False, why, reason)
+    detail = f"all of {needed} histories and daily tables are loaded" if needed else "the version reads none"
+    if absent:
+        detail = f"not in the online store: {', '.join(absent)}; run fraud build-features, then fraud materialize"
+    return Gate("online_state", float(len(absent)), "at most", 0.0, not absent, why, detail)
 
 
 def failed(gates: Iterable[Gate]) -> list[str]:

@@ -17,13 +17,15 @@ BINS: Final = 10
 MIN_ROWS: Final = 1_000
 """With fewer values nothing can be concluded: noise alone reaches 0.04 once in a thousand times (chi-square, 16
 categories)."""
+ROWS_PER_CATEGORY: Final = 50
+"""A category of more than 20 values needs this many values for each: noise grows with their number."""
 
 
 class ColumnDrift(NamedTuple):
     """The difference between a column's reference and current sample."""
 
     psi: float | None
-    """Of the values. None when either sample has fewer than MIN_ROWS of them."""
+    """Of the values. None when either sample has fewer than MIN_ROWS of them, or ROWS_PER_CATEGORY per category."""
     missing_psi: float | None
     """Of the share of missing values. None when either sample has fewer than MIN_ROWS rows."""
     notes: tuple[str, ...]
@@ -40,10 +42,13 @@ def column_drift(reference: NDArray[Any], current: NDArray[Any]) -> ColumnDrift:
     r, c = _present(reference), _present(current)
     missing = (len(reference) - len(r), len(reference)), (len(current) - len(c), len(current))
     missing_psi = psi_share(*missing) if min(len(reference), len(current)) >= MIN_ROWS else None
+    needed = MIN_ROWS
+    if reference.dtype == object:
+        needed = max(needed, ROWS_PER_CATEGORY * len({*r.tolist(), *c.tolist()}))
     short = [
-        f"no values in {where}" if not n else f"{n:,} value{'s' * (n > 1)} in {where}, fewer than {MIN_ROWS:,}"
+        f"no values in {where}" if not n else f"{n:,} value{'s' * (n > 1)} in {where}, fewer than {needed:,}"
         for where, n in (("the reference", len(r)), ("the current window", len(c)))
-        if n < MIN_ROWS
+        if n < needed
     ]
     if short:
         return ColumnDrift(None, missing_psi, tuple(short))

@@ -1,9 +1,9 @@
 """Compare the features that serving used with recomputed ones, value by value, bit for bit.
 
-The order of a user's events is read from the online store, because no other source has it: an event whose answer did
+The order of an entity's events is read from the online store, because no other source has it: an event whose answer did
 not wait for the store may still have been stored, and an event of a late file is stored when it is loaded. The values
-of the events are read from the lake, which received them independently. The features are `windows.evaluate` over these
-events, as defined in `core.features`.
+of the events are read from the lake, which received them independently. The window features are `WindowSet.evaluate`
+over these events, as defined in `fraud.core.windows`.
 """
 
 import struct
@@ -14,11 +14,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud.core.features import MAX_EVENTS, RETENTION_US, WINDOW_FEATURES
-from fraud.core.history import RECORD, Order
+from fraud.core.history import Layout, Order
 
 Value = float | int | str | None
-LONGEST_WINDOW_US: Final = max(feature.window_us for feature in WINDOW_FEATURES)
 _FLOAT: Final = struct.Struct("<d")
 
 
@@ -61,11 +59,15 @@ class FeatureSkew:
 class Tally:
     """Counts of a day's answers."""
 
-    features: dict[str, FeatureSkew]
+    features: dict[str, FeatureSkew] = field(default_factory=dict)
+    """By name of a feature or of a field of the request, in the order in which they were first compared."""
     records: int = 0
     compared: int = 0
-    """Answers whose window features were recomputed."""
+    """Answers whose window and daily features were all recomputed."""
     skipped: Counter[str] = field(default_factory=Counter)
+    """The other answers, by the first reason. Those of their features that could be recomputed are compared."""
+    snapshots: Counter[str] = field(default_factory=Counter)
+    """Lookups of daily features, by the age of their snapshot: current, stale, missing."""
     not_landed: int = 0
     """Answers whose transaction is not in the lake yet."""
     contradicted: int = 0
@@ -76,6 +78,10 @@ class Tally:
     probabilities_unchecked: int = 0
     """Answers by the rule, or by a version that is no longer available."""
     probabilities_worst: float = 0.0
+
+    def add(self, name: str, served: Value, recomputed: Value, prediction_id: str) -> None:
+        """Count one pair of values of a feature."""
+        self.features.setdefault(name, FeatureSkew()).add(served, recomputed, prediction_id)
 
     def add_probabilities(self, differences: NDArray[np.float64], bound: float) -> None:
         """Count absolute differences, [n]; those above `bound` are wrong."""
@@ -94,6 +100,7 @@ class Tally:
             "mismatches": wrong,
             "features": {name: asdict(feature) for name, feature in self.features.items()},
             "skipped": dict(self.skipped),
+            "snapshots": dict(self.snapshots),
             "not_landed": self.not_landed,
             "contradicted": self.contradicted,
             "events_lost": self.events_lost,
@@ -119,36 +126,40 @@ class Values(NamedTuple):
 
     ids: NDArray[np.uint64]
     records: NDArray[np.void]
-    """history.RECORD[n]."""
+    """Layout.record[n]."""
 
 
 class History(NamedTuple):
-    """The history of a user before a transaction."""
+    """The history of an entity before a transaction."""
 
     newest_us: int
     events: NDArray[np.void]
-    """history.RECORD[n], n <= MAX_EVENTS."""
+    """Layout.record[n], n <= max_events."""
     unexplained: int
     """Stored events within reach of the windows that were not delivered."""
 
 
-def history_before(order: Order, sequence: int, transaction: int, event_us: int, values: Values) -> History | None:
-    """The user's history before the transaction (id hash, event time) with this sequence.
+def history_before(
+    order: Order, sequence: int, transaction: int, event_us: int, values: Values, layout: Layout, longest_us: int
+) -> History | None:
+    """The entity's history before the transaction (id hash, event time) with this sequence.
 
-    None when the store no longer has it: it was lost and filled again, or has dropped events within reach.
+    `longest_us` is the longest window. None when the store no longer has the history: it was lost and filled again, or
+    has dropped events within reach.
     """
     place = sequence - order.base
     if not 0 <= place <= len(order.ids):
         return None
     newest_us = int(order.event_us[:place].max()) if place else 0
-    too_late = event_us < newest_us - RETENTION_US
+    too_late = event_us < newest_us - layout.keep_us
     if not too_late and (place == len(order.ids) or int(order.ids[place]) != transaction):
         return None
-    reach_us = max(event_us - LONGEST_WINDOW_US, newest_us - RETENTION_US)
-    dropped_us = order.newest_us - RETENTION_US if len(order.ids) < 2 * MAX_EVENTS else order.newest_us
-    if order.base > 0 and place < MAX_EVENTS and reach_us < min(dropped_us, event_us):
+    reach_us = max(event_us - longest_us, newest_us - layout.keep_us)
+    full = len(order.ids) >= 2 * layout.max_events
+    dropped_us = order.newest_us if full else order.newest_us - layout.keep_us
+    if order.base > 0 and place < layout.max_events and reach_us < min(dropped_us, event_us):
         return None
-    first = max(0, place - MAX_EVENTS)
+    first = max(0, place - layout.max_events)
     ids, times = order.ids[first:place], order.event_us[first:place]
     found, at = locate(values, ids)
     in_reach = (times < event_us) & (times >= reach_us)
@@ -163,18 +174,18 @@ def locate(values: Values, ids: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], 
     return values.ids[at] == ids, at
 
 
-def lost(order: Order, ids: NDArray[np.uint64], event_us: NDArray[np.int64]) -> int:
-    """Number of a user's events (of days that were loaded) that are missing in the store.
+def lost(order: Order, ids: NDArray[np.uint64], event_us: NDArray[np.int64], layout: Layout) -> int:
+    """Number of an entity's events (of days that were loaded) that are missing in the store.
 
-    Events older than the retention are not required. For a user with 2 * MAX_EVENTS stored events or more, 0.
+    Events older than the retention are not required. For an entity with 2 * max_events stored events or more, 0.
     """
-    if len(order.ids) >= 2 * MAX_EVENTS:
+    if len(order.ids) >= 2 * layout.max_events:
         return 0
-    due = event_us >= order.newest_us - RETENTION_US
+    due = event_us >= order.newest_us - layout.keep_us
     return int((due & ~np.isin(ids, order.ids)).sum())
 
 
 def values_of(ids: NDArray[np.uint64], records: NDArray[np.void]) -> Values:
     """Events sorted by id. Of duplicates the first is kept."""
     unique, first = np.unique(ids, return_index=True)
-    return Values(unique, records[first] if len(first) else np.zeros(0, dtype=RECORD))
+    return Values(unique, records[first])

@@ -1,4 +1,7 @@
-"""Compare two versions on the holdout of one training set, and write an HTML report."""
+"""Compare two versions on the holdout of one training set, and write an HTML report.
+
+The training set has the features of the first version. Features of the second that differ are read from the lake.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,8 +26,8 @@ from fraud.training import gate_report, plots, training_data
 from fraud.training.training_data import TrainingData
 
 INPUTS: Final = ("level", "threshold", "git_commit", "git_dirty", "snapshot", "data_sha256", "params_sha256",
-                 "code_sha256", "lock_sha256", "feature_hash", "seed", "model_sha256", "gates", "failed_gates",
-                 "approved_by", "approval_reason")  # fmt: skip
+                 "code_sha256", "lock_sha256", "feature_hash", "stored_hash", "seed", "model_sha256", "gates",
+                 "failed_gates", "approved_by", "approval_reason")  # fmt: skip
 
 
 class Config(JobConfig):
@@ -32,7 +35,10 @@ class Config(JobConfig):
 
     first: CliPositionalArg[str] = Field(description="number or alias")
     second: CliPositionalArg[str] = Field(description="number or alias")
-    snapshot: str | None = Field(default=None, description="training set whose holdout is used; default the latest")
+    snapshot: str | None = Field(
+        default=None,
+        description="training set whose holdout is used; default the latest with the first version's features",
+    )
 
 
 class Result(JobResult):
@@ -60,15 +66,22 @@ class Result(JobResult):
 
 
 def run(config: Config, context: Context) -> Result:
-    """Measure both and write the report. Raises RefusedError for a version with other bytes or other features."""
+    """Measure both and write the report. Raises RefusedError for a version with other bytes.
+
+    Raises BadInputError when the lake does not have the features of a version.
+    """
     settings, params = context.settings, context.params
     versions = [model_versions.named(settings, name) for name in (config.first, config.second)]
     numbers = [str(version.version) for version in versions]
-    models = [OnnxModel(model_versions.fetch(settings, int(number)).model) for number in numbers]
-    manifest = training_data.manifest_of(settings.lake_uri, config.snapshot)
-    data = training_data.load(settings.lake_uri, manifest, params)
+    artifacts = [model_versions.fetch(settings, int(number)) for number in numbers]
+    declaration = artifacts[0].plan.declaration
+    manifest = training_data.manifest_of(settings.lake_uri, config.snapshot, declaration)
+    data = training_data.load(settings.lake_uri, manifest, params, declaration)
     rows = data.holdout
-    answers = [model.probabilities(rows.vectors) for model in models]
+    answers = [
+        OnnxModel(a.model).probabilities(training_data.holdout_vectors(data, a.plan, settings.lake_uri))
+        for a in artifacts
+    ]
     draws, seed = params.training.bootstrap, params.training.seed
     costs = costs_of(params)
     compared = Compared(rows, answers, costs, resamplings=draws, seed=seed)

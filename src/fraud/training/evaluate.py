@@ -5,6 +5,7 @@ tags of the version. `fraud train` ends with this evaluation. `fraud evaluate` r
 """
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -16,8 +17,7 @@ from pydantic import Field
 
 from fraud import printing
 from fraud.core import rule
-from fraud.core.features import definition_hash
-from fraud.errors import RefusedError
+from fraud.errors import BadInputError, RefusedError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import reports
 from fraud.params import Params
@@ -30,6 +30,7 @@ from fraud.scoring.onnx_session import OnnxModel
 from fraud.stats import gates
 from fraud.stats.comparison import Compared, Rows, slice_losses
 from fraud.stats.costs import Costs, costs_of
+from fraud.stats.importance import importances, vector_columns
 from fraud.stats.metrics import calibration
 from fraud.training import gate_report, model_card, model_inputs, plots, training_data
 from fraud.training.dvc import outputs
@@ -123,8 +124,10 @@ def run(config: Config, context: Context) -> Result:
                 f"version {version.version} was trained with other parameters, so its holdout is not known",
                 expected=f"params_sha256 {version.tags.get('params_sha256')}", got=current, hint="fraud train",
             )  # fmt: skip
-        manifest = training_data.manifest_of(context.settings.lake_uri, version.tags.get("snapshot"))
-        data = training_data.load(context.settings.lake_uri, manifest, context.params)
+        lake = context.settings.lake_uri
+        declaration = model_versions.plan_of(context.settings, version).declaration
+        manifest = training_data.manifest_of(lake, version.tags.get("snapshot"), declaration)
+        data = training_data.load(lake, manifest, context.params, declaration)
         verdict = judge(version, data, context, TrainingRuns(context.settings))
         if config.out is not None:
             model = OnnxModel(model_versions.fetch(context.settings, config.version).model)
@@ -153,19 +156,23 @@ def judge(version: ModelVersion, data: TrainingData, context: Context, runs: Tra
     training = json.loads(runs.artifacts(run_id, "training.json")["training.json"])
     ladder = {name.removesuffix(".onnx"): OnnxModel(m) for name, m in runs.artifacts(run_id, "ladder").items()}
     model = OnnxModel(model_versions.fetch(settings, int(number)).model)
-    opponent = _opponent(context, champion, data.holdout)
+    opponent = _opponent(context, champion, data)
     context.log.info("evaluation started", version=number, against=opponent.name, **training["parts"]["holdout"])
 
     costs = costs_of(params)
     simpler = _simpler(version.tags["level"], ladder, data.holdout)
     measured, slices = _measure(data, model, opponent, simpler, training, costs, context)
     verdicts = gates.judge(measured, params.gates)
+    began = time.monotonic()
+    features = _features(data, model, params.training.seed)
+    context.log.info("feature importances measured", seconds=round(time.monotonic() - began, 1))
     failed = gates.failed(verdicts)
     record = {
         "model": MODEL_NAME, "version": number, "candidate": f"version {number}", "run_id": run_id,
         "selected_level": version.tags["level"], "threshold": float(version.tags["threshold"]),
         "opponent": opponent.name, "champion": champion, "gates_passed": not failed, "failed_gates": failed,
-        "gates": [gate.as_dict() for gate in verdicts], "slices": slices, "inputs": inputs_of(version),
+        "gates": [gate.as_dict() for gate in verdicts], "slices": slices, "features": features,
+        "history": model_card.history(data.plan), "inputs": inputs_of(version),
     }  # fmt: skip
     named = {f"version {number}": model.probabilities(data.holdout.vectors)}
     if champion and opponent.probabilities is not None:
@@ -173,7 +180,8 @@ def judge(version: ModelVersion, data: TrainingData, context: Context, runs: Tra
     named |= {
         name: m.probabilities(data.holdout.vectors) for name, m in ladder.items() if name != version.tags["level"]
     }
-    page = gate_report.page(record, training, _plots(named, data.holdout, costs), params)
+    drawn = _plots(named, data.holdout, costs)
+    page = gate_report.page(record, training, drawn, plots.svg(plots.importance(features)), params)
     runs.put_text(run_id, f"{REPORT}/gates.html", page)
     runs.put_text(run_id, f"{REPORT}/gates.json", as_json(record))
     runs.put_text(run_id, f"{REPORT}/model_card.md", model_card.card(record, training, params))
@@ -201,23 +209,26 @@ def judge(version: ModelVersion, data: TrainingData, context: Context, runs: Tra
 def inputs_of(version: ModelVersion) -> dict[str, str]:
     """The inputs of a version's training, in the order of the report."""
     names = ("git_commit", "git_dirty", "snapshot", "data_sha256", "params_sha256", "lock_sha256", "code_sha256",
-             "feature_hash", "seed", "fingerprint", "model_sha256", "serving_sha256")  # fmt: skip
+             "feature_hash", "stored_hash", "seed", "fingerprint", "model_sha256", "serving_sha256")  # fmt: skip
     return {"run": version.run_id, **{name: version.tags.get(name, "unknown") for name in names}}
 
 
-def _opponent(context: Context, champion: str, rows: Rows) -> Opponent:
-    """Production; without a usable one the default rule, which serving applies without a model."""
-    if champion:
-        found = model_versions.find(context.settings, int(champion))
-        if found.tags.get("feature_hash") == definition_hash():
-            try:
-                model = OnnxModel(model_versions.fetch(context.settings, int(champion)).model)
-            except RefusedError as error:
-                return Opponent(f"version {champion}", None, f"Production cannot be measured: {error.message}")
-            return Opponent(f"version {champion}", model.probabilities(rows.vectors))
-        context.log.warning("Production has other feature definitions; comparing with the default rule",
-                            production=champion)  # fmt: skip
-    return Opponent("the default rule", rule.DEFAULT.probabilities(rows.amount, rows.hour))
+def _opponent(context: Context, champion: str, data: TrainingData) -> Opponent:
+    """Production, on the features of its own declaration; without Production the default rule, which serving applies
+    without a model."""
+    if not champion:
+        rows = data.holdout
+        probability = rule.DEFAULT.probabilities(rows.amount.astype(np.float32), rows.hour.astype(np.float32))
+        return Opponent("the default rule", probability)
+    try:
+        artifact = model_versions.fetch(context.settings, int(champion))
+        given = training_data.holdout_vectors(data, artifact.plan, context.settings.lake_uri)
+    except RefusedError as error:
+        return Opponent(f"version {champion}", None, f"Production cannot be measured: {error.message}")
+    except BadInputError as error:
+        reason = f"Production cannot be measured: {error.message}; {error.hint}"
+        return Opponent(f"version {champion}", None, reason)
+    return Opponent(f"version {champion}", OnnxModel(artifact.model).probabilities(given))
 
 
 def _simpler(level: str, ladder: Mapping[str, OnnxModel], rows: Rows) -> Opponent:
@@ -269,6 +280,21 @@ def _measure(
         {"name": s.name, "frauds": s.frauds, "candidate": s.candidate, "opponent": s.opponent, "loss": list(s.loss)}
         for s in losses
     ]
+
+
+def _features(data: TrainingData, model: OnnxModel, seed: int) -> list[dict[str, Any]]:
+    """Importance and missing rates of each declared feature, the most important first."""
+    rows, columns = data.holdout, vector_columns(data.plan)
+    missing, in_training = (
+        training_data.missing_rates(data, part) for part in (data.split.holdout, data.final_part)
+    )  # fmt: skip
+    return [
+        {
+            "name": name, "loss": loss, "spread": spread, "columns": len(columns[name]),
+            "missing": missing.get(name), "missing_in_training": in_training.get(name),
+        }
+        for name, loss, spread in importances(model.probabilities, rows.vectors, rows.is_fraud, columns, seed)
+    ]  # fmt: skip
 
 
 def _plots(named: Mapping[str, NDArray[np.float32]], rows: Rows, costs: Costs) -> list[str]:

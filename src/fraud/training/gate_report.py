@@ -7,14 +7,15 @@ from typing import Any
 
 import jinja2
 
-from fraud.core.contract import US_PER_DAY
-from fraud.core.features import LATENESS_US, MAX_EVENTS
 from fraud.params import Params
 from fraud.printing import figure
+from fraud.training.model_card import share
 
 
-def page(record: Mapping[str, Any], training: Mapping[str, Any], plots: Sequence[str], params: Params) -> str:
-    """`record` is gates.json, `training` training.json of the run, `plots` are <svg> elements."""
+def page(
+    record: Mapping[str, Any], training: Mapping[str, Any], plots: Sequence[str], importance: str, params: Params
+) -> str:
+    """`record` is gates.json, `training` training.json of the run, `plots` and `importance` are <svg> elements."""
     costs = params.costs
     return template("gate_report.html.j2").render(
         r=record, levels=_levels(training), parts=training["parts"], plots=plots,
@@ -24,8 +25,7 @@ def page(record: Mapping[str, Any], training: Mapping[str, Any], plots: Sequence
         slices=sorted(record["slices"], key=lambda s: (-s["frauds"], s["name"])),
         costs=f"{costs.alerts_per_1000:g} alerts per 1,000 payments; a review costs {costs.review:g} USD, a missed "
         f"fraud its amount and {costs.chargeback_fee:g} USD, stopping a legitimate payment {costs.friction:g} USD.",
-        history=f"at most the last {MAX_EVENTS:,} payments of a user, and no event that was received more than "
-        f"{LATENESS_US // US_PER_DAY} days late",
+        importance=importance, features=record["features"], history=record["history"],
     )  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def template(name: str) -> jinja2.Template:
         autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True,
         loader=jinja2.FunctionLoader(lambda file: files("fraud.training").joinpath(file).read_text()),
     )  # fmt: skip
-    environment.filters.update(figure=figure, value=_value, words=_words, thousands=lambda n: f"{n:,}")
+    environment.filters.update(figure=figure, value=_value, words=_words, share=share, thousands=lambda n: f"{n:,}")
     return environment.get_template(name)
 
 
@@ -73,7 +73,19 @@ def _notes(training: Mapping[str, Any]) -> list[str]:
         "are selected by average precision on the validation part. The table below has the intervals of both figures."
         for other in training["levels"]
         if other["holdout"]["saved_per_1000"][0] > saved
+    ] + [
+        f"The amount or the hour is no input of the model, so level 0 uses {used}."
+        for level in training["levels"]
+        if level["level"] == 0 and (used := _used_by_rule(level.get("facts", {})))
     ]
+
+
+def _used_by_rule(facts: Mapping[str, float]) -> str:
+    """What level 0 uses if it does not use both amount and hour, otherwise ""."""
+    amount, hour = facts.get("uses_amount", 1.0), facts.get("uses_hour", 1.0)
+    if amount and hour:
+        return ""
+    return "the amount alone" if amount else "the hour alone" if hour else "the fraud rate alone"
 
 
 def _headline(record: Mapping[str, Any], training: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -6,8 +6,8 @@ The sections are those of Mitchell et al., Model Cards for Model Reporting (FAT*
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from fraud.core.contract import US_PER_DAY
-from fraud.core.features import LATENESS_US, MAX_EVENTS
+from fraud.core.declaration_types import duration_text
+from fraud.core.plan import Plan
 from fraud.params import Params
 from fraud.printing import figure
 
@@ -32,7 +32,7 @@ def card(record: Mapping[str, Any], training: Mapping[str, Any], params: Params)
             "",
             ("Scoring card payments at checkout and nightly. A probability at or above the threshold is an alert for "
             "an analyst; it does not stop a payment by itself. Out of scope: decisions about a person or a merchant, "
-            "payments outside the contract's categories and amounts, and decisions without a way to appeal."),
+            "payments outside the contract's bounds, and decisions without a way to appeal."),
             "",
             "## Data",
             "",
@@ -65,6 +65,19 @@ def card(record: Mapping[str, Any], training: Mapping[str, Any], params: Params)
             "",
             *_table(("slice", "frauds", "this version", "opponent", "lost"), _slices(record["slices"])),
             "",
+            "## Features",
+            "",
+            ("Permutation importance: the loss of average precision on the holdout when a feature is shuffled, with "
+            "its standard deviation. Missing: share of the holdout's rows without a value."),
+            "",
+            *_table(
+                ("feature", "loss of average precision", "missing"),
+                (
+                    (f["name"], f"{f['loss']:+.4f} ± {f['spread']:.4f}", share(f["missing"]))
+                    for f in record["features"]
+                ),
+            ),
+            "",
             "## Gates",
             "",
             *_table(
@@ -81,8 +94,7 @@ def card(record: Mapping[str, Any], training: Mapping[str, Any], params: Params)
             "",
             "## Limits",
             "",
-            (f"Features use at most the last {MAX_EVENTS:,} payments of a user, and no event that was received more "
-            f"than {LATENESS_US // US_PER_DAY} days late. Frauds that are never labelled count as legitimate. "
+            (f"Features use {record['history']}. Frauds that are never labelled count as legitimate. "
             "Fraud patterns change; `monitor_drift` reports when data or decisions have drifted since this card was "
             "written. On simulated data all figures are much higher than on real card data."),
             "",
@@ -92,6 +104,22 @@ def card(record: Mapping[str, Any], training: Mapping[str, Any], params: Params)
             "",
         ]
     )  # fmt: skip
+
+
+def history(plan: Plan) -> str:
+    """The bounds of the histories that a version reads, as the end of a sentence."""
+    bounds = [
+        f"at most the last {w.layout.max_events:,} payments of a {w.layout.entity} and none that is more than "
+        f"{duration_text(w.layout.keep_us)} older than the newest"
+        for w in plan.windows
+    ]
+    bounds += [f"values of each {table.entity} of the last complete days" for table in plan.tables]
+    return "; ".join(bounds) or "the payment alone"
+
+
+def share(value: float | None) -> str:
+    """A missing rate; features that are computed from others have none."""
+    return "computed" if value is None else f"{value:.1%}"
 
 
 def _parts(parts: Mapping[str, Any]) -> Iterable[Sequence[str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import fraud
-from fraud.core.features import definition_hash
+from fraud.core.declaration import Declaration
 from fraud.errors import BadConfigError
 from fraud.lake.dataset import Manifest
 from fraud.params import Params
@@ -32,7 +32,7 @@ LEFT_OUT: Final = WITHOUT_CONTENT | {
 """Module -> why `code_sha256` does not cover it, though the training job imports it. Everything else is covered."""
 
 
-def inputs(manifest: Manifest, params: Params, project: Path) -> dict[str, str]:
+def inputs(manifest: Manifest, params: Params, project: Path, declaration: Declaration) -> dict[str, str]:
     """Name -> hash of everything that decides a version's bytes. The names are those of the version's tags.
 
     Raises BadConfigError when the project has no lock files.
@@ -47,7 +47,7 @@ def inputs(manifest: Manifest, params: Params, project: Path) -> dict[str, str]:
         "data_sha256": manifest.content_sha256,
         "params_sha256": params.fingerprint(*TRAINING_PARAMS),
         "lock_sha256": _digest(project, locks),
-        "feature_hash": definition_hash(),
+        "feature_hash": declaration.hash,
         "code_sha256": code_sha256(Path(next(iter(fraud.__path__)))),
         "seed": str(params.training.seed),
     }

@@ -1,7 +1,7 @@
-"""Plots of models on one holdout: precision and recall, ROC, calibration, savings by alert capacity."""
+"""Plots of models on one holdout: precision and recall, ROC, calibration, savings by alert capacity, importances."""
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Named = Mapping[str, NDArray[np.floating]]
 """Probabilities by the name in the legend; the first is the candidate."""
 _COLOURS: Final = ("#0b57d0", "#c5221f", "#5f6b7a", "#b06000", "#188038", "#8430ce")
+_SHOWN: Final = 20
+"""Features in the plot of importances."""
 _STYLE: Final = {
     "font.family": "DejaVu Sans", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": "#8a94a3", "axes.labelcolor": "#3c4653", "xtick.color": "#5f6b7a", "ytick.color": "#5f6b7a",
@@ -95,6 +97,23 @@ def money(named: Named, is_fraud: NDArray[np.bool_], gains: NDArray[np.float64],
     return _figure(draw)
 
 
+def importance(features: Sequence[Mapping[str, Any]]) -> "Figure":
+    """The loss of average precision by shuffling a feature, for the _SHOWN most important; lines show the spread."""
+    shown = list(features)[:_SHOWN][::-1]
+
+    def draw(axes: "Axes") -> None:
+        axes.set(title="Loss of average precision by shuffling a feature", xlabel="average precision")
+        axes.barh(
+            [str(feature["name"]) for feature in shown], [float(feature["loss"]) for feature in shown],
+            xerr=[float(feature["spread"]) for feature in shown], color=_COLOURS[0], height=0.7,
+            error_kw={"ecolor": "#5f6b7a", "elinewidth": 1},
+        )  # fmt: skip
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", labelsize=8)
+
+    return _figure(draw, height=1.0 + 0.19 * max(len(shown), 6))
+
+
 def svg(figure: "Figure") -> str:
     """The figure as an <svg> element. The same figure gives the same text."""
     import matplotlib as mpl  # noqa: PLC0415 - a second to import
@@ -129,12 +148,12 @@ def _lines(named: Named) -> list[tuple[dict[str, Any], NDArray[np.floating]]]:
     ]
 
 
-def _figure(draw: Callable[["Axes"], None]) -> "Figure":
+def _figure(draw: Callable[["Axes"], None], height: float = 3.4) -> "Figure":
     import matplotlib as mpl  # noqa: PLC0415 - a second to import
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(4.8, 3.4), layout="constrained")
+        figure = Figure(figsize=(4.8, height), layout="constrained")
         axes = figure.subplots()
         draw(axes)
         if axes.get_legend_handles_labels()[1]:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 
 import fraud
+from fraud import declaration_file
 from fraud.errors import BadInputError, RefusedError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
@@ -107,6 +108,7 @@ def run(config: Config, context: Context) -> Result:
             repository = context.settings.repository or str(context.settings.project)
             checkout.clone(repository, commit, project)
             context.log.info("commit checked out", commit=commit, repository=repository)
+        detail = _declaration_detail(version, project, context)
         data_source = _copy_data(version, folder / "lake", context)
         python = checkout.environment(project, context.log)
         registry = sqlite_url(folder / "mlflow.db")
@@ -119,7 +121,7 @@ def run(config: Config, context: Context) -> Result:
         made = checkout.run_job(python, source, folder, arguments, settings, context.log)
         throwaway = mlflow_client.client(context.settings.model_copy(update={"mlflow_url": registry}))
         again = throwaway.get_model_version(MODEL_NAME, made["version"])
-        inputs = _inputs(version, again, throwaway, context)
+        inputs = _inputs(version, again, throwaway, detail, context)
         outputs = _outputs(version, again, folder, context)
     result = Result(
         version=str(version.version), equal=outputs[0].equal, git_commit="the current files" if config.here else commit,
@@ -156,6 +158,33 @@ def _require_clean(version: ModelVersion, commit: str, *, force: bool) -> None:
         )  # fmt: skip
 
 
+def _declaration_detail(version: ModelVersion, project: Path, context: Context) -> str:
+    """What differs between the version's declaration and the `features.yaml` of the retraining; "" if nothing does.
+
+    Raises RefusedError if the stored features differ: the recorded training set does not have the others.
+    """
+    recorded = model_versions.plan_of(context.settings, version).declaration
+    now = declaration_file.load_of(project)
+    if recorded.hash == now.hash:
+        return ""
+    before, after = ({f.name: f.model_dump(exclude={"description"}) for f in d.features} for d in (recorded, now))
+    changed = {name for name in before.keys() & after.keys() if before[name] != after[name]}
+    parts = {
+        "changed": sorted(changed), "removed": sorted(before.keys() - after.keys()),
+        "added": sorted(after.keys() - before.keys()),
+    }  # fmt: skip
+    text = "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)
+    text = text or "columns, entities or the order of the features"
+    if recorded.stored_hash != now.stored_hash:
+        raise RefusedError(
+            f"{project / declaration_file.NAME} declares other columns or stored features than version "
+            f"{version.version}, so its training set cannot be used",
+            expected=f"declaration {recorded.hash}", got=f"{now.hash} ({text})",
+            hint="without --here, the file of the recorded commit is used",
+        )  # fmt: skip
+    return text
+
+
 def _copy_data(version: ModelVersion, lake: Path, context: Context) -> str:
     """Copy the snapshot to a separate lake, from the lake or else from the DVC remote. Returns the source."""
     snapshot, recorded = version.tags.get("snapshot", ""), version.tags.get("data_sha256", "")
@@ -185,7 +214,7 @@ def _copy_data(version: ModelVersion, lake: Path, context: Context) -> str:
 
 
 def _inputs(
-    version: ModelVersion, again: ModelVersion, registry: "MlflowClient", context: Context
+    version: ModelVersion, again: ModelVersion, registry: "MlflowClient", declared: str, context: Context
 ) -> tuple[Compared, ...]:
     found = []
     for name, tag in INPUTS.items():
@@ -194,6 +223,8 @@ def _inputs(
         if recorded != now and name == "params":
             client = mlflow_client.client(context.settings)
             detail = _changed(client.get_run(version.run_id).data.params, registry.get_run(again.run_id).data.params)
+        elif recorded != now and name == "features":
+            detail = declared
         elif recorded != now and name in ("code", "lock"):
             folder = "src/" if name == "code" else "requirements/"
             files = checkout.changed_files(context.settings.project, version.tags.get("git_commit", ""))

@@ -1,4 +1,4 @@
-"""Print the gate results of a version, with the current result of the platform gate `skew`."""
+"""Print the gate results of a version, with the current results of the platform gates `skew` and `online_state`."""
 
 import json
 from typing import Any
@@ -8,10 +8,10 @@ from pydantic_settings import CliPositionalArg
 
 from fraud.errors import RefusedError
 from fraud.job import Context, JobConfig, JobResult
-from fraud.lake import reports
 from fraud.registry import model_versions
 from fraud.registry.mlflow_client import registry_errors
 from fraud.registry.model_versions import PRODUCTION
+from fraud.registry.promote import present_gates
 from fraud.registry.promotion_log import STAGING, opened
 from fraud.registry.training_runs import TrainingRuns
 from fraud.stats import gates
@@ -61,13 +61,15 @@ def run(config: Config, context: Context) -> Result:
         record = json.loads(model_versions.artifact(context.settings, version.run_id, "report/gates.json"))
         url = TrainingRuns(context.settings).url(version.run_id)
         production = promotion.version(PRODUCTION)
-    # Not in the report of the version: the skew check of the newest day may be later.
-    skew = gates.served_skew(reports.newest(context.settings.reports_uri, "skew"))
+        plan = model_versions.plan_of(context.settings, version)
+    # Not in the report of the version: these gates depend on the present.
+    present = present_gates(context.settings, plan)
     return Result(
         version=str(version.version), selected=record["selected_level"], champion=record["champion"],
         production=str(production.version) if production else "",
-        gates_passed=record["gates_passed"] and skew.passed,
-        failed_gates=(*record["failed_gates"], *gates.failed([skew])), gates=(*record["gates"], skew.as_dict()),
+        gates_passed=record["gates_passed"] and not gates.failed(present),
+        failed_gates=(*record["failed_gates"], *gates.failed(present)),
+        gates=(*record["gates"], *(gate.as_dict() for gate in present)),
         report_uri=f"{context.settings.reports_uri.rstrip('/')}/training/{version.run_id}/gates.html",
         mlflow_run_url=url,
     )  # fmt: skip

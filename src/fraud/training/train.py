@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from threadpoolctl import threadpool_limits
 
-from fraud.core.features import definition_hash
-from fraud.features.engines.arrow_vector import vectors
+from fraud.core.vector import Input
+from fraud.features.engines.arrow_vector import base_values, vectors
 from fraud.job import Context, JobConfig
 from fraud.lake import catalog, git, reports
 from fraud.lake.dataset import Manifest
@@ -37,7 +37,7 @@ from fraud.stats.costs import best_threshold, costs_of
 from fraud.training import evaluate, model_inputs, plots, training_data
 from fraud.training.dvc import data_versions, outputs
 from fraud.training.ladder import onnx_checks, search
-from fraud.training.ladder.levels import LEVELS, Level, Sample
+from fraud.training.ladder.levels import LEVELS, Inputs, Level, Sample
 from fraud.training.training_data import TrainingData
 from fraud.training.wandb_mirror import Mirror, mirrored
 
@@ -75,8 +75,9 @@ class Trained(NamedTuple):
 
 def run(config: Config, context: Context) -> Result:
     """Find or train the version and evaluate it. Raises BadInputError for data that cannot be trained on."""
-    manifest = training_data.manifest_of(context.settings.lake_uri, config.snapshot)
-    made_from = model_inputs.inputs(manifest, context.params, context.settings.project)
+    declaration = context.declaration
+    manifest = training_data.manifest_of(context.settings.lake_uri, config.snapshot, declaration)
+    made_from = model_inputs.inputs(manifest, context.params, context.settings.project, declaration)
     fingerprint = model_inputs.fingerprint(made_from)
     with registry_errors(), threadpool_limits(limits=1):
         runs = TrainingRuns(context.settings)
@@ -85,7 +86,7 @@ def run(config: Config, context: Context) -> Result:
         if verdict is not None:
             context.log.info("version found by its fingerprint", version=verdict.version)
         else:
-            data = training_data.load(context.settings.lake_uri, manifest, context.params)
+            data = training_data.load(context.settings.lake_uri, manifest, context.params, declaration)
             if data.split.shrunk:
                 context.log.warning(
                     "data shorter than the configured split, parts shortened in proportion",
@@ -126,7 +127,8 @@ def _train(
     snapshots = catalog.TRAINING_SETS.at(settings.lake_uri)
     stored = data_versions.push_partition(settings.dvc_remote, snapshots, manifest.partition)
     tags = {
-        **made_from, **git.commit_of(settings.project), "snapshot": manifest.partition, "dvc_data_md5": stored.md5,
+        **made_from, **git.commit_of(settings.project), "stored_hash": data.plan.stored_hash,
+        "snapshot": manifest.partition, "dvc_data_md5": stored.md5,
     }  # fmt: skip
     name = f"ladder on {manifest.partition[:8]}"
     cause_tag = {"cause": cause} if cause else {}
@@ -153,14 +155,14 @@ def _train(
         costs = costs_of(params)
         gains = costs.gains(data.validation.amount, data.validation.is_fraud)
         threshold = best_threshold(chosen.validation, gains, costs.capacity)
-        serving = _serving(chosen, data.holdout, threshold)
+        serving = serving_facts(chosen.model, str(chosen.level), chosen.holdout, data, threshold)
         tags |= {
             "model_sha256": sha256(chosen.model).hexdigest(), "serving_sha256": sha256(serving).hexdigest(),
             "threshold": repr(threshold), "level": str(chosen.level), "gates": evaluate.PENDING,
         }  # fmt: skip
         with TemporaryDirectory(prefix="fraud-train-") as made:
             folder = Path(made)
-            write_model_folder(folder / "model", chosen.model, serving)
+            write_model_folder(folder / "model", chosen.model, serving, data.plan)
             tags["dvc_model_md5"] = _push_model(settings, chosen.model, serving)
             (folder / "ladder").mkdir()
             for trained in ladder:
@@ -192,7 +194,10 @@ def _fit(
                 runs.record(run_id, metrics={n: v for n, v in facts.items() if n != "step"}, step=step)
                 mirror.progress(str(level), facts)
 
-        rows, later, both = (Sample(p.vectors, p.is_fraud) for p in (data.train, data.validation, data.final))
+        inputs = Inputs.of(data.plan.declaration, data.plan.vector.names)
+        rows, later, both = (
+            Sample(p.vectors, p.is_fraud, inputs) for p in (data.train, data.validation, data.final)
+        )  # fmt: skip
         progress("training started", rows=len(rows.is_fraud), frauds=int(rows.is_fraud.sum()))
         began = time.monotonic()
         best: search.Trial | None = None
@@ -282,22 +287,44 @@ def _compare(ladder: list[Trained], data: TrainingData, params: Params) -> dict[
     }
 
 
-def _serving(chosen: Trained, rows: Rows, threshold: float) -> bytes:
-    """serving.json. Golden rows are evenly spaced in the order of the holdout's probabilities, the highest included."""
-    order = np.argsort(chosen.holdout, kind="stable")
-    golden = rows.vectors[order[np.linspace(0, len(order) - 1, min(GOLDEN_ROWS, len(order))).astype(np.int64)]]
+def serving_facts(
+    model: bytes, level: str, probability: NDArray[np.float32], data: TrainingData, threshold: float
+) -> bytes:
+    """serving.json. Golden rows are evenly spaced in the order of the holdout's probabilities, the highest included.
+
+    `reference`: one base value per input of the plan, with which the reasons of a decision are compared: over the
+    golden rows the lower median of a number and the most frequent category or flag; null where most are missing.
+    """
+    order = np.argsort(probability, kind="stable")
+    golden = order[np.linspace(0, len(order) - 1, min(GOLDEN_ROWS, len(order))).astype(np.int64)]
+    vectors = data.holdout.vectors[golden]
+    base = base_values(data.table[data.rows_of(data.split.holdout)].take(golden), data.plan)
     facts = {
-        "model_sha256": sha256(chosen.model).hexdigest(),
-        "model_bytes": len(chosen.model),
-        "feature_hash": definition_hash(),
+        "model_sha256": sha256(model).hexdigest(),
+        "model_bytes": len(model),
+        "feature_hash": data.plan.hash,
+        "declaration": json.loads(data.plan.declaration.canonical()),
+        "reference": [_typical(given, values) for given, values in zip(data.plan.vector.inputs, base, strict=True)],
         "threshold": threshold,
-        "level": str(chosen.level),
+        "level": level,
         "golden": {
-            "vectors": golden.astype(np.float64).tolist(),
-            "probabilities": OnnxModel(chosen.model).probabilities(golden).astype(np.float64).tolist(),
+            "vectors": vectors.astype(np.float64).tolist(),
+            "probabilities": OnnxModel(model).probabilities(vectors).astype(np.float64).tolist(),
         },
     }
     return json.dumps(facts, sort_keys=True).encode()
+
+
+def _typical(given: Input, values: NDArray[np.float64]) -> float | int | None:
+    """The base value of one input that stands for the rows; None if most are missing."""
+    present = np.sort(values[~np.isnan(values)])
+    if 2 * len(present) < len(values) or not len(present):
+        return None
+    if given.categories or set(present.tolist()) <= {0.0, 1.0}:
+        found, times = np.unique(present, return_counts=True)
+        most = float(found[np.argmax(times)])
+        return int(most) if given.categories else most
+    return float(present[(len(present) - 1) // 2])
 
 
 def _reference(data: TrainingData, model: bytes, params: Params) -> pa.Table:
@@ -305,7 +332,9 @@ def _reference(data: TrainingData, model: bytes, params: Params) -> pa.Table:
     rows = data.table[data.rows_of(data.final_part)]
     chosen = np.linspace(0, rows.num_rows - 1, min(params.drift.reference_rows, rows.num_rows)).astype(np.int64)
     reference = rows.take(chosen).combine_chunks()
-    return reference.append_column("fraud_probability", pa.array(OnnxModel(model).probabilities(vectors(reference))))
+    return reference.append_column(
+        "fraud_probability", pa.array(OnnxModel(model).probabilities(vectors(reference, data.plan)))
+    )
 
 
 def _with_bounds(figures: dict[str, list[float]]) -> dict[str, float]:

@@ -6,17 +6,21 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fraud.core.contract import CATEGORY_INDEX, OTHER_INDEX, US_PER_DAY, US_PER_SECOND, day_of_week, hour_of_day
-from fraud.core.features import VECTOR_NAMES, WINDOW_NAMES
-from fraud.core.vector import fill_row
+from fraud.core.columns import learnt_values
+from fraud.core.contract import US_PER_DAY, US_PER_HOUR, US_PER_SECOND, day_of_week, hour_of_day
+from fraud.core.declaration import Declaration
+from fraud.core.declaration_types import CategoryColumn
+from fraud.core.plan import Plan
 from fraud.errors import BadInputError
-from fraud.features.engines.arrow_vector import vectors
+from fraud.features.engines.arrow_vector import base_values, vectors
 from fraud.lake import catalog
 from fraud.lake.dataset import Dataset, Manifest
 from fraud.params import Params
 from fraud.stats.comparison import Rows
+from fraud.stats.slices import slices
 from fraud.stats.split import Part, Split, split_by_time
 
 _COMPARED_ROWS: Final = 2_000
@@ -26,6 +30,8 @@ class TrainingData(NamedTuple):
     """A snapshot in memory. `table` is sorted by event time; the rows of each part are a slice of it."""
 
     manifest: Manifest
+    plan: Plan
+    """Of the declaration with its category lists filled in."""
     table: pa.Table
     event_us: NDArray[np.int64]
     split: Split
@@ -54,23 +60,25 @@ class TrainingData(NamedTuple):
 
     def feature_mismatches(self) -> int:
         """Values, in evenly spaced rows, whose bits differ from those of the vector that the request path computes."""
-        row = np.empty(len(VECTOR_NAMES), dtype=np.float32)
+        plan = self.plan
+        row = np.empty(len(plan.vector.names), dtype=np.float32)
         chosen = np.linspace(0, self.table.num_rows - 1, min(_COMPARED_ROWS, self.table.num_rows)).astype(np.int64)
         rows = self.table.take(chosen)
         wrong = 0
         for batch, event_us, given in zip(
-            vectors(rows).view(np.uint32), self.event_us[chosen].tolist(), rows.to_pylist(), strict=True
+            vectors(rows, plan).view(np.uint32), self.event_us[chosen].tolist(), rows.to_pylist(), strict=True
         ):
-            fill_row(
-                row, given["amount"], hour_of_day(event_us), day_of_week(event_us), given["distance_from_home"],
-                CATEGORY_INDEX.get(given["merchant_category"], OTHER_INDEX), *(given[name] for name in WINDOW_NAMES),
-            )  # fmt: skip
+            features = [None if (value := given[name]) is None else float(value) for name in plan.features]
+            plan.vector.row(row, plan.base_values(hour_of_day(event_us), day_of_week(event_us), given, features))
             wrong += int(np.count_nonzero(row.view(np.uint32) != batch))
         return wrong
 
 
-def manifest_of(lake_uri: str, snapshot: str | None) -> Manifest:
-    """The manifest of a snapshot; by default the one with the latest cut-off. Raises BadInputError without one."""
+def manifest_of(lake_uri: str, snapshot: str | None, declaration: Declaration) -> Manifest:
+    """The manifest of a snapshot; by default the one with the latest cut-off of the declaration's features.
+
+    Raises BadInputError without one, and for a snapshot with the features of another declaration.
+    """
     snapshots = catalog.TRAINING_SETS.at(lake_uri)
     if snapshot is not None:
         found = snapshots.manifest(snapshot)
@@ -79,15 +87,32 @@ def manifest_of(lake_uri: str, snapshot: str | None) -> Manifest:
                 f"there is no training set {snapshot}", expected=", ".join(snapshots.partitions()) or "at least one",
                 hint="fraud training-set",
             )  # fmt: skip
+        if not _of_declaration(found, declaration):
+            raise BadInputError(
+                f"training set {snapshot} has the columns and features of another declaration",
+                expected=f"declaration {declaration.stored_hash[:12]}, that of features.yaml or of the version",
+                got=found.made_from.get("declaration", "none")[:12], hint="fraud training-set",
+            )  # fmt: skip
         return found
     every = [manifest for name in snapshots.partitions() if (manifest := snapshots.manifest(name)) is not None]
-    if not every:
-        raise BadInputError("there is no training set", hint="fraud training-set")
-    return max(every, key=lambda m: (m.made_from.get("cut_off", ""), m.partition))
+    usable = [manifest for manifest in every if _of_declaration(manifest, declaration)]
+    if not usable:
+        raise BadInputError(
+            "there is no training set" + (" with the declared columns and features" if every else ""),
+            hint="fraud build-features, then fraud training-set",
+        )
+    return max(usable, key=lambda m: (m.made_from.get("cut_off", ""), m.partition))
 
 
-def load(lake_uri: str, manifest: Manifest, params: Params) -> TrainingData:
-    """Read and split a snapshot. Raises BadInputError if it cannot be split, or if a part has one class only."""
+def _of_declaration(manifest: Manifest, declaration: Declaration) -> bool:
+    return manifest.made_from.get("declaration") == declaration.stored_hash
+
+
+def load(lake_uri: str, manifest: Manifest, params: Params, declaration: Declaration) -> TrainingData:
+    """Read and split a snapshot. Category lists that the declaration does not have are learnt on the training part.
+
+    Raises BadInputError if it cannot be split, or if a part has one class only.
+    """
     table = catalog.TRAINING_SETS.at(lake_uri).read(manifest.partition)
     if not table.num_rows:
         raise BadInputError(f"training set {manifest.partition} is empty", hint="fraud ingest, then fraud training-set")
@@ -105,12 +130,13 @@ def load(lake_uri: str, manifest: Manifest, params: Params) -> TrainingData:
             got=str(error),
             hint="ingest more days, or change split in params.yaml",
         ) from error
-    users = table["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-    whole = Rows(vectors(table), table["is_fraud"].to_numpy(), users.astype(np.int64))
+    first, end = np.searchsorted(event_us, [split.train.first_us, split.train.end_us])
+    plan = Plan(declaration.resolved(learnt_lists(declaration, table[first:end])))
+    whole = rows_of(table, plan)
 
     def part(name: str, bounds: Part) -> Rows:
         first, end = np.searchsorted(event_us, [bounds.first_us, bounds.end_us])
-        rows = Rows(whole.vectors[first:end], whole.is_fraud[first:end], whole.users[first:end])
+        rows = whole.at(slice(int(first), int(end)))
         frauds = int(rows.is_fraud.sum())
         if frauds in (0, len(rows.is_fraud)):
             raise BadInputError(
@@ -121,10 +147,72 @@ def load(lake_uri: str, manifest: Manifest, params: Params) -> TrainingData:
 
     final = Part(split.train.first_us, (split.validation if params.training.refit else split.train).end_us)
     return TrainingData(
-        manifest, table, event_us, split,
+        manifest, plan, table, event_us, split,
         part("training", split.train), part("validation", split.validation), part("holdout", split.holdout),
         final, part("final", final),
     )  # fmt: skip
+
+
+def rows_of(table: pa.Table, plan: Plan) -> Rows:
+    """Vectors, labels, amounts and slices of the rows of a training set."""
+    base = base_values(table, plan)
+    users = table["user_id"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    hour = table["event_timestamp"].cast(pa.int64()).to_numpy() // US_PER_HOUR % 24
+    amount = table["amount"].to_numpy()
+    return Rows(
+        plan.vector.table(base), table["is_fraud"].to_numpy(), users, amount, hour, slices(plan, base, amount)
+    )  # fmt: skip
+
+
+def holdout_vectors(data: TrainingData, plan: Plan, lake_uri: str) -> NDArray[np.float32]:
+    """The holdout's rows as vectors of another version's plan: float32[n, len(plan.vector.names)].
+
+    The features of another declaration are read from its dataset of the lake. Raises BadInputError if rows are missing
+    there.
+    """
+    table = data.table[data.rows_of(data.split.holdout)]
+    if plan.stored_hash == data.plan.stored_hash:
+        return vectors(table, plan)
+    dataset = catalog.features(plan.stored_hash).at(lake_uri)
+    first, end = (_day(at_us) for at_us in data.split.holdout)
+    parts = [dataset.read(day) for day in dataset.partitions() if first <= day < end]
+    found = None
+    if parts:
+        features = pa.concat_tables(parts)
+        found = pc.index_in(table["transaction_id"], value_set=features["transaction_id"])
+    if found is None or found.null_count:
+        raise BadInputError(
+            f"the lake has no features of declaration {plan.stored_hash[:12]} for rows of the holdout",
+            expected=f"{table.num_rows:,} rows of {first} to {end}",
+            got=f"{table.num_rows - found.null_count if found is not None else 0:,} rows",
+            hint="fraud build-features --live",
+        )  # fmt: skip
+    return vectors(features.take(found), plan)
+
+
+def missing_rates(data: TrainingData, part: Part) -> dict[str, float]:
+    """Share of a part's rows without a value, before imputation, of each column, window and daily feature."""
+    table = data.table[data.rows_of(part)]
+    columns = zip(data.plan.vector.inputs[2:], data.plan.sources, strict=True)
+    return {
+        given.name: table[column or given.name].null_count / max(1, table.num_rows) for given, (column, _) in columns
+    }  # fmt: skip
+
+
+def learnt_lists(declaration: Declaration, table: pa.Table) -> dict[str, tuple[str, ...]]:
+    """The list of each category column with `learn`: as the declaration has it, otherwise from the rows of `table`."""
+    found = {}
+    for name in declaration.to_learn:
+        column = declaration.column(name)
+        if not isinstance(column, CategoryColumn):
+            continue
+        if column.values is None:
+            counted = pc.value_counts(table[name].combine_chunks().drop_null())
+            counts = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
+            found[name] = learnt_values(column, dict(counts))
+        else:
+            found[name] = column.values
+    return found
 
 
 def quarantine_rate(lake_uri: str) -> float | None:

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from fraud.core.features import WINDOW_NAMES, definition_hash
+from fraud.core.plan import Plan
 from fraud.errors import BadInputError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
-from fraud.lake.dataset import Dataset, Manifest
+from fraud.lake.dataset import Dataset, Manifest, conformed
 from fraud.lake.labels import labels_as_of
 from fraud.uris import sqlite_url
 
@@ -47,8 +47,8 @@ class Result(JobResult):
 
 def run(config: Config, context: Context) -> Result:
     """Build the snapshot, or find it. Raises BadInputError when features are missing or differ from Feast's."""
-    lake = context.settings.lake_uri
-    transactions, features = catalog.TRANSACTIONS.at(lake), catalog.FEATURES.at(lake)
+    lake, declaration = context.settings.lake_uri, context.declaration
+    transactions, features = catalog.TRANSACTIONS.at(lake), catalog.features(declaration.stored_hash).at(lake)
     published = transactions.partitions()
     if not published:
         raise BadInputError("the lake has no transactions to train on", hint="fraud ingest")
@@ -66,7 +66,7 @@ def run(config: Config, context: Context) -> Result:
     label_days = [day for day in labels.partitions() if day <= as_of.isoformat()]
     made_from = {
         "cut_off": cut_off.isoformat(),
-        "definition": definition_hash(),
+        "declaration": declaration.stored_hash,
         "features": _digest({day: manifest.content_sha256 for day, manifest in manifests.items()}),
         "labels": _digest({day: m.content_sha256 for day in label_days if (m := labels.manifest(day))}),
         "maturity_days": str(context.params.labels.maturity_days),
@@ -75,7 +75,9 @@ def run(config: Config, context: Context) -> Result:
     snapshots = catalog.TRAINING_SETS.at(lake)
     compared = 0
     if snapshots.manifest(snapshot) is None:
-        table = pa.concat_tables([_ingested_before(features.read(day), cut_off) for day in days])
+        schema = catalog.features(declaration.stored_hash).schema(declaration)
+        parts = [_ingested_before(conformed(features.read(day), schema), cut_off) for day in days]
+        table = pa.concat_tables(parts)
         context.log.info("comparison with Feast started", rows=table.num_rows)
         compared = _compare_with_feast(context, table)
         mature_labels = labels_as_of(lake, cut_off - timedelta(microseconds=1))
@@ -118,7 +120,8 @@ def _compare_with_feast(context: Context, table: pa.Table) -> int:
     """Number of rows compared. Raises BadInputError with the number of rows on which Feast's values differ.
 
     Feast reads a temporary registry and snapshot that end at the cut-off. Its key is (user, event time). Rows with the
-    same key get the values of the row with the latest ingestion time, and are compared with that row.
+    same key get the values of the row with the latest ingestion time, and are compared with that row. Compared are the
+    features of the Feast service.
     """
     from fraud.features import feast_snapshot, feast_store  # noqa: PLC0415 - Feast takes seconds to import
 
@@ -138,7 +141,11 @@ def _compare_with_feast(context: Context, table: pa.Table) -> int:
         )
     joined = joined.take(np.argsort(joined["row"].to_numpy(), kind="stable"))
     visible = table.take(feast_snapshot.last_of_key(table))
-    wrong = {name: _differences(visible[name], joined[name]) for name in WINDOW_NAMES}
+    features = Plan(context.declaration).features
+    wrong = {name: _differences(visible[name], joined[name]) for name in features if name in joined.column_names}
+    if not wrong:
+        raise BadInputError("Feast returned no feature", expected=f"some of {', '.join(features)}",
+                            hint="compare feature_repo with features.yaml")  # fmt: skip
     if any(wrong.values()):
         raise BadInputError(
             "Feast's point-in-time values differ from the lake's", expected=f"{table.num_rows} equal rows",

@@ -11,15 +11,16 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from tests.integration.training_platform import FRAUD, OTHER_SEED, POOR, Platform, world
 
-from fraud.core.features import VECTOR_NAMES
 from fraud.embedded.servers import mlflow_server
 from fraud.errors import BadInputError, RefusedError, UnavailableError
 from fraud.job import Context
 from fraud.lake import catalog
-from fraud.registry import promote, training_runs
+from fraud.registry import model_versions, promote, training_runs
+from fraud.registry.live_declarations import live_declarations
 from fraud.registry.model_versions import MODEL_NAME, PRODUCTION, reference
 from fraud.registry.promotion_log import STAGING
 from fraud.training import evaluate, train
@@ -95,7 +96,7 @@ def test_what_was_registered_is_what_the_contract_says(platform: Platform) -> No
     version = platform.client.get_model_version(MODEL_NAME, made.version)
     assert version.source == f"runs:/{made.run_id}/model"
     expected = {
-        "model_sha256", "serving_sha256", "feature_hash", "threshold", "level", "fingerprint", "git_commit",
+        "model_sha256", "serving_sha256", "feature_hash", "stored_hash", "threshold", "level", "fingerprint", "git_commit",
         "git_dirty", "data_sha256", "params_sha256", "lock_sha256", "seed", "gates", "champion",
         "failed_gates", "snapshot", "dvc_data_md5", "dvc_model_md5",
     }  # fmt: skip
@@ -105,9 +106,19 @@ def test_what_was_registered_is_what_the_contract_says(platform: Platform) -> No
     mlflow.set_tracking_uri(platform.settings.mlflow_url)
     model = mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}/Production")
     serving = json.loads(mlflow.artifacts.load_text(f"runs:/{made.run_id}/model/serving.json"))
-    frame = pd.DataFrame(serving["golden"]["vectors"], columns=list(VECTOR_NAMES))
-    answers = model.predict(frame[sorted(VECTOR_NAMES)])["fraud_probability"]
+    plan = model_versions.fetch(platform.settings).plan
+    names = list(plan.vector.names)
+    frame = pd.DataFrame(serving["golden"]["vectors"], columns=names)
+    answers = model.predict(frame[sorted(names)])["fraud_probability"]
     assert answers.to_numpy() == pytest.approx(serving["golden"]["probabilities"], abs=1e-6)
+
+    assert (plan.hash, plan.stored_hash) == (version.tags["feature_hash"], version.tags["stored_hash"])
+    assert plan.declaration == platform.declaration
+    assert live_declarations(platform.settings) == [platform.declaration]
+    reference_values = dict(zip((given.name for given in plan.vector.inputs), serving["reference"], strict=True))
+    assert reference_values["category"] in range(17)
+    assert 0 <= reference_values["hour_of_day"] <= 23
+    assert reference_values["amount"] > 0
 
     back = platform.home / "back"
     for name, folder in (("dvc_data_md5", "training_sets/snapshot=s1"), ("dvc_model_md5", "model")):
@@ -276,8 +287,54 @@ def test_a_tampered_production_blocks_the_comparison_and_is_named(
 
 def test_an_unavailable_registry_is_an_error_and_leaves_nothing(platform: Platform) -> None:
     context = platform.context()
-    away = Context(
-        context.settings.model_copy(update={"mlflow_url": "http://127.0.0.1:9"}), context.params, context.log
-    )
+    settings = context.settings.model_copy(update={"mlflow_url": "http://127.0.0.1:9"})
+    away = Context(settings, context.params, context.declaration, context.log)
     with pytest.raises(UnavailableError):
         train.run(train.Config(), away)
+
+
+LEARNING = """
+columns:
+  merchant_category: {type: category, learn: 2, unknown: other}
+  distance_from_home: {type: number, unit: miles, min: 0, max: 12500}
+entities:
+  user: {id: user_id, max_events: 1024, keep: 37d}
+features:
+  - {name: amount, kind: request, op: column, column: amount}
+  - {name: distance, kind: request, op: column, column: distance_from_home}
+  - {name: avg_amount_7d, kind: window, entity: user, aggregate: mean, column: amount, window: 7d, default: amount}
+  - {name: above_average, kind: request, op: difference, of: amount, minus: avg_amount_7d}
+  - {name: kind, kind: request, op: column, column: merchant_category}
+"""
+
+
+def test_versions_with_other_features_are_compared_each_on_its_own(platform: Platform) -> None:
+    """A candidate with other features and a learnt list against Production, whose features the lake has, or not."""
+    first = platform.train(POOR)
+    platform.promote()
+    former = platform.declaration
+    platform.declare(LEARNING)
+    platform.lake(world(), "s2")
+    without = platform.train()
+    [gate] = [gate for gate in without.gates if gate["name"] == "better_than_production"]
+    assert (gate["passed"], gate["value"]) == (False, None)
+    assert "build-features --live" in gate["detail"]
+
+    rows = world()
+    days = rows["event_timestamp"].cast(pa.date32())
+    dataset = catalog.features(former.stored_hash).at(platform.settings.lake_uri)
+    for day in sorted(set(days.to_pylist())):
+        dataset.publish(str(day), rows.filter(pc.equal(days, pa.scalar(day))))
+    made = platform.train(OTHER_SEED)
+    [gate] = [gate for gate in made.gates if gate["name"] == "better_than_production"]
+    assert (made.champion, gate["passed"]) == (first.version, True), gate
+    plan = model_versions.fetch(platform.settings, int(made.version)).plan
+    assert len(plan.declaration.columns["merchant_category"].values) == 3
+    assert plan.hash == platform.declaration.hash
+    assert [d.hash for d in live_declarations(platform.settings)] == [former.hash, plan.hash]
+    report = json.loads(Path(made.report_uri.removeprefix("file://")).with_suffix(".json").read_text())
+    found = {feature["name"]: feature for feature in report["features"]}
+    assert found.keys() == {"amount", "distance", "avg_amount_7d", "above_average", "kind"}
+    assert found["distance"]["missing"] == pytest.approx(0.1, abs=0.02)
+    assert found["kind"]["columns"] == 3
+    assert found["above_average"]["missing"] is None

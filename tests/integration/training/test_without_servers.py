@@ -14,8 +14,10 @@ import yaml
 from tests.integration.training_platform import QUICK, ROOT, merged
 
 from fraud.cli import run_job
-from fraud.core.features import VECTOR_NAMES
+from fraud.errors import RefusedError
+from fraud.registry import model_versions
 from fraud.registry.model_versions import MODEL_NAME
+from fraud.settings import Settings
 
 CHANGED = {
     "split": {"train_days": 20, "gap_days": 1, "holdout_days": 6, "holdout_from": dt.date(2026, 2, 1)},
@@ -88,11 +90,16 @@ def test_import_to_promotion(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (parts["holdout"]["first_day"], parts["holdout"]["end_day"]) == ("2026-02-01", "2026-02-07")
     assert parts["final"] == parts["train"]
 
-    assert fraud("promote")["version"] == made["version"]
+    with pytest.raises(RefusedError, match="did not pass its gates") as refused:
+        fraud("promote")
+    assert "online_state: the online store does not answer" in refused.value.got
+    waiver = ["--waive", "online_state", "--waiver-reason", "file scoring only", "--waiver-expires", "2999-01-01"]
+    assert fraud("promote", *waiver)["version"] == made["version"]
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{home}/mlflow.db")
     mlflow.set_tracking_uri(f"sqlite:///{home}/mlflow.db")
     model = mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}/Production")
-    rows = pd.DataFrame(np.ones((3, len(VECTOR_NAMES))), columns=list(reversed(VECTOR_NAMES)))
+    names = model_versions.fetch(Settings.load()).plan.vector.names
+    rows = pd.DataFrame(np.ones((3, len(names))), columns=list(reversed(names)))
     assert model.predict(rows)["fraud_probability"].between(0, 1).all()
 
     text = trained.as_text()

@@ -8,10 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import structlog
+from tests.served_answers import THREE, TWO_ENTITIES, line
 
 from fraud.audit import prediction_log, ship_predictions
+from fraud.core.declaration import Declaration, parse
 from fraud.job import Context
-from fraud.lake import catalog
+from fraud.lake import catalog, dataset
 from fraud.params import Params
 from fraud.settings import Settings
 
@@ -19,16 +21,33 @@ NOON = 1_772_625_600_000_000  # 2026-03-04T12:00:00Z
 DAY = 86_400_000_000
 
 
-def record(number: int, served_us: int = NOON, **more: object) -> bytes:
-    line = {
-        "prediction_id": f"p{number}", "transaction_id": None, "user_id": None, "merchant_id": None,
-        "merchant_category": "travel", "amount": 12.5, "distance_from_home": None, "event_us": None, "hour_of_day": 3,
-        "day_of_week": 2, "served_us": served_us + number, "sequence": None, "newest_us": None, "history": "none",
-        "degraded": False, "transaction_velocity_1h": 0.0, "avg_amount_7d": None, "unique_merchants_30d": 0,
-        "fraud_probability": 0.25, "is_fraud": False, "threshold": 0.5, "model_version": "3", "model_sha256": "ab",
-        "feature_hash": "cd", "latency_us": 200,
+def flat(number: int, served_us: int = NOON, **more: object) -> dict[str, object]:
+    return {
+        "prediction_id": f"p{number}", "transaction_id": None, "user_id": None, "merchant_id": None, "amount": 12.5,
+        "event_us": None, "hour_of_day": 3, "day_of_week": 2, "served_us": served_us + number, "history": "none",
+        "degraded": False, "fraud_probability": 0.25, "is_fraud": False, "threshold": 0.5, "model_version": "3",
+        "model_sha256": "ab", "feature_hash": "cd", "latency_us": 200, **more,
     }  # fmt: skip
-    return json.dumps(line | more).encode() + b"\n"
+
+
+def record(number: int, served_us: int = NOON, **more: object) -> bytes:
+    """An answer of a version with the project's declaration."""
+    values = {
+        "merchant_category": "travel", "distance_from_home": None, "transaction_velocity_1h": 0.0,
+        "avg_amount_7d": None, "unique_merchants_30d": 0, **more,
+    }  # fmt: skip
+    return line(flat(number, served_us, **values), THREE)
+
+
+def of_two_entities(number: int, **more: object) -> bytes:
+    """An answer of a version with another declaration."""
+    values = {
+        "channel": "app", "country": "fr", "distance": 1.25, "terminal_id": f"t{number}", "in_person": True,
+        "card_count_1h": 2.0, "terminal_cards_1d": 3, "shop_fraud_rate_7d": 0.01, "sequence_card": 4,
+        "sequence_terminal": 2**40, "newest_us_card": NOON, "newest_us_terminal": None,
+        "snapshot_shop": "2026-03-04-0123456789ab", "model_version": "4", "feature_hash": "ef", **more,
+    }  # fmt: skip
+    return line(flat(number, **values), TWO_ENTITIES)
 
 
 @pytest.fixture
@@ -36,7 +55,7 @@ def context(tmp_path: Path) -> Context:
     (tmp_path / "predictions").mkdir()
     settings = Settings(home=tmp_path)
     params = Params.load(Path(__file__).parents[3] / "params.yaml")
-    return Context(settings, params, structlog.get_logger())
+    return Context(settings, params, THREE, structlog.get_logger())
 
 
 def ship(context: Context) -> ship_predictions.Result:
@@ -57,7 +76,8 @@ def test_answers_land_in_the_day_they_were_given_in_order_of_time(context: Conte
     assert (result.rows, result.days) == (3, ["2026-03-04", "2026-03-05"])
     assert shipped(context) == ["p1", "p3"]
     assert shipped(context, "2026-03-05") == ["p2"]
-    assert catalog.PREDICTIONS.at(context.settings.lake_uri).read("2026-03-04").schema.equals(prediction_log.SCHEMA)
+    schema = catalog.PREDICTIONS.at(context.settings.lake_uri).read("2026-03-04").schema
+    assert schema.equals(catalog.PREDICTIONS.schema(THREE))
 
 
 def test_a_second_look_ships_what_was_written_since_and_nothing_twice(context: Context) -> None:
@@ -99,13 +119,13 @@ def test_a_run_that_died_after_publishing_is_repeated_without_a_trace(context: C
 
 
 def test_how_often_it_runs_changes_no_byte_of_the_partition(context: Context, tmp_path: Path) -> None:
-    lines = [record(n, fraud_probability=n / 100) for n in range(100)]
+    lines = [record(n, fraud_probability=n / 100) if n % 3 else of_two_entities(n) for n in range(100)]
     lines = lines[1::2] + lines[::2]
     for start in range(0, 100, 10):
         with segment(context).open("ab") as file:
             file.write(b"".join(lines[start : start + 10]))
         ship(context)
-    at_once = Context(Settings(home=tmp_path / "other"), context.params, context.log)
+    at_once = Context(Settings(home=tmp_path / "other"), context.params, THREE, context.log)
     (tmp_path / "other/predictions").mkdir(parents=True)
     segment(at_once).write_bytes(b"".join(lines))
     ship(at_once)
@@ -119,9 +139,15 @@ def test_an_answer_logged_twice_is_shipped_once(context: Context) -> None:
     assert (result.rows, result.repeated) == (1, 1)
 
 
-@pytest.mark.parametrize("line", [b"{}\n", b"[1]\n", b"null\n", b"\x00\xff\n", b'{"prediction_id":"x"}\n', b"{\n"])
-def test_a_line_that_is_no_record_is_counted_and_the_others_are_shipped(context: Context, line: bytes) -> None:
-    segment(context).write_bytes(record(1) + line + record(2))
+@pytest.mark.parametrize(
+    "bad", [b"{}\n", b"[1]\n", b"null\n", b"\x00\xff\n", b'{"prediction_id":"x"}\n', b"{\n",
+     record(9).replace(b'"amount": 12.5', b'"amount": null'), record(9).replace(b'"amount": 12.5', b'"amount": NaN'),
+     record(9).replace(b"false", b"0"), record(9).replace(b'"hour_of_day": 3', b'"hour_of_day": 3.5'),
+     record(9).replace(b'"columns": {', b'"columns": {"amount": 1, '), record(9).replace(b'"features"', b'"f"'),
+     record(9).replace(b'"sequences": {', b'"sequences": {"device": "1", ')],
+)  # fmt: skip
+def test_a_line_that_is_no_record_is_counted_and_the_others_are_shipped(context: Context, bad: bytes) -> None:
+    segment(context).write_bytes(record(1) + bad + record(2))
     result = ship(context)
     assert (result.rows, result.unreadable) == (2, 1)
     assert shipped(context) == ["p1", "p2"]
@@ -142,15 +168,111 @@ def test_floats_come_through_to_the_last_bit(context: Context) -> None:
     assert table["avg_amount_7d"].to_pylist() == values
 
 
-def test_new_records_are_added_to_a_partition_without_the_challenger_columns(context: Context) -> None:
-    segment(context).write_bytes(record(1))
+def rows_of(context: Context, day: str = "2026-03-04") -> dict[str, dict[str, object]]:
+    rows = catalog.PREDICTIONS.at(context.settings.lake_uri).read(day).to_pylist()
+    return {row["prediction_id"]: row for row in rows}
+
+
+def test_answers_of_two_declarations_in_one_segment_are_shipped_without_loss(context: Context) -> None:
+    segment(context).write_bytes(record(1, distance_from_home=4.5) + of_two_entities(2) + record(3))
+    assert ship(context).rows == 3
+    found = rows_of(context)
+    assert (found["p1"]["distance_from_home"], found["p1"]["channel"]) == (4.5, None)
+    other = found["p2"]
+    assert {name: other[name] for name in ("channel", "country", "distance", "terminal_id", "in_person")} == {
+        "channel": "app", "country": "fr", "distance": 1.25, "terminal_id": "t2", "in_person": True,
+    }  # fmt: skip
+    assert (other["sequence_card"], other["sequence_terminal"], other["newest_us_card"]) == (4, 2**40, NOON)
+    assert (other["snapshot_shop"], other["terminal_cards_1d"]) == ("2026-03-04-0123456789ab", 3.0)
+    assert (other["merchant_category"], other["transaction_velocity_1h"]) == (None, None)
+    schema = catalog.PREDICTIONS.at(context.settings.lake_uri).read("2026-03-04").schema
+    declared = catalog.PREDICTIONS.schema(THREE).names
+    assert schema.names[: len(declared)] == declared
+    assert schema.names[len(declared) :] == sorted(schema.names[len(declared) :])
+    assert {schema.field(name).type for name in ("sequence_card", "newest_us_card")} == {pa.int64()}
+
+
+def test_a_column_without_any_value_is_added_when_it_gets_one(context: Context) -> None:
+    segment(context).write_bytes(of_two_entities(1, in_person=None))
     ship(context)
-    lake = catalog.PREDICTIONS.at(context.settings.lake_uri)
-    old = lake.read("2026-03-04").drop_columns(["challenger_version", "challenger_probability"])
-    lake.publish("2026-03-04", old)
-    segment(context, "segment-2-b.jsonl").write_bytes(record(2, challenger_version="9", challenger_probability=0.5))
+    assert "in_person" not in rows_of(context)["p1"]
+    segment(context, "segment-2-b.jsonl").write_bytes(of_two_entities(2, in_person=False))
     ship(context)
-    assert lake.read("2026-03-04")["challenger_version"].to_pylist() == [None, "9"]
+    assert [row["in_person"] for row in rows_of(context).values()] == [None, False]
+
+
+def one_column(column: dict[str, object]) -> Declaration:
+    return parse({"columns": {"place": column}, "features": [{"name": "hour_of_day", "kind": "request",
+                                                                "op": "hour_of_day"}]})  # fmt: skip
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["one run", "two runs"])
+def test_a_column_that_changed_its_type_is_text_and_is_read_back_by_its_declaration(
+    context: Context, apart: bool
+) -> None:
+    number = one_column({"type": "number", "unit": "km", "min": 0, "max": 9})
+    flag, text = one_column({"type": "flag"}), one_column({"type": "id"})
+    lines = [line(flat(0, place=0.1 + 0.2), number), line(flat(1, place=3), number), line(flat(2, place=True), flag),
+             line(flat(3, place="3"), text), line(flat(4, place=None), number)]  # fmt: skip
+    for i, some in enumerate(lines if apart else [b"".join(lines)]):
+        segment(context, f"segment-{i}-a.jsonl").write_bytes(some)
+        ship(context)
+    rows = rows_of(context)
+    assert [row["place"] for row in rows.values()] == ["0.30000000000000004", "3.0", "true", "3", None]
+    declared = {"p0": number, "p1": number, "p2": flag, "p3": text, "p4": number}
+    read = [prediction_log.typed(rows[name], declaration)["place"] for name, declaration in declared.items()]
+    assert read == [0.1 + 0.2, 3.0, True, "3", None]
+
+
+def test_an_id_that_looks_like_a_time_or_a_number_stays_text(context: Context) -> None:
+    values = ["2026-03-04", "2026-03-04T12:00:00Z", "007", "1e5", "NaN"]
+    segment(context).write_bytes(b"".join(of_two_entities(n, terminal_id=v) for n, v in enumerate(values)))
+    ship(context)
+    assert [row["terminal_id"] for row in rows_of(context).values()] == values
+
+
+class KilledError(BaseException):
+    """Stands for the death of the process: no `except Exception` of the job catches it."""
+
+
+def test_a_run_killed_at_any_write_is_completed_by_the_next_one(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = record(1) + of_two_entities(2, served_us=NOON + DAY) + of_two_entities(3) + record(4)
+    segment(context).write_bytes(lines)
+    ship(context)
+    expected = {path.relative_to(tmp_path / "lake"): path.read_bytes() for path in files(tmp_path / "lake")}
+    writes, after = dataset.put_atomically, 0
+    while True:
+        home = tmp_path / f"killed-{after}"
+        (home / "predictions").mkdir(parents=True)
+        killed = Context(Settings(home=home), context.params, THREE, context.log)
+        segment(killed).write_bytes(lines)
+        left = [after]
+
+        def write(uri: str, data: bytes, left: list[int] = left) -> None:
+            if not left[0]:
+                raise KilledError
+            left[0] -= 1
+            writes(uri, data)
+
+        monkeypatch.setattr(dataset, "put_atomically", write)
+        monkeypatch.setattr(ship_predictions, "put_atomically", write)
+        try:
+            ship(killed)
+        except KilledError:
+            monkeypatch.setattr(dataset, "put_atomically", writes)
+            monkeypatch.setattr(ship_predictions, "put_atomically", writes)
+            ship(killed)
+        else:
+            break
+        assert {path.relative_to(home / "lake"): path.read_bytes() for path in files(home / "lake")} == expected
+        after += 1
+    assert after == 5  # two partitions of an object and a manifest each, and the offsets
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def test_retention_drops_days_that_are_too_old_and_segments_that_are_in_the_lake(context: Context) -> None:

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fraud.core.features import CATEGORY_OFFSET, VECTOR_NAMES
-from fraud.stats.comparison import MEASURES, Compared, Rows, select_level, slice_losses, slices
+from fraud.stats.comparison import MEASURES, Compared, Rows, select_level, slice_losses
 from fraud.stats.costs import Costs, saved_per_1000
 from fraud.stats.metrics import Ranked, recall, resamples
 
@@ -14,11 +13,11 @@ COSTS = Costs(capacity=0.02, review=3.0, chargeback_fee=25.0, friction=10.0)
 
 def rows(n: int = 4000, seed: int = 1) -> Rows:
     random = np.random.default_rng(seed)
-    vectors = np.zeros((n, len(VECTOR_NAMES)), dtype=np.float32)
-    vectors[:, 0] = random.lognormal(4, 1, n)
-    vectors[np.arange(n), CATEGORY_OFFSET + random.integers(0, 2, n)] = 1.0
-    vectors[:, VECTOR_NAMES.index("unique_merchants_30d")] = random.integers(0, 3, n)
-    return Rows(vectors, random.random(n) < 0.02, random.integers(0, n // 8, n))
+    amount, category = random.lognormal(4, 1, n), random.integers(0, 2, n)
+    named = {name: category == code for code, name in enumerate(("category electronics", "category entertainment"))}
+    named["new users"] = random.integers(0, 3, n) == 0
+    fraud, users = random.random(n) < 0.02, random.integers(0, n // 8, n)
+    return Rows(amount.astype(np.float32)[:, None], fraud, users, amount, np.zeros(n, dtype=np.int64), named)
 
 
 def guesses(given: Rows, strength: float, seed: int) -> NDArray[np.float32]:
@@ -65,18 +64,11 @@ def test_a_level_is_selected_if_it_beats_the_best_below() -> None:
     assert select_level(compared, 4, margin=1.0)[0] == 0
 
 
-def test_slices_cover_every_row_once_by_category_and_by_amount() -> None:
-    given = rows()
-    named = slices(given)
-    for kind in ("category ", "amount "):
-        assert np.sum([mask for name, mask in named.items() if name.startswith(kind)], axis=0).tolist() == [1] * 4000
-
-
 def test_a_slice_that_was_given_up_is_found() -> None:
     given = rows(12000)
     opponent = guesses(given, 0.9, 2)
     candidate = opponent.copy()
-    given_up = given.vectors[:, CATEGORY_OFFSET + 1] == 1.0
+    given_up = given.slices["category entertainment"]
     candidate[given_up & given.is_fraud] = 0.0
     losses = {s.name: s for s in slice_losses(given, candidate, opponent, 0.05, resamplings=100, seed=1)}
     lost = losses["category entertainment"]

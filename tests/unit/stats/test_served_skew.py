@@ -3,13 +3,22 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from fraud.core.columns import StoredColumn
 from fraud.core.contract import US_PER_DAY
-from fraud.core.features import MAX_EVENTS
-from fraud.core.history import RECORD
-from fraud.stats.served_skew import FeatureSkew, Order, Tally, Values, history_before, lost, same, values_of
+from fraud.core.history import Layout
+from fraud.stats import served_skew
+from fraud.stats.served_skew import FeatureSkew, Order, Tally, Values, lost, same, values_of
 
 DAY = US_PER_DAY
 NOW = 20_000 * DAY
+LAYOUT = Layout("card", "card_id", (StoredColumn("amount", "number", 4),), max_events=64, keep_us=37 * DAY)
+LONGEST = 30 * DAY
+
+
+def history_before(
+    held: Order, sequence: int, transaction: int, event_us: int, some: Values, layout: Layout = LAYOUT
+) -> served_skew.History | None:
+    return served_skew.history_before(held, sequence, transaction, event_us, some, layout, LONGEST)
 
 
 def order(events: list[tuple[int, int]], base: int = 0) -> Order:
@@ -20,13 +29,13 @@ def order(events: list[tuple[int, int]], base: int = 0) -> Order:
 
 
 def values(events: list[tuple[int, int]]) -> Values:
-    records = np.array([(at, name * 100, name) for name, at in events], dtype=RECORD)
+    records = np.array([(at, name * 100) for name, at in events], dtype=LAYOUT.record)
     return values_of(np.array([name for name, _ in events], dtype=np.uint64), records)
 
 
 def units(before: object) -> list[int]:
     events: NDArray[np.void] = before.events  # type: ignore[attr-defined]
-    return sorted(events["units"].tolist())
+    return sorted(events["amount"].tolist())
 
 
 def test_a_history_is_ordered_by_arrival_not_by_event_time() -> None:
@@ -46,11 +55,12 @@ def test_a_sequence_counts_from_the_base() -> None:
 
 
 def test_a_history_has_at_most_the_bound_of_events() -> None:
-    arrived = [(i, NOW + i) for i in range(1, MAX_EVENTS + 3)]
-    before = history_before(order(arrived), MAX_EVENTS + 1, MAX_EVENTS + 2, NOW + MAX_EVENTS + 2, values(arrived))
+    arrived = [(i, NOW + i) for i in range(1, LAYOUT.max_events + 3)]
+    place = LAYOUT.max_events + 1
+    before = history_before(order(arrived), place, place + 1, NOW + place + 1, values(arrived))
     assert before is not None
     assert units(before)[0] == 200
-    assert len(before.events) == MAX_EVENTS
+    assert len(before.events) == LAYOUT.max_events
 
 
 def test_a_store_that_was_lost_and_filled_again_has_no_history_to_compare() -> None:
@@ -85,7 +95,29 @@ def test_a_delivered_event_that_the_store_does_not_hold_is_lost() -> None:
     held = order([(1, NOW), (3, NOW - DAY)])
     ids = np.array([1, 2, 3, 4], dtype=np.uint64)
     times = np.array([NOW, NOW - DAY, NOW - DAY, NOW - 38 * DAY])
-    assert lost(held, ids, times) == 1  # 2; 4 lies behind the retention
+    assert lost(held, ids, times, LAYOUT) == 1  # 2; 4 lies behind the retention
+
+
+def test_bound_and_retention_are_those_of_the_entity_s_layout() -> None:
+    """Another entity keeps eight events for a day: a history that one layout still has is gone in the other."""
+    short = Layout("device", "device_id", (), max_events=8, keep_us=DAY)
+    arrived = [(i, NOW + i) for i in range(1, 21)]
+    before = history_before(order(arrived), 19, 20, NOW + 20, values(arrived), short)
+    assert before is not None
+    assert units(before) == [100 * i for i in range(12, 20)]
+    dropped = order([(1, NOW), (2, NOW + 2 * DAY)], base=3)
+    assert history_before(dropped, 3, 1, NOW, values([]), short) is None
+    assert history_before(dropped, 3, 1, NOW, values([])) is not None
+    ids = np.arange(1, 30, dtype=np.uint64)
+    assert lost(order(arrived), ids, np.full(29, NOW + 20), short) == 0  # more than two bounds: not counted
+    assert lost(order(arrived), ids, np.full(29, NOW + 20), LAYOUT) == 9
+
+
+def test_values_of_no_events_are_empty() -> None:
+    none = values_of(np.zeros(0, np.uint64), np.zeros(0, LAYOUT.record))
+    before = history_before(order([(1, NOW - DAY), (2, NOW)]), 1, 2, NOW, none)
+    assert before is not None
+    assert (len(before.events), before.unexplained) == (0, 1)
 
 
 def test_equality_is_of_bits() -> None:

@@ -5,13 +5,16 @@ from typing import Any
 
 import pytest
 
+from fraud import declaration_file
+from fraud.core.plan import Plan
 from fraud.params import Params
 from fraud.stats.gates import Measured, failed, judge
 from fraud.stats.metrics import Interval
 from fraud.training import gate_report, model_card
 from fraud.training.gate_report import figure
 
-PARAMS = Params.load(Path(__file__).resolve().parents[3] / "params.yaml")
+ROOT = Path(__file__).resolve().parents[3]
+PARAMS = Params.load(ROOT / "params.yaml")
 UNKNOWN = [float("nan"), float("-inf"), float("inf")]
 
 
@@ -47,6 +50,7 @@ def nothing_measured() -> tuple[dict[str, Any], dict[str, Any]]:
         "model": "fraud-detector", "version": "1", "candidate": "version 1", "run_id": "r", "selected_level": "0-rule",
         "threshold": 1.0, "opponent": "the default rule", "champion": "", "gates_passed": False,
         "failed_gates": failed(gates), "gates": [gate.as_dict() for gate in gates], "inputs": {"run": "r"},
+        "features": [], "history": "the payment alone",
         "slices": [{"name": "category travel", "frauds": 0, "candidate": UNKNOWN[0], "opponent": UNKNOWN[0],
                     "loss": UNKNOWN}],
     }  # fmt: skip
@@ -56,7 +60,7 @@ def nothing_measured() -> tuple[dict[str, Any], dict[str, Any]]:
 def test_a_version_of_which_nothing_was_measured_fails_its_gates_and_has_a_page_and_a_card() -> None:
     record, training = nothing_measured()
     assert len(record["failed_gates"]) == len(record["gates"])
-    page = gate_report.page(record, training, [], PARAMS)
+    page = gate_report.page(record, training, [], "<svg></svg>", PARAMS)
     card = model_card.card(record, training, PARAMS)
     unmeasured = [gate for gate in record["gates"] if gate["value"] is None]
     assert len(unmeasured) == len(record["gates"]) - 1  # the rows of the holdout were counted: 0
@@ -65,3 +69,33 @@ def test_a_version_of_which_nothing_was_measured_fails_its_gates_and_has_a_page_
     for text in (page, card):
         assert "nan" not in text.lower()
         assert not {"inf", "-inf"} & set(text.split())
+
+
+def test_page_and_card_have_each_feature_with_importance_and_missing_rate() -> None:
+    record, training = nothing_measured()
+    record["features"] = [
+        {"name": "avg", "loss": 0.1234, "spread": 0.0021, "columns": 1, "missing": 0.125, "missing_in_training": 0.5},
+        {"name": "ratio", "loss": -0.001, "spread": 0.0, "columns": 17, "missing": None, "missing_in_training": None},
+    ]
+    page = gate_report.page(record, training, [], "<svg></svg>", PARAMS)
+    card = model_card.card(record, training, PARAMS)
+    for text in ("+0.1234", "± 0.0021", "12.5%", "50.0%", "17 columns", "computed"):
+        assert text in page
+    assert "| avg | +0.1234 ± 0.0021 | 12.5% |" in card
+    assert "| ratio | -0.0010 ± 0.0000 | computed |" in card
+
+
+@pytest.mark.parametrize(
+    ("amount", "hour", "text"), [(0, 1, "the hour alone"), (1, 0, "the amount alone"), (0, 0, "the fraud rate alone")]
+)
+def test_the_page_notes_that_level_0_lacks_amount_or_hour(amount: int, hour: int, text: str) -> None:
+    record, training = nothing_measured()
+    training["levels"][0]["facts"] = {"uses_amount": amount, "uses_hour": hour}
+    assert f"so level 0 uses {text}." in gate_report.page(record, training, [], "<svg></svg>", PARAMS)
+
+
+def test_the_card_names_the_histories_that_the_version_reads() -> None:
+    shipped = declaration_file.load(ROOT / "tests/declarations/three.yaml")
+    assert model_card.history(Plan(shipped)) == (
+        "at most the last 1,024 payments of a user and none that is more than 37d older than the newest"
+    )

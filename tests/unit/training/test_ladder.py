@@ -13,13 +13,18 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from fraud.core.features import CATEGORY_OFFSET, VECTOR_NAMES
+from fraud import declaration_file
+from fraud.core.plan import Plan
 from fraud.params import Params
 from fraud.stats.metrics import Ranked
 from fraud.training.ladder.boosting import floor32
-from fraud.training.ladder.levels import LEVELS, Fitted, Level, Sample
+from fraud.training.ladder.levels import LEVELS, Fitted, Inputs, Level, Sample
 
 PROJECT = Path(__file__).resolve().parents[3]
+PLAN = Plan(declaration_file.load(PROJECT / "tests/declarations/three.yaml"))
+NAMES = PLAN.vector.names
+INPUTS = Inputs.of(PLAN.declaration, NAMES)
+CATEGORY_OFFSET = NAMES.index("category_electronics")
 PARAMS = Params.load(PROJECT / "params.yaml").training
 QUICK = PARAMS.model_copy(
     update={
@@ -32,7 +37,7 @@ QUICK = PARAMS.model_copy(
 def sample(n: int, seed: int) -> Sample:
     """Vectors with long tails, and fraud where amounts are high for the user, at night, far away."""
     random = np.random.default_rng(seed)
-    vectors = np.zeros((n, len(VECTOR_NAMES)), dtype=np.float32)
+    vectors = np.zeros((n, len(NAMES)), dtype=np.float32)
     amount = np.exp(random.normal(3.5, 1.2, n))
     average = np.exp(random.normal(3.5, 0.6, n))
     hour = random.integers(0, 24, n)
@@ -45,10 +50,10 @@ def sample(n: int, seed: int) -> Sample:
         "unique_merchants_30d": random.poisson(9, n), "amount_to_avg_7d": amount / average,
     }  # fmt: skip
     for name, values in columns.items():
-        vectors[:, VECTOR_NAMES.index(name)] = values
+        vectors[:, NAMES.index(name)] = values
     vectors[np.arange(n), CATEGORY_OFFSET + random.integers(0, 17, n)] = 1.0
     logit = -5.5 + 1.1 * np.log(amount / average) + 1.6 * ((hour < 5) & (amount > 60)) + 0.02 * distance * ~missing
-    return Sample(vectors, random.random(n) < 1 / (1 + np.exp(-logit)))
+    return Sample(vectors, random.random(n) < 1 / (1 + np.exp(-logit)), INPUTS)
 
 
 TRAIN, LATER = sample(8000, 1), sample(3000, 2)
@@ -99,9 +104,9 @@ def test_one_row_answers_as_it_does_among_many(fitted: Fitted) -> None:
 def test_extreme_vectors_still_get_a_probability(fitted: Fitted) -> None:
     vectors = np.tile(LATER.vectors[:1], (4, 1))
     for row, (amount, average) in enumerate([(1e9, 1e-4), (1e-4, 1e9), (1e9, 1e9), (1e-4, 1e-4)]):
-        vectors[row, VECTOR_NAMES.index("amount")] = amount
-        vectors[row, VECTOR_NAMES.index("avg_amount_7d")] = average
-        vectors[row, VECTOR_NAMES.index("amount_to_avg_7d")] = amount / average
+        vectors[row, NAMES.index("amount")] = amount
+        vectors[row, NAMES.index("avg_amount_7d")] = average
+        vectors[row, NAMES.index("amount_to_avg_7d")] = amount / average
     got = answers(fitted.to_onnx(), vectors)
     assert np.all((got >= 0) & (got <= 1))
     assert np.max(np.abs(got - fitted.predict(vectors))) <= 2e-6
@@ -111,7 +116,7 @@ def test_the_interface_is_the_agreed_one_and_names_no_place(fitted: Fitted) -> N
     data = fitted.to_onnx()
     model = onnx.load_model_from_string(data)
     [given], [answer] = model.graph.input, model.graph.output
-    assert (given.name, given.type.tensor_type.shape.dim[1].dim_value) == ("features", len(VECTOR_NAMES))
+    assert (given.name, given.type.tensor_type.shape.dim[1].dim_value) == ("features", len(NAMES))
     assert (answer.name, len(answer.type.tensor_type.shape.dim)) == ("fraud_probability", 1)
     assert (model.producer_name, model.producer_version, model.doc_string) == ("", "", "")
     assert str(PROJECT).encode() not in data
@@ -194,3 +199,26 @@ def test_a_threshold_is_rounded_down_to_what_a_float32_can_be_below_it() -> None
     above = np.nextafter(below, np.float32(np.inf))
     middle = (float(below) + float(above)) / 2
     assert floor32(np.array([middle, float(below), float(above), -middle])).tolist() == [below, below, above, -above]
+
+
+@pytest.mark.parametrize(
+    ("changes", "used"),
+    [({"amount": None}, (0.0, 1.0)), ({"hour": None}, (1.0, 0.0)), ({"amount": None, "hour": None}, (0.0, 0.0))],
+    ids=["hour alone", "amount alone", "neither"],
+)
+def test_level_0_uses_what_there_is_of_amount_and_hour(changes: dict[str, None], used: tuple[float, float]) -> None:
+    train = TRAIN._replace(inputs=INPUTS._replace(**changes))
+    fitted = LEVELS[0].fit(train, LATER, QUICK, lambda *_args, **_facts: None)
+    facts = fitted.facts()
+    assert (facts["uses_amount"], facts["uses_hour"]) == used
+    got = answers(fitted.to_onnx(), LATER.vectors)
+    assert np.max(np.abs(got - fitted.predict(LATER.vectors))) <= 2e-6
+    assert got.mean() == pytest.approx(TRAIN.is_fraud.mean(), rel=0.2)
+    if used == (0.0, 0.0):
+        assert np.unique(got).size == 1
+    else:
+        kept = {INPUTS.amount if used[0] else INPUTS.hour}
+        scrambled = LATER.vectors.copy()
+        for column in set(range(len(NAMES))) - kept:
+            scrambled[:, column] = scrambled[::-1, column]
+        assert answers(fitted.to_onnx(), scrambled).tolist() == got.tolist()

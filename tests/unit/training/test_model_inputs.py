@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from fraud import declaration_file
+from fraud.core.declaration import Declaration
 from fraud.errors import BadConfigError
 from fraud.lake import git
 from fraud.lake.dataset import DataObject, Manifest
@@ -15,16 +17,18 @@ from fraud.training.import_closure import closure
 
 ROOT = Path(__file__).resolve().parents[3]
 PARAMS = Params.load(ROOT / "params.yaml")
+THREE = declaration_file.load(ROOT / "tests/declarations/three.yaml")
 
 DECIDING = {
-    "core/contract.py", "core/features.py", "core/rule.py", "core/vector.py", "features/engines/arrow_vector.py",
+    "core/contract.py", "core/declaration.py", "core/plan.py", "core/rule.py", "core/vector.py",
+    "features/engines/arrow_vector.py",
     "lake/dataset.py", "params.py", "registry/model_folder.py", "registry/training_runs.py",
     "scoring/onnx_session.py", "stats/comparison.py", "stats/costs.py", "stats/metrics.py", "stats/split.py",
     "training/ladder/boosting.py", "training/ladder/logistic.py", "training/ladder/mlp.py", "training/ladder/rule.py",
     "training/ladder/search.py", "training/train.py", "training/training_data.py",
 }  # fmt: skip
 NOT_DECIDING = {
-    "cli.py", "core/append_event.lua", "features/build_features.py", "monitoring/drift.py", "printing.py",
+    "cli.py", "features/build_features.py", "monitoring/drift.py", "printing.py",
     "stats/gates.py", "training/evaluate.py", "training/gate_report.html.j2", "training/gate_report.py",
     "training/plots.py",
 }  # fmt: skip
@@ -41,8 +45,8 @@ def project(tmp_path: Path) -> Path:
     return tmp_path / "one"
 
 
-def fingerprint(project: Path, params: Params = PARAMS, content: str = "1") -> str:
-    return model_inputs.fingerprint(model_inputs.inputs(manifest(content), params, project))
+def fingerprint(project: Path, params: Params = PARAMS, content: str = "1", declaration: Declaration = THREE) -> str:
+    return model_inputs.fingerprint(model_inputs.inputs(manifest(content), params, project, declaration))
 
 
 def test_the_folder_and_its_git_state_do_not_matter(project: Path, tmp_path: Path) -> None:

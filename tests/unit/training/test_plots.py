@@ -7,7 +7,6 @@ import pytest
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fraud.core.features import VECTOR_NAMES
 from fraud.stats.comparison import Rows, slice_losses
 from fraud.stats.costs import Costs
 from fraud.stats.metrics import calibration
@@ -48,6 +47,14 @@ def test_every_plot_is_drawn_or_states_why_not(probability: str, frauds: str) ->
             assert np.isfinite(np.asarray(line.get_ydata(), np.float64)).all()
 
 
+def test_the_importances_are_drawn_with_the_most_important_on_top_and_at_most_twenty() -> None:
+    features = [{"name": f"f{i}", "loss": 0.5 - i / 40, "spread": 0.01} for i in range(30)]
+    figure = plots.importance(features)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == [f"f{i}" for i in range(19, -1, -1)]
+    assert plots.svg(plots.importance([])).startswith("<svg")
+
+
 def test_the_calibration_of_no_rows_is_not_a_number_and_of_constants_their_distance() -> None:
     error, bins = calibration(np.zeros(0, np.float32), np.zeros(0, bool))
     assert np.isnan(error)
@@ -59,6 +66,6 @@ def test_the_calibration_of_no_rows_is_not_a_number_and_of_constants_their_dista
 
 
 def test_without_frauds_no_slice_has_a_loss() -> None:
-    vectors = np.zeros((50, len(VECTOR_NAMES)), np.float32)
-    rows = Rows(vectors, np.zeros(50, bool), np.arange(50))
+    vectors, everything = np.zeros((50, 3), np.float32), {"all": np.ones(50, bool)}
+    rows = Rows(vectors, np.zeros(50, bool), np.arange(50), np.ones(50), np.zeros(50, np.int64), everything)
     assert slice_losses(rows, np.zeros(50), np.ones(50), 0.1, resamplings=5, seed=1) == ()

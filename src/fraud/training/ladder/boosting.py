@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
-from fraud.core.features import VECTOR_NAMES
 from fraud.params import Training
 from fraud.training.ladder.levels import Progress, Sample, SplitPoint
 from fraud.training.ladder.onnx_graph import INPUT, ML, Graph
@@ -43,7 +42,7 @@ class FittedBoosting:
         number = np.concatenate([np.arange(len(t)) for t in trees])
         leaf = nodes["is_leaf"].astype(bool)
         baseline = float(self.model._baseline_prediction.ravel()[0])  # noqa: SLF001 - as above
-        graph = Graph(len(VECTOR_NAMES))
+        graph = Graph(int(self.model.n_features_in_))
         logit = graph.node(
             "TreeEnsembleRegressor", INPUT, domain=ML, n_targets=1, aggregate_function="SUM",
             base_values=[baseline],

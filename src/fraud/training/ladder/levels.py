@@ -2,23 +2,50 @@
 
 import importlib
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from fraud.core.declaration import Declaration
 from fraud.params import Training
 
 Progress = Callable[..., None]
 """Callback for progress: an event and its facts, as in a structured log."""
+_PERIODS: Final = {"hour_of_day": 24.0, "day_of_week": 7.0}
+"""Op of a request feature -> its period."""
+
+
+class Inputs(NamedTuple):
+    """What the levels use of the vector's columns: positions in the vector."""
+
+    names: tuple[str, ...]
+    amount: int | None
+    """The amount in USD; None if it is no input."""
+    hour: int | None
+    """The hour of the day, UTC; None if it is no input."""
+    circles: tuple[tuple[int, float], ...]
+    """Columns that start again after a period: position, period."""
+
+    @classmethod
+    def of(cls, declaration: Declaration, names: tuple[str, ...]) -> Self:
+        """The inputs of a declaration whose vector has the columns `names`."""
+        found = {
+            "amount" if f.column == "amount" else f.op: names.index(f.name)
+            for f in declaration.requests
+            if f.input and (f.op in _PERIODS or (f.op == "column" and f.column == "amount"))
+        }
+        circles = tuple((found[op], period) for op, period in _PERIODS.items() if op in found)
+        return cls(names, found.get("amount"), found.get("hour_of_day"), circles)
 
 
 class Sample(NamedTuple):
-    """Training rows. `vectors` float32[n, len(VECTOR_NAMES)], `is_fraud` bool[n]."""
+    """Training rows. `vectors` float32[n, len(inputs.names)], `is_fraud` bool[n]."""
 
     vectors: NDArray[np.float32]
     is_fraud: NDArray[np.bool_]
+    inputs: Inputs
 
 
 class SplitPoint(NamedTuple):

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import nn
 
-from fraud.core.features import VECTOR_NAMES
 from fraud.params import Mlp, Training
 from fraud.stats.metrics import Ranked
 from fraud.training.ladder.levels import Progress, Sample, SplitPoint
 from fraud.training.ladder.onnx_graph import Graph
-from fraud.training.ladder.scaling import Scaling
+from fraud.training.ladder.scaling import Scaling, heavy_tailed
 
 _ROWS_AT_ONCE = 65_536
 
@@ -42,7 +41,7 @@ class FittedNetwork:
 
     def to_onnx(self) -> bytes:
         """Scaling in float64, then one Gemm per layer in float32."""
-        graph = Graph(len(VECTOR_NAMES))
+        graph = Graph(len(self.scaling.names))
         value = graph.node("Cast", self.scaling.nodes(graph), to=TensorProto.FLOAT)
         layers = [layer for layer in self.network if isinstance(layer, nn.Linear)]
         for position, layer in enumerate(layers):
@@ -100,7 +99,7 @@ def refit(rows: Sample, first: FittedNetwork, params: Training, progress: Progre
 
 
 def _scaled(rows: Sample) -> tuple[Scaling, torch.Tensor]:
-    scaling, scaled = Scaling.fit(rows.vectors)
+    scaling, scaled = Scaling.fit(rows, heavy_tailed(rows))
     return scaling, torch.from_numpy(scaled.astype(np.float32))
 
 
