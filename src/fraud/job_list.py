@@ -21,11 +21,15 @@ JOBS: Final[dict[str, Job]] = {
         "validate landed transactions, write them to the lake and quarantine invalid rows",
     ),
     "ingest-labels": Job("fraud.ingest.ingest_labels", "validate landed fraud labels and write them to the lake"),
+    "build-daily": Job(
+        "fraud.features.build_daily", "compute the daily snapshots whose transactions or labels changed"
+    ),
     "build-features": Job(
         "fraud.features.build_features", "compute the window features of days whose transactions changed"
     ),
     "materialize": Job(
-        "fraud.features.materialize", "load new events into the online store and into Feast's online view"
+        "fraud.features.materialize",
+        "load new events and daily snapshots into the online store and into Feast's online views",
     ),
     "features-explain": Job(
         "fraud.features.explain",
@@ -99,7 +103,7 @@ ENDLESS: Final = frozenset({"export-metrics", "ingest-events", "traffic"})
 
 MONITORED: Final = frozenset(
     {
-        "ingest", "ingest-labels", "build-features", "materialize", "training-set", "train", "promote", "rollback",
+        "ingest", "ingest-labels", "build-daily", "build-features", "materialize", "training-set", "train", "promote", "rollback",
         "expire-waivers", "reproduce",
         "score", "consistency", "drift", "concept-drift", "ship-predictions", "skew",
         "apply-retention",
