@@ -129,27 +129,31 @@ def test_a_team_adds_features_a_column_and_an_entity_by_editing_one_file(project
     assert project.fraud("import", f"--source={export}", f"--mapping={mapping}")["transactions"] == first.num_rows
 
     ingested = project.fraud("ingest")
-    assert ingested["accepted"] > 0 and ingested["quarantined"] < 0.02 * ingested["accepted"]
+    assert ingested["accepted"] > 0
+    assert ingested["quarantined"] < 0.02 * ingested["accepted"]
     project.fraud("ingest-labels")
     version = train_and_promote(project)
     served_by(project, version)
 
     sent = project.traffic("landing/held_back", 500)
-    assert sent["answered"] == sent["sent"] == 500 and sent["degraded"] == 0
+    assert sent["answered"] == sent["sent"] == 500
+    assert sent["degraded"] == 0
     payment = days[-1].slice(0, 1).to_pylist()[0]
     request = {name: payment[name] for name in COLUMNS if name not in ("created_timestamp", "event_timestamp")}
     request |= {"transaction_id": "explained", "event_timestamp": payment["event_timestamp"].isoformat()}
     with project.serving() as client:
         answer = client.post("/predict?explain=true", json=request).raise_for_status().json()
         refused = client.post("/predict", json=request | {"no_such_column": 1})
-    assert refused.status_code == 422 and refused.json()["field"] == "no_such_column"
+    assert refused.status_code == 422
+    assert refused.json()["field"] == "no_such_column"
     explained = {name for reason in answer["reasons"] for name in reason["values"]}
     assert explained & {*ADDED, "terminal_id"} or len(answer["reasons"]) > 0
 
     shipped = project.fraud("ship-predictions")
     assert shipped["rows"] >= 500
     skew = project.fraud("skew")
-    assert skew["mismatched"] == 0 and skew["compared"] >= 500
+    assert skew["mismatched"] == 0
+    assert skew["compared"] >= 500
     assert {feature["name"] for feature in skew["features"]} >= set(ADDED)
     project.fraud("score")
     project.fraud("drift")
