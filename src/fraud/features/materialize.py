@@ -18,12 +18,13 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from fraud.core.contract import US_PER_DAY
+from fraud.core.declaration import Declaration
 from fraud.core.history import Layout
 from fraud.core.plan import tables, window_sets
 from fraud.errors import BadInputError
 from fraud.features import online_store, publish_daily
 from fraud.features.daily_parts import read_columns
-from fraud.features.engines.arrow_records import id_hashes, stored_records
+from fraud.features.engines.arrow_records import as_declared, id_hashes, stored_records
 from fraud.features.online_store import Batch, Loaded, OnlineHistory
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
@@ -104,8 +105,8 @@ def run(config: Config, context: Context) -> Result:
         raise BadInputError("the lake has no transactions to materialize", hint="fraud ingest")
     declared = [context.declaration, *(context.live_declarations() if config.live else ())]
     with online_store.connect(context.settings.redis_url.get_secret_value()) as store:
-        layouts = {s.layout.id: s.layout for declaration in declared for s in window_sets(declaration)}
-        histories = [_load_history(store, transactions, layout, days, context) for layout in layouts.values()]
+        layouts = {s.layout.id: (s.layout, declaration) for declaration in declared for s in window_sets(declaration)}
+        histories = [_load_history(store, transactions, *each, days, context) for each in layouts.values()]
         daily = {table.id: table for declaration in declared for table in tables(declaration)}
         published = []
         for table in daily.values():
@@ -125,8 +126,9 @@ def run(config: Config, context: Context) -> Result:
 
 
 def _load_history(
-    store: OnlineHistory, transactions: Dataset, layout: Layout, days: Sequence[str], context: Context
-) -> History:
+    store: OnlineHistory, transactions: Dataset, layout: Layout, declaration: Declaration, days: Sequence[str],
+    context: Context,
+) -> History:  # fmt: skip
     """Load the days of a layout's retention that changed."""
     keep_days = -(-layout.keep_us // US_PER_DAY)
     first_kept = (date.fromisoformat(days[-1]) - timedelta(days=keep_days)).isoformat()
@@ -143,7 +145,7 @@ def _load_history(
         if layout.id_column in table.column_names:
             table = table.filter(pc.is_valid(table[layout.id_column]))
             store.mark_written(f"layout:{layout.id}")
-            loaded = store.load(layout, _batches(table, layout))
+            loaded = store.load(layout, _batches(as_declared(table, declaration), layout))
             without = rows - table.num_rows
         else:
             without = rows

@@ -10,12 +10,32 @@ from numpy.typing import NDArray
 
 from fraud.core.columns import NO_FLAG, NO_HASH, StoredColumn, numbers_to_stored, text_hash
 from fraud.core.contract import id_hash
+from fraud.core.declaration import Declaration
+from fraud.core.declaration_types import CategoryColumn
 from fraud.core.history import EVENT_US, Layout
 
 
 def id_hashes(ids: Iterable[str]) -> NDArray[np.uint64]:
     """Hashes of transaction ids, uint64[n]."""
     return np.fromiter((id_hash(text) for text in ids), dtype=np.uint64)
+
+
+def as_declared(table: pa.Table, declaration: Declaration) -> pa.Table:
+    """The table with the categories of a declaration: null, an absent column and a text that is not in a closed list
+    become `unknown`, as in a request. The lake has the lists of the project's declaration; a version may have others.
+    """
+    for name, column in declaration.columns.items():
+        if not isinstance(column, CategoryColumn):
+            continue
+        unknown = pa.scalar(column.unknown, pa.string())
+        if name not in table.column_names:
+            table = table.append_column(name, pa.repeat(unknown, table.num_rows))
+            continue
+        texts = pc.fill_null(table[name].cast(pa.string()), unknown)
+        if column.learn is None and column.values is not None:
+            texts = pc.if_else(pc.is_in(texts, value_set=pa.array(column.values, pa.string())), texts, unknown)
+        table = table.set_column(table.column_names.index(name), name, texts)
+    return table
 
 
 def stored_records(table: pa.Table, at_us: NDArray[np.int64], layout: Layout) -> NDArray[np.void]:
