@@ -190,7 +190,7 @@ def daily(table: Table) -> DatasetDefinition:
     return DatasetDefinition(
         f"{_DAILY}/table={table.id}", "dt", "day on which the snapshot begins to hold",
         lambda _: daily_schema(table), (table.id_column,),
-        Retention("transaction_days", "newest day of transactions"),
+        Retention("transaction_days", "newest day of transactions", 1),  # holds until `available_at` of the next day
     )  # fmt: skip
 
 
