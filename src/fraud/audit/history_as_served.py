@@ -19,15 +19,17 @@ from numpy.typing import NDArray
 from fraud.audit import prediction_log
 from fraud.audit.answering_versions import RULE, AnsweringVersions
 from fraud.audit.daily_snapshots import DailySnapshots, Lookup
-from fraud.audit.stored_events import event_us, id_hashes, stored_records
+from fraud.audit.history_as_ingested import event_us
 from fraud.core import history
 from fraud.core.columns import to_stored
 from fraud.core.contract import TRANSACTION_COLUMNS, US_PER_DAY, id_hash
+from fraud.core.declaration import Declaration
 from fraud.core.history import Layout
 from fraud.core.plan import Plan
 from fraud.core.windows import WindowSet
 from fraud.errors import RefusedError
 from fraud.features import online_store
+from fraud.features.engines.arrow_records import as_declared, id_hashes, stored_records
 from fraud.job import Context
 from fraud.lake import catalog
 from fraud.lake.dataset import Dataset
@@ -96,10 +98,10 @@ class ServedHistory:
             return cls([], {}, snapshots, versions)
         ids: dict[str, set[str]] = defaultdict(set)
         for layout_id, entity_ids in wanted.items():
-            ids[layouts[layout_id].id_column] |= entity_ids
+            ids[layouts[layout_id][0].id_column] |= entity_ids
         ids["user_id"] |= {record["user_id"] for record in records if record["user_id"] is not None}
         first = str(dt.date(1970, 1, 1) + dt.timedelta(days=first_us // US_PER_DAY))
-        columns = {name for layout in layouts.values() for name in _needed(layout)}
+        columns = {name for layout, _ in layouts.values() for name in _needed(layout)}
         columns |= {name for record in records for name in _declared(versions, record)}
         landed = _by_columns(
             _of_entities(catalog.TRANSACTIONS.at(settings.lake_uri), ids, first, frozenset(columns), "event_timestamp")
@@ -112,10 +114,12 @@ class ServedHistory:
         by_version = _by_columns(part for events in logged for part in _of_versions(events, versions))
         found = {}
         with online_store.connect(settings.redis_url.get_secret_value()) as store:
-            for layout_id, layout in layouts.items():
+            for layout_id, (layout, declaration) in layouts.items():
                 orders = dict(store.orders(layout, sorted(wanted[layout_id])))
-                loaded = store.materialized(online_store.events_key(layout))
-                found[layout_id] = LayoutHistory(layout, orders, loaded, _values(layout, landed, by_version))
+                loaded = store.materialized(layout.materialized_key)
+                found[layout_id] = LayoutHistory(
+                    layout, orders, loaded, _values(layout, declaration, landed, by_version)
+                )
         return cls(landed, found, snapshots, versions)
 
     def features(self, record: Record) -> Recomputed:
@@ -167,16 +171,17 @@ class ServedHistory:
 
 def _entities(
     records: Iterable[Record], versions: AnsweringVersions
-) -> tuple[dict[str, set[str]], dict[str, Layout], int]:
-    """Entity ids by layout id, the layouts, and the time from which their events are needed."""
-    wanted, layouts, first_us = defaultdict[str, set[str]](set), dict[str, Layout](), 2**62
+) -> tuple[dict[str, set[str]], dict[str, tuple[Layout, Declaration]], int]:
+    """Entity ids by layout id, the layouts with a declaration of theirs, and the time from which events are needed."""
+    wanted, first_us = defaultdict[str, set[str]](set), 2**62
+    layouts = dict[str, tuple[Layout, Declaration]]()
     for record in records:
         version = versions.of(record)
         for windows in () if isinstance(version, str) else version.plan.windows:
             layout = windows.layout
             entity_id = record.get(layout.id_column)
             if entity_id is not None and record.get(f"sequence_{layout.entity}") is not None:
-                layouts[layout.id] = layout
+                layouts[layout.id] = layout, version.plan.declaration
                 wanted[layout.id].add(entity_id)
                 first_us = min(first_us, record["event_us"] - layout.keep_us)
     return wanted, layouts, first_us
@@ -185,7 +190,9 @@ def _entities(
 def _lookups(records: Iterable[Record], versions: AnsweringVersions) -> Iterator[Lookup]:
     for record in records:
         version = versions.of(record)
-        for table in () if isinstance(version, str) else version.plan.tables:
+        if isinstance(version, str):
+            continue
+        for table in version.plan.tables:
             snapshot, entity_id = record.get(f"snapshot_{table.entity}"), record.get(table.id_column)
             if snapshot is not None and entity_id is not None:
                 yield table, snapshot, entity_id
@@ -200,14 +207,16 @@ def _needed(layout: Layout) -> set[str]:
     return {layout.id_column, *(column.name for column in layout.columns)}
 
 
-def _values(layout: Layout, landed: Iterable[Events], logged: Iterable[Events]) -> served_skew.Values:
+def _values(
+    layout: Layout, declaration: Declaration, landed: Sequence[Events], logged: Iterable[Events]
+) -> served_skew.Values:
     """The events with the layout's columns: those of the lake, then those of the log, then those of days of the lake
     that were written under a declaration without one of the columns, which is null in them."""
     needed = _needed(layout)
     whole = [events for source in (landed, logged) for events in source if needed <= events.columns]
     parts = [*whole, *(events for events in landed if not needed <= events.columns)]
     ids = [id_hashes(events.table["transaction_id"].to_pylist()) for events in parts]
-    records = [stored_records(events.table, events.event_us, layout) for events in parts]
+    records = [stored_records(as_declared(events.table, declaration), events.event_us, layout) for events in parts]
     return served_skew.values_of(
         np.concatenate([np.zeros(0, np.uint64), *ids]), np.concatenate([np.zeros(0, layout.record), *records])
     )
