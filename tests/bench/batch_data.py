@@ -1,4 +1,4 @@
-"""Input of the batch benchmark: days of features of a declaration, a model of 300 trees as ONNX and as MLflow pyfunc."""
+"""Input of the batch benchmark: days of features, a model of 300 trees as ONNX and as an MLflow pyfunc."""
 
 from collections.abc import Iterator
 from datetime import date
