@@ -38,7 +38,7 @@ from fraud.training.training_data import TrainingData
 ROOT = Path(__file__).resolve().parents[2]
 Floats = NDArray[np.float64]
 PLAIN: dict[str, Callable[[int], RandomForestClassifier | HistGradientBoostingClassifier]] = {
-    "plain forest": lambda seed: RandomForestClassifier(200, min_samples_leaf=5, random_state=seed, n_jobs=2),
+    "plain forest": lambda seed: RandomForestClassifier(100, min_samples_leaf=5, random_state=seed, n_jobs=2),
     "plain boosting": lambda seed: HistGradientBoostingClassifier(random_state=seed),
 }
 

@@ -101,12 +101,13 @@ def _gather(order: Ints, source: Ints, out: Ints) -> None:
 
 
 @compiled
-def _scatter(values: Floats, events: Places, order: Ints, out: Floats) -> None:
-    """Write float64[windows, events] into the rows of the events: out float64[n, windows]."""
+def _scatter(values: Floats, events: Places, rows: Ints, places: Ints, out: Floats) -> None:
+    """Write float64[windows, events] to out[places[row]] of the events' rows; a place of -1 is not written."""
     for k in range(len(events)):
-        row = order[events[k]]
-        for f in range(len(values)):
-            out[row, f] = values[f, k]
+        place = places[rows[events[k]]]
+        if place >= 0:
+            for f in range(len(values)):
+                out[place, f] = values[f, k]
 
 
 class _Worker:
@@ -127,8 +128,10 @@ class _Worker:
         self.memories = [_memory(w.aggregate, longest) for w in windows]
         self.out = np.empty((len(windows), min(BLOCK, longest)))
 
-    def compute(self, starts: Ints, order: Ints, event_us: Ints, ingested: Ints, columns: Ints, out: Floats) -> None:
-        """The values of the entities whose rows are order[starts[g]:starts[g + 1]], to their rows of `out`."""
+    def compute(
+        self, starts: Ints, order: Ints, event_us: Ints, ingested: Ints, columns: Ints, places: Ints, out: Floats
+    ) -> None:
+        """The values of the entities whose rows are order[starts[g]:starts[g + 1]], to out[places[row]]."""
         n, first = int(starts[-1] - starts[0]), int(starts[0])
         rows = order[first : first + n]
         _gather(rows, event_us, self.event_us)
@@ -150,7 +153,7 @@ class _Worker:
             until = min(k + BLOCK, n)
             for us in self.lengths:
                 self._aggregate(block, us, k, until, cursors[us])
-            _scatter(self.out, block.events[k:until], rows, out)
+            _scatter(self.out, block.events[k:until], rows, places, out)
 
     def _aggregate(self, block: Block, window_us: int, since: int, until: int, cursor: Ints) -> None:
         """Values of the events `since` to `until` for the windows of one length, to `self.out`."""
@@ -198,25 +201,26 @@ def _blocks(starts: Ints) -> Iterator[Ints]:
 
 def compute(
     windows: Sequence[Window], starts: Ints, order: Ints, event_us: Ints, ingested: Ints, columns: Ints, nulls: Ints,
-    bound: int, keep_us: int, threads: int = 1,
+    bound: int, keep_us: int, threads: int = 1, wanted: NDArray[np.bool_] | None = None,
 ) -> Floats:  # fmt: skip
-    """Window values of every row: float64[len(windows), n], null as NaN.
+    """Window values of every row, or of the `wanted` ones in their order: float64[len(windows), n], null as NaN.
 
     Rows are sorted by (event_us, ingested, tie-break); entity g has the rows order[starts[g]:starts[g + 1]], in this
-    order. Each row belongs to one entity, as `group` returns it. `ingested` orders the history: the sequence, or
+    order, and each row belongs to one entity (`group`). `ingested` orders the history: the sequence, or
     created_timestamp in us. Events with equal values keep their order.
 
     `columns` int64[c, n] has stored integers (`fraud.core.columns`; a 64-bit hash as the int64 of the same bits), and
     `nulls` int64[c] the stored integer of a null. `bound` and `keep_us` are max_events and keep of the entity.
     """
-    out = np.empty((len(event_us), len(windows)))
+    places = np.arange(len(event_us)) if wanted is None else np.where(wanted, np.cumsum(wanted) - 1, -1)
+    out = np.empty((len(event_us) if wanted is None else np.count_nonzero(wanted), len(windows)))
     blocks = [block for block in _blocks(starts) if block[0] < block[-1]]
     longest = max((int(block[-1] - block[0]) for block in blocks), default=0)
 
     def compute_every(first: int) -> None:
         worker = _Worker(windows, nulls, longest, bound, keep_us)
         for block in blocks[first::threads]:
-            worker.compute(block, order, event_us, ingested, columns, out)
+            worker.compute(block, order, event_us, ingested, columns, places, out)
 
     if blocks and windows:
         with ThreadPoolExecutor(threads) as pool:
