@@ -13,6 +13,7 @@ from fraud_serving.scoring.inputs import BaseValues
 
 RULE_VERSION: Final = "rule"
 RULE_THRESHOLD: Final = 0.5
+_FLOAT_BYTES: Final = 4
 _ROWS_IN_LOOP: Final = 64
 """A larger batch is scored in a thread, so that single requests are answered meanwhile."""
 
@@ -28,13 +29,11 @@ class _MicroBatch:
     changes no bit of a row's score (`Model.micro_batch_rows`).
     """
 
-    __slots__ = ("_buffer", "_futures", "_row_bytes", "_write", "model")
+    __slots__ = ("_futures", "_rows", "model")
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self._row_bytes = 4 * len(model.plan.vector.names)
-        self._buffer = bytearray(model.micro_batch_rows * self._row_bytes)
-        self._write = model.plan.vector.write
+        self._rows: list[BaseValues] = []
         self._futures: list[asyncio.Future[float]] = []
 
     @property
@@ -42,16 +41,19 @@ class _MicroBatch:
         return len(self._futures) == self.model.micro_batch_rows
 
     def add(self, base: BaseValues, future: "asyncio.Future[float]") -> None:
-        self._write(self._buffer, len(self._futures) * self._row_bytes, base)
+        self._rows.append(base)
         self._futures.append(future)
 
     def run(self) -> None:
         """Score the rows and set the futures; set InferenceError if the model call raised."""
         probabilities: list[float] | None = None
         try:
-            count = len(self._futures)
-            rows = np.frombuffer(self._buffer, np.float32, count * self._row_bytes // 4).reshape(count, -1)
-            probabilities = self.model.score(rows).tolist()
+            vector, count = self.model.plan.vector, len(self._rows)
+            row_bytes = _FLOAT_BYTES * len(vector.names)
+            buffer = bytearray(count * row_bytes)
+            for i, base in enumerate(self._rows):
+                vector.write(buffer, i * row_bytes, base)
+            probabilities = self.model.score(np.frombuffer(buffer, np.float32).reshape(count, -1)).tolist()
         finally:  # the event loop's exception handler logs the exception once
             for i, future in enumerate(self._futures):
                 if future.done():  # cancelled

@@ -21,7 +21,10 @@ from fraud_serving.store.connection import NO_REPLY, Reply
 from fraud_serving.store.daily_snapshots import DailySnapshots
 from fraud_serving.store.store import Store
 
-_text_hash: Final = lru_cache(maxsize=65_536)(columns.text_hash)
+
+@lru_cache(maxsize=65_536)
+def _text_to_stored(text: str | None) -> int:
+    return columns.NO_HASH if text is None else columns.text_hash(text)
 
 
 class Reads(Struct, gc=False):
@@ -79,11 +82,13 @@ class ReadPlan:
     def commands(self, transaction: ValidTransaction, snapshots: DailySnapshots) -> tuple[Reads, bytes]:
         """What to send for a transaction; b"" if there is nothing to read."""
         reads = Reads(self._empty.copy(), self._empty.copy(), self._empty.copy(), [])
-        own, sent, parts, event_us = reads.own, reads.sent, list[bytes](), transaction.event_us
+        own, sent, event_us = reads.own, reads.sent, transaction.event_us
+        parts: list[bytes] = []
+        of_production, of_challenger = transaction.values, transaction.challenger or []
         if event_us is not None and transaction.transaction_id is not None:
             hashed = contract.id_hash(transaction.transaction_id).to_bytes(8, "little")
             for slot, history in enumerate(self._histories):
-                values = _values(transaction, challenger=history.challenger)
+                values = of_challenger if history.challenger else of_production
                 entity_id = values[history.id_at]
                 if entity_id is None:
                     continue
@@ -92,7 +97,7 @@ class ReadPlan:
                 parts.append(append.command(entity_id, append.pack(event_us, *stored), hashed, event_us))
                 sent.append(slot)
         for slot, daily in enumerate(self._daily, len(self._histories)):
-            entity_id = own[slot] = _values(transaction, challenger=daily.challenger)[daily.id_at]
+            entity_id = own[slot] = (of_challenger if daily.challenger else of_production)[daily.id_at]
             if entity_id is None:
                 continue
             snapshot = reads.snapshots[slot] = snapshots.at(daily.table, event_us)
@@ -100,10 +105,6 @@ class ReadPlan:
                 parts.append(snapshot.command(entity_id))
                 sent.append(slot)
         return reads, b"".join(parts)
-
-
-def _values(transaction: ValidTransaction, *, challenger: bool) -> list[Any]:
-    return transaction.challenger or [] if challenger else transaction.values
 
 
 def fill(reads: Reads, replies: Sequence[Reply] | None) -> None:
@@ -114,19 +115,10 @@ def fill(reads: Reads, replies: Sequence[Reply] | None) -> None:
         reads.replies[slot] = reply
 
 
-async def read(plan: ReadPlan, store: Store, snapshots: DailySnapshots, transaction: ValidTransaction) -> Reads:
-    """Append a transaction to its histories and read what the loaded versions need, in one round trip."""
-    reads, data = plan.commands(transaction, snapshots)
-    if data:
-        future = store.send(data, len(reads.sent))
-        fill(reads, None if future is None else await future)
-    return reads
-
-
 async def read_all(
     plan: ReadPlan, store: Store, snapshots: DailySnapshots, rows: Sequence[ValidTransaction], at_once: int
 ) -> list[Reads]:
-    """`read` for the rows of a batch, `at_once` per event-loop iteration.
+    """The replies to the rows of a batch, sent `at_once` per event-loop iteration.
 
     Earlier rows of an entity are in the history of later ones.
     """
@@ -151,4 +143,4 @@ def _to_stored(column: columns.StoredColumn) -> Callable[[Any], int]:
     if column.type == "number":
         divisor = column.divisor
         return lambda value: columns.NO_NUMBER if value is None else round(value * divisor)
-    return lambda value: columns.NO_HASH if value is None else _text_hash(value)
+    return _text_to_stored

@@ -30,7 +30,7 @@ from fraud_serving.scoring.answer import answer_to, record_of
 from fraud_serving.scoring.challenger import shadow_of
 from fraud_serving.scoring.inference import RULE_VERSION, Inference, rule_probability, score_batch
 from fraud_serving.scoring.inputs import NO_FEATURES, BaseValues, Features
-from fraud_serving.scoring.reads import Reads, read, read_all
+from fraud_serving.scoring.reads import Reads, fill, read_all
 from fraud_serving.scoring.reasons import reasons_of
 from fraud_serving.scoring.retries import FirstAnswers
 from fraud_serving.scoring.state import State
@@ -58,7 +58,10 @@ class Scorer:
         `request` is what `state.requests` parsed.
         """
         transaction = state.requests.validated(request, _latest_us())
-        reads = await read(state.reads, self._store, self.snapshots, transaction)
+        reads, commands = state.reads.commands(transaction, self.snapshots)
+        if commands:
+            future = self._store.send(commands, len(reads.sent))
+            fill(reads, None if future is None else await future)
         inputs, model = state.inputs, state.production
         base: BaseValues = ()
         if inputs is None or model is None:

@@ -40,14 +40,6 @@ class _Pending:
         self.future, self.left, self.sent_s = future, commands, sent_s
         self.replies: list[Reply] = []
 
-    def add(self, reply: Reply) -> None:
-        """The next reply. The last one ends the wait."""
-        self.left -= 1
-        if self.future is not None:
-            self.replies.append(reply)
-            if not self.left:
-                self.end()
-
     def end(self) -> None:
         """Set the result, with NO_REPLY for each reply that is missing. Later replies are not used."""
         if self.future is not None and not self.future.done():
@@ -99,17 +91,23 @@ class Connection(asyncio.Protocol):
         try:
             while (reply := reader.gets()) is not Ellipsis:
                 first = pending[0]
-                if first.left == 1:
+                first.left -= 1
+                reply = self._checked(reply)
+                if first.future is not None:
+                    first.replies.append(reply)
+                if not first.left:
                     pending.popleft()
-                first.add(self._refused(reply) if isinstance(reply, hiredis.ReplyError) else reply)
+                    first.end()
         except (hiredis.ProtocolError, IndexError):
             self._on_error("protocol")
             self.abort()
 
-    def _refused(self, error: hiredis.ReplyError) -> Reply:
+    def _checked(self, reply: Reply) -> Reply:
+        if not isinstance(reply, hiredis.ReplyError):
+            return reply
         self._on_error("reply")
-        _log.warning("online store refused a command: %s", error)
-        if str(error).startswith("NOSCRIPT"):
+        _log.warning("online store refused a command: %s", reply)
+        if str(reply).startswith("NOSCRIPT"):
             self.send(LOAD_SCRIPT, None)
         return NO_REPLY
 

@@ -34,7 +34,9 @@ class Store:
     def __init__(self, url: str, deadline_s: float, answer_ttl_s: int, metrics: Metrics) -> None:
         self._url = urlsplit(url)
         self._deadline_s, self._metrics = deadline_s, metrics
-        self._answer_ttl_s = str(answer_ttl_s).encode()
+        self._set = b"*6\r\n$3\r\nSET\r\n$%%d\r\n%%b\r\n$%%d\r\n%%b\r\n$2\r\nEX\r\n$%d\r\n%d\r\n$2\r\nNX\r\n" % (
+            len(str(answer_ttl_s)), answer_ttl_s,
+        )  # fmt: skip
         self._connection: Connection | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._first_attempt = asyncio.Event()
@@ -87,7 +89,7 @@ class Store:
         """Keep an answer under `key` unless one is kept. Does not wait for the reply; the write may be lost."""
         connection = self._connection
         if connection is not None and len(connection.pending) < _MAX_PENDING:
-            connection.send(command(b"SET", key, answer, b"EX", self._answer_ttl_s, b"NX"), None)
+            connection.send(self._set % (len(key), key, len(answer), answer), None)
 
     async def _check_deadlines(self) -> None:
         loop = asyncio.get_running_loop()
