@@ -1,20 +1,25 @@
-"""Write the tables of the documentation that are generated from code: `make docs`.
+"""Write what is generated from code: tables of the documentation, and the JSON Schema of features.yaml: `make docs`.
 
 A generated table is the first one below its heading. `tests/unit/test_docs_policy.py` compares the pages with this
 module's output.
 """
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydantic import SecretStr
 
+from fraud.core.declaration import Declaration
+from fraud.core.declaration_types import AGGREGATES, DAILY_AGGREGATES, OPERANDS
 from fraud.job_list import JOBS
 from fraud.settings import Settings
 
 DOCS: Final = Path(__file__).resolve().parent
+SCHEMA: Final = DOCS.parent / "feature_repo/features.schema.json"
+_OPERAND_KEYS: Final = ("column", "of", "by", "minus", "first", "until", "days")
 
 
 def jobs() -> str:
@@ -60,6 +65,65 @@ def generated(page: str) -> str:
     return text
 
 
+def schema() -> str:
+    """The JSON Schema of feature declarations, for editors.
+
+    It comes from the types that read the file. Rules between several parts (an unknown column, a cycle) are checked by
+    `fraud features check` only.
+    """
+    found = Declaration.model_json_schema()
+    definitions = {name: _plain(part) for name, part in found.pop("$defs").items()}
+    definitions["Daily"]["properties"]["available_at"]["default"] = "03:00"
+    definitions["CategoryColumn"]["oneOf"] = [{"required": ["values"]}, {"required": ["learn"]}]
+    definitions["RequestFeature"]["allOf"] = [_needs("op", op, _OPERAND_KEYS, keys) for op, keys in OPERANDS.items()]
+    for name, rules in (("WindowFeature", AGGREGATES), ("DailyFeature", DAILY_AGGREGATES)):
+        definitions[name]["allOf"] = [
+            _needs("aggregate", aggregate, ("column",), {"column"} if types else set())
+            for aggregate, types in rules.items()
+        ]
+    written = _plain(found)
+    for key in ("columns", "entities", "daily"):
+        written["properties"][key].pop("default", None)
+    for key in ("columns", "entities"):
+        written["properties"][key]["additionalProperties"] = False
+    return json.dumps(
+        {
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            "title": "Feature declaration",
+            "description": "docs/features.md describes the keys. `make docs` writes this file.",
+            **{key: value for key, value in written.items() if key not in ("title", "description")},
+            "definitions": definitions,
+        },
+        indent=2,
+    ) + "\n"  # fmt: skip
+
+
+def _plain(node: Any) -> Any:  # noqa: ANN401 - any part of a schema
+    """Without generated titles, nulls and keywords of OpenAPI, which make editors' completions longer."""
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    if not isinstance(node, dict):
+        return node.replace("#/$defs/", "#/definitions/") if isinstance(node, str) else node
+    kept = {key: value for key, value in node.items() if key != "discriminator"}
+    if isinstance(kept.get("title"), str) and ("type" in kept or "anyOf" in kept or "$ref" in kept):
+        del kept["title"]
+    if {"type": "null"} in kept.get("anyOf", ()):
+        (only,) = (option for option in kept.pop("anyOf") if option != {"type": "null"})
+        kept = {**only, **kept}
+    if kept.get("default", 0) in (None, ""):
+        del kept["default"]
+    return {key: _plain(value) for key, value in kept.items()}
+
+
+def _needs(key: str, value: str, operands: Collection[str], needed: Collection[str]) -> dict[str, Any]:
+    """A line with this value of the key has the needed operands, and no others."""
+    others = {name: False for name in operands if name not in needed}
+    return {
+        "if": {"properties": {key: {"const": value}}, "required": [key]},
+        "then": {"required": sorted(needed), "properties": others},
+    }
+
+
 def _default(value: object) -> str:
     """A default as code; empty where the description names it, since it depends on other settings."""
     text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
@@ -77,9 +141,10 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def main() -> None:
-    """Write every page that has a generated table."""
+    """Write every page that has a generated table, and the schema."""
     for page in {page for page, _ in TABLES}:
         (DOCS / page).write_text(generated(page))
+    SCHEMA.write_text(schema())
 
 
 if __name__ == "__main__":

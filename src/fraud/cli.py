@@ -87,7 +87,7 @@ def run_job(name: str, arguments: list[str]) -> "JobResult":
 
 
 def _live_declarations(settings: "Settings") -> "Sequence[Declaration]":
-    from fraud.registry import live_declarations  # noqa: PLC0415 - MLflow takes seconds to import
+    from fraud.registry.live_declarations import live_declarations  # noqa: PLC0415 - MLflow takes seconds to import
 
     return live_declarations(settings)
 

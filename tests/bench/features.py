@@ -4,7 +4,8 @@
 
 Prints a table and writes build/bench/features.json; a run of some parts keeps the figures of the other parts.
 
-kernel    the compiled kernel over sorted arrays, and the point function of a request
+kernel    the compiled kernel over sorted arrays (three windows of a user, and sixteen: wide), in order and late, and
+          the point function of a request
 build     `fraud build-features` in its own process, from and to Parquet partitions with manifests and syncs, compared
           with one DuckDB statement that writes one file, and with polars reading, sorting and writing the rows
           (--polars names a Python with polars)
@@ -35,8 +36,12 @@ import numpy as np
 import pyarrow as pa
 import redis
 
-from fraud.core import history, windows
-from fraud.core.contract import US_PER_DAY, id_hash
+from fraud import declaration_file
+from fraud.core import history
+from fraud.core.columns import NO_FLAG, NO_HASH, NO_NUMBER, to_stored
+from fraud.core.contract import US_PER_DAY, US_PER_HOUR, id_hash
+from fraud.core.plan import window_sets
+from fraud.core.windows import WindowSet
 from fraud.embedded.servers import valkey
 from fraud.features import feast_snapshot, feast_store
 from fraud.features.engines import kernel
@@ -49,6 +54,8 @@ ROOT: Final = Path(__file__).parents[2]
 FIRST: Final = date(2026, 1, 1)
 FIRST_US: Final = (FIRST - date(1970, 1, 1)).days * US_PER_DAY
 MERCHANTS: Final = 2_000
+THREE_FILE: Final = ROOT / "tests/declarations/three.yaml"
+"""The three windows of one entity that figures without a prefix are about; `wide_` ones are about features.yaml."""
 
 DUCKDB: Final = """
 COPY (
@@ -100,26 +107,62 @@ def write_lake(lake: str, rows: int, users: int, days: int) -> None:
         transactions.publish((FIRST + timedelta(day)).isoformat(), pa.table(columns))
 
 
-def seconds_of_kernel(rows: int, users: int, days: int) -> float:
-    """Seconds of the compiled kernel over grouped and sorted arrays."""
+WIDE: Final = (
+    *(kernel.Window("count", -1, us) for us in (US_PER_HOUR, US_PER_DAY, 7 * US_PER_DAY, 30 * US_PER_DAY)),
+    *(kernel.Window("mean", 0, us, 10_000) for us in (US_PER_DAY, 7 * US_PER_DAY, 30 * US_PER_DAY)),
+    *(kernel.Window("max", 0, us, 10_000) for us in (7 * US_PER_DAY, 30 * US_PER_DAY)),
+    *(kernel.Window("distinct", 1, us) for us in (US_PER_DAY, 30 * US_PER_DAY)),
+    kernel.Window("seconds_since_last", -1, 30 * US_PER_DAY),
+    *(kernel.Window("matches", column, 30 * US_PER_DAY) for column in (1, 2)),
+    kernel.Window("share", 3, 7 * US_PER_DAY, value=1),
+    kernel.Window("same_as_last", 4, 30 * US_PER_DAY),
+)
+"""Windows of a user: columns 0 amount, 1 merchant, 2 category, 3 flag, 4 an id."""
+THREE: Final = (WIDE[0], WIDE[5], WIDE[10])
+
+
+def seconds_of_kernel(rows: int, users: int, days: int) -> dict[str, float]:
+    """Seconds of the compiled kernel over grouped and sorted arrays on one core, for THREE and WIDE.
+
+    `late`: an eighth of the events is ingested up to six days late, so that every user has late events.
+    """
     rng = np.random.default_rng(2)
     user = np.sort(rng.integers(0, users, rows))
     event_us = rng.integers(0, days * US_PER_DAY, rows)
     event_us = event_us[np.lexsort((event_us, user))]
-    starts = np.searchsorted(user, np.arange(users + 1))
-    units, shop = rng.integers(1, 10**7, rows), rng.integers(0, MERCHANTS, rows).astype(np.int32)
-    kernel.compute(np.array([0, 1]), event_us[:1], event_us[:1], units[:1], shop[:1], MERCHANTS)
-    return min(_timed(lambda: kernel.compute(starts, event_us, event_us, units, shop, MERCHANTS)) for _ in range(3))
+    late_us = event_us + np.where(rng.random(rows) < 1 / 8, rng.integers(0, 6 * US_PER_DAY, rows), 0)
+    starts, order = np.searchsorted(user, np.arange(users + 1)), np.arange(rows)
+    hashes = [rng.integers(1, 2**63, different)[rng.integers(0, different, rows)] for different in (MERCHANTS, 17, 40)]
+    flag = rng.integers(0, 3, rows)
+    columns = np.stack([rng.integers(1, 10**7, rows), *hashes[:2], flag, hashes[2]])
+    nulls = np.array([NO_NUMBER, NO_HASH, NO_HASH, NO_FLAG, NO_HASH])
+
+    def run(windows: tuple[kernel.Window, ...], ingested: Any, n: int) -> None:  # noqa: ANN401 - int64[rows]
+        kernel.compute(
+            windows, np.minimum(starts, n), order, event_us, ingested, columns, nulls, 1_024, 37 * US_PER_DAY
+        )
+
+    run(WIDE, event_us, 2)
+    return {
+        name: min(_timed(lambda w=windows, i=ingested: run(w, i, rows)) for _ in range(3))  # type: ignore[misc]
+        for name, windows, ingested in (
+            ("kernel", THREE, event_us), ("wide_kernel", WIDE, event_us),
+            ("kernel_late", THREE, late_us), ("wide_kernel_late", WIDE, late_us),
+        )
+    }  # fmt: skip
 
 
-def us_of_request(events: int) -> float:
+def us_of_request(windows: WindowSet, events: int) -> float:
     """Microseconds of one evaluation over a history of `events` events within 30 days, median of 5,000."""
     now = FIRST_US + 100 * US_PER_DAY
     gap = 29 * US_PER_DAY // events
-    stored = np.array(
-        [(now - i * gap, 1_000 + i, id_hash(f"m{i % 40}")) for i in range(events, 0, -1)], dtype=history.RECORD
-    )
-    return 1e6 * float(np.median([_timed(lambda: windows.evaluate(stored, now, now)) for _ in range(5_000)]))
+    stored = np.zeros(events, dtype=windows.layout.record)
+    stored["event_us"] = now - np.arange(events, 0, -1) * gap
+    for column in windows.layout.columns:
+        different = np.array([to_stored(column, f"{column.name} {i}") for i in range(40)], dtype=np.uint64)
+        stored[column.name] = np.arange(events) % 2 if column.format != "Q" else different[np.arange(events) % 40]
+    own = [stored[column.name][-1].item() for column in windows.layout.columns]
+    return 1e6 * float(np.median([_timed(lambda: windows.evaluate(stored, now, now, own)) for _ in range(5_000)]))
 
 
 def _timed(work: Any) -> float:  # noqa: ANN401 - any function without arguments
@@ -153,12 +196,12 @@ def lake(home: Path, rows: int, users: int, days: int) -> Path:
 
 def kernel_part(size: argparse.Namespace, _home: Path) -> Figures:
     seconds = seconds_of_kernel(size.rows, size.users, size.days)
-    contenders = {"kernel": {"seconds": seconds, "rows_per_s": size.rows / seconds}}
-    ratios = {
-        "kernel_rows_per_s": size.rows / seconds,
-        "request_us_60": us_of_request(60),
-        "request_us_1000": us_of_request(1_000),
-    }
+    contenders = {name: {"seconds": each, "rows_per_s": size.rows / each} for name, each in seconds.items()}
+    ratios = {f"{name}_rows_per_s": size.rows / each for name, each in seconds.items()}
+    for prefix, path in (("", THREE_FILE), ("wide_", ROOT / declaration_file.NAME)):
+        windows = next(w for w in window_sets(declaration_file.load(path)) if w.layout.entity == "user")
+        for events in (60, 1_000):
+            ratios[f"{prefix}request_us_{events}"] = us_of_request(windows, events)
     return contenders, ratios
 
 
@@ -232,14 +275,16 @@ def training_part(size: argparse.Namespace, home: Path) -> Figures:
     job(small, "build-features")
     shutil.rmtree(small / "lake" / "training_sets", ignore_errors=True)
     took, mb, result = job(small, "training-set")
-    features = catalog.FEATURES.at(f"file://{small}/lake")
+    declaration = declaration_file.load_of(ROOT)
+    features = catalog.features(declaration.stored_hash).at(f"file://{small}/lake")
     rows = features.read_range(result["first_day"], result["last_day"])
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
-        feast_snapshot.write_snapshot(Path(folder) / "snapshot.parquet", [rows], "")
+        feast_snapshot.publish_snapshots(f"file://{small}/lake", declaration, features.partitions())
         feast = feast_store.open_store(ROOT, f"sqlite:///{folder}/registry.db", "redis://127.0.0.1:1")
-        feast_store.apply(feast, ROOT, f"{folder}/snapshot.parquet")
-        entities = rows.select(["user_id", "event_timestamp"])
-        feast_s = _timed(lambda: feast_store.point_in_time(feast, entities))
+        feast_store.apply(feast, ROOT, declaration, feast_snapshot.snapshot_folder(f"file://{small}/lake"))
+        ids = {view.id_column for view in feast_snapshot.views(declaration)}
+        entities = rows.select(["event_timestamp", *sorted(ids)])
+        feast_s = _timed(lambda: feast_store.point_in_time(feast, declaration, entities))
     contenders = {
         "training_set": {"seconds": took, "rows_per_s": result["rows"] / took, "peak_mb": mb, "rows": result["rows"]},
         "feast_retrieval_alone": {"seconds": feast_s, "rows_per_s": result["rows"] / feast_s},

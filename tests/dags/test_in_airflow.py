@@ -99,18 +99,18 @@ def test_a_cleared_task_emits_its_asset_again_only_after_a_change(platform: Airf
     with platform.api as api:  # runs that the events start are not part of this test
         for other in ("score_nightly", "monitor_skew", "train_fraud_model"):
             api.patch(f"/dags/{other}", json={"is_paused": True}).raise_for_status()
-    jobs(platform, {"build-features": {"days_built": ["2026-01-02"]}, "materialize": {}})
+    jobs(platform, {"build-daily": {}, "build-features": {"days_built": ["2026-01-02"]}, "materialize": {}})
     run = start(platform, dag, {})
-    until_states(platform, dag, run, build_features="success", materialize="success")
+    until_states(platform, dag, run, build_daily="success", build_features="success", materialize="success")
     assert emitted(platform, run) == ["features"]
 
-    jobs(platform, {"build-features": {"days_built": []}, "materialize": {}})
+    jobs(platform, {"build-daily": {}, "build-features": {"days_built": []}, "materialize": {}})
     for _ in range(2):  # after a success, and after a skip
         clear(run)
         until_states(platform, dag, run, build_features="skipped")
         assert emitted(platform, run) == ["features"]
 
-    jobs(platform, {"build-features": {"days_built": ["2026-01-03"]}, "materialize": {}})
+    jobs(platform, {"build-daily": {}, "build-features": {"days_built": ["2026-01-03"]}, "materialize": {}})
     clear(run)
     until_states(platform, dag, run, build_features="success")
     assert emitted(platform, run) == ["features", "features"]

@@ -19,7 +19,7 @@ IDS = {
 # Asset -> (DAGs that emit it, DAGs it starts), from the table in docs/architecture.md.
 WIRING = {
     "transactions": ({"ingest_transactions"}, {"build_features"}),
-    "labels": ({"ingest_transactions"}, {"train_fraud_model"}),
+    "labels": ({"ingest_transactions"}, {"build_features", "train_fraud_model"}),
     "features": ({"build_features"}, {"score_nightly", "monitor_skew", "train_fraud_model"}),
     "candidate": ({"train_fraud_model"}, {"promote_model"}),
     "production_model": ({"promote_model", "rollback_model", "expire_waivers"}, {"score_nightly"}),

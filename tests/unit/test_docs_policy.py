@@ -40,6 +40,10 @@ def test_generated_tables_are_up_to_date(page: str) -> None:
     assert (ROOT / "docs" / page).read_text() == generate.generated(page), "run make docs"
 
 
+def test_the_schema_of_declarations_is_up_to_date() -> None:
+    assert generate.SCHEMA.read_text() == generate.schema(), "run make docs"
+
+
 def test_a_page_without_a_table_below_the_heading_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(generate.TABLES, ("jobs.md", "No such heading"), lambda: "")
     with pytest.raises(ValueError, match=r"docs/jobs.md has no table below the heading 'No such heading'"):

@@ -202,7 +202,7 @@ def _check_plain(value: object, path: tuple[str | int, ...]) -> None:
 _TAGS: Final = {"request", "window", "daily", "number", "flag", "category", "id"}
 """Kinds and types, which pydantic puts into the location of an error after the feature's index or column's name."""
 
-_WORDS: Final = {"an object": "a mapping", "a valid tuple": "a list", "Tuple": "List", "Dictionary": "Mapping",
+_WORDS: Final = {"an object": "a mapping", "a valid array": "a list", "Tuple": "List", "Dictionary": "Mapping",
                  " after validation": ""}  # fmt: skip
 """pydantic's words -> those of YAML."""
 
@@ -210,9 +210,10 @@ _WORDS: Final = {"an object": "a mapping", "a valid tuple": "a list", "Tuple": "
 def _located(error: ValidationError, written: object) -> DeclarationError:
     """The first error, with its path in the file."""
     errors = [(_path(e["loc"], written), e) for e in error.errors(include_url=False)]
-    place = errors[0][0]
-    # A value that may have two types has an error for each; the one about the value says more than one about the type.
-    first = min((e for path, e in errors if path[: len(place)] == place), key=lambda e: e["type"].endswith("_type"))
+    # A key that is unknown is often the cause of one that is missing.
+    place = min(errors, key=lambda e: e[1]["type"] != "extra_forbidden")[0]
+    alternatives = [e for path, e in errors if path[: len(place)] == place]
+    first = min(alternatives, key=lambda e: (e["type"].endswith("_type"), e["type"] == "tuple_type"))
     path = _path(first["loc"], written)
     context, got = first.get("ctx", {}), repr(first.get("input"))[:100]
     match first["type"]:

@@ -134,7 +134,9 @@ def _check_names(found: "Declaration", lines: Lines) -> frozenset[str]:
         request = feature if isinstance(feature, RequestFeature) else None
         if feature.name in RESERVED | own or (feature.name in _TIME and (request is None or request.op not in _TIME)):
             raise DeclarationError(path, "another name: this one is the platform's own", feature.name)
-        if feature.name in {**BUILT_IN, **found.columns} and (request is None or request.column != feature.name):
+        columns = {**BUILT_IN, **found.columns}
+        own_column = request is not None and (request.column == feature.name or request.column not in {None, *columns})
+        if feature.name in columns and not own_column:
             raise DeclarationError(path, "another name: this one is a column's", feature.name)
         names.add(feature.name)
     return frozenset(names)

@@ -1,22 +1,26 @@
-"""Build the window features of the days whose inputs changed.
+"""Build the window and daily features of the days whose inputs changed.
 
-The inputs of a day are its own rows, the look-back of the longest window and, where events were late, other partitions
-that affect the history of its users (`_inputs`). A day is built again when one of its inputs or the feature definition
-changed.
+The inputs of a day are its own rows, the look-back of the longest window of any entity, the daily snapshots that hold
+on the day and, where events were late, other partitions that affect the history of its entities (`_inputs`). A day is
+built again when one of its inputs changed. Each declaration has its own dataset; declarations whose features have the
+same meaning share one (`Declaration.stored_hash`).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from fraud import declaration_file
 from fraud.core.contract import US_PER_DAY
-from fraud.core.features import WINDOW_FEATURES, definition_hash
+from fraud.core.declaration import Declaration
+from fraud.core.plan import tables
 from fraud.errors import BadInputError, UnavailableError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
@@ -26,22 +30,30 @@ if TYPE_CHECKING:
     from fraud.features.days import Part
 
 Build = Callable[[list["Part"]], Iterator[tuple[str, list[DataObject]]]]
-LOOK_BACK = timedelta(days=-(-max(feature.window_us for feature in WINDOW_FEATURES) // US_PER_DAY))
 ROWS_IN_MEMORY = 6_000_000
-"""Input rows in memory at once, per core (about 1 GiB). More days are built in several steps."""
+"""Input rows in memory at once, per core. More days are built in several steps."""
+_ONE_DAY: Final = timedelta(days=1)
 
 
 class Config(JobConfig):
-    """The days to build. Without bounds: all days of the lake that are not up to date."""
+    """The days to build. Without bounds: all days of the lake that are not up to date.
+
+    Features are built for the project's declaration, for `declaration`, and with `live` for those of versions with an
+    alias.
+    """
 
     first: date | None = Field(default=None, alias="from", description="first day")
     last: date | None = Field(default=None, alias="to", description="last day")
     full: bool = Field(default=False, description="also build days whose inputs did not change")
+    declaration: Path | None = Field(default=None, description="also the features of this declaration file")
+    live: bool = Field(default=False, description="also the features of versions with an alias")
 
 
 class Result(JobResult):
-    """Numbers of days and rows."""
+    """Numbers of days and rows, over all declarations."""
 
+    declarations: int
+    """Datasets of features: declarations with different window and daily features."""
     days_built: int
     days_changed: int
     """Built days whose published content changed."""
@@ -51,7 +63,6 @@ class Result(JobResult):
     """Rows of the built days."""
     first_day: str
     last_day: str
-    definition_hash: str
 
 
 class Source(NamedTuple):
@@ -67,9 +78,24 @@ class Source(NamedTuple):
 
 
 def run(config: Config, context: Context) -> Result:
-    """Build the days that are not up to date. Raises BadInputError when the lake has no, or unsorted, transactions."""
-    transactions = catalog.TRANSACTIONS.at(context.settings.lake_uri)
-    features = catalog.FEATURES.at(context.settings.lake_uri)
+    """Build the features of the declarations. Raises BadInputError when the lake has no, or unsorted, transactions."""
+    declared = [context.declaration]
+    if config.declaration:
+        declared.append(declaration_file.load(config.declaration))
+    if config.live:
+        declared += context.live_declarations()
+    results = [build(each, config, context) for each in {each.stored_hash: each for each in declared[::-1]}.values()]
+    return Result(
+        declarations=len(results), days_built=sum(r.days_built for r in results),
+        days_changed=sum(r.days_changed for r in results), days_unchanged=sum(r.days_unchanged for r in results),
+        rows=sum(r.rows for r in results), first_day=results[-1].first_day, last_day=results[-1].last_day,
+    )  # fmt: skip
+
+
+def build(declaration: Declaration, config: Config, context: Context) -> Result:
+    """Build the days of one declaration that are not up to date. Raises the errors of `run`."""
+    lake_uri = context.settings.lake_uri
+    transactions, features = catalog.TRANSACTIONS.at(lake_uri), catalog.features(declaration.stored_hash).at(lake_uri)
     sources = {day: _source(transactions, day) for day in transactions.partitions()}
     if not sources:
         raise BadInputError("the lake has no transactions", hint="fraud ingest")
@@ -77,38 +103,46 @@ def run(config: Config, context: Context) -> Result:
     last = config.last.isoformat() if config.last else max(sources)
     # Transactions before the watermark are kept for the look-back only. Such a day would be built without its own one.
     requested = [day for day in sources if max(first, features.retention_watermark()) <= day <= last]
-    inputs = {day: _inputs(day, sources) for day in requested}
-    made_from = {day: _made_from(day, inputs[day], sources) for day in requested}
-    stale = [day for day in requested if config.full or not _up_to_date(features, day, made_from[day])]
+    look_back = _look_back(declaration)
+    inputs = {day: _inputs(day, sources, look_back) for day in requested}
+    made_from = _Fingerprints(declaration, lake_uri, sources)
+    stale = [day for day in requested if config.full or not _up_to_date(features, day, made_from.of(day, inputs[day]))]
     changed = 0
-    with _engine(context, features, bool(stale)) as (build, rows_at_once):
+    with _engine(context, declaration, work=bool(stale)) as (build_days, rows_at_once):
         for chunk in _chunks(stale, inputs, sources, rows_at_once):
             context.log.info("building features", first=chunk[0], last=chunk[-1], days=len(chunk))
-            for day, objects in build(_parts(chunk, inputs, sources)):
+            for day, objects in build_days(_parts(chunk, inputs, sources, look_back)):
                 before = features.manifest(day)
-                after = features.commit(day, objects, made_from[day])
+                after = features.commit(day, objects, made_from.of(day, inputs[day]))
                 changed += before is None or before.content_sha256 != after.content_sha256
     return Result(
-        days_built=len(stale), days_changed=changed, days_unchanged=len(requested) - len(stale),
+        declarations=1, days_built=len(stale), days_changed=changed, days_unchanged=len(requested) - len(stale),
         rows=sum(sources[day].rows for day in stale), first_day=min(requested, default=first),
-        last_day=max(requested, default=last), definition_hash=definition_hash(),
+        last_day=max(requested, default=last),
     )  # fmt: skip
 
 
+def _look_back(declaration: Declaration) -> timedelta:
+    """The whole days before a day that contain every window of its rows."""
+    longest = max((feature.window_us for feature in declaration.windows()), default=0)
+    return timedelta(days=-(-longest // US_PER_DAY))
+
+
 @contextmanager
-def _engine(context: Context, features: Dataset, work: bool) -> Iterator[tuple[Build, int]]:
+def _engine(context: Context, declaration: Declaration, *, work: bool) -> Iterator[tuple[Build, int]]:
     """The build function of `settings.feature_engine`, and the number of input rows it can process at once."""
     from fraud.features import days  # noqa: PLC0415 - numba is slow to import
 
+    target = days.Target(context.settings.lake_uri, declaration)
     if context.settings.feature_engine == "one-machine" or not work:
-        yield partial(days.build_here, features), ROWS_IN_MEMORY
+        yield partial(days.build_here, target), ROWS_IN_MEMORY
         return
     from fraud.features.spark_days import build_on_spark  # noqa: PLC0415
     from fraud.lake.spark import spark_session  # noqa: PLC0415 - Spark is imported only if needed
 
     with spark_session(context.settings, "build-features") as session:
         rows_at_once = ROWS_IN_MEMORY * session.sparkContext.defaultParallelism
-        yield lambda parts: build_on_spark(session, features, parts, context.log), rows_at_once
+        yield lambda parts: build_on_spark(session, target, parts, context.log), rows_at_once
 
 
 def _source(transactions: Dataset, day: str) -> Source:
@@ -130,14 +164,14 @@ def _source(transactions: Dataset, day: str) -> Source:
     )  # fmt: skip
 
 
-def _inputs(day: str, sources: Mapping[str, Source]) -> list[str]:
-    """The partitions that can affect the features of `day`.
+def _inputs(day: str, sources: Mapping[str, Source], look_back: timedelta) -> list[str]:
+    """The partitions of transactions that can affect the window features of `day`.
 
     These are the day and its look-back, which contains every event of its windows. An older partition is an input when
     it has rows ingested after the first row of the look-back: they may displace events from the bounded history. A
     newer partition is an input when it has rows ingested before the last row of the day.
     """
-    since = (date.fromisoformat(day) - LOOK_BACK).isoformat()
+    since = (date.fromisoformat(day) - look_back).isoformat()
     near = [p for p in sources if since <= p <= day]
     began = min((s.first_ingested for p in near if (s := sources[p]).first_ingested), default=None)
     ended = sources[day].last_ingested
@@ -148,10 +182,34 @@ def _inputs(day: str, sources: Mapping[str, Source]) -> list[str]:
     return [*older, *near, *newer]
 
 
-def _made_from(day: str, inputs: list[str], sources: Mapping[str, Source]) -> dict[str, str]:
-    named = "\n".join(f"{day} {sources[day].sha256}" for day in inputs)
-    own = sources[day].sha256
-    return {"definition": definition_hash(), "inputs": sha256(named.encode()).hexdigest(), "transactions": own}
+class _Fingerprints:
+    """What the features of a day are made from, for its manifest."""
+
+    def __init__(self, declaration: Declaration, lake_uri: str, sources: Mapping[str, Source]) -> None:
+        self._declaration, self._sources = declaration, sources
+        self._snapshots = {table.id: catalog.daily(table).at(lake_uri) for table in tables(declaration)}
+        self._content: dict[tuple[str, str], str] = {}
+
+    def of(self, day: str, inputs: Sequence[str]) -> dict[str, str]:
+        """The fingerprints of a day with these partitions of transactions as inputs."""
+        named = "\n".join(f"{p} {self._sources[p].sha256}" for p in inputs)
+        found = {
+            "definition": self._declaration.stored_hash, "inputs": sha256(named.encode()).hexdigest(),
+            "transactions": self._sources[day].sha256,
+        }  # fmt: skip
+        if self._snapshots:
+            # A snapshot holds from its time of day until that time of the next day.
+            held = ((date.fromisoformat(day) - _ONE_DAY).isoformat(), day)
+            daily = "\n".join(f"{table} {d} {self._snapshot(table, d)}" for table in self._snapshots for d in held)
+            found["daily"] = sha256(daily.encode()).hexdigest()
+        return found
+
+    def _snapshot(self, table: str, day: str) -> str:
+        """Hash of the content of a snapshot; "" for none."""
+        if (table, day) not in self._content:
+            manifest = self._snapshots[table].manifest(day)
+            self._content[table, day] = manifest.content_sha256 if manifest else ""
+        return self._content[table, day]
 
 
 def _up_to_date(features: Dataset, day: str, made_from: dict[str, str]) -> bool:
@@ -176,11 +234,13 @@ def _chunks(
         yield chunk
 
 
-def _parts(chunk: list[str], inputs: Mapping[str, list[str]], sources: Mapping[str, Source]) -> list["Part"]:
+def _parts(
+    chunk: list[str], inputs: Mapping[str, list[str]], sources: Mapping[str, Source], look_back: timedelta
+) -> list["Part"]:
     """The parts of the input partitions that the days of a chunk need, in order of days."""
     from fraud.features.days import Part, Stored  # noqa: PLC0415 - numba is slow to import
 
-    near_from = (date.fromisoformat(chunk[0]) - LOOK_BACK).isoformat()
+    near_from = (date.fromisoformat(chunk[0]) - look_back).isoformat()
     needed = sorted({p for day in chunk for p in inputs[day]})
     began = min((s.first_ingested for p in needed if p >= near_from and (s := sources[p]).first_ingested), default=None)
     ended = max((s.last_ingested for day in chunk if (s := sources[day]).last_ingested), default=None)

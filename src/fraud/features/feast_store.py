@@ -1,4 +1,4 @@
-"""Feast: registry of the feature view, point-in-time retrieval, and materialization of the view.
+"""Feast: registry of the feature views, point-in-time retrieval, and materialization of the views.
 
 Importing this module takes seconds, so jobs import it only when they use it.
 """
@@ -19,11 +19,13 @@ import yaml
 from feast import FeatureStore, RepoConfig
 from pydantic import ValidationError
 
-from fraud.core.features import WINDOW_NAMES
+from fraud.core.declaration import Declaration
 from fraud.errors import BadConfigError
+from fraud.features.feast_snapshot import View, views
 
-VIEW = "user_transaction_features"
 SERVICE = "fraud_detector_v1"
+OURS = {"declaration": "feature_repo/features.yaml"}
+"""Tag of generated views."""
 
 
 def redis_address(redis_url: str) -> str:
@@ -71,37 +73,47 @@ def open_store(project: Path, registry_url: str, redis_url: str) -> FeatureStore
         raise BadConfigError(f"{path} is not a valid Feast configuration", got=str(error.errors()[0])) from error
 
 
-def apply(store: FeatureStore, project: Path, snapshot: str) -> None:
-    """Register entity, source, view and service for a snapshot file. Idempotent."""
+def apply(store: FeatureStore, project: Path, declaration: Declaration, folder: str) -> None:
+    """Register entities, sources, views and service of a declaration, whose snapshot files are in a folder. Idempotent.
+
+    Views that were generated before and that the declaration no longer has are removed, with their online rows.
+    """
+    objects = load_definitions(project).define(declaration, folder)
+    names = {item.name for item in objects}
     with _quietly():
-        store.apply(list(load_definitions(project).define(snapshot)))
+        gone = [v for v in store.list_feature_views(tags=OURS) if v.name not in names]
+        old = [*gone, *(view.batch_source for view in gone if view.batch_source.name not in names)]
+        store.apply(objects, objects_to_delete=old, partial=not old)
 
 
-def materialize_view(store: FeatureStore, first: datetime, last: datetime) -> None:
-    """Write each user's latest row between two times to the online store.
+def materialize(store: FeatureStore, names: list[str], first: datetime, last: datetime) -> None:
+    """Write each entity's latest row between two times to the online store, for views by name.
 
     With both bounds given, the rows do not depend on Feast's watermark or on rows with a time in the far future.
     """
     with _quietly():
-        store.materialize(first, last, feature_views=[VIEW])
+        store.materialize(first, last, feature_views=names)
 
 
-def point_in_time(store: FeatureStore, events: pa.Table) -> pa.Table:
-    """Feature values of `events` (user_id, event_timestamp and any other columns) as of each event's time.
+def point_in_time(store: FeatureStore, declaration: Declaration, events: pa.Table) -> pa.Table:
+    """Feature values of `events` (event_timestamp, the entities' id columns and any others) as of each event's time.
 
-    Returns the same rows, in any order, with WINDOW_NAMES appended. Missing values are null.
+    Returns the same rows, in any order, with the features of all views appended. A missing value is null: of an entity
+    without a row, or of an event without an id.
     """
+    if not views(declaration):
+        return events
     with _quietly():
         job = store.get_historical_features(entity_df=events.to_pandas(), features=store.get_feature_service(SERVICE))
         return job.to_arrow()
 
 
-def online(store: FeatureStore, user_ids: list[str]) -> dict[str, list[float | int | None]]:
-    """Online values of the view: name -> one value per user."""
+def online(store: FeatureStore, view: View, ids: list[str]) -> dict[str, list[float | int | None]]:
+    """Online values of a view: name -> one value per entity."""
     response = store.get_online_features(
-        features=store.get_feature_service(SERVICE), entity_rows=[{"user_id": user} for user in user_ids]
+        features=[f"{view.name}:{name}" for name in view.names], entity_rows=[{view.id_column: text} for text in ids]
     ).to_dict()
-    return {name: response[name] for name in WINDOW_NAMES}
+    return {name: response[name] for name in view.names}
 
 
 @contextmanager

@@ -1,25 +1,31 @@
 """Append the events of a stream to the online histories, for transactions that do not pass through POST /predict.
 
-An event is settled after it was appended, and appending is idempotent. An event that is delivered again after a killed
-run, or that was also a request, is therefore counted once. The lake receives these transactions as delivered files.
+An event has the columns of a transaction, also the declared ones, and goes to the history of each of its entities. It
+is settled after it was appended, and appending is idempotent. An event that is delivered again after a killed run, or
+that was also a request, is therefore counted once. The lake receives these transactions as delivered files.
 """
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from fraud.core.columns import category, identifier, kind_of, number, to_stored
 from fraud.core.contract import (
     MAX_AMOUNT,
-    MAX_DISTANCE,
     MAX_FUTURE_SKEW_US,
     MAX_ID_LENGTH,
     MIN_EVENT_US,
+    UNITS_PER_USD,
     US_PER_SECOND,
     ZONED_TIME,
     amount_units,
     id_text,
 )
+from fraud.core.declaration import Declaration
+from fraud.core.declaration_types import CategoryColumn, Column, IdColumn, NumberColumn
+from fraud.core.plan import window_sets
 from fraud.features import event_stream, online_store
 from fraud.job import Context, JobConfig, JobResult
 
@@ -36,6 +42,9 @@ class Config(JobConfig):
     )
     idle_seconds: float = Field(default=5.0, ge=0, description="stop when no event arrived for this long; 0: never")
     batch: int = Field(default=500, gt=0, description="events read at a time")
+    live: bool = Field(
+        default=False, description="also append to the histories of versions with an alias, read once at the start"
+    )
 
 
 class Result(JobResult):
@@ -67,31 +76,87 @@ _Time = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_time)]
 
 
 class TransactionEvent(BaseModel):
-    """A transaction of the contract. Category and distance are not stored in the history, but validated, since ingest
-    would quarantine an invalid row. Other fields are ignored."""
+    """The built-in columns of a transaction. The declared ones are other fields of the event (`declared_values`)."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     transaction_id: _Id
     user_id: _Id
     merchant_id: _Id
     event_timestamp: _Time
     amount: float = Field(gt=0, le=MAX_AMOUNT)
-    merchant_category: str | None = None
-    distance_from_home: float | None = Field(default=None, ge=0, le=MAX_DISTANCE)
 
     def event_us(self) -> int:
         return (self.event_timestamp - _EPOCH) // timedelta(microseconds=1)
 
 
+def declared_values(columns: Mapping[str, Column], given: Mapping[str, Any]) -> dict[str, float | str | bool | None]:
+    """The declared columns of an event, as the platform uses them. Raises ValueError for a value that ingest would
+    quarantine; a category that is not in a closed list becomes the column's `unknown`."""
+    return {name: _declared(name, column, given.get(name)) for name, column in columns.items()}
+
+
+def _declared(name: str, column: Column, value: object) -> float | str | bool | None:
+    kinds = {"number": (int, float), "flag": (bool,), "category": (str,), "id": (str,)}[column.type]
+    if value is not None and (not isinstance(value, kinds) or (column.type == "number" and isinstance(value, bool))):
+        raise ValueError(f"{name}: expected {kind_of(column)} or null, got {value!r}")
+    try:
+        if isinstance(column, NumberColumn):
+            return None if value is None else number(column, float(cast("float", value)))
+        if isinstance(column, CategoryColumn):
+            return category(column, cast("str | None", value))
+        return identifier(cast("str | None", value)) if isinstance(column, IdColumn) else cast("bool | None", value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+class _Appender:
+    """Appends events to every layout of some declarations. Layouts of versions may name columns with other types."""
+
+    def __init__(self, store: online_store.OnlineHistory, declared: Sequence[Declaration]) -> None:
+        self._store = store
+        self._sets = [
+            (declaration.columns, [s.layout for s in window_sets(declaration)]) for declaration in declared
+        ]  # fmt: skip
+        layouts = sorted({f"layout:{layout.id}" for _, own in self._sets for layout in own})
+        if layouts:
+            store.mark_written(*layouts)
+
+    def append(self, payload: bytes) -> bool:
+        """Append an event; whether every history had it before. Raises ValueError for an invalid one."""
+        event = TransactionEvent.model_validate_json(payload)
+        units = amount_units(event.amount)
+        _check_time(event)
+        entries: dict[str, online_store.Event] = {}
+        for place, (columns, layouts) in enumerate(self._sets):
+            try:
+                values = declared_values(columns, event.model_extra or {})
+            except ValueError:
+                if place == 0:  # the project's declaration decides what is valid, as at ingest
+                    raise
+                values = dict.fromkeys(columns)
+            values |= {"user_id": event.user_id, "merchant_id": event.merchant_id, "amount": units / UNITS_PER_USD}
+            for layout in layouts:
+                entity_id = values[layout.id_column]
+                if entity_id is not None:
+                    stored = tuple(to_stored(column, values[column.name]) for column in layout.columns)
+                    entries[layout.id] = online_store.Event(layout, str(entity_id), stored)
+        if not entries:
+            return False
+        known = self._store.append_all(event.transaction_id, event.event_us(), list(entries.values()))
+        return all(prior.repeated for prior in known)
+
+
 def run(config: Config, context: Context) -> Result:
     """Append events until the stream is idle. Raises UnavailableError when store or stream do not answer."""
     url = context.settings.redis_url.get_secret_value()
+    declared = [context.declaration, *(context.live_declarations() if config.live else ())]
     appended = repeated = rejected = 0
     with (
         online_store.connect(url) as store,
         event_stream.connect(url, config.stream, config.group, config.consumer) as source,
     ):
+        appender = _Appender(store, declared)
         while True:
             deliveries = source.read(config.batch, config.idle_seconds or 5.0)
             if not deliveries and config.idle_seconds:
@@ -99,16 +164,13 @@ def run(config: Config, context: Context) -> Result:
             done = []
             for delivery in deliveries:
                 try:
-                    event = TransactionEvent.model_validate_json(delivery.payload)
-                    units = amount_units(event.amount)
-                    _check_time(event)
+                    known = appender.append(delivery.payload)
                 except ValueError as error:
                     source.reject(delivery, _reason(error))
                     rejected += 1
                     continue
-                prior = store.append(event.user_id, event.transaction_id, event.event_us(), units, event.merchant_id)
-                repeated += prior.repeated
-                appended += not prior.repeated
+                repeated += known
+                appended += not known
                 done.append(delivery)
             source.settle(done)
             if deliveries:

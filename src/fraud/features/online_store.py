@@ -1,6 +1,6 @@
-"""Client of the online store for jobs: users' event histories in a Redis-protocol server (see `fraud.core.history`)."""
+"""Client of the online store for jobs: entities' event histories in a Redis-protocol server (`fraud.core.history`)."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple, TypeVar, cast
 
@@ -9,23 +9,24 @@ import redis
 from numpy.typing import NDArray
 
 from fraud.core import history
-from fraud.core.features import MAX_EVENTS
+from fraud.core.history import Layout
 from fraud.errors import BadConfigError, BadInputError, UnavailableError
 
-EVENTS: Final = "materialized:events"
-VIEW: Final = "materialized:view"
-"""Redis hashes of day -> content hash of the loaded partition. They are in the store, so they are lost with it."""
-_USERS_PER_ROUND_TRIP: Final = 200
+WRITTEN: Final = "materialize:written"
+"""Redis set of what jobs have begun to write: `layout:<id>`, `table:<id>` and `snapshot:<table>:<snapshot>`. A member
+is added before its first key and removed after its last one, so that nothing is left behind."""
+ENTITIES_PER_ROUND_TRIP: Final = 200
+_KEYS_PER_STEP: Final = 1_000
 _STORE: Final = "the online store"
 T = TypeVar("T")
 
 
 class Batch(NamedTuple):
-    """Events of one user, ordered by ingestion time."""
+    """Events of one entity, ordered by ingestion time."""
 
-    user_id: str
+    entity_id: str
     records: NDArray[np.void]
-    """history.RECORD[n]."""
+    """Layout.record[n]."""
     ids: NDArray[np.uint64]
     """Hashes of the transaction ids, [n]."""
 
@@ -37,85 +38,133 @@ class Loaded(NamedTuple):
     repeated: int
     """In the store before: from POST /predict, the event stream or an earlier load."""
     too_late: int
-    """More than RETENTION_US older than the user's newest event, so in no window."""
+    """Older than the entity's newest event by more than `Layout.keep_us`, so in no window."""
     full: int
-    """Not newer than the newest event of a full history (2 * MAX_EVENTS), so possibly a repetition."""
+    """Not newer than the newest event of a full history (2 * max_events), so possibly a repetition."""
+
+
+class Event(NamedTuple):
+    """An event of one entity, for one layout."""
+
+    layout: Layout
+    entity_id: str
+    stored: tuple[int, ...]
+    """The stored integers in the order of the layout's columns."""
 
 
 class OnlineHistory:
     """Reads and appends with the same scripts as serving. Raises UnavailableError when the store does not answer."""
 
-    def __init__(self, client: redis.Redis, bound: int = MAX_EVENTS) -> None:
-        self._client, self._bound = client, bound
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
         self._append = client.register_script(history.APPEND_SCRIPT)
         self._load = client.register_script(history.LOAD_SCRIPT)
 
     def append(
-        self, user_id: str, transaction_id: str, event_us: int, units: int, merchant_id: str
+        self, layout: Layout, entity_id: str, transaction_id: str, event_us: int, stored: Sequence[int]
     ) -> history.PriorHistory:
-        """Append an event (units: 1/10,000 USD), once per transaction_id, and return the history before it."""
-        keys = [history.history_key(user_id), history.ids_key(user_id)]
-        record, id_hash, at = history.append_arguments(transaction_id, event_us, units, merchant_id)
-        with store_errors(_STORE):
-            reply = self._append(keys=keys, args=[record, id_hash, at, self._bound])
-        return history.prior_history(cast("tuple[int, int, int, bytes]", reply))
+        """Append an event, once per transaction_id, and return the history before it."""
+        return self.append_all(transaction_id, event_us, [Event(layout, entity_id, tuple(stored))])[0]
 
-    def load(self, batches: Iterable[Batch]) -> Loaded:
-        """Append the events of many users, each user's in one atomic step. Idempotent."""
+    def append_all(self, transaction_id: str, event_us: int, events: Sequence[Event]) -> list[history.PriorHistory]:
+        """Append a transaction to several histories in one round trip. A retry completes an append that was cut off."""
+        with store_errors(_STORE):
+            pipeline = self.client.pipeline(transaction=False)
+            for event in events:
+                layout = event.layout
+                keys = [layout.history_key(event.entity_id), layout.ids_key(event.entity_id)]
+                arguments = layout.append_arguments(transaction_id, event_us, event.stored)
+                self._append(keys=keys, args=list(arguments), client=pipeline)
+            replies = cast("list[tuple[int, int, int, bytes]]", pipeline.execute())
+        return [event.layout.prior_history(reply) for event, reply in zip(events, replies, strict=True)]
+
+    def load(self, layout: Layout, batches: Iterable[Batch]) -> Loaded:
+        """Append the events of many entities, each entity's in one atomic step. Idempotent."""
         total = np.zeros(4, dtype=np.int64)
         with store_errors(_STORE):
-            for some in _split(batches, _USERS_PER_ROUND_TRIP):
-                pipeline = self._client.pipeline(transaction=False)
+            for some in split(batches, ENTITIES_PER_ROUND_TRIP):
+                pipeline = self.client.pipeline(transaction=False)
                 for batch in some:
-                    keys = [history.history_key(batch.user_id), history.ids_key(batch.user_id)]
-                    records, ids = batch.records.tobytes(), batch.ids.astype("<u8").tobytes()
-                    self._load(keys=keys, args=[records, ids, self._bound], client=pipeline)
+                    keys = [layout.history_key(batch.entity_id), layout.ids_key(batch.entity_id)]
+                    arguments = layout.load_arguments(batch.records, batch.ids)
+                    self._load(keys=keys, args=list(arguments), client=pipeline)
                 total += np.array(pipeline.execute(), dtype=np.int64).sum(axis=0)
         return Loaded(*total.tolist())
 
-    def read(self, user_id: str) -> tuple[int, int, NDArray[np.void]]:
-        """The stored history of a user: (sequence of the first record, newest event time ever in us, RECORD[n])."""
+    def read(self, layout: Layout, entity_id: str) -> tuple[int, int, NDArray[np.void]]:
+        """The stored history of an entity: (sequence of the first record, newest event time ever in us, record[n])."""
         with store_errors(_STORE):
-            value = self._client.get(history.history_key(user_id))
-        return history.stored(cast("bytes | None", value) or b"")
+            value = self.client.get(layout.history_key(entity_id))
+        return layout.stored(cast("bytes | None", value) or b"")
 
-    def orders(self, user_ids: Iterable[str]) -> Iterator[tuple[str, history.Order]]:
-        """The stored order of events of each user, read atomically. An unknown user has no events."""
-        for some in _split(user_ids, _USERS_PER_ROUND_TRIP):
+    def orders(self, layout: Layout, entity_ids: Iterable[str]) -> Iterator[tuple[str, history.Order]]:
+        """The stored order of events of each entity, read atomically. An unknown entity has no events."""
+        for some in split(entity_ids, ENTITIES_PER_ROUND_TRIP):
             with store_errors(_STORE):
-                pipeline = self._client.pipeline(transaction=True)
-                for user in some:
-                    pipeline.mget(history.history_key(user), history.ids_key(user))
+                pipeline = self.client.pipeline(transaction=False)
+                for entity_id in some:
+                    pipeline.mget(layout.history_key(entity_id), layout.ids_key(entity_id))
                 replies = pipeline.execute()
-            for user, (value, entries) in zip(some, replies, strict=True):
-                base, newest_us, records = history.stored(value or b"")
+            for entity_id, (value, entries) in zip(some, replies, strict=True):
+                base, newest_us, records = layout.stored(value or b"")
                 ids = np.frombuffer(entries or b"", dtype=history.ENTRY)["transaction"]
-                yield user, history.Order(base, newest_us, records["event_us"], ids)
+                yield entity_id, history.Order(base, newest_us, records[history.EVENT_US], ids)
 
-    def materialized(self, what: str) -> dict[str, str]:
-        """Days loaded from the lake (EVENTS or VIEW), with the content hash of the partition that was loaded."""
+    def materialized(self, key: str) -> dict[str, str]:
+        """Days loaded from the lake, with the content hash of the partition: the hash at `Layout.materialized_key`."""
         with store_errors(_STORE):
-            found = cast("dict[bytes, bytes]", self._client.hgetall(what))
+            found = cast("dict[bytes, bytes]", self.client.hgetall(key))
         return {day.decode(): digest.decode() for day, digest in found.items()}
 
-    def set_materialized(self, what: str, days: Mapping[str, str], first_kept: str) -> None:
+    def set_materialized(self, key: str, days: Mapping[str, str], first_kept: str) -> None:
         """Record loaded days, and remove the records of days before `first_kept`."""
-        old = [day for day in self.materialized(what) if day < first_kept]
+        old = [day for day in self.materialized(key) if day < first_kept]
         with store_errors(_STORE):
-            self._client.hset(what, mapping=dict(days))
+            self.client.hset(key, mapping=dict(days))
             if old:
-                self._client.hdel(what, *old)
+                self.client.hdel(key, *old)
+
+    def written(self) -> set[str]:
+        """The members of WRITTEN."""
+        with store_errors(_STORE):
+            return {member.decode() for member in cast("set[bytes]", self.client.smembers(WRITTEN))}
+
+    def mark_written(self, *members: str) -> None:
+        """Add members to WRITTEN, before the first key of theirs."""
+        with store_errors(_STORE):
+            self.client.sadd(WRITTEN, *members)
+
+    def remove(self, member: str, prefixes: Sequence[str], expire_s: int = 0) -> int:
+        """Remove the keys that begin with a prefix, in small steps, then the member of WRITTEN. Returns their number.
+
+        With `expire_s` the keys are removed by the store that many seconds later, for readers of an older pointer.
+        """
+        count = 0
+        with store_errors(_STORE):
+            for prefix in prefixes:
+                found = self.client.scan_iter(match=f"{prefix}*", count=_KEYS_PER_STEP)
+                for keys in split(cast("Iterator[bytes]", found), _KEYS_PER_STEP):
+                    pipeline = self.client.pipeline(transaction=False)
+                    for key in keys:
+                        if expire_s:
+                            pipeline.expire(key, expire_s)
+                        else:
+                            pipeline.unlink(key)
+                    pipeline.execute()
+                    count += len(keys)
+            self.client.srem(WRITTEN, member)
+        return count
 
 
 @contextmanager
-def connect(url: str, bound: int = MAX_EVENTS) -> Iterator[OnlineHistory]:
+def connect(url: str) -> Iterator[OnlineHistory]:
     """Connect to the store at a `redis://` URL. Raises BadConfigError for an invalid URL."""
     try:
         client = redis.Redis.from_url(url, socket_timeout=60, socket_connect_timeout=5)
     except ValueError as error:
         raise BadConfigError("FRAUD_REDIS_URL is wrong", expected="redis://host:port/db", got=str(error)) from error
     with client:
-        yield OnlineHistory(client, bound)
+        yield OnlineHistory(client)
 
 
 @contextmanager
@@ -139,7 +188,8 @@ def store_errors(what: str) -> Iterator[None]:
         ) from error  # fmt: skip
 
 
-def _split(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def split(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` items; the last one may be shorter."""
     some: list[T] = []
     for item in items:
         some.append(item)

@@ -187,12 +187,16 @@ def features(stored_hash: str) -> DatasetDefinition:
 
 def daily(table: Table) -> DatasetDefinition:
     """Snapshots of a daily table: a row per entity, sorted by id. The last row, with a null id, is the default row."""
-    columns = [(table.id_column, pa.string()), *((f.name, _TYPES[f.dtype]) for f in table.features)]
     return DatasetDefinition(
         f"{_DAILY}/table={table.id}", "dt", "day on which the snapshot begins to hold",
-        lambda _: pa.schema(columns), (table.id_column,),
+        lambda _: daily_schema(table), (table.id_column,),
         Retention("transaction_days", "newest day of transactions"),
     )  # fmt: skip
+
+
+def daily_schema(table: Table) -> pa.Schema:
+    """Columns of `daily`."""
+    return pa.schema([(table.id_column, pa.string()), *((f.name, _TYPES[f.dtype]) for f in table.features)])
 
 
 def daily_parts(table: Table) -> DatasetDefinition:
@@ -210,12 +214,13 @@ def part_schema(table: Table) -> pa.Schema:
     Counts and sums are of the rows that became known on the day `known`; `frauds` counts the rows that became a fraud
     less those that are no longer one. `values:` has the values of a column that the entity had not had before `known`.
     """
-    kinds = {feature.column: feature.aggregate for feature in table.features if feature.column is not None}
-    distinct = {f.column for f in table.features if f.aggregate == "distinct" and f.column is not None}
+    of_column = [(feature.aggregate, feature.column) for feature in table.features if feature.column is not None]
+    distinct = sorted({column for aggregate, column in of_column if aggregate == "distinct"})
+    numbers = sorted({column for aggregate, column in of_column if aggregate != "distinct"})
     return pa.schema([
         ("known", pa.date32()), (table.id_column, pa.string()), ("rows", pa.int64()), ("frauds", pa.int64()),
-        *((f"{what}:{name}", pa.int64()) for name in sorted(kinds.keys() - distinct) for what in ("count", "sum")),
-        *((f"values:{name}", pa.list_(pa.string())) for name in sorted(distinct)),
+        *((f"{what}:{name}", pa.int64()) for name in numbers for what in ("count", "sum")),
+        *((f"values:{name}", pa.list_(pa.string())) for name in distinct),
     ])  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from fraud.core.contract import LABEL_COLUMNS
 from fraud.lake import catalog
 
-NO_LABELS: Final = pa.Table.from_batches([], catalog.LABELS.schema)  # empty_table() would import pandas
+NO_LABELS: Final = pa.Table.from_batches([], catalog.LABEL_SCHEMA)  # empty_table() would import pandas
 _ORDER: Final = [("transaction_id", "ascending"), ("label_timestamp", "ascending"), ("is_fraud", "ascending")]
 
 

@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from fraud.features.engines.kernel import compiled
+from fraud.features.engines.compiled import compiled
 from fraud.scoring.onnx_session import OnnxModel
 
 MAX_LEAVES: Final = 32

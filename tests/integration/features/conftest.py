@@ -7,6 +7,7 @@ import pytest
 import redis
 import structlog
 from tests.integration.features_platform import ROOT
+from tests.served_answers import THREE
 
 from fraud.job import Context
 from fraud.params import Params
@@ -22,5 +23,5 @@ def client(valkey_url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def context(tmp_path: Path, valkey_url: str, client: redis.Redis) -> Context:
-    settings = Settings(home=tmp_path, project=ROOT, redis_url=valkey_url)
-    return Context(settings, Params.load(ROOT / "params.yaml"), structlog.get_logger())
+    settings = Settings.model_validate({"home": tmp_path, "project": ROOT, "redis_url": valkey_url})
+    return Context(settings, Params.load(ROOT / "params.yaml"), THREE, structlog.get_logger())

@@ -1,117 +1,191 @@
-"""The point function by hand, and the vector by both of its forms."""
+"""The window features of one transaction: cases by hand, and any declaration against the definition."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from tests.declaration_strategy import AT_US as AT
+from tests.declaration_strategy import column_values, declarations, histories
 
-from fraud.core import features, vector, windows
-from fraud.core.contract import CATEGORIES, US_PER_DAY, US_PER_HOUR
-from fraud.core.history import RECORD
-from fraud.core.windows import evaluate
+from fraud.core.columns import NO_NUMBER, text_hash, to_stored
+from fraud.core.contract import US_PER_DAY, US_PER_HOUR
+from fraud.core.declaration import Declaration, parse
+from fraud.core.plan import window_sets
+from fraud.core.windows import WindowSet
 
-AT = 1_767_268_800_000_000  # 2026-01-01T12:00:00Z
+
+def declared(*lines: dict[str, object]) -> WindowSet:
+    features = [{"name": f"f{i}", "kind": "window", "entity": "user"} | line for i, line in enumerate(lines)]
+    (only,) = window_sets(
+        parse(
+            {
+                "columns": {
+                    "country": {"type": "category", "values": ["de", "fr", "other"]},
+                    "present": {"type": "flag"},
+                    "miles": {"type": "number", "unit": "miles", "min": -5, "max": 100, "decimals": 1},
+                },
+                "entities": {"user": {"id": "user_id", "keep": "37d"}},
+                "features": [*features, {"name": "amount", "kind": "request", "op": "column", "column": "amount"}],
+            }
+        )
+    )
+    return only
 
 
-def events(*rows: tuple[int, int, int]) -> np.ndarray:
-    return np.array(list(rows), dtype=RECORD)
+THREE = declared(
+    {"aggregate": "count", "window": "1h"},
+    {"aggregate": "mean", "column": "amount", "window": "7d"},
+    {"aggregate": "distinct", "column": "merchant_id", "window": "30d"},
+)
+
+
+def three(*rows: tuple[int, int, int], newest: int = AT) -> list[float | None]:
+    """Values of THREE over events (time, units of amount, merchant)."""
+    return THREE.evaluate(np.array(list(rows), dtype=THREE.layout.record), newest, AT, (0, 0))
 
 
 def test_without_history_counts_are_zero_and_the_mean_is_null() -> None:
-    assert evaluate(events(), 0, AT) == (0.0, None, 0)
+    assert three(newest=0) == [0.0, None, 0]
 
 
 def test_a_window_holds_its_first_microsecond_and_not_the_event_s_own() -> None:
-    inside = events((AT - US_PER_HOUR, 10_000, 1), (AT, 70_000, 2))
-    outside = events((AT - US_PER_HOUR - 1, 10_000, 1), (AT + 1, 70_000, 2))
-    assert evaluate(inside, AT, AT) == (1.0, 1.0, 1)
-    assert evaluate(outside, AT + 1, AT) == (0.0, 1.0, 1)
+    assert three((AT - US_PER_HOUR, 10_000, 1), (AT, 70_000, 2)) == [1.0, 1.0, 1]
+    assert three((AT - US_PER_HOUR - 1, 10_000, 1), (AT + 1, 70_000, 2), newest=AT + 1) == [0.0, 1.0, 1]
 
 
 def test_the_mean_is_over_seven_days_and_merchants_over_thirty() -> None:
-    history = events(
+    found = three(
         (AT - 31 * US_PER_DAY, 990_000, 4), (AT - 8 * US_PER_DAY, 550_000, 3), (AT - 2 * US_PER_DAY, 10_001, 2),
         (AT - US_PER_DAY, 20_000, 1), (AT - US_PER_DAY, 30_000, 2),
     )  # fmt: skip
-    assert evaluate(history, AT, AT) == (0.0, 60_001 / 30_000, 3)
+    assert found == [0.0, 60_001 / 30_000, 3]
 
 
-def test_an_event_eight_days_behind_the_newest_sees_a_shorter_month() -> None:
+def test_an_event_eight_days_behind_the_newest_has_a_shorter_month() -> None:
     """newest - 37 days is 29 days before the event: older events may have been dropped."""
-    history = events((AT - 29 * US_PER_DAY, 10_000, 1), (AT - 29 * US_PER_DAY - 1, 10_000, 2))
-    assert evaluate(history, AT + 7 * US_PER_DAY, AT)[2] == 2
-    assert evaluate(history, AT + 8 * US_PER_DAY, AT)[2] == 1
+    rows = (AT - 29 * US_PER_DAY, 10_000, 1), (AT - 29 * US_PER_DAY - 1, 10_000, 2)
+    assert three(*rows, newest=AT + 7 * US_PER_DAY)[2] == 2
+    assert three(*rows, newest=AT + 8 * US_PER_DAY)[2] == 1
 
 
 def test_a_sum_beyond_the_doubles_integers_is_still_exact() -> None:
-    history = events(*((AT - 1 - i, 10_000_000_000_000 - 1, i) for i in range(1_024)))
-    assert evaluate(history, AT, AT)[1] == (10_000_000_000_000 - 1) / 10_000
+    rows = [(AT - 1 - i, 10_000_000_000_000 - 1, i) for i in range(1_024)]
+    assert three(*rows)[1] == (10_000_000_000_000 - 1) / 10_000
 
 
-def test_the_definition_has_one_hash_that_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = features.definition_hash()
-    assert features.definition_hash() == before
-    monkeypatch.setattr(features, "MAX_EVENTS", 1_025)
-    assert features.definition_hash() != before
-
-
-amounts = st.floats(0.0001, 1e9)
-optional = st.one_of(st.none(), st.floats(0.0001, 1e9))
-distances = st.one_of(st.none(), st.floats(0, 12_500))
-counts, categories = st.integers(0, 1_024), st.integers(0, len(CATEGORIES) - 1)
-rows = st.tuples(amounts, st.integers(0, 23), st.integers(0, 6), distances, categories, counts, optional, counts)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(rows, min_size=1, max_size=5))
-def test_one_row_and_a_table_give_the_same_vector(
-    some: list[tuple[float, int, int, float | None, int, int, float | None, int]],
-) -> None:
-    single = np.full((len(some), len(features.VECTOR_NAMES)), np.nan, dtype=np.float32)
-    for row, (amount, hour, weekday, distance, category, velocity, average, merchants) in zip(
-        single, some, strict=True
-    ):
-        vector.fill_row(row, amount, hour, weekday, distance, category, float(velocity), average, merchants)
-
-    def column(index: int, dtype: type) -> np.ndarray:
-        return np.array([np.nan if row[index] is None else row[index] for row in some], dtype=dtype)
-
-    table = vector.fill_table(
-        column(0, float), column(1, int), column(2, int), column(3, float), column(4, int), column(5, float),
-        column(6, float), column(7, int),
-    )  # fmt: skip
-    assert table.tobytes() == single.tobytes()
-
-
-def test_imputation_by_hand() -> None:
-    row = np.empty(len(features.VECTOR_NAMES), dtype=np.float32)
-    vector.fill_row(row, 50.0, 3, 2, None, CATEGORIES.index("travel"), 1.0, None, 0)
-    named = dict(zip(features.VECTOR_NAMES, row.tolist(), strict=True))
-    assert {name: value for name, value in named.items() if value} == {
-        "amount": 50.0, "hour_of_day": 3.0, "day_of_week": 2.0, "distance_missing": 1.0,
-        "transaction_velocity_1h": 1.0, "avg_amount_7d": 50.0, "amount_to_avg_7d": 1.0, "no_history_7d": 1.0,
-        "category_travel": 1.0,
-    }  # fmt: skip
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.integers(-40 * US_PER_DAY, US_PER_DAY), st.integers(1, 10**13), st.integers(0, 5)), max_size=150
+@pytest.mark.parametrize("more", [0, 100], ids=["lists", "arrays"])
+def test_every_aggregate_by_hand(more: int) -> None:
+    """Four events within a day: one has nulls, two are at the same time. `more` older ones are in no window."""
+    found = declared(
+        {"aggregate": "count", "window": "1d"},
+        {"aggregate": "sum", "column": "miles", "window": "1d"},
+        {"aggregate": "mean", "column": "miles", "window": "1d"},
+        {"aggregate": "min", "column": "miles", "window": "1d"},
+        {"aggregate": "max", "column": "miles", "window": "1d"},
+        {"aggregate": "distinct", "column": "country", "window": "1d"},
+        {"aggregate": "seconds_since_last", "window": "1d"},
+        {"aggregate": "share", "column": "present", "window": "1d"},
+        {"aggregate": "share", "column": "country", "value": "de", "window": "1d"},
+        {"aggregate": "matches", "column": "merchant_id", "window": "1d"},
+        {"aggregate": "same_as_last", "column": "country", "window": "1d"},
     )
-)
-def test_few_events_as_lists_and_many_as_arrays_have_the_same_bits(some: list[tuple[int, int, int]]) -> None:
-    """In any order, including ties, later events and dropped ones."""
-    history = events(*((AT + after, units, merchant) for after, units, merchant in some))
-    newest = max((AT + after for after, _, _ in some), default=0)
-    everything = tuple(
-        features.WindowFeature(aggregation, aggregation, "amount", days * US_PER_DAY, "float64", None)
-        for aggregation in ("count", "sum", "mean", "distinct", "seconds_since_last")
-        for days in (1, 7, 30)
+    assert [c.name for c in found.layout.columns] == ["country", "merchant_id", "miles", "present"]
+    germany = text_hash("de")
+    rows = [(AT - 2 * US_PER_DAY, 9, 9, 999, 1)] * more + [
+        (AT - 1_500_000, germany, 7, 25, 1),
+        (AT - 1_500_000, 5, 7, -12, 0),
+        (AT - US_PER_HOUR, germany, 8, 30, 2),
+        (AT - US_PER_DAY, 5, 2, NO_NUMBER, 1),
+    ]
+    events = np.array(rows, dtype=found.layout.record)
+    values_ = found.evaluate(events, AT, AT, (5, 7, 0, 0))
+    assert values_ == [4.0, 4.3, 43 / 30, -1.2, 3.0, 2.0, 1.5, 2 / 3, 0.5, 2.0, 1.0]
+    assert found.evaluate(events, AT, AT, (germany, 3, 0, 0))[-2:] == [0.0, 0.0]  # a new merchant
+    assert found.evaluate(events, AT, AT, (0, 0, 0, 0))[-1] is None
+
+
+def test_aggregates_of_nulls_only_are_null_or_zero() -> None:
+    found = declared(
+        {"aggregate": "sum", "column": "miles", "window": "1d"},
+        {"aggregate": "mean", "column": "miles", "window": "1d"},
+        {"aggregate": "max", "column": "miles", "window": "1d"},
+        {"aggregate": "share", "column": "present", "window": "1d"},
+        {"aggregate": "same_as_last", "column": "present", "window": "1d"},
     )
-    with pytest.MonkeyPatch.context() as patch:
-        found = []
-        for few in (0, 1_000):
-            patch.setattr(windows, "_FEW", few)
-            found.append(windows.evaluate(history, newest, AT, everything))
-    assert repr(found[0]) == repr(found[1])  # types too: both go through the same vector
+    for count in (1, 100):
+        events = np.array([(AT - 1, NO_NUMBER, 2)] * count, dtype=found.layout.record)
+        assert found.evaluate(events, AT, AT, (0, 1)) == [0.0, None, None, None, None]
+
+
+def defined(
+    declaration: Declaration, found: WindowSet, events: NDArray[np.void], newest: int, own: list[int]
+) -> list[float | None]:
+    """The definition in docs/features.md, with Python's integers and no order but that of time and sequence."""
+    expected = list[float | None]()
+    names = [column.name for column in found.layout.columns]
+    for feature in declaration.windows(found.layout.entity):
+        i = names.index(feature.column) if feature.column else None
+        first = max(AT - feature.window_us, newest - found.layout.keep_us)
+        inside = sorted(
+            (int(event["event_us"]), sequence, None if i is None else int(event[i + 1]))
+            for sequence, event in enumerate(events)
+            if first <= event["event_us"] < AT
+        )
+        stored = None if i is None else found.layout.columns[i]
+        given = [value for _, _, value in inside if stored is None or value != stored.null]
+        scale = 10**stored.decimals if stored else 1
+        mine = None if i is None or stored is None or own[i] == stored.null else own[i]
+        match feature.aggregate:
+            case "count":
+                value = float(len(inside))
+            case "sum":
+                value = float(sum(given)) / float(scale)
+            case "mean":
+                value = float(sum(given)) / float(len(given) * scale) if given else None
+            case "min" | "max":
+                chosen = {"min": min, "max": max}[feature.aggregate](given) if given else None
+                value = None if chosen is None else float(chosen) / float(scale)
+            case "distinct":
+                value = float(len(set(given)))
+            case "seconds_since_last":
+                value = float(AT - inside[-1][0]) / 1e6 if inside else None
+            case "share":
+                counted = 1 if feature.value is None else text_hash(feature.value)
+                value = float(given.count(counted)) / float(len(given)) if given else None
+            case "matches":
+                value = 0.0 if mine is None else float(given.count(mine))
+            case "same_as_last":
+                last = inside[-1][2] if inside else None
+                null = mine is None or stored is None or last in (None, stored.null)
+                value = None if null else float(last == mine)
+        expected.append(value)
+    return expected
+
+
+@st.composite
+def cases(draw: st.DrawFn, size: st.SearchStrategy[int]) -> tuple[Declaration, WindowSet, NDArray[np.void], dict]:
+    declaration = draw(declarations(daily=False).filter(lambda d: bool(d.windows())))
+    found = draw(st.sampled_from(window_sets(declaration)))
+    own = {c.name: draw(column_values(declaration, c.name)) for c in found.layout.columns}
+    return declaration, found, draw(histories(found.layout, declaration, size)), own
+
+
+def check(case: tuple[Declaration, WindowSet, NDArray[np.void], dict], behind_us: int) -> None:
+    declaration, found, events, own = case
+    newest = int(events["event_us"].max(initial=0)) + (behind_us if len(events) else 0)
+    stored = [to_stored(c, own[c.name]) for c in found.layout.columns]
+    expected = defined(declaration, found, events, newest, stored)
+    assert found.evaluate(events, newest, AT, stored) == expected
+
+
+@settings(max_examples=200)
+@given(cases(st.integers(0, 64)), st.integers(0, 100 * US_PER_DAY))
+def test_any_declaration_equals_the_definition(case: tuple, behind_us: int) -> None:
+    check(case, behind_us)
+
+
+@settings(max_examples=60)
+@given(cases(st.integers(60, 400)), st.integers(0, 40 * US_PER_DAY))
+def test_a_long_history_equals_the_definition(case: tuple, behind_us: int) -> None:
+    check(case, behind_us)

@@ -1,19 +1,75 @@
-"""Window values of Arrow tables of transactions, computed by the kernel."""
+"""Window features of Arrow tables of transactions: stored integers of their columns, and the kernel per entity."""
 
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fraud.core.contract import amounts_units, id_hash
-from fraud.core.features import WINDOW_FEATURES
+from fraud.core.columns import StoredColumn, numbers_to_stored, text_hash, to_stored
+from fraud.core.declaration import Declaration
+from fraud.core.declaration_types import CategoryColumn
+from fraud.core.plan import layout
 from fraud.errors import BadInputError
 from fraud.features.engines import kernel
 
-COLUMNS: Final = ("user_id", "event_timestamp", "created_timestamp", "amount", "merchant_id")
-"""Columns of transactions that window features use."""
+Floats = NDArray[np.float64]
+Values = Mapping[str, Floats]
+"""Values of features by name, float64[n], NaN for null."""
+ORDER: Final = ("event_timestamp", "created_timestamp")
+
+
+class EntityWindows(NamedTuple):
+    """The window features of one entity, for the kernel."""
+
+    entity: str
+    id_column: str
+    names: tuple[str, ...]
+    """Names of the features, in declared order."""
+    windows: tuple[kernel.Window, ...]
+    columns: tuple[StoredColumn, ...]
+    """The aggregated columns: rows of the kernel's `columns`."""
+    unknown: tuple[str | None, ...]
+    """Per column: the text that stands for null, of a category."""
+    bound: int
+    keep_us: int
+
+
+def entities(declaration: Declaration) -> list[EntityWindows]:
+    """The entities of a declaration that have window features, in order of their names."""
+    return [_entity(declaration, name) for name in sorted(declaration.entities) if declaration.windows(name)]
+
+
+def _entity(declaration: Declaration, name: str) -> EntityWindows:
+    stored, features = layout(declaration, name), declaration.windows(name)
+    index = {column.name: i for i, column in enumerate(stored.columns)}
+    windows = []
+    for feature in features:
+        i = -1 if feature.column is None else index[feature.column]
+        divisor = stored.columns[i].divisor if i >= 0 else 1
+        value = 0
+        if feature.aggregate == "share":
+            value = 1 if feature.value is None else _signed(to_stored(stored.columns[i], feature.value))
+        windows.append(kernel.Window(feature.aggregate, i, feature.window_us, divisor, value))
+    declared = [declaration.column(column.name) for column in stored.columns]
+    return EntityWindows(
+        name, stored.id_column, tuple(feature.name for feature in features), tuple(windows), stored.columns,
+        tuple(column.unknown if isinstance(column, CategoryColumn) else None for column in declared),
+        stored.max_events, stored.keep_us,
+    )  # fmt: skip
+
+
+def _signed(hashed: int) -> int:
+    """A 64-bit hash as the int64 of the same bits."""
+    return hashed - 2**64 if hashed >= 2**63 else hashed
+
+
+def columns(declaration: Declaration) -> list[str]:
+    """The columns of transactions that window features are computed from."""
+    needed = {name for e in entities(declaration) for name in (e.id_column, *(c.name for c in e.columns))}
+    return [*ORDER, *sorted(needed)]
 
 
 def microseconds(column: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -29,39 +85,76 @@ def check_order(event_us: NDArray[np.int64], created_us: NDArray[np.int64]) -> N
         raise BadInputError("transactions are not sorted", expected="order of event time, then ingestion time")
 
 
-def merchant_hashes(column: pa.ChunkedArray) -> NDArray[np.uint64]:
-    """The 64-bit hash of each merchant id, uint64[n]. Merchants are distinguished by the hash."""
-    encoded = column.combine_chunks().dictionary_encode()
-    hashes = np.array([id_hash(text) for text in encoded.dictionary.to_pylist()], dtype=np.uint64)
-    of_rows: NDArray[np.uint64] = hashes[encoded.indices.to_numpy()]
+def stored_values(column: StoredColumn, unknown: str | None, values: pa.ChunkedArray) -> NDArray[np.int64]:
+    """The stored integers (`fraud.core.columns`) of a column of the lake, int64[n]; a hash has the bits of its uint64.
+
+    `values` are float64, bool, or text as it is or dictionary-encoded. `unknown` is the text of a null category.
+    """
+    if column.type == "number":
+        given: Floats = pc.fill_null(values.cast(pa.float64()), float("nan")).to_numpy()
+        return numbers_to_stored(column, given)
+    if column.type == "flag":
+        flags: NDArray[np.int64] = pc.fill_null(values.cast(pa.int64()), column.null).to_numpy()
+        return flags
+    codes, texts = text_codes(values)
+    null = column.null if unknown is None else text_hash(unknown)
+    hashes = np.array([*(null if text is None else text_hash(text) for text in texts), null], dtype=np.uint64)
+    of_rows: NDArray[np.int64] = hashes.view(np.int64)[codes]  # the code of a null, -1, is the last one
     return of_rows
 
 
-def window_values(table: pa.Table) -> NDArray[np.float64]:
-    """Values of WINDOW_FEATURES for each row of `table`: float64[len(WINDOW_FEATURES), n], null as NaN.
+def text_codes(values: pa.ChunkedArray) -> tuple[NDArray[np.int32], list[str | None]]:
+    """A text column as int32 codes, [n], of the different texts; -1 for null."""
+    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+    whole = encoded.unify_dictionaries().combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):  # without rows, or with several chunks in older versions
+        whole = whole.chunk(0) if whole.num_chunks else pa.array([], encoded.type)
+    codes: NDArray[np.int32] = pc.fill_null(whole.indices, -1).cast(pa.int32()).to_numpy()
+    return codes, whole.dictionary.to_pylist()
 
-    `table` has COLUMNS without nulls, is sorted by (event_timestamp, created_timestamp, transaction_id) and contains
-    all rows of its users that can be in a window. Raises BadInputError when it is not sorted.
+
+def entity_values(
+    entity: EntityWindows, codes: NDArray[np.int32], event_us: NDArray[np.int64], created_us: NDArray[np.int64],
+    stored: Sequence[NDArray[np.int64]], wanted: NDArray[np.bool_] | None = None, threads: int = 1,
+) -> Floats:  # fmt: skip
+    """Values of an entity's features for each (wanted) row: float64[len(entity.names), n], NaN for null.
+
+    `codes` are equal for rows of the same entity, and -1 for a row without one, which has the values of an empty
+    history. `stored` has the stored integers of `entity.columns`. Rows are sorted as `window_values` requires.
     """
-    event_us = microseconds(table["event_timestamp"])
-    created_us = microseconds(table["created_timestamp"])
-    check_order(event_us, created_us)
-    users = table["user_id"].combine_chunks().dictionary_encode()
-    merchants = pa.array(merchant_hashes(table["merchant_id"])).dictionary_encode()
-    merchant = merchants.indices.to_numpy()
-    starts, order = kernel.group(users.indices.to_numpy(), len(users.dictionary))
-    units = amounts_units(table["amount"].to_numpy())
-    grouped = kernel.compute(
-        starts, event_us[order], created_us[order], units[order], merchant[order], len(merchants.dictionary)
+    starts, order = kernel.group(codes, int(codes.max(initial=-1)) + 1)
+    rows = np.stack(stored) if stored else np.empty((0, len(codes)), dtype=np.int64)
+    nulls = np.array([column.null for column in entity.columns], dtype=np.int64)
+    return kernel.compute(
+        entity.windows, starts, order, event_us, created_us, rows, nulls, entity.bound, entity.keep_us, threads, wanted
     )  # fmt: skip
-    values = np.empty_like(grouped)
-    values[:, order] = grouped
+
+
+def window_values(
+    table: pa.Table, declaration: Declaration, wanted: NDArray[np.bool_] | None = None, threads: int = 1
+) -> dict[str, Floats]:
+    """Values of the window features for each row of `table`, or for the `wanted` rows in their order.
+
+    `table` has `columns(declaration)`, is sorted by (event_timestamp, created_timestamp, transaction_id) and contains
+    all rows of its entities that can be in a window. Raises BadInputError when it is not sorted.
+    """
+    event_us, created_us = microseconds(table["event_timestamp"]), microseconds(table["created_timestamp"])
+    check_order(event_us, created_us)
+    values: dict[str, Floats] = {}
+    for entity in entities(declaration):
+        stored = [
+            stored_values(column, unknown, table[column.name])
+            for column, unknown in zip(entity.columns, entity.unknown, strict=True)
+        ]
+        codes, _ = text_codes(table[entity.id_column])
+        computed = entity_values(entity, codes, event_us, created_us, stored, wanted, threads)
+        values |= zip(entity.names, computed, strict=True)
     return values
 
 
-def with_windows(table: pa.Table, values: NDArray[np.float64]) -> pa.Table:
-    """`table` with one column per window feature, in the declared dtype, NaN as null."""
-    for feature, column in zip(WINDOW_FEATURES, values, strict=True):
-        array = pa.array(column, from_pandas=True)
+def with_features(table: pa.Table, declaration: Declaration, values: Values) -> pa.Table:
+    """`table` with one column per window and daily feature, in declared order and dtype, NaN as null."""
+    for feature in declaration.stored_features:
+        array = pa.array(np.ascontiguousarray(values[feature.name]), from_pandas=True)
         table = table.append_column(feature.name, pc.cast(array, pa.type_for_alias(feature.dtype)))
     return table

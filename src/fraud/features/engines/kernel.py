@@ -1,189 +1,228 @@
-"""The window features of many users in batch, as `fraud.core.features` defines them.
+"""The window features of many entities in batch: any set of windows, in one pass per entity.
 
-The loops are plain Python over arrays. numba compiles them; tests also run them uncompiled. Sums are int64, a mean
-divides once, and operations are not reordered (no fastmath), so the values have the same bits as those of
-`fraud.core.windows.evaluate`.
+`fraud.core.windows` defines the values and computes them for one transaction. The kernel has no names of columns or
+features: it reads stored integers and returns numbers.
+
+Events are taken in order of ingestion, entity by entity. For each length of window, `follow` records which events
+enter and leave the window from one event to the next, and every aggregate of that window follows these moves
+(`fraud.features.engines.aggregates`). A late event is a step back of the window and a step forward again, so there is
+one code path for every order of ingestion. If nothing is late, each event enters and leaves once.
+
+Memory per thread does not depend on the number of different ids, because ids are numbered within each entity: about
+200 bytes per event of a block, and 5 to 8 more for each aggregate that counts ids or has a minimum or maximum. A block
+has BLOCK events, or those of one entity that has more.
 """
 
-from collections.abc import Callable
-from typing import Any, Final, cast
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud.core.contract import UNITS_PER_USD, US_PER_SECOND
-from fraud.core.features import MAX_EVENTS, RETENTION_US, WINDOW_FEATURES, WindowFeature
+from fraud.features.engines.aggregates import AGGREGATES, BY_CODE, Column, Memory
+from fraud.features.engines.compiled import Floats, Ints, Places, compiled
+from fraud.features.engines.moves import Block, Moves, follow, remember
 
-Ints = NDArray[np.int64]
-
-COUNT: Final = 0
-SUM: Final = 1
-MEAN: Final = 2
-DISTINCT: Final = 3
-SECONDS_SINCE_LAST: Final = 4
-_CODES: Final = {
-    "count": COUNT,
-    "sum": SUM,
-    "mean": MEAN,
-    "distinct": DISTINCT,
-    "seconds_since_last": SECONDS_SINCE_LAST,
-}
-_DIVISORS: Final = {"sum": UNITS_PER_USD, "mean": UNITS_PER_USD, "seconds_since_last": US_PER_SECOND}
+BLOCK: Final = 16_384
+"""Events that are processed at once: entities are put together until they have this many."""
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile on the first call. The result is cached on disk if numba has a writable folder (NUMBA_CACHE_DIR).
+class Window(NamedTuple):
+    """One window feature."""
 
-    The cache is invalidated by changes of this file only, so constants of other files must be passed as arguments.
-    """
-    try:
-        return cast("Callable[..., Any]", numba.njit(cache=True, nogil=True)(function))
-    except RuntimeError:
-        return cast("Callable[..., Any]", numba.njit(nogil=True)(function))
+    aggregate: str
+    """A key of AGGREGATES."""
+    column: int
+    """Row of `columns`; -1 for an aggregate without a column."""
+    window_us: int
+    divisor: int = 1
+    """Units per 1 of the column, for sum, mean, min and max."""
+    value: int = 0
+    """The stored value whose share is computed."""
 
 
 @compiled
 def group(codes: NDArray[np.int32], groups: int) -> tuple[Ints, Ints]:
-    """Stable counting sort: (starts int64[groups + 1], order int64[n]); group g is order[starts[g]:starts[g + 1]]."""
-    starts = np.zeros(groups + 1, dtype=np.int64)
+    """Stable counting sort: (starts int64[g + 1], order int64[n]); group i is order[starts[i]:starts[i + 1]].
+
+    `codes` are from 0 to `groups`. A row with the code -1, of no entity, becomes a group of its own after these.
+    """
+    starts = np.zeros(groups + 1 + np.count_nonzero(codes < 0), dtype=np.int64)
     for code in codes:
-        starts[code + 1] += 1
-    for g in range(groups):
+        if code >= 0:
+            starts[code + 1] += 1
+    starts[groups + 1 :] = 1
+    for g in range(len(starts) - 1):
         starts[g + 1] += starts[g]
     free = starts[:-1].copy()
     order = np.empty(len(codes), dtype=np.int64)
+    single = groups
     for i in range(len(codes)):
-        order[free[codes[i]]] = i
-        free[codes[i]] += 1
+        g = codes[i]
+        if g < 0:
+            g, single = single, single + 1
+        order[free[g]] = i
+        free[g] += 1
     return starts, order
 
 
 @compiled
-def _value(kind: int, divisor: int, count: int, total: int, distinct: int, since_us: int) -> float:
-    if kind == COUNT:
-        return float(count)
-    if kind == SUM:
-        return float(total) / float(divisor)
-    if kind == MEAN:
-        return float(total) / float(count * divisor)
-    if kind == DISTINCT:
-        return float(distinct)
-    return float(since_us) / float(divisor)
+def _number(values: Ints, null: int, starts: Ints, table: Places, codes: Places) -> None:
+    """Number the different values of each entity from 0, in order of position; -1 for null.
 
-
-@compiled
-def define(
-    kind: int, divisor: int, window_us: int, empty: float, bound: int, retention_us: int, event_us: Ints,
-    ingested: Ints, units: Ints, merchant: NDArray[np.int32], seen: Ints, stamp: int, out: NDArray[np.float64],
-) -> None:  # fmt: skip
-    """One feature of one user, for events in any order of ingestion. It follows the text of `fraud.core.features`.
-
-    `seen` int64[merchants] has the number of the last window that counted a merchant; windows are numbered from
-    `stamp`.
+    `table` is a hash table with open addressing: int32[a power of two, at least twice the events of an entity].
     """
-    n = len(event_us)
-    rank = np.empty(n, dtype=np.int64)  # number of events ingested before
-    newest = np.empty(n, dtype=np.int64)
-    sequence = np.full(n, -1, dtype=np.int64)  # -1: not in the history
-    history = np.empty(n, dtype=np.int64)
-    count, latest = 0, np.int64(0)
-    for i in np.argsort(ingested, kind="mergesort"):
-        rank[i], newest[i] = count, latest
-        if event_us[i] >= latest - retention_us:
-            sequence[i], history[count] = count, i
-            count += 1
-            latest = max(latest, event_us[i])
-    for e in range(n):
-        r, t = rank[e], event_us[e]
-        first = max(0, r - bound)
-        since = max(t - window_us, newest[e] - retention_us)
-        in_time_from = np.searchsorted(event_us, since)
-        in_time = np.searchsorted(event_us, t) - in_time_from
-        by_time = in_time < r - first
-        count, total, distinct, last = 0, 0, 0, since
-        for j in range(in_time if by_time else r - first):
-            i = in_time_from + j if by_time else history[first + j]
-            if first <= sequence[i] < r and since <= event_us[i] < t:
-                count += 1
-                total += units[i]
-                last = max(last, event_us[i])
-                if kind == DISTINCT and seen[merchant[i]] != stamp + e:
-                    seen[merchant[i]] = stamp + e
-                    distinct += 1
-        out[e] = _value(kind, divisor, count, total, distinct, t - last) if count > 0 else empty
-
-
-@compiled
-def sweep(
-    kind: int, divisor: int, window_us: int, empty: float, bound: int, event_us: Ints, units: Ints,
-    merchant: NDArray[np.int32], held: Ints, out: NDArray[np.float64],
-) -> None:  # fmt: skip
-    """One feature of one user whose events were ingested in order of event time. Each event enters and leaves once.
-
-    `held` int64[merchants], zero before and after, counts the events of each merchant in the window. No event of the
-    history is newer than e, so the retention bound, which is wider than every window, has no effect.
-    """
-    low, high, total, distinct = 0, 0, 0, 0
-    for e in range(len(event_us)):
-        t = event_us[e]
-        while event_us[high] < t:
-            total += units[high]
-            if kind == DISTINCT:
-                held[merchant[high]] += 1
-                distinct += held[merchant[high]] == 1
-            high += 1
-        while low < high and (event_us[low] < t - window_us or low < e - bound):
-            total -= units[low]
-            if kind == DISTINCT:
-                held[merchant[low]] -= 1
-                distinct -= held[merchant[low]] == 0
-            low += 1
-        since_us = t - event_us[high - 1] if high > low else 0
-        out[e] = _value(kind, divisor, high - low, total, distinct, since_us) if high > low else empty
-    if kind == DISTINCT:
-        for i in range(low, high):
-            held[merchant[i]] = 0
-
-
-@compiled
-def _run(
-    kinds: Ints, divisors: Ints, windows_us: Ints, empties: NDArray[np.float64], bound: int, retention_us: int,
-    starts: Ints, event_us: Ints, ingested: Ints, units: Ints, merchant: NDArray[np.int32], merchants: int,
-    out: NDArray[np.float64],
-) -> None:  # fmt: skip
-    held = np.zeros(merchants, dtype=np.int64)
-    seen = np.full(merchants, -1, dtype=np.int64)
-    for user in range(len(starts) - 1):
-        a, b = starts[user], starts[user + 1]
-        in_order = True
-        for i in range(a + 1, b):
-            in_order = in_order and ingested[i - 1] <= ingested[i]
-        for f in range(len(kinds)):
-            if in_order:
-                sweep(kinds[f], divisors[f], windows_us[f], empties[f], bound, event_us[a:b], units[a:b],
-                      merchant[a:b], held, out[f, a:b])  # fmt: skip
+    for g in range(len(starts) - 1):
+        a, b = starts[g], starts[g + 1]
+        bits = 2
+        while 1 << bits < 2 * (b - a):
+            bits += 1
+        table[: 1 << bits] = -1
+        found, mask, shift = 0, (1 << bits) - 1, np.uint64(64 - bits)
+        for i in range(a, b):
+            if values[i] == null:
+                codes[i] = -1
+                continue
+            slot = np.int64((np.uint64(values[i]) * np.uint64(0x9E3779B97F4A7C15)) >> shift)
+            while table[slot] >= 0 and values[table[slot]] != values[i]:
+                slot = (slot + 1) & mask
+            if table[slot] < 0:
+                table[slot], codes[i] = i, found
+                found += 1
             else:
-                define(kinds[f], divisors[f], windows_us[f], empties[f], bound, retention_us, event_us[a:b],
-                       ingested[a:b], units[a:b], merchant[a:b], seen, f * len(event_us) + a, out[f, a:b])  # fmt: skip
+                codes[i] = codes[table[slot]]
+
+
+@compiled
+def _gather(order: Ints, source: Ints, out: Ints) -> None:
+    for i in range(len(order)):
+        out[i] = source[order[i]]
+
+
+@compiled
+def _scatter(values: Floats, events: Places, rows: Ints, places: Ints, out: Floats) -> None:
+    """Write float64[windows, events] to out[places[row]] of the events' rows; a place of -1 is not written."""
+    for k in range(len(events)):
+        place = places[rows[events[k]]]
+        if place >= 0:
+            for f in range(len(values)):
+                out[place, f] = values[f, k]
+
+
+class _Worker:
+    """Computes block after block with the same arrays. `longest` is the number of events of the largest block."""
+
+    def __init__(self, windows: Sequence[Window], nulls: Ints, longest: int, bound: int, keep_us: int) -> None:
+        self.windows, self.nulls, self.bound, self.keep_us = windows, nulls, min(bound, longest), keep_us
+        self.lengths = {us: [f for f, w in enumerate(windows) if w.window_us == us] for us in _lengths(windows)}
+        self.used = sorted({w.column for w in windows if w.column >= 0})
+        self.coded = sorted({w.column for w in windows if w.aggregate in BY_CODE})
+        self.event_us, self.ingested, self.newest = (np.empty(longest, dtype=np.int64) for _ in range(3))
+        self.sequence, self.members, self.events, self.rank = (np.empty(longest, dtype=np.int32) for _ in range(4))
+        self.values = {c: np.empty(longest, dtype=np.int64) for c in self.used}
+        self.codes = {c: np.empty(longest if c in self.coded else 0, dtype=np.int32) for c in self.used}
+        self.table = np.empty(4 << (longest - 1).bit_length() if self.coded else 0, dtype=np.int32)
+        self.moves = np.empty(2 * BLOCK + 2 * self.bound + 2, dtype=np.int32)
+        self.ends, self.size, self.last = (np.empty(min(BLOCK, longest), dtype=np.int32) for _ in range(3))
+        self.memories = [_memory(w.aggregate, longest) for w in windows]
+        self.out = np.empty((len(windows), min(BLOCK, longest)))
+
+    def compute(
+        self, starts: Ints, order: Ints, event_us: Ints, ingested: Ints, columns: Ints, places: Ints, out: Floats
+    ) -> None:
+        """The values of the entities whose rows are order[starts[g]:starts[g + 1]], to out[places[row]]."""
+        n, first = int(starts[-1] - starts[0]), int(starts[0])
+        rows = order[first : first + n]
+        _gather(rows, event_us, self.event_us)
+        _gather(rows, ingested, self.ingested)
+        block = Block(
+            starts - first, np.empty(len(starts) - 1, dtype=np.bool_), self.event_us[:n], self.sequence[:n],
+            self.members[:n], self.events[:n], self.rank[:n], self.newest[:n],
+        )  # fmt: skip
+        remember(block, self.ingested, self.keep_us)
+        for c in self.used:
+            _gather(rows, columns[c], self.values[c])
+        for c in self.coded:
+            _number(self.values[c], self.nulls[c], block.starts, self.table, self.codes[c])
+        for memory in self.memories:
+            for array in memory:
+                array[:] = 0
+        cursors = {us: np.zeros(5, dtype=np.int64) for us in self.lengths}
+        for k in range(0, n, BLOCK):
+            until = min(k + BLOCK, n)
+            for us in self.lengths:
+                self._aggregate(block, us, k, until, cursors[us])
+            _scatter(self.out, block.events[k:until], rows, places, out)
+
+    def _aggregate(self, block: Block, window_us: int, since: int, until: int, cursor: Ints) -> None:
+        """Values of the events `since` to `until` for the windows of one length, to `self.out`."""
+        k = since
+        while k < until:
+            room = Moves(self.moves, self.ends, block.events, self.size, self.last, block.event_us)
+            n = follow(block, window_us, self.bound, self.keep_us, until, cursor, room)
+            moves = Moves(
+                self.moves, self.ends[:n], block.events[k : k + n], self.size[:n], self.last[:n], block.event_us
+            )
+            for f in self.lengths[window_us]:
+                window, out = self.windows[f], self.out[f, k - since : k - since + n]
+                AGGREGATES[window.aggregate](
+                    moves, self._column(window.column), (window.divisor, window.value), self.memories[f], out
+                )
+            k += n
+
+    def _column(self, column: int) -> Column:
+        if column < 0:
+            return Column(self.event_us[:0], self.events[:0], 0)
+        return Column(self.values[column], self.codes[column], int(self.nulls[column]))
+
+
+def _memory(aggregate: str, longest: int) -> Memory:
+    coded, extreme = aggregate in BY_CODE, aggregate in ("min", "max")
+    return Memory(
+        np.zeros(2, dtype=np.int64),
+        np.zeros(longest + 1 if coded or extreme else 0, dtype=np.int32),
+        np.zeros(longest if extreme else 0, dtype=np.uint8),
+    )
+
+
+def _lengths(windows: Sequence[Window]) -> list[int]:
+    return sorted({window.window_us for window in windows})
+
+
+def _blocks(starts: Ints) -> Iterator[Ints]:
+    """`starts` of consecutive entities with BLOCK events together, or of one entity with more."""
+    g = 0
+    while g < len(starts) - 1:
+        end = max(g + 1, int(np.searchsorted(starts, starts[g] + BLOCK, side="right")) - 1)
+        yield starts[g : end + 1]
+        g = end
 
 
 def compute(
-    starts: Ints, event_us: Ints, ingested: Ints, units: Ints, merchant: NDArray[np.int32], merchants: int,
-    features: tuple[WindowFeature, ...] = WINDOW_FEATURES, bound: int = MAX_EVENTS,
-) -> NDArray[np.float64]:  # fmt: skip
-    """Window values of every event: float64[len(features), n], null as NaN.
+    windows: Sequence[Window], starts: Ints, order: Ints, event_us: Ints, ingested: Ints, columns: Ints, nulls: Ints,
+    bound: int, keep_us: int, threads: int = 1, wanted: NDArray[np.bool_] | None = None,
+) -> Floats:  # fmt: skip
+    """Window values of every row, or of the `wanted` ones in their order: float64[len(windows), n], null as NaN.
 
-    Events come grouped by user (user g has rows starts[g]:starts[g + 1]) and, within a user, sorted by (event_us,
-    ingested, tie-break). `ingested` orders the history: the sequence, or created_timestamp in us. Events with equal
-    values keep their order. `units` are 1/10,000 USD. `merchant` are int32 codes below `merchants`, equal if and only
-    if the 64-bit hashes are.
+    Rows are sorted by (event_us, ingested, tie-break); entity g has the rows order[starts[g]:starts[g + 1]], in this
+    order, and each row belongs to one entity (`group`). `ingested` orders the history: the sequence, or
+    created_timestamp in us. Events with equal values keep their order.
+
+    `columns` int64[c, n] has stored integers (`fraud.core.columns`; a 64-bit hash as the int64 of the same bits), and
+    `nulls` int64[c] the stored integer of a null. `bound` and `keep_us` are max_events and keep of the entity.
     """
-    out = np.empty((len(features), len(event_us)), dtype=np.float64)
-    kinds = np.array([_CODES[f.aggregation] for f in features], dtype=np.int64)
-    divisors = np.array([_DIVISORS.get(f.aggregation, 1) for f in features], dtype=np.int64)
-    windows_us = np.array([f.window_us for f in features], dtype=np.int64)
-    empties = np.array([np.nan if f.empty is None else f.empty for f in features], dtype=np.float64)
-    settings = (kinds, divisors, windows_us, empties, bound, RETENTION_US)
-    _run(*settings, starts, event_us, ingested, units, merchant, merchants, out)
-    return out
+    places = np.arange(len(event_us)) if wanted is None else np.where(wanted, np.cumsum(wanted) - 1, -1)
+    out = np.empty((len(event_us) if wanted is None else np.count_nonzero(wanted), len(windows)))
+    blocks = [block for block in _blocks(starts) if block[0] < block[-1]]
+    longest = max((int(block[-1] - block[0]) for block in blocks), default=0)
+
+    def compute_every(first: int) -> None:
+        worker = _Worker(windows, nulls, longest, bound, keep_us)
+        for block in blocks[first::threads]:
+            worker.compute(block, order, event_us, ingested, columns, places, out)
+
+    if blocks and windows:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(compute_every, range(threads)))
+    return out.T

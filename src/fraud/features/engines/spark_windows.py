@@ -1,11 +1,11 @@
-"""Window features on Spark: the kernel in grouped Arrow batches, one group per shard of users.
+"""Window features on Spark: the kernel in grouped Arrow batches, one group per shard of an entity's ids.
 
-Rows are shuffled by user, and each group is processed by the kernel of the one-machine build. A row is identified by
-its
-*position*, an int64 that sorts rows as `arrow_windows.window_values` requires. A group returns positions and values, so
-the other columns of transactions are not shuffled.
+Rows are shuffled once, by entity and shard of its ids, and each group is processed by the kernel of the one-machine
+build. A row is identified by its *position*, an int64 that sorts rows as `arrow_windows.window_values` requires. A
+group returns positions and values, so the other columns of transactions are not shuffled. With several entities a row
+is in one group of each, with the columns that the entity's features need.
 
-Spark shuffles one row per day and shard, and one per shard and task; the transactions are packed into them. With one
+Spark shuffles one row per day and group, and one per group and task; the transactions are packed into them. With one
 Spark row per transaction, the JVM would need as much time for copying and sorting as all other steps together.
 """
 
@@ -17,18 +17,23 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fraud.core.contract import amounts_units
-from fraud.core.features import WINDOW_NAMES
-from fraud.features.engines import kernel
-from fraud.features.engines.arrow_windows import check_order, merchant_hashes, microseconds
+from fraud.features.engines.arrow_windows import (
+    EntityWindows,
+    check_order,
+    entity_values,
+    microseconds,
+    stored_values,
+    text_codes,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-EVENTS: Final = "shard int, events binary"
-"""`packed` columns that the kernel needs, and whether the row's values are requested."""
-VALUES: Final = "task long, values binary"
-"""`packed` positions and WINDOW_NAMES, null as NaN, for the task that writes them."""
+EVENTS: Final = "group int, events binary"
+"""Number of an entity and shard, and `packed` rows: id, position, times, stored columns, and whether the row's values
+are requested. The number is that of the entity * shards + that of the shard."""
+VALUES: Final = "task long, entity int, values binary"
+"""`packed` positions and values of an entity's features, null as NaN, for the task that writes them."""
 
 
 def packed(batch: pa.RecordBatch) -> bytes:
@@ -55,66 +60,72 @@ def split(batch: pa.RecordBatch, group: NDArray[np.integer[Any]]) -> Iterator[tu
         yield int(number), grouped.slice(start, end - start)
 
 
-def events(table: pa.Table, positions: NDArray[np.int64], shards: int, *, to_build: bool) -> pa.RecordBatch:
-    """`EVENTS` of a day's transactions (`arrow_windows.COLUMNS`, no nulls). All rows of a user are in one shard.
+def events(
+    table: pa.Table, entities: list[EntityWindows], positions: NDArray[np.int64], shards: int, *, to_build: bool
+) -> Iterator[pa.RecordBatch]:
+    """`EVENTS` of a day's transactions (`arrow_windows.columns`), a batch per entity. All rows of an id are in one
+    shard; rows without one are spread over the shards.
 
     Raises BadInputError when the rows are not sorted.
     """
     event_us, ingested_us = microseconds(table["event_timestamp"]), microseconds(table["created_timestamp"])
     check_order(event_us, ingested_us)
-    users = table["user_id"].combine_chunks().dictionary_encode()
-    shard_of = np.array([crc32(user.encode()) % shards for user in users.dictionary.to_pylist()], dtype=np.int32)
-    batch = pa.record_batch(
-        {
-            "user_id": users.cast(pa.string()),
-            "position": positions,
-            "event_us": event_us,
-            "ingested_us": ingested_us,
-            "units": amounts_units(table["amount"].to_numpy()),
-            "merchant": merchant_hashes(table["merchant_id"]).view(np.int64),
-            "to_build": pa.repeat(pa.scalar(to_build), table.num_rows),
-        }
-    )
-    rows = [(shard, packed(of_shard)) for shard, of_shard in split(batch, shard_of[users.indices.to_numpy()])]
-    return pa.record_batch(
-        {
-            "shard": pa.array([shard for shard, _ in rows], pa.int32()),
-            "events": pa.array([data for _, data in rows], pa.binary()),
-        }
-    )
+    for number, entity in enumerate(entities):
+        codes, texts = text_codes(table[entity.id_column])
+        shard_of_id = np.array([crc32(str(text).encode()) % shards for text in texts] or [0], dtype=np.int64)
+        shard = np.where(codes < 0, positions % shards, shard_of_id[codes])
+        stored = zip(entity.columns, entity.unknown, strict=True)
+        batch = pa.record_batch(
+            {
+                "id": pa.array(texts, pa.string()).take(pa.array(codes, mask=codes < 0)),
+                "position": positions,
+                "event_us": event_us,
+                "ingested_us": ingested_us,
+                "to_build": pa.repeat(pa.scalar(to_build), table.num_rows),
+                **{f"column {c.name}": stored_values(c, unknown, table[c.name]) for c, unknown in stored},
+            }
+        )
+        rows = [(of_shard, packed(part)) for of_shard, part in split(batch, shard)]
+        yield pa.record_batch(
+            {
+                "group": pa.array([number * shards + of_shard for of_shard, _ in rows], pa.int32()),
+                "events": pa.array([data for _, data in rows], pa.binary()),
+            }
+        )
 
 
-def window_values(rows: "DataFrame", task_of: Callable[[NDArray[np.int64]], NDArray[np.int64]]) -> "DataFrame":
+def window_values(
+    rows: "DataFrame", entities: list[EntityWindows], shards: int,
+    task_of: Callable[[NDArray[np.int64]], NDArray[np.int64]],
+) -> "DataFrame":  # fmt: skip
     """`VALUES` of the requested rows of `EVENTS`, in any order. `task_of` returns the task that writes a position.
 
-    `rows` must contain all rows of its users that can be in a window. A task has one shard in memory, about 60 bytes
-    per row.
+    `rows` must contain all rows of an entity that can be in a window. A task has one group in memory.
     """
 
-    def values(shard: pa.Table) -> pa.Table:
-        found = values_of_shard(unpacked(shard["events"]))
+    def values(key: tuple[Any, ...], group: pa.Table) -> pa.Table:
+        number = key[0].as_py() // shards
+        found = values_of_group(unpacked(group["events"]), entities[number])
         rows = [(task, packed(part)) for task, part in split(found, task_of(found["position"].to_numpy()))]
         return pa.table(
             {
                 "task": pa.array([task for task, _ in rows], pa.int64()),
+                "entity": pa.array([number] * len(rows), pa.int32()),
                 "values": pa.array([data for _, data in rows], pa.binary()),
             }
         )
 
-    return rows.groupBy("shard").applyInArrow(values, VALUES)
+    return rows.groupBy("group").applyInArrow(values, VALUES)
 
 
-def values_of_shard(shard: pa.Table) -> pa.RecordBatch:
-    """Position and WINDOW_NAMES of the requested rows, ordered by user, then position."""
-    order = np.argsort(shard["position"].to_numpy(), kind="stable")
-    users = shard["user_id"].combine_chunks().dictionary_encode()
-    starts, grouped = kernel.group(users.indices.to_numpy()[order], len(users.dictionary))
-    order = order[grouped]
-    merchants = shard["merchant"].combine_chunks().dictionary_encode()
-    event_us, ingested_us, units, position, requested = (
-        shard[name].to_numpy()[order] for name in ("event_us", "ingested_us", "units", "position", "to_build")
+def values_of_group(group: pa.Table, entity: EntityWindows) -> pa.RecordBatch:
+    """Position and values of the requested rows, in order of position."""
+    order = np.argsort(group["position"].to_numpy(), kind="stable")
+    codes, _ = text_codes(group["id"])
+    position, event_us, ingested_us, wanted, *stored = (
+        group[name].to_numpy()[order]
+        for name in ("position", "event_us", "ingested_us", "to_build", *(f"column {c.name}" for c in entity.columns))
     )
-    merchant = merchants.indices.to_numpy()[order]
-    values = kernel.compute(starts, event_us, ingested_us, units, merchant, len(merchants.dictionary))
-    columns = {name: column[requested] for name, column in zip(WINDOW_NAMES, values, strict=True)}
-    return pa.record_batch({"position": position[requested], **columns})
+    values = entity_values(entity, codes[order], event_us, ingested_us, stored, wanted)
+    columns = {name: np.ascontiguousarray(column) for name, column in zip(entity.names, values, strict=True)}
+    return pa.record_batch({"position": position[wanted], **columns})
