@@ -14,11 +14,12 @@ import sqlalchemy
 import structlog
 
 from fraud import declaration_file
+from fraud.declaration_file import load
 from fraud.embedded.stack import Stack
 from fraud.features.feast_snapshot import local_snapshots, publish_snapshots, views
 from fraud.ingest import ingest_labels, ingest_transactions
 from fraud.ingest.delivery import delivering
-from fraud.ingest.landing import SCHEMAS
+from fraud.ingest.landing import schema
 from fraud.job import Context
 from fraud.lake import catalog, reports
 from fraud.lake.dataset import located, put_atomically
@@ -28,6 +29,7 @@ from fraud.settings import Settings
 from fraud.uris import duckdb_file, path_of, sqlite_url, uri_of
 
 ROOT = Path(__file__).parents[2]
+THREE = load(ROOT / "tests/declarations/three.yaml")
 NAMES = ["a[1]b", "a*b", "a?b", "a b", "a%20b", "a#b", "a::b", "a{1,2}b", "a'b", "a$b", "aäb", "~a"]
 NEIGHBOURS = ["a1b", "axb", "a1", "a2b"]
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -64,12 +66,12 @@ def row(number: int, name: str) -> dict[str, object]:
 def filled(home: Path, count: int) -> Context:
     """A home whose landing zone has `count` transactions and as many labels, taken into its lake."""
     settings = Settings(home=home, project=ROOT)
-    context = Context(settings, Params.load(ROOT / "params.yaml"), structlog.get_logger())
+    context = Context(settings, Params.load(ROOT / "params.yaml"), THREE, structlog.get_logger())
     rows = [row(number, home.name) for number in range(count)]
     labels = [{"transaction_id": r["transaction_id"], "is_fraud": False, "label_timestamp": AT} for r in rows]
     with delivering(settings.landing_uri) as delivery:
-        delivery.add("transactions", "2026-01-01", "test", pa.Table.from_pylist(rows, SCHEMAS["transactions"]))
-        delivery.add("labels", "2026-01-01", "test", pa.Table.from_pylist(labels, SCHEMAS["labels"]))
+        delivery.add("transactions", "2026-01-01", "test", pa.Table.from_pylist(rows, schema("transactions", THREE)))
+        delivery.add("labels", "2026-01-01", "test", pa.Table.from_pylist(labels, schema("labels", THREE)))
     assert ingest_transactions.run(ingest_transactions.Config(), context).accepted == count
     assert ingest_labels.run(ingest_labels.Config(), context).unknown_transactions == 0
     return context
@@ -83,7 +85,7 @@ def test_a_home_of_any_name_is_read_whole_and_without_its_neighbours(tmp_path: P
     transactions = catalog.TRANSACTIONS.at(context.settings.lake_uri)
     assert transactions.partitions() == ["2026-01-01"]
     table = transactions.read("2026-01-01")
-    found = rows_with_ids(transactions, table["transaction_id"], ["transaction_id"])
+    found = rows_with_ids(transactions, table["transaction_id"], table.schema)
     assert found is not None
     assert found.num_rows == 3
     assert ingest_transactions.run(ingest_transactions.Config(), context).files_known == 1

@@ -10,7 +10,6 @@ from fraud.settings import Settings
 RULE: Final = "rule"
 """model_version of an answer that serving computed without a model."""
 BY_RULE: Final = "answered by the default rule"
-NOT_AVAILABLE: Final = "the model version is no longer available"
 OTHER_VERSION: Final = "the registry has another version of that number"
 
 
@@ -40,6 +39,6 @@ class AnsweringVersions:
             return BY_RULE
         try:
             found = self.fetched(record["model_version"])
-        except RefusedError:
-            return NOT_AVAILABLE
+        except RefusedError as error:
+            return error.message
         return found if found.feature_hash == record["feature_hash"] else OTHER_VERSION

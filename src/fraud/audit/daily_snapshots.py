@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fraud.core.daily import Table
+from fraud.features.daily_values import snapshot_id
 from fraud.lake import catalog
 
 SNAPSHOT_REPLACED: Final = "the daily snapshot was replaced"
@@ -56,7 +57,7 @@ def _read(lake_uri: str, table: Table, snapshot: str, ids: set[str]) -> Rows | s
     manifest = dataset.manifest(day)
     if manifest is None:
         return SNAPSHOT_GONE
-    if snapshot != f"{day}-{manifest.content_sha256[:12]}":
+    if snapshot != snapshot_id(manifest):
         return SNAPSHOT_REPLACED
     rows = dataset.read(day, [table.id_column, *table.names])
     named = pa.array(sorted(ids), pa.string())

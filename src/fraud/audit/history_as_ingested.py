@@ -17,6 +17,7 @@ from fraud.audit.stored_events import event_us, stored_records
 from fraud.core.daily import Table
 from fraud.core.plan import Plan
 from fraud.core.windows import WindowSet
+from fraud.features.daily_values import snapshot_id
 from fraud.lake import catalog
 
 _ORDER: Final = ("created_timestamp", "event_timestamp", "transaction_id")
@@ -92,7 +93,7 @@ def _daily(lake_uri: str, table: Table, rows: pa.Table) -> Iterator[tuple[str, l
     for day in {table.day_of(us) for us in at_us}:
         name = str(np.datetime64(day, "D"))
         manifest = dataset.manifest(name)
-        snapshots[day] = f"{name}-{manifest.content_sha256[:12]}" if manifest else None
+        snapshots[day] = snapshot_id(manifest) if manifest else None
     lookups: list[Lookup] = [
         (table, snapshot, entity_id)
         for us, entity_id in zip(at_us, ids, strict=True)

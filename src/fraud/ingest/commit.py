@@ -18,9 +18,10 @@ import structlog
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from fraud.core.declaration import Declaration
 from fraud.errors import BadInputError
 from fraud.ingest.delivery import finish_deliveries
-from fraud.ingest.landing import Feed, LandedFile, landed_files, read_landed
+from fraud.ingest.landing import Feed, LandedFile, check_columns, landed_files, read_landed
 from fraud.lake.dataset import ROWS_PER_OBJECT, DataObject, Dataset, listed, located, put_atomically
 
 ROWS_PER_BATCH: Final = 300_000
@@ -165,13 +166,13 @@ class Totals(NamedTuple):
 
 
 def ingest_new_files(
-    landing_uri: str, lake_uri: str, feed: Feed, decide: Callable[[Landed], Batch],
+    landing_uri: str, lake_uri: str, feed: Feed, declaration: Declaration, decide: Callable[[Landed], Batch],
     log: structlog.stdlib.BoundLogger,
 ) -> Ingested:  # fmt: skip
     """Finish the batch of a killed run, if any, then ingest the new landed files in batches.
 
     `decide` writes the objects of a batch and returns its result. Raises BadInputError, before anything is written,
-    when a landed file is not a Parquet file of this feed.
+    when a new file is not a Parquet file of this feed.
     """
     finish_deliveries(landing_uri)
     ledger = Ledger(lake_uri, feed)
@@ -184,8 +185,10 @@ def ingest_new_files(
     ingested = ledger.ingested()
     landed = list(landed_files(landing_uri, feed))
     new = {file.sha256: file for file in reversed(landed) if file.sha256 not in ingested}
+    for file in new.values():
+        check_columns(file.uri, feed, declaration, file.columns)
     for files in batches(sorted(new.values(), key=lambda file: file.name)):
-        batch = decide([(file, read_landed(file, feed)) for file in files])
+        batch = decide([(file, read_landed(file, feed, declaration)) for file in files])
         ledger.commit(batch)
         done.append(batch)
         counts, _, _ = summed([batch])

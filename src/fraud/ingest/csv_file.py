@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from fraud.errors import BadInputError
-from fraud.ingest.mapping.mapping import Source
+from fraud.ingest.mapping.sections import Source
 
 CHARACTERS_PER_BLOCK: Final = 8 << 20
 LINES_IN_FIRST_PIECE: Final = 1_000

@@ -1,4 +1,4 @@
-"""Read columns of ids as text: one rule per type, used by import, the landing zone and file scoring.
+"""Read columns of ids and of categories as text: one rule per type, used by import, the landing zone and file scoring.
 
 | type of the column | id |
 | --- | --- |
@@ -88,11 +88,11 @@ def can_be_id(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests) or _is_binary(kind)
 
 
-def described(column: str, ids: Ids, values: pa.Array | pa.ChunkedArray) -> pa.Array:
+def described(column: str, faults: pa.Array, values: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Texts `column: fault: 'value'` for `parse_error`, string[n]; null for rows without a fault."""
-    texts: list[str | None] = [None] * len(ids.faults)
-    for row in pc.indices_nonzero(pc.is_valid(ids.faults)).to_pylist():
-        texts[row] = f"{column}: {ids.faults[row]}: {str(values[row].as_py())[:_SHOWN]!r}"
+    texts: list[str | None] = [None] * len(faults)
+    for row in pc.indices_nonzero(pc.is_valid(faults)).to_pylist():
+        texts[row] = f"{column}: {faults[row]}: {str(values[row].as_py())[:_SHOWN]!r}"
     return pa.array(texts, pa.string())
 
 

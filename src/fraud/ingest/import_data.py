@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from fraud.core.declaration import Declaration
 from fraud.errors import BadInputError
 from fraud.ingest.delivery import delivering
-from fraud.ingest.landing import NO_DAY, PARSE_ERROR, SCHEMAS, Feed
+from fraud.ingest.landing import NO_DAY, PARSE_ERROR, Feed, schema
 from fraud.job import Context, JobConfig, JobResult
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from fraud.ingest.mapping.mapping import Mapping
 
 SORT_MEMORY: Final = "512MB"
-_LABEL_ERROR: Final = "label_error"
+_LABEL_ERROR: Final = "_label_error"
 _LOG_EVERY_ROWS: Final = 1_000_000
 _ROWS_PER_READ: Final = 100_000
 _DAY_OF: Final[dict[Feed, str]] = {"transactions": "event_timestamp", "labels": "label_timestamp"}
@@ -124,10 +125,10 @@ def run(config: Config, context: Context) -> Result | MappingCheck:
 
     from fraud.ingest.mapping.mapping import Mapping  # noqa: PLC0415
 
-    mapping = Mapping.load(config.mapping)
+    mapping = Mapping.load(config.mapping, context.declaration)
     with tempfile.TemporaryDirectory(prefix="fraud-import-") as folder:
         if config.check:
-            return _check(config, mapping, Path(folder))
+            return _check(config, mapping, context.declaration, Path(folder))
         limits = {"memory_limit": SORT_MEMORY, "temp_directory": folder}
         with duckdb.connect(f"{folder}/rows.duckdb", config=limits) as rows:
             rows.execute("SET TimeZone = 'UTC'")
@@ -135,10 +136,10 @@ def run(config: Config, context: Context) -> Result | MappingCheck:
             return _land(config, mapping, rows, rows_in, context)
 
 
-def _check(config: Config, mapping: "Mapping", folder: Path) -> MappingCheck:
+def _check(config: Config, mapping: "Mapping", declaration: Declaration, folder: Path) -> MappingCheck:
     from fraud.ingest.mapping.mapping_check import check_mapping  # noqa: PLC0415 - pandas
 
-    readable, columns = check_mapping(config.source, mapping, folder)
+    readable, columns = check_mapping(config.source, mapping, declaration, folder)
     return MappingCheck(
         source=config.source, mapping=mapping.name, rows=readable.rows, unreadable=readable.unreadable,
         labels=readable.labels, unreadable_labels=readable.unreadable_labels,
@@ -156,10 +157,10 @@ def _spool(
     from fraud.ingest.mapping.mapped_rows import Readable, mapped_pieces  # noqa: PLC0415 - pandas
 
     readable = Readable(config.source)
-    for piece in mapped_pieces(config.source, mapping, folder):
+    for piece in mapped_pieces(config.source, mapping, context.declaration, folder):
         first = readable.rows
         readable.add(piece.mapped)
-        numbered = piece.mapped.append_column("position", pa.array(range(first, readable.rows)))
+        numbered = piece.mapped.append_column("_position", pa.array(range(first, readable.rows)))
         rows.register("piece", numbered)
         rows.execute("CREATE TABLE IF NOT EXISTS mapped AS FROM piece LIMIT 0")
         rows.execute("INSERT INTO mapped FROM piece")
@@ -201,7 +202,7 @@ def _land(
     feeds: tuple[Feed, ...] = ("transactions", "labels")
     with delivering(config.out or context.settings.landing_uri) as delivery:
         for feed in feeds:
-            for day, table in _by_day(rows, feed):
+            for day, table in _by_day(rows, feed, schema(feed, context.declaration)):
                 held = first_held is not None and day is not None and day >= first_held
                 size = delivery.add(
                     feed, day.isoformat() if day else NO_DAY, mapping.name, table, held_back=held
@@ -246,31 +247,31 @@ def _first_held_back(days: list[date | None], hold_back: int) -> date | None:
     return first
 
 
-def _by_day(rows: "DuckDBPyConnection", feed: Feed) -> Iterator[tuple[date | None, pa.Table]]:
-    """The rows of a feed by UTC day, in the source's order. The day of rows without a time is None."""
-    names = SCHEMAS[feed].names
-    chosen = {name: name for name in names}
+def _by_day(rows: "DuckDBPyConnection", feed: Feed, landed: pa.Schema) -> Iterator[tuple[date | None, pa.Table]]:
+    """The rows of a feed by UTC day, in the source's order and the schema `landed`. The day of rows without a time is
+    None."""
+    chosen = {name: f'"{name}"' for name in landed.names}
     only = ""
     if feed == "labels":
         chosen[PARSE_ERROR] = f"{_LABEL_ERROR} AS {PARSE_ERROR}"
         only = f"WHERE is_fraud IS NOT NULL OR {_LABEL_ERROR} IS NOT NULL"
     reader = rows.sql(
-        f"SELECT {', '.join(chosen.values())}, {_DAY_OF[feed]}::DATE AS day, position FROM mapped {only} "  # noqa: S608
-        "ORDER BY day NULLS LAST, position"
+        f"SELECT {', '.join(chosen.values())}, {_DAY_OF[feed]}::DATE AS _day, _position FROM mapped {only} "  # noqa: S608
+        "ORDER BY _day NULLS LAST, _position"
     ).to_arrow_reader(_ROWS_PER_READ)
     held: list[pa.Table] = []
     current: date | None = None
     for batch in reader:
         table = pa.table(batch)
-        days = table["day"].combine_chunks().dictionary_encode(null_encoding="encode")
+        days = table["_day"].combine_chunks().dictionary_encode(null_encoding="encode")
         starts = _run_starts(days)
         for start, end in zip(starts, [*starts[1:], table.num_rows], strict=True):
-            day = table["day"][start].as_py()
+            day = table["_day"][start].as_py()
             if held and day != current:
                 yield current, pa.concat_tables(held)
                 held = []
             current = day
-            held.append(table.slice(start, end - start).select(names).cast(SCHEMAS[feed]))
+            held.append(table.slice(start, end - start).select(landed.names).cast(landed))
     if held:
         yield current, pa.concat_tables(held)
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from fraud.core.contract import LABEL_COLUMNS
+from fraud.core.declaration import Declaration
 from fraud.ingest.landing import LandedFile
 from fraud.job import Context, JobConfig, JobResult, Moment
 from fraud.lake import catalog
@@ -57,8 +58,9 @@ def run(config: Config, context: Context) -> Result:
     from fraud.ingest.commit import ingest_new_files, summed  # noqa: PLC0415 - pandas and duckdb take a second to import
 
     lake = context.settings.lake_uri
-    ingest = _Ingest(lake, config.now or datetime.now(UTC))
-    done = ingest_new_files(context.settings.landing_uri, lake, "labels", ingest.decide, context.log)
+    ingest = _Ingest(lake, context.declaration, config.now or datetime.now(UTC))
+    landing = context.settings.landing_uri
+    done = ingest_new_files(landing, lake, "labels", context.declaration, ingest.decide, context.log)
     counts, facts, reasons = summed(done.batches)
     return Result(
         rows_in=counts.rows, accepted=counts.accepted, quarantined=counts.quarantined, duplicates=counts.duplicates,
@@ -71,7 +73,8 @@ def run(config: Config, context: Context) -> Result:
 class _Ingest:
     """Assigns landed labels to the lake, quarantine or duplicates."""
 
-    def __init__(self, lake_uri: str, now: datetime) -> None:
+    def __init__(self, lake_uri: str, declaration: Declaration, now: datetime) -> None:
+        self._declaration = declaration
         self._labels = catalog.LABELS.at(lake_uri)
         self._transactions = catalog.TRANSACTIONS.at(lake_uri)
         self._quarantine = catalog.QUARANTINE.at(lake_uri)
@@ -85,10 +88,10 @@ class _Ingest:
 
         table = pa.concat_tables([rows for _, rows in landed])
         file_of = np.repeat(np.arange(len(landed)), [rows.num_rows for _, rows in landed])
-        reasons = quarantine_reasons("labels", table, self._now)
+        reasons = quarantine_reasons("labels", self._declaration, table, self._now)
         good = pc.is_null(reasons)
         rows = table.filter(good).select(LABEL_COLUMNS).combine_chunks()
-        ingested = rows_with_ids(self._labels, rows["transaction_id"], LABEL_COLUMNS)
+        ingested = rows_with_ids(self._labels, rows["transaction_id"], catalog.LABEL_SCHEMA)
         ingested = rows.schema.empty_table() if ingested is None else ingested.cast(rows.schema)
         everything = pa.concat_tables([ingested, rows]).to_pandas()
         repeated = everything.duplicated().to_numpy()[ingested.num_rows :]
@@ -114,7 +117,7 @@ class _Ingest:
     def _unknown(self, ids: pa.ChunkedArray) -> int:
         from fraud.lake.lookup import rows_with_ids  # noqa: PLC0415
 
-        found = rows_with_ids(self._transactions, ids, ["transaction_id"])
+        found = rows_with_ids(self._transactions, ids, pa.schema([("transaction_id", pa.string())]))
         if found is None:
             return len(ids)
         return len(ids) - int(pc.sum(pc.is_in(ids, value_set=found["transaction_id"])).as_py() or 0)

@@ -9,21 +9,41 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from fraud.core.contract import TRANSACTION_COLUMNS
+from fraud.core.declaration import Declaration
 from fraud.errors import BadInputError
+from fraud.ingest.flags import can_be_flag, flags_of
 from fraud.ingest.ids import ID_COLUMNS, both, can_be_id, described, ids_of
 from fraud.lake import catalog
 from fraud.lake.dataset import listed, located
 
 Feed = Literal["transactions", "labels"]
 PARSE_ERROR: Final = "parse_error"
-SCHEMAS: Final[dict[Feed, pa.Schema]] = {
-    "transactions": catalog.TRANSACTIONS.schema.append(pa.field(PARSE_ERROR, pa.string())),
-    "labels": catalog.LABELS.schema.append(pa.field(PARSE_ERROR, pa.string())),
-}
-OPTIONAL: Final = frozenset({"created_timestamp", "merchant_category", "distance_from_home", PARSE_ERROR})
-"""Columns that a source may omit. Ingest defines their defaults."""
 NO_DAY: Final = "unknown"
 HELD_BACK: Final = "held_back"
+
+
+def schema(feed: Feed, declaration: Declaration) -> pa.Schema:
+    """The columns of a landed file of this feed: the contract's, the declared ones, and `parse_error`."""
+    definition = {"transactions": catalog.TRANSACTIONS, "labels": catalog.LABELS}[feed]
+    return definition.schema(declaration).append(pa.field(PARSE_ERROR, pa.string()))
+
+
+def required(feed: Feed) -> tuple[str, ...]:
+    """The columns that a landed file must have. Others may be missing; ingest defines their defaults."""
+    if feed == "labels":
+        return tuple(catalog.LABEL_SCHEMA.names)
+    return tuple(name for name in TRANSACTION_COLUMNS if name != "created_timestamp")
+
+
+def text_columns(declaration: Declaration) -> tuple[str, ...]:
+    """The columns that are read by the rules of `fraud.ingest.ids`: ids and categories."""
+    return (*ID_COLUMNS, *(n for n, column in sorted(declaration.columns.items()) if column.type in ("id", "category")))
+
+
+def flag_columns(declaration: Declaration) -> tuple[str, ...]:
+    """The declared flags, which are read by the rules of `fraud.ingest.flags`."""
+    return tuple(name for name, column in sorted(declaration.columns.items()) if column.type == "flag")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +55,11 @@ class LandedFile:
     """Path below the landing zone."""
     sha256: str
     rows: int
+    columns: pa.Schema
 
 
 def landed_files(landing_uri: str, feed: Feed) -> Iterator[LandedFile]:
-    """The delivered files, sorted by path. Raises BadInputError for a file that is not a Parquet file of this feed."""
+    """The delivered files, sorted by path. Raises BadInputError for a file that is not a Parquet file."""
     root = f"{landing_uri.rstrip('/')}/{feed}"
     fs, path = located(root)
     for found in listed(root):
@@ -46,11 +67,11 @@ def landed_files(landing_uri: str, feed: Feed) -> Iterator[LandedFile]:
             data: bytes = fs.cat_file(f"{path}/{found}")
             uri = f"{root}/{found}"
             file = _open(uri, data)
-            _check(uri, feed, file.schema_arrow)
-            yield LandedFile(uri, f"{feed}/{found}", sha256(data).hexdigest(), file.metadata.num_rows)
+            digest = sha256(data).hexdigest()
+            yield LandedFile(uri, f"{feed}/{found}", digest, file.metadata.num_rows, file.schema_arrow)
 
 
-def read_landed(file: LandedFile, feed: Feed) -> pa.Table:
+def read_landed(file: LandedFile, feed: Feed, declaration: Declaration) -> pa.Table:
     """The rows of a file in the feed's schema. Missing optional columns are null.
 
     Raises BadInputError when the file changed since it was listed, is damaged, or has a column of an unsupported type.
@@ -62,40 +83,46 @@ def read_landed(file: LandedFile, feed: Feed) -> pa.Table:
             f"{file.uri} changed while being read", hint="deliver changed files under new names, then run again"
         )
     try:
-        return in_schema(file.uri, feed, _open(file.uri, data).read(columns=SCHEMAS[feed].names))
+        rows = _open(file.uri, data).read(columns=schema(feed, declaration).names)
+        return in_schema(file.uri, feed, declaration, rows)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise BadInputError(f"{file.uri} cannot be read", got=str(error), hint="deliver the file again") from error
 
 
-def in_schema(name: str, feed: Feed, table: pa.Table) -> pa.Table:
-    """The rows of a table in the feed's schema. Missing optional columns are null. An invalid id becomes null, with the
-    reason in `parse_error`.
+def in_schema(name: str, feed: Feed, declaration: Declaration, table: pa.Table) -> pa.Table:
+    """The rows of a table in the feed's schema. Missing optional columns are null. An invalid id, category or flag
+    becomes null, with the reason in `parse_error`.
 
     Raises BadInputError with `name` when a column is missing, is repeated or has an unsupported type.
     """
-    _check(name, feed, table.schema)
-    schema, rows = SCHEMAS[feed], table.num_rows
+    check_columns(name, feed, declaration, table.schema)
+    texts, flags = text_columns(declaration), flag_columns(declaration)
     columns: dict[str, pa.Array] = {}
-    errors = pa.nulls(rows, pa.string())
-    for field in schema:
+    errors = pa.nulls(table.num_rows, pa.string())
+    for field in schema(feed, declaration):
         if field.name not in table.column_names:
-            columns[field.name] = pa.nulls(rows, field.type)
-        elif field.name in ID_COLUMNS:
-            ids = ids_of(field.name, table[field.name])
-            columns[field.name] = ids.texts
-            errors = both(errors, described(field.name, ids, table[field.name]))
+            columns[field.name] = pa.nulls(table.num_rows, field.type)
+            continue
+        given = table[field.name]
+        if field.name in texts:
+            columns[field.name], faults = ids_of(field.name, given)
+        elif field.name in flags:
+            columns[field.name], faults = flags_of(field.name, given)
         else:
-            columns[field.name] = table[field.name].cast(field.type, safe=False)
+            columns[field.name] = given.cast(field.type, safe=False)
+            continue
+        errors = both(errors, described(field.name, faults, given))
     columns[PARSE_ERROR] = both(columns[PARSE_ERROR], errors)
-    return pa.Table.from_arrays(list(columns.values()), schema=schema)
+    return pa.Table.from_arrays(list(columns.values()), schema=schema(feed, declaration))
 
 
-def delivered(landing_uri: str, transactions: Collection[str]) -> pa.Table:
+def delivered(landing_uri: str, transactions: Collection[str], declaration: Declaration) -> pa.Table:
     """All delivered rows of these transactions, including rejected ones. Reads the whole landing zone."""
     ids = pa.array(sorted(transactions), pa.string())
-    tables = [read_landed(file, "transactions") for file in landed_files(landing_uri, "transactions")]
+    files = landed_files(landing_uri, "transactions")
+    tables = (read_landed(file, "transactions", declaration) for file in files)
     found = [table.filter(pc.is_in(table["transaction_id"], ids)) for table in tables]
-    return pa.concat_tables([SCHEMAS["transactions"].empty_table(), *found])
+    return pa.concat_tables([schema("transactions", declaration).empty_table(), *found])
 
 
 def _open(uri: str, data: bytes) -> pq.ParquetFile:
@@ -107,19 +134,23 @@ def _open(uri: str, data: bytes) -> pq.ParquetFile:
         ) from error
 
 
-def _check(uri: str, feed: Feed, schema: pa.Schema) -> None:
+def check_columns(uri: str, feed: Feed, declaration: Declaration, found: pa.Schema) -> None:
     """Raises BadInputError when a column is missing or its type cannot become the contract's."""
-    missing = [f.name for f in SCHEMAS[feed] if f.name not in schema.names and f.name not in OPTIONAL]
-    if missing:
+    expected = schema(feed, declaration)
+    if missing := [name for name in required(feed) if name not in found.names]:
         raise BadInputError(
-            f"{uri} lacks {', '.join(missing)}", expected=", ".join(SCHEMAS[feed].names),
-            got=", ".join(schema.names) or "no columns", hint="fraud import maps other files to the contract",
+            f"{uri} lacks {', '.join(missing)}", expected=", ".join(expected.names),
+            got=", ".join(found.names) or "no columns", hint="fraud import maps other files to the contract",
         )  # fmt: skip
-    if twice := sorted({n for n in SCHEMAS[feed].names if schema.names.count(n) > 1}):
+    if twice := sorted({n for n in expected.names if found.names.count(n) > 1}):
         raise BadInputError(f"{uri} has several columns named {', '.join(twice)}", hint="rename them at the source")
-    for field in SCHEMAS[feed]:
-        got = schema.field(field.name).type if field.name in schema.names else pa.null()
-        fits = can_be_id(got) if field.name in ID_COLUMNS else _fits(got, field.type)
+    texts, flags = text_columns(declaration), flag_columns(declaration)
+    for field in expected:
+        got = found.field(field.name).type if field.name in found.names else pa.null()
+        if field.name in texts:
+            fits = can_be_id(got)
+        else:
+            fits = can_be_flag(got) if field.name in flags else _fits(got, field.type)
         if not fits:
             zone = pa.types.is_timestamp(got)
             raise BadInputError(

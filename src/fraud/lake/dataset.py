@@ -97,13 +97,23 @@ def folders(uri: str) -> list[str]:
 def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with exactly the columns of a schema: others are dropped, missing ones are null.
 
-    A partition that was written under another declaration may have other columns.
+    A partition that was written under another declaration may have other columns. Raises BadInputError for values that
+    a column's type cannot have.
     """
-    columns = [
-        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
-        for field in schema
-    ]
+    columns = [_conformed(table, field) for field in schema]
     return pa.table(columns, schema=pa.schema([field.with_nullable(True) for field in schema]))
+
+
+def _conformed(table: pa.Table, field: pa.Field) -> pa.Array | pa.ChunkedArray:
+    if field.name not in table.column_names:
+        return pa.nulls(table.num_rows, field.type)
+    try:
+        return table[field.name].cast(field.type)
+    except pa.ArrowException as error:
+        raise BadInputError(
+            f"the lake has a column {field.name} of another type", expected=str(field.type),
+            got=f"{table[field.name].type}: {error}", hint="give the new column another name in features.yaml",
+        ) from error  # fmt: skip
 
 
 def put_atomically(uri: str, data: bytes) -> None:

@@ -1,20 +1,20 @@
 """Look up rows of a dataset by transaction_id without reading the dataset into memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fraud.lake.dataset import Dataset, located
+from fraud.lake.dataset import Dataset, conformed, located
 from fraud.uris import duckdb_file, path_or_uri
 
 
-def rows_with_ids(dataset: Dataset, ids: pa.Array | pa.ChunkedArray, columns: Sequence[str]) -> pa.Table | None:
+def rows_with_ids(dataset: Dataset, ids: pa.Array | pa.ChunkedArray, schema: pa.Schema) -> pa.Table | None:
     """The rows of a dataset whose transaction_id is in `ids`, in any order; None for a dataset without partitions.
 
-    The id column, and the other columns of the row groups with a match, are streamed: memory use grows with `ids` and
-    the number of rows found.
+    They have the columns of `schema`. A column that a partition does not have is null. The id column, and the other
+    columns of the row groups with a match, are streamed: memory use grows with `ids` and the number of rows found.
     """
     uris = [uri for partition in dataset.partitions() for uri in dataset.object_uris(partition)]
     if not uris:
@@ -25,10 +25,13 @@ def rows_with_ids(dataset: Dataset, ids: pa.Array | pa.ChunkedArray, columns: Se
         if not local:
             connection.register_filesystem(fs)
         connection.register("ids", pa.table({"transaction_id": ids}))
-        chosen = ", ".join(f'"{column}"' for column in columns)
         paths = [duckdb_file(path_or_uri(uri)) for uri in uris]
-        query = f"SELECT {chosen} FROM read_parquet($paths) SEMI JOIN ids USING (transaction_id)"  # noqa: S608
-        return connection.sql(query, params={"paths": paths}).to_arrow_table()
+        query = (
+            "SELECT COLUMNS(lambda name: list_contains($names, name)) "
+            "FROM read_parquet($paths, union_by_name = true) SEMI JOIN ids USING (transaction_id)"
+        )
+        found = connection.sql(query, params={"names": schema.names, "paths": paths}).to_arrow_table()
+    return conformed(found, schema)
 
 
 def by_day(table: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:

@@ -8,34 +8,26 @@ after checks of the whole day, so repeated tasks and killed runs do no harm; see
 import datetime as dt
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from hashlib import sha256
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from fraud.errors import BadInputError, UnavailableError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
-from fraud.lake.dataset import ROWS_PER_GROUP, DataObject, Dataset, Manifest, located
-from fraud.scoring.scorer import INPUT, Model, Scorer
+from fraud.lake.dataset import Dataset, Manifest
+from fraud.scoring.scorer import Scorer
+from fraud.scoring.slices import Slice, SliceScored, SliceUnusable, scoring_task, slices_of
 
 if TYPE_CHECKING:
-    from pyspark.core.broadcast import Broadcast
-
     from fraud.registry.model_versions import ModelArtifact
 
 SLICES_AT_ONCE: Final = 16
 """Days are scored together until they have this many slices. A cancelled backfill keeps the days published before."""
 _REJECTED: Final = "rejected: "
-_SESSIONS: Final[dict[str, Model]] = {}
 
 
 class Config(JobConfig):
@@ -96,36 +88,10 @@ class Result(JobResult):
     model_version: str
     model_sha256: str
     seconds: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """Rows of a data object of a day of `features`: the unit of work. It does not depend on the number of cores."""
-
-    day: str
-    uri: str
-    object: DataObject
-    first: int
-    """Offset of the first row; `end` is the offset after the last row."""
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class SliceScored:
-    """Result of a task: the written object, and the figures that the driver checks."""
-
-    object: DataObject
-    rows_in: int
-    flagged: int
-    rejected: Counter[str]
-    id_hashes: NDArray[np.uint64]
-
-
-@dataclass(frozen=True, slots=True)
-class SliceUnusable:
-    """The input of a task is damaged. Not an exception, because Spark would retry it and hide its type."""
-
-    reason: str
+    window_features: str = ""
+    """Of a file: where its window features are from."""
+    daily_features: str = ""
+    """Of a file: where its daily features are from."""
 
 
 def run(config: Config, context: Context) -> Result:
@@ -141,9 +107,11 @@ def run(config: Config, context: Context) -> Result:
     seconds = {"model": time.monotonic() - started}
     if config.input and config.output:
         return _score_file(config.input, config.output, artifact, context)
-    features = catalog.FEATURES.at(context.settings.lake_uri)
+    features = catalog.features(artifact.plan.stored_hash).at(context.settings.lake_uri)
     definition = catalog.SCORES if config.model is None else catalog.what_if(artifact.version)
     scores = definition.at(context.settings.lake_uri)
+    if not features.partitions():
+        raise _no_features(artifact, features, context)
     sources = {day: _source(features, day) for day in _days(config, context, features, scores)}
     before = {day: scores.manifest(day) for day in sources}
     todo = [
@@ -174,22 +142,31 @@ def _score_file(source: Path, target: Path, artifact: "ModelArtifact", context: 
     from fraud.scoring.trees import batch_model  # noqa: PLC0415 - numba takes a second to import
 
     began = time.monotonic()
-    scorer = Scorer(batch_model(artifact.model), artifact.version, artifact.feature_hash, artifact.threshold)
+    scorer = Scorer(batch_model(artifact.model), artifact.version, artifact.plan, artifact.threshold)
     done = score_file(source, target, scorer)
-    windows = "columns of the file" if done.windows_given else "computed from the rows of the file"
-    context.log.info("file scored", file=str(source), rows=done.rows, window_features=windows)
+    origins = {"window_features": done.window_features, "daily_features": done.daily_features}
+    context.log.info("file scored", file=str(source), rows=done.rows, **origins)
     return Result(
         days=[], rows=done.rows, flagged=done.flagged, rejected=done.rejected.total(),
         reasons=dict(sorted(done.rejected.items())), model_version=artifact.version,
-        model_sha256=artifact.model_sha256, seconds={"total": round(time.monotonic() - began, 3)},
+        model_sha256=artifact.model_sha256, seconds={"total": round(time.monotonic() - began, 3)}, **origins,
+    )  # fmt: skip
+
+
+def _no_features(artifact: "ModelArtifact", features: Dataset, context: Context) -> BadInputError:
+    own = artifact.plan.stored_hash == context.declaration.stored_hash
+    return BadInputError(
+        f"there are no features to score with version {artifact.version}",
+        expected=f"days of {features.name}, which the declaration in the version describes",
+        got="none in the lake" if own else "none in the lake; features.yaml declares other columns or features",
+        hint="fraud build-features" if own else "fraud build-features --live, for the versions with an alias; for "
+        "another version, first put its declaration into features.yaml",
     )  # fmt: skip
 
 
 def _days(config: Config, context: Context, features: Dataset, scores: Dataset) -> list[str]:
     """The requested days; by default the newest, and days of the week before it whose scores are out of date."""
     published = features.partitions()
-    if not published:
-        raise BadInputError("there are no features to score", hint="fraud build-features")
     if config.date:
         return [str(config.date)]
     if config.first:
@@ -248,8 +225,8 @@ def _score(
     with spark_session(context.settings, "score_nightly") as spark:
         seconds["spark_start"] = time.monotonic() - began
         context.log.info("Spark started", seconds=round(seconds["spark_start"], 1), days=len(days))
-        task = _task(scores, artifact, spark.sparkContext.broadcast(artifact.model))
-        for slices in _together(list(_slices(features, day, sources[day])) for day in days):
+        task = scoring_task(scores, artifact, spark.sparkContext.broadcast(artifact.model))
+        for slices in _together(list(slices_of(features, day, sources[day])) for day in days):
             mark = time.monotonic()
             results = run_tasks(spark, task, slices, lambda piece: piece.end - piece.first, context.log)
             seconds["score"] += time.monotonic() - mark
@@ -291,72 +268,6 @@ def _publish_each(
                 f"the scores of {day} cannot be published", got=str(error), hint="free some space and run again"
             ) from error
         context.log.info("day published", day=day, rows=sum(part.object.rows for part in parts))
-
-
-def _slices(features: Dataset, day: str, source: Manifest) -> Iterator[Slice]:
-    """The slices of a day, one per row group. An object without rows is one slice, so that it is read and checked."""
-    for uri, made in zip(features.object_uris(day), source.objects, strict=True):
-        for first in range(0, max(made.rows, 1), ROWS_PER_GROUP):
-            yield Slice(day, uri, made, first, min(first + ROWS_PER_GROUP, made.rows))
-
-
-def _task(
-    scores: Dataset, artifact: "ModelArtifact", model: "Broadcast[bytes]"
-) -> Callable[[Slice], SliceScored | SliceUnusable]:
-    """The function that Spark runs in its workers."""
-    key, version = artifact.model_sha256, artifact.version
-    feature_hash, threshold = artifact.feature_hash, artifact.threshold
-
-    def score_slice(piece: Slice) -> SliceScored | SliceUnusable:
-        from pandas.util import hash_array  # noqa: PLC0415 - pandas takes a second to import
-
-        try:
-            table = _read(piece)
-        except FileNotFoundError:
-            return SliceUnusable("the object does not exist")
-        except (pa.ArrowException, ValueError) as error:
-            return SliceUnusable(str(error))
-        rows, rejected = Scorer(_session(key, model), version, feature_hash, threshold).score(table)
-        return SliceScored(
-            object=scores.put(piece.day, rows),
-            rows_in=table.num_rows,
-            flagged=pc.sum(rows["is_fraud"]).as_py() or 0,
-            rejected=rejected,
-            id_hashes=hash_array(rows["transaction_id"].to_numpy(), categorize=False),
-        )
-
-    return score_slice
-
-
-def _read(piece: Slice) -> pa.Table:
-    """The rows of a slice, with INPUT's columns. The first slice of an object verifies its sha256."""
-    fs, path = located(piece.uri)
-    if piece.first == 0:
-        data = fs.cat_file(path)
-        if (digest := sha256(data).hexdigest()) != piece.object.sha256:
-            raise ValueError(f"sha256 {digest} instead of {piece.object.sha256} as in the manifest")
-        return _rows(pq.ParquetFile(pa.BufferReader(data)), piece)
-    with fs.open(path, "rb") as file:
-        return _rows(pq.ParquetFile(file), piece)
-
-
-def _rows(file: pq.ParquetFile, piece: Slice) -> pa.Table:
-    """Read the row groups that contain the slice, and slice them. Raises ArrowException or ValueError."""
-    starts = np.cumsum([0, *(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))])
-    groups = [g for g in range(file.num_row_groups) if starts[g] < piece.end and starts[g + 1] > piece.first]
-    offset = piece.first - int(starts[groups[0]]) if groups else 0
-    table = file.read_row_groups(groups, columns=INPUT.names, use_threads=False)
-    return table.slice(offset, piece.end - piece.first).cast(INPUT)
-
-
-def _session(key: str, model: "Broadcast[bytes]") -> Model:
-    """The worker's session of this model, created by its first task and reused."""
-    from fraud.scoring.trees import batch_model  # noqa: PLC0415 - numba takes a second to import
-
-    if key not in _SESSIONS:
-        _SESSIONS.clear()
-        _SESSIONS[key] = batch_model(model.value)
-    return _SESSIONS[key]
 
 
 def _publish(scores: Dataset, day: str, source: Manifest, parts: list[SliceScored], artifact: "ModelArtifact") -> None:

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.served_answers import THREE, TWO_ENTITIES
 
+from fraud.core.declaration import Declaration
+from fraud.core.plan import Plan
 from fraud.errors import BadInputError, RefusedError
 from fraud.features.engines.arrow_vector import vectors
 from fraud.job import Context
+from fraud.lake import catalog
 from fraud.lake.dataset import Dataset
 from fraud.monitoring import drift
 from fraud.scoring.onnx_session import OnnxModel
@@ -36,8 +40,9 @@ def reference(features_of: Make, linear_model: Make) -> pa.Table:
     return with_probability(pa.concat_tables(days), linear_model())
 
 
-def with_probability(table: pa.Table, model: bytes) -> pa.Table:
-    return table.append_column("fraud_probability", pa.array(OnnxModel(model).probabilities(vectors(table))))
+def with_probability(table: pa.Table, model: bytes, declaration: Declaration = THREE) -> pa.Table:
+    probabilities = OnnxModel(model).probabilities(vectors(table, Plan(declaration)))
+    return table.append_column("fraud_probability", pa.array(probabilities))
 
 
 def publish_scores(scores: Dataset, table: pa.Table, version: str, model: bytes) -> None:
@@ -111,8 +116,8 @@ def test_one_day_that_moves_a_feature_by_a_lot_gives_the_verdict_drift_the_night
             table = table.set_column(at, "merchant_category", pa.array(kinds, pa.string()))
         features.publish(str(day), table)
     result = drift.run(drift.Config(), context)
-    assert (result.verdict, result.retrain, result.jumped_features) == ("drift", False, ["merchant_category"])
-    found = record_of(result)["features"]["merchant_category"]
+    assert (result.verdict, result.retrain, result.jumped_features) == ("drift", False, ["category"])
+    found = record_of(result)["features"]["category"]
     assert found["psi"] < 0.2 < found["newest_day_psi"]
 
 
@@ -126,9 +131,9 @@ def test_an_unknown_category_is_counted_and_drifts(
         at = table.column_names.index("merchant_category")
         features.publish(str(day), table.set_column(at, "merchant_category", pa.array(kinds, pa.string())))
     result = drift.run(drift.Config(), context)
-    assert result.drifted_features == ["merchant_category"]
+    assert result.drifted_features == ["category"]
     assert (result.verdict, result.retrain) == ("ok", False)  # one of seven is within what params.yaml allows
-    unknown = record_of(result)["unknown_category"]
+    unknown = record_of(result)["features"]["category"]["unknown"]
     assert (unknown["reference"], unknown["current"]) == (0.0, 0.5)
 
 
@@ -157,7 +162,7 @@ def test_many_rows_are_sampled_by_id_the_same_ones_every_time(
     context: Context, production: str, features: Dataset, scores: Dataset, features_of: Make, linear_model: Make
 ) -> None:
     bounds = context.params.drift.model_copy(update={"reference_rows": 1_000})
-    small = Context(context.settings, context.params.model_copy(update={"drift": bounds}), context.log)
+    small = Context(context.settings, context.params.model_copy(update={"drift": bounds}), THREE, context.log)
     for day in WEEK:
         table = features_of(day, 2_000)
         features.publish(str(day), (table.slice(start, 500) for start in range(0, 2_000, 500)))
@@ -185,6 +190,62 @@ def test_the_first_month_of_history_is_no_reference(
     result = drift.run(drift.Config(), context)
     assert result.reference_rows == 20_000
     assert (result.verdict, result.drifted_features) == ("ok", [])
+
+
+def two_entities(day: dt.date, rows: int, *, seed: int = 0, terminals: float = 0.4, foreign: float = 0.0) -> pa.Table:
+    """A day of features of the declaration with two entities. `terminals`: share without a terminal, whose features
+    are missing then; `foreign`: share of a country that training did not see."""
+    random, plan = np.random.default_rng([seed, day.toordinal()]), Plan(TWO_ENTITIES)
+    midnight = int(dt.datetime.combine(day, dt.time(), dt.UTC).timestamp()) * 1_000_000
+    at = pa.array(midnight + np.sort(random.integers(0, 86_400_000_000, rows)), pa.timestamp("us", "UTC"))
+    apart = random.random(rows) < terminals
+    values: dict[str, Any] = {name: random.poisson(3.0, rows) * 1.0 for name in plan.features}
+    values |= {
+        "transaction_id": [f"{day}-{i}" for i in range(rows)], "event_timestamp": at, "created_timestamp": at,
+        "user_id": ["u"] * rows, "merchant_id": ["m"] * rows, "amount": random.lognormal(3, 1, rows),
+        "channel": random.choice(["web", "app"], rows),
+        "country": np.where(random.random(rows) < foreign, "xx", random.choice(["de", "fr"], rows)),
+        "distance": random.exponential(9, rows), "terminal_id": pa.array(["t1"] * rows, mask=apart),
+        "in_person": pa.array(random.random(rows) < 0.7, mask=apart),
+        "terminal_mean_7d": pa.array(random.lognormal(3, 1, rows), mask=apart),
+    }  # fmt: skip
+    return pa.table({name: values[name] for name in catalog.features("").schema(TWO_ENTITIES).names})
+
+
+def test_the_inputs_of_any_declaration_are_compared_by_kind_and_shown_by_entity(
+    context: Context, register: Make, linear_model: Make
+) -> None:
+    """A flag, a learnt category, windows of two entities and a daily table; nothing is named in the code."""
+    plan = Plan(TWO_ENTITIES)
+    model = linear_model(plan=plan, card_count_1h=0.1)
+    january = pa.concat_tables([two_entities(dt.date(2026, 1, 11) + dt.timedelta(n), 1_000, seed=1) for n in range(4)])
+    register(model, reference=with_probability(january, model, TWO_ENTITIES), declaration=TWO_ENTITIES)
+    lake = catalog.features(TWO_ENTITIES.stored_hash).at(context.settings.lake_uri)
+    for day in WEEK:
+        lake.publish(str(day), two_entities(day, 400, terminals=0.8, foreign=0.3))
+    result = drift.run(drift.Config(), context)
+    assert result.drifted_features == ["in_person", "country", "terminal_mean_7d"]
+    record = record_of(result)
+    inputs = [feature.name for feature in TWO_ENTITIES.features if feature.name != "amount_to_mean"]
+    assert sorted(record["features"]) == sorted(inputs)
+    kinds = {name: (values["kind"], values["entity"]) for name, values in record["features"].items()}
+    assert {name: kinds[name] for name in ("amount", "in_person", "country", "hour_of_day", "terminal_mean_7d",
+                                          "shop_fraud_rate_7d")} == {
+        "amount": ("number", "transaction"), "in_person": ("flag", "transaction"),
+        "country": ("category", "transaction"), "hour_of_day": ("time", "transaction"),
+        "terminal_mean_7d": ("window", "terminal"), "shop_fraud_rate_7d": ("daily", "shop"),
+    }  # fmt: skip
+    country = record["features"]["country"]
+    assert (country["unknown"]["reference"], round(country["unknown"]["current"], 1)) == (0.0, 0.3)
+    assert "not in the reference: other" in country["notes"]
+    for name in ("terminal_mean_7d", "in_person"):
+        missing = record["features"][name]["missing"]
+        assert (round(missing["reference"], 1), round(missing["current"], 1)) == (0.4, 0.8)
+    page = Path(result.report_uri.removeprefix("file://")).read_text()
+    rows = [page.index(text) for text in ("transaction:\n 2 of 6 drifted", "<td>country", "<td>amount<td>number",
+                                          "card:\n 0 of 5", "shop:\n 0 of 3", "terminal:\n 1 of 2",
+                                          "<td>terminal_mean_7d", "<td>terminal_cards_1d")]  # fmt: skip
+    assert rows == sorted(rows)
 
 
 def test_a_missing_input_is_named(

@@ -1,5 +1,6 @@
 """`fraud drift` on columns without values and samples without rows: a verdict and a page, whatever is missing."""
 
+import dataclasses
 import datetime as dt
 import json
 from collections.abc import Callable
@@ -10,7 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from prometheus_client import CollectorRegistry
+from tests.served_answers import THREE
 
+from fraud.core.plan import Plan
 from fraud.features.engines.arrow_vector import vectors
 from fraud.job import Context
 from fraud.lake.dataset import Dataset
@@ -20,6 +23,8 @@ from fraud.scoring.onnx_session import OnnxModel
 
 LAST = dt.date(2026, 3, 9)
 JANUARY = dt.date(2026, 1, 11)
+CATEGORY = "category"
+"""The input of the column KIND."""
 DISTANCE, KIND, AVERAGE, BUSY = (
     "distance_from_home", "merchant_category", "avg_amount_7d", "transaction_velocity_1h",
 )  # fmt: skip
@@ -61,14 +66,14 @@ CASES: dict[str, tuple[Change, Change, str, list[str], str]] = {
     "no values then": (filled(DISTANCE, None), same, "drift", [DISTANCE], "no values in the reference"),
     "no values ever": (filled(DISTANCE, None), filled(DISTANCE, None), "ok", [], "no values in the reference"),
     "no values, no type": (same, untyped(AVERAGE), "drift", [AVERAGE], "no values in the current window"),
-    "no category now": (same, filled(KIND, None), "drift", [KIND], "no values in the current window"),
-    "no category then": (filled(KIND, None), same, "drift", [KIND], "no values in the reference"),
+    "no category now": (same, filled(KIND, None), "drift", [CATEGORY], "no values in the current window"),
+    "no category then": (filled(KIND, None), same, "drift", [CATEGORY], "no values in the reference"),
     "no category ever": (filled(KIND, None), filled(KIND, None), "ok", [], "no values in the current window"),
     "constant now": (same, filled(AVERAGE, 33.0), "drift", [AVERAGE], "constant in the current window: 33.0"),
     "constant then": (filled(BUSY, 0.0), same, "drift", [BUSY], "constant in the reference: 0.0"),
     "constant and lower": (filled(BUSY, 4.0), filled(BUSY, 2.0), "drift", [BUSY], "constant in the reference: 4.0"),
     "constant ever": (filled(BUSY, 4.0), filled(BUSY, 4.0), "ok", [], "constant in the reference: 4.0"),
-    "one category now": (same, filled(KIND, "jewelry"), "drift", [KIND], "not in the reference: jewelry"),
+    "one category now": (same, filled(KIND, "jewelry"), "drift", [CATEGORY], "not in the reference: jewelry"),
     "no reference rows": (first(0), same, "unknown", [], "no values in the reference"),
     "few reference rows": (first(30), same, "unknown", [], "30 values in the reference, fewer than 1,000"),
     "one row now": (same, first(1), "unknown", [], "1 value in the current window, fewer than 1,000"),
@@ -83,7 +88,7 @@ def test_every_degenerate_column_has_a_verdict_a_note_a_page_and_figures(
 ) -> None:
     in_reference, now, verdict, drifted, note = CASES[case]
     table = pa.concat_tables([features_of(JANUARY + dt.timedelta(days=n), 400, seed=1) for n in range(5)])
-    probability = pa.array(OnnxModel(linear_model()).probabilities(vectors(table)))
+    probability = pa.array(OnnxModel(linear_model()).probabilities(vectors(table, Plan(THREE))))
     register(linear_model(), reference=in_reference(table.append_column("fraud_probability", probability)))
     features.publish(str(LAST), now(features_of(LAST, 1_500)))
 
@@ -106,7 +111,8 @@ def test_every_degenerate_column_has_a_verdict_a_note_a_page_and_figures(
 def figures(context: Context) -> dict[str, float]:
     """What the exporter makes of the newest report."""
     registry = CollectorRegistry()
-    registry.register(PlatformMetrics(context.settings.model_copy(update={"mlflow_url": "http://127.0.0.1:1"}), ()))
+    settings = context.settings.model_copy(update={"mlflow_url": "http://127.0.0.1:1"})
+    registry.register(PlatformMetrics(dataclasses.replace(context, settings=settings), ()))
     samples = [sample for metric in registry.collect() for sample in metric.samples]
     assert {s.labels["source"]: s.value for s in samples if s.name == "fraud_source_up"}["reports"] == 1
     return {s.name: s.value for s in samples if not s.labels}

@@ -14,6 +14,7 @@ import httpx
 import pyarrow.compute as pc
 import pytest
 
+from fraud.declaration_file import load
 from fraud.embedded.servers.airflow_api import FINISHED, AirflowApi, Run
 from fraud.embedded.stack import Stack
 from fraud.lake import catalog
@@ -21,6 +22,7 @@ from fraud.lake.dataset import Dataset
 from fraud.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
+THREE = ROOT / "tests/declarations/three.yaml"
 FIRST = dt.date(2026, 2, 8)
 DAYS = [str(FIRST + dt.timedelta(days=n)) for n in range(30)]
 SPAN = {"from": DAYS[0], "to": DAYS[-1]}
@@ -42,7 +44,16 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     """MLflow and all of Airflow, on a project beside this one; `score_nightly` is its one DAG."""
     project = tmp_path / "project"
     (project / "dags").mkdir(parents=True)
-    for name in ("plugins", "services", "infra", "src", ".venv", "params.yaml", "dags/score_nightly.py"):
+    for name in (
+        "plugins",
+        "services",
+        "infra",
+        "src",
+        ".venv",
+        "params.yaml",
+        "feature_repo",
+        "dags/score_nightly.py",
+    ):
         (project / name).symlink_to(ROOT / name)
     env = {**os.environ, "FRAUD_HOME": str(tmp_path / "home"), "FRAUD_PROJECT": str(project)}
     embedded = [sys.executable, "-m", "fraud.embedded"]
@@ -96,7 +107,9 @@ def test_thirty_days_are_thirty_partitions_and_a_cancelled_backfill_goes_on_wher
     stack: Stack, environment: Settings, registry_at: Make, features_of: Make, linear_model: Make, tmp_path: Path
 ) -> None:
     registry_at(stack.url("mlflow"), tmp_path / "models").register(linear_model())
-    features, scores = catalog.FEATURES.at(environment.lake_uri), catalog.SCORES.at(environment.lake_uri)
+    lake_uri = environment.lake_uri
+    features = catalog.features(load(THREE).stored_hash).at(lake_uri)
+    scores = catalog.SCORES.at(lake_uri)
     for day in DAYS:
         features.publish(day, (features_of(dt.date.fromisoformat(day), ROWS, seed=i) for i in range(OBJECTS)))
     api = AirflowApi(stack.url("airflow"), stack.secret["AIRFLOW_ADMIN_PASSWORD"])

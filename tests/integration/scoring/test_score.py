@@ -10,9 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from fraud.core.declaration import Declaration
+from fraud.core.plan import Plan
+from fraud.declaration_file import load_of
 from fraud.errors import BadInputError, RefusedError
 from fraud.features.engines.arrow_vector import vectors
 from fraud.job import Context
+from fraud.lake import catalog
 from fraud.lake.dataset import Dataset
 from fraud.registry.model_versions import MODEL_NAME, PRODUCTION
 from fraud.scoring import score
@@ -42,7 +46,7 @@ def test_a_day_is_scored_row_by_row_as_without_spark_and_a_rerun_changes_nothing
     result = score.run(config(date=str(DAY)), context)
 
     published = scores.read(str(DAY))
-    expected = OnnxModel(model).probabilities(vectors(whole))
+    expected = OnnxModel(model).probabilities(vectors(whole, Plan(context.declaration)))
     assert published["transaction_id"].to_pylist() == whole["transaction_id"].to_pylist()
     assert published["fraud_probability"].to_numpy().tobytes() == expected.tobytes()
     assert published["is_fraud"].to_pylist() == (expected.astype(np.float64) >= 0.2).tolist()
@@ -151,7 +155,7 @@ def test_a_user_who_made_most_of_the_day_changes_nothing(
     score.run(config(), context)
     published = scores.read(str(DAY))
     assert published["user_id"].equals(table["user_id"].cast(pa.string()))
-    expected = OnnxModel(linear_model()).probabilities(vectors(table))
+    expected = OnnxModel(linear_model()).probabilities(vectors(table, Plan(context.declaration)))
     assert published["fraud_probability"].to_numpy().tobytes() == expected.tobytes()
 
 
@@ -186,10 +190,67 @@ def test_model_bytes_that_were_not_registered_are_refused(
         score.run(config(), context)
 
 
-def test_no_features_at_all_is_an_error_with_a_hint(context: Context, register: Make, linear_model: Make) -> None:
+def test_no_features_of_the_versions_declaration_is_an_error_that_names_the_command(
+    context: Context, register: Make, features: Dataset, features_of: Make, linear_model: Make
+) -> None:
     register(linear_model())
-    with pytest.raises(BadInputError, match="no features"):
+    with pytest.raises(BadInputError, match="no features") as caught:
         score.run(config(), context)
+    assert caught.value.hint == "fraud build-features"
+    features.publish(str(DAY), features_of(DAY, 10))
+    shipped = load_of(context.settings.project).resolved({"country": ("FR", "other")})
+    version = register(linear_model(plan=Plan(shipped)), declaration=shipped)
+    with pytest.raises(BadInputError, match=f"no features to score with version {version}") as caught:
+        score.run(config(), context)
+    assert caught.value.hint.startswith("fraud build-features --live")
+    assert shipped.stored_hash[:12] in caught.value.expected
+
+
+def of_declaration(declaration: Declaration, rows: int) -> pa.Table:
+    """A day of `features` of a declaration, with all nulls that it may have in every third row."""
+    random, plan = np.random.default_rng(5), Plan(declaration)
+    at = pa.array([dt.datetime.combine(DAY, dt.time(), dt.UTC) + dt.timedelta(seconds=n) for n in range(rows)])
+    fixed: dict[str, Any] = {
+        "transaction_id": [f"t{n}" for n in range(rows)], "event_timestamp": at, "created_timestamp": at,
+        "user_id": ["u"] * rows, "merchant_id": ["m"] * rows, "amount": random.uniform(1, 500, rows).round(2),
+    }  # fmt: skip
+    empty = dict(zip(plan.features, plan.empty, strict=True))
+    schema = catalog.features(plan.stored_hash).schema(declaration)
+    columns = []
+    for field in schema:
+        values: Any = fixed.get(field.name)
+        if values is None:
+            texts = random.choice(["FR", "GB", "grocery", "never seen"], rows)
+            numbers = random.integers(0, 2 if field.type == pa.bool_() else 30, rows)
+            values = texts.tolist() if field.type == pa.string() else numbers.tolist()
+            if empty.get(field.name) is None:
+                values[::3] = [None] * len(values[::3])
+        columns.append(pa.array(values).cast(field.type))
+    return pa.table(columns, schema=schema)
+
+
+@pytest.mark.usefixtures("spark")
+def test_versions_of_two_declarations_are_scored_each_from_its_own_features(
+    context: Context, register: Make, features: Dataset, scores: Dataset, features_of: Make, linear_model: Make
+) -> None:
+    three = register(linear_model())
+    features.publish(str(DAY), features_of(DAY, 40))
+    shipped = load_of(context.settings.project).resolved({"country": ("FR", "other")})
+    plan = Plan(shipped)
+    model = linear_model(plan=plan, country_FR=1.0, card_present=-1.0, merchant_fraud_rate_7d=0.1, category_grocery=2.0)
+    wide = register(model, declaration=shipped)
+    table = of_declaration(shipped, 300)
+    catalog.features(plan.stored_hash).at(context.settings.lake_uri).publish(str(DAY), table)
+    result = score.run(config(date=str(DAY)), context)
+    assert (result.model_version, result.rows, result.rejected) == (wide, 300, 0)
+    published = scores.read(str(DAY))
+    assert (
+        published["fraud_probability"].to_numpy().tobytes()
+        == OnnxModel(model).probabilities(vectors(table, plan)).tobytes()
+    )
+    assert set(published["feature_hash"].to_pylist()) == {shipped.hash}
+    again = score.run(config(date=str(DAY), model=int(three)), context)
+    assert (again.model_version, again.rows) == (three, 40)
 
 
 @pytest.mark.usefixtures("spark")

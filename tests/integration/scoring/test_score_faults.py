@@ -17,7 +17,7 @@ from typing import Any
 import mlflow
 import pytest
 
-from fraud.core.features import definition_hash
+from fraud.core.plan import Plan
 from fraud.errors import UnavailableError
 from fraud.job import Context
 from fraud.lake import catalog
@@ -25,7 +25,7 @@ from fraud.lake.dataset import MANIFEST, Dataset
 from fraud.registry.model_versions import MODEL_NAME, PRODUCTION
 from fraud.scoring import score
 from fraud.scoring.onnx_session import OnnxModel
-from fraud.scoring.scorer import INPUT, Scorer
+from fraud.scoring.scorer import Scorer
 
 LAST = dt.date(2026, 3, 9)
 DAYS = [str(LAST - dt.timedelta(days=back)) for back in (1, 0)]
@@ -108,17 +108,18 @@ def matrix(request: pytest.FixtureRequest) -> Iterator[list[tuple[str, ...]]]:
 
 @pytest.fixture
 def expected(
-    features: Dataset, scores: Dataset, register: Make, features_of: Make, linear_model: Make, tmp_path: Path
-) -> list[list[str]]:
+    context: Context, features: Dataset, scores: Dataset, register: Make, features_of: Make, linear_model: Make,
+    tmp_path: Path,
+) -> list[list[str]]:  # fmt: skip
     """Two days to score; the names by content that each day's objects must have, computed without Spark."""
     register(linear_model())
-    scorer = Scorer(OnnxModel(linear_model()), "1", definition_hash(), 0.2)
+    scorer = Scorer(OnnxModel(linear_model()), "1", Plan(context.declaration), 0.2)
     elsewhere = catalog.SCORES.at(f"file://{tmp_path}/other")
     names = []
     for day in DAYS:
         slices = [features_of(dt.date.fromisoformat(day), 100, seed=i) for i in range(OBJECTS)]
         features.publish(day, iter(slices))
-        answers = [scorer.score(table.select(INPUT.names).cast(INPUT))[0] for table in slices]
+        answers = [scorer.score(table.select(scorer.input.names).cast(scorer.input))[0] for table in slices]
         names.append([f"{scores.uri}/dt={day}/{elsewhere.put(day, table).name}" for table in answers])
     return names
 

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import csv
 
-from fraud.core.features import WINDOW_NAMES
+from fraud.core.plan import Plan
+from fraud.declaration_file import load_of
 from fraud.errors import BadConfigError, BadInputError, UnavailableError
 from fraud.features.engines.arrow_vector import vectors
 from fraud.job import Context
@@ -45,8 +46,9 @@ def test_rows_with_window_features_are_scored_as_they_stand(
     result = run(context, tmp_path / "in.parquet", tmp_path / "out.parquet")
     out = pq.read_table(tmp_path / "out.parquet")
     assert (result.rows, result.rejected, result.days) == (3_000, 0, [])
+    assert (result.window_features, result.daily_features) == ("columns of the file", "the version has none")
     assert out["transaction_id"].equals(shuffled["transaction_id"])
-    expected = OnnxModel(linear_model()).probabilities(vectors(shuffled))
+    expected = OnnxModel(linear_model()).probabilities(vectors(shuffled, Plan(context.declaration)))
     assert out["fraud_probability"].to_numpy().tobytes() == expected.tobytes()
     before = (tmp_path / "out.parquet").read_bytes()
     run(context, tmp_path / "in.parquet", tmp_path / "out.parquet")
@@ -63,7 +65,8 @@ def test_without_window_features_they_are_those_of_the_files_own_rows(context: C
     ]  # fmt: skip
     with pa.CompressedOutputStream(str(tmp_path / "in.csv.gz"), "gzip") as file:
         file.write("\n".join(lines).encode())
-    run(context, tmp_path / "in.csv.gz", tmp_path / "out.csv")
+    result = run(context, tmp_path / "in.csv.gz", tmp_path / "out.csv")
+    assert result.window_features == "computed from the rows of the file"
     out = csv.read_csv(tmp_path / "out.csv")
     assert out["transaction_id"].to_pylist() == ["b", "a", "c"]
     # 0.01 * 100 + 0.5 * velocity - 4, through the logistic function.
@@ -71,11 +74,70 @@ def test_without_window_features_they_are_those_of_the_files_own_rows(context: C
     assert out["fraud_probability"].to_pylist() == pytest.approx(expected, abs=1e-6)
 
 
+WIDE = {"device_users_1d": 1.0, "merchant_count_7d": 0.5, "card_present": 0.25, "country_GB": 0.125}
+"""Weights, in addition to 0.01 of the amount."""
+LINES = [
+    "transaction_id,event_timestamp,user_id,merchant_id,amount,device_id,country,card_present",
+    "a,2026-03-09T10:00:00Z,u,m,100,d,GB,yes", "b,2026-03-09T10:30:00Z,v,m,100,d,FR,no",
+    "c,2026-03-09T11:00:00Z,w,m,100,d,Atlantis,", "d,2026-03-09T11:00:00Z,w,m,100,,,1",
+    "e,2026-03-09T11:00:00Z,w,m,100,d,GB,perhaps",
+]  # fmt: skip
+
+
+def wide_version(context: Context, register: Make, linear_model: Make) -> str:
+    shipped = load_of(context.settings.project).resolved({"country": ("FR", "GB", "other")})
+    model = linear_model(velocity=0.0, plan=Plan(shipped), **WIDE)
+    made: str = register(model, declaration=shipped)
+    return made
+
+
+def logistic(logit: float) -> float:
+    return float(1 / (1 + np.exp(-logit)))
+
+
+def test_declared_columns_and_entities_of_a_file_and_empty_daily_features(
+    context: Context, register: Make, linear_model: Make, tmp_path: Path
+) -> None:
+    wide_version(context, register, linear_model)
+    (tmp_path / "in.csv").write_text("\n".join(LINES))
+    result = run(context, tmp_path / "in.csv", tmp_path / "out.csv")
+    assert (result.rows, result.window_features) == (4, "computed from the rows of the file")
+    assert result.daily_features == "empty: the file has no columns for them"
+    assert result.reasons == {"a value could not be read; card_present is neither true nor false": 1}
+    out = csv.read_csv(tmp_path / "out.csv")
+    assert out["transaction_id"].to_pylist() == ["a", "b", "c", "d"]
+    # Before b the device had one user, before c two; the flag is 0 where it is missing, the count of the day is 0.
+    logits = [-3 + 0 + 0.25 + 0.125, -3 + 1, -3 + 2, -3 + 0.25]
+    assert out["fraud_probability"].to_pylist() == pytest.approx([logistic(x) for x in logits], abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_features_that_a_file_has_are_used(
+    context: Context, register: Make, linear_model: Make, tmp_path: Path, kind: str
+) -> None:
+    wide_version(context, register, linear_model)
+    plan = Plan(load_of(context.settings.project))
+    at = pa.array([dt.datetime(2026, 3, 9, 10, tzinfo=dt.UTC)] * 2, pa.timestamp("us", "UTC"))
+    columns: dict[str, Any] = {"transaction_id": ["a", "b"], "user_id": ["u", "v"], "merchant_id": ["m", "m"]}
+    columns |= {"event_timestamp": at, "amount": [100.0, 100.0], "device_id": ["d", None], "country": ["GB", "FR"]}
+    columns |= {name: [3 if name in WIDE else 1, 1] for name in plan.features}
+    table, source = pa.table(columns), tmp_path / f"in.{kind}"
+    if kind == "csv":
+        csv.write_csv(table, source)
+    else:
+        pq.write_table(table, source)
+    result = run(context, source, tmp_path / "out.parquet")
+    assert (result.window_features, result.daily_features) == ("columns of the file", "columns of the file")
+    probabilities = pq.read_table(tmp_path / "out.parquet")["fraud_probability"].to_pylist()
+    expected = [logistic(-3 + 3 + 1.5 + 0.125), logistic(-3 + 1 + 0.5)]
+    assert probabilities == pytest.approx(expected, abs=1e-6)
+
+
 @pytest.mark.usefixtures("version")
 def test_rows_that_break_the_contract_are_left_out_and_counted(
     context: Context, features_of: Make, tmp_path: Path
 ) -> None:
-    table = features_of(DAY, 6).drop_columns(list(WINDOW_NAMES))
+    table = features_of(DAY, 6).drop_columns(list(Plan(context.declaration).features))
     amounts = pa.array([None, -1.0, *table["amount"].to_pylist()[2:]])
     ids = pa.array([*table["transaction_id"].to_pylist()[:5], table["transaction_id"][4].as_py()])
     table = table.set_column(table.column_names.index("amount"), "amount", amounts)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fraud.errors import BadInputError
 from fraud.ingest import csv_file
 from fraud.ingest.csv_file import decoded, header, rows_of
-from fraud.ingest.mapping.mapping import Source
+from fraud.ingest.mapping.sections import Source
 
 NAMES = ["id", "shop", "note"]
 

@@ -9,22 +9,24 @@ import fsspec
 import pyarrow as pa
 import pytest
 
+from fraud.core.declaration import parse
 from fraud.errors import BadInputError
 from fraud.ingest.delivery import delivering, finish_deliveries
-from fraud.ingest.landing import SCHEMAS, Feed, landed_files
+from fraud.ingest.landing import Feed, landed_files, schema
 
+DECLARATION = parse({"features": [{"name": "amount", "kind": "request", "op": "column", "column": "amount"}]})
 AT = datetime(2025, 3, 1, tzinfo=UTC)
 FEEDS: tuple[Feed, ...] = ("transactions", "labels")
 
 
 def labels(*ids: str) -> pa.Table:
     rows = [{"transaction_id": i, "is_fraud": False, "label_timestamp": AT, "parse_error": None} for i in ids]
-    return pa.Table.from_pylist(rows, SCHEMAS["labels"])
+    return pa.Table.from_pylist(rows, schema("labels", DECLARATION))
 
 
 def transactions(*ids: str) -> pa.Table:
-    row = {"event_timestamp": AT, "user_id": "u", "merchant_id": "m", "merchant_category": "home", "amount": 1.0}
-    return pa.Table.from_pylist([{**row, "transaction_id": i} for i in ids], SCHEMAS["transactions"])
+    row = {"event_timestamp": AT, "user_id": "u", "merchant_id": "m", "amount": 1.0}
+    return pa.Table.from_pylist([{**row, "transaction_id": i} for i in ids], schema("transactions", DECLARATION))
 
 
 def rows(landing: str) -> list[int]:

@@ -73,7 +73,7 @@ def test_what_is_exact_is_read(column: pa.Array, texts: list[str | None]) -> Non
 def test_what_is_not_is_a_fault_of_its_row_alone(column: pa.Array, fault: str) -> None:
     found = ids_of("user_id", column)
     assert (found.texts.to_pylist(), found.faults.to_pylist()) == ([None], [fault])
-    [error] = described("user_id", found, column).to_pylist()
+    [error] = described("user_id", found.faults, column).to_pylist()
     assert error.startswith(f"user_id: {fault}: ")
 
 

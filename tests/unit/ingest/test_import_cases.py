@@ -8,6 +8,7 @@ import pytest
 import structlog
 import yaml
 
+from fraud.declaration_file import load
 from fraud.errors import BadConfigError, BadInputError
 from fraud.ingest import import_data
 from fraud.job import Context
@@ -15,6 +16,7 @@ from fraud.params import Params
 from fraud.settings import Settings
 
 ROOT = Path(__file__).parents[3]
+THREE = load(ROOT / "tests/declarations/three.yaml")
 CASES = ROOT.parent / "shared/cases"
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason=f"NOT TESTED: the case files; {CASES} is not there")
 
@@ -25,7 +27,9 @@ def run(home: Path, case: str, mapping: str, /, **changes: object) -> import_dat
     if changes:
         path = home / "mapping.yaml"
         path.write_text(yaml.safe_dump(yaml.safe_load((CASES / mapping).read_text()) | changes))
-    context = Context(Settings(home=home, project=ROOT), Params.load(ROOT / "params.yaml"), structlog.get_logger())
+    context = Context(
+        Settings(home=home, project=ROOT), Params.load(ROOT / "params.yaml"), THREE, structlog.get_logger()
+    )
     result = import_data.run(import_data.Config(source=str(CASES / case), mapping=path), context)
     assert isinstance(result, import_data.Result)
     return result

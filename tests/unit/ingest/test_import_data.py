@@ -12,6 +12,7 @@ import pytest
 import structlog
 import yaml
 
+from fraud.declaration_file import load
 from fraud.errors import BadConfigError, BadInputError
 from fraud.ingest import import_data, ingest_labels, ingest_transactions
 from fraud.job import Context
@@ -19,6 +20,7 @@ from fraud.params import Params
 from fraud.settings import Settings
 
 ROOT = Path(__file__).parents[3]
+THREE = load(ROOT / "tests/declarations/three.yaml")
 EXTERNAL = Path(os.environ.get("FRAUD_EXTERNAL_DATA", ROOT / "../shared/data")).resolve()
 needs_external_data = pytest.mark.skipif(
     not EXTERNAL.is_dir(),
@@ -44,7 +46,7 @@ GOOD = "7,1001,01.03.2025 12:00,c1,Lebensmittel,1999,1.609344,no\n"
 
 def context(home: Path) -> Context:
     settings = Settings(home=home, project=ROOT)
-    return Context(settings, Params.load(ROOT / "params.yaml"), structlog.get_logger())
+    return Context(settings, Params.load(ROOT / "params.yaml"), THREE, structlog.get_logger())
 
 
 def mapping_file(folder: Path, **changes: object) -> Path:
@@ -377,7 +379,7 @@ def test_the_committed_mappings_bring_a_slice_of_the_real_exports_whole_through_
     assert (result.rows_in, result.labels, result.unreadable, result.without_day) == (rows, rows, 0, 0)
     now = datetime(2020, 6, 1, tzinfo=UTC)
     taken = ingest_transactions.run(ingest_transactions.Config(now=now), context(tmp_path))
-    assert (taken.accepted, taken.quarantined, taken.duplicates, taken.unknown_categories) == (rows, 0, 0, 0)
+    assert (taken.accepted, taken.quarantined, taken.duplicates, taken.unknown_categories) == (rows, 0, 0, {})
     labels = ingest_labels.run(ingest_labels.Config(now=now), context(tmp_path))
     assert (labels.accepted, labels.unknown_transactions) == (rows, 0)
     first = landed(tmp_path, "transactions")[0]

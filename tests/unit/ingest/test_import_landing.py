@@ -9,6 +9,7 @@ import pytest
 import structlog
 import yaml
 
+from fraud.declaration_file import load
 from fraud.errors import BadInputError
 from fraud.ingest import import_data, ingest_labels, ingest_transactions
 from fraud.ingest.landing import landed_files
@@ -18,6 +19,7 @@ from fraud.params import Params
 from fraud.settings import Settings
 
 ROOT = Path(__file__).parents[3]
+THREE = load(ROOT / "tests/declarations/three.yaml")
 HEADER = "id,at,user,shop,kind,usd,bad\n"
 NAMES = {"transaction_id": "id", "user_id": "user", "merchant_id": "shop", "merchant_category": "kind", "amount": "usd"}
 MAPPING = {name: {"column": column} for name, column in NAMES.items()} | {
@@ -28,7 +30,7 @@ MAPPING = {name: {"column": column} for name, column in NAMES.items()} | {
 
 def context(home: Path) -> Context:
     return Context(
-        Settings(home=home, project=ROOT), Params.load(ROOT / "params.yaml"), structlog.get_logger()
+        Settings(home=home, project=ROOT), Params.load(ROOT / "params.yaml"), THREE, structlog.get_logger()
     )  # fmt: skip
 
 
@@ -69,10 +71,10 @@ def test_a_second_part_of_the_same_day_lands_beside_the_first(tmp_path: Path) ->
 def test_when_labels_cannot_be_written_no_transaction_lands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = import_data._by_day
 
-    def fails_at_labels(rows: object, feed: str) -> object:
+    def fails_at_labels(rows: object, feed: str, landed: pa.Schema) -> object:
         if feed == "labels":
             raise BadInputError("a label that cannot be written")
-        return real(rows, feed)  # type: ignore[arg-type]
+        return real(rows, feed, landed)  # type: ignore[arg-type]
 
     monkeypatch.setattr(import_data, "_by_day", fails_at_labels)
     with pytest.raises(BadInputError, match="a label that"):

@@ -12,6 +12,7 @@ import pytest
 import structlog
 import yaml
 
+from fraud.declaration_file import load
 from fraud.errors import BadInputError
 from fraud.ingest import import_data
 from fraud.job import Context
@@ -19,6 +20,7 @@ from fraud.params import Params
 from fraud.settings import Settings
 
 ROOT = Path(__file__).parents[3]
+THREE = load(ROOT / "tests/declarations/three.yaml")
 MAPPING = {
     "name": "bank", "source": {"format": "csv"}, "transaction_id": {"column": "id"},
     "event_timestamp": {"column": "at", "format": "ISO8601"}, "user_id": {"column": "user"},
@@ -37,7 +39,9 @@ def mapping(home: Path, **changes: object) -> Path:
 def run(
     home: Path, path: Path, /, *, check: bool = False, **changes: object
 ) -> import_data.Result | import_data.MappingCheck:
-    context = Context(Settings(home=home, project=ROOT), Params.load(ROOT / "params.yaml"), structlog.get_logger())
+    context = Context(
+        Settings(home=home, project=ROOT), Params.load(ROOT / "params.yaml"), THREE, structlog.get_logger()
+    )
     return import_data.run(import_data.Config(source=str(path), mapping=mapping(home, **changes), check=check), context)
 
 

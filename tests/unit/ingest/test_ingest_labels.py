@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 import structlog
 
+from fraud.declaration_file import load
 from fraud.ingest import ingest_labels, ingest_transactions
 from fraud.ingest.delivery import delivering
-from fraud.ingest.landing import SCHEMAS
+from fraud.ingest.landing import schema
 from fraud.job import Context
 from fraud.lake import catalog
 from fraud.lake.labels import labels_as_of
@@ -17,6 +18,7 @@ from fraud.params import Params
 from fraud.settings import Settings
 
 ROOT = Path(__file__).parents[3]
+THREE = load(ROOT / "tests/declarations/three.yaml")
 NOON = datetime(2025, 3, 10, 12, tzinfo=UTC)
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
 Report = tuple[str | None, bool | None, datetime | None]
@@ -24,13 +26,13 @@ Report = tuple[str | None, bool | None, datetime | None]
 
 def context(home: Path) -> Context:
     settings = Settings(home=home, project=ROOT)
-    return Context(settings, Params.load(ROOT / "params.yaml"), structlog.get_logger())
+    return Context(settings, Params.load(ROOT / "params.yaml"), THREE, structlog.get_logger())
 
 
 def land(home: Path, name: str, reports: list[Report]) -> None:
     rows = [dict(zip(("transaction_id", "is_fraud", "label_timestamp"), report, strict=True)) for report in reports]
     with delivering(f"file://{home}/landing") as delivery:
-        delivery.add("labels", name, "test", pa.Table.from_pylist(rows, SCHEMAS["labels"]))
+        delivery.add("labels", name, "test", pa.Table.from_pylist(rows, schema("labels", THREE)))
 
 
 def run(home: Path) -> ingest_labels.Result:
@@ -85,7 +87,7 @@ def test_a_report_about_an_unknown_transaction_is_kept_and_counted(tmp_path: Pat
         "transaction_id": "t1", "event_timestamp": NOON, "user_id": "u", "merchant_id": "m", "amount": 1.0,
         "merchant_category": "travel",
     }  # fmt: skip
-    table = pa.Table.from_pylist([transaction], SCHEMAS["transactions"])
+    table = pa.Table.from_pylist([transaction], schema("transactions", THREE))
     with delivering(f"file://{tmp_path}/landing") as delivery:
         delivery.add("transactions", "2025-03-10", "test", table)
     ingest_transactions.run(ingest_transactions.Config(now=NOW), context(tmp_path))

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fraud.declaration_file import load
 from fraud.errors import BadConfigError
 from fraud.ingest.mapping.mapping import Mapping
 
+ROOT = Path(__file__).parents[3]
+THREE = load(ROOT / "tests/declarations/three.yaml")
 GOOD = {
     "name": "bank", "source": {"format": "csv"}, "transaction_id": {"column": "id"},
     "event_timestamp": {"column": "at", "format": "ISO8601"}, "user_id": {"column": "user"},
@@ -22,7 +25,7 @@ GOOD = {
 def load(folder: Path, **changes: object) -> Mapping:
     path = folder / "mapping.yaml"
     path.write_text(yaml.safe_dump(GOOD | changes, allow_unicode=True), encoding="utf-8")
-    return Mapping.load(path)
+    return Mapping.load(path, THREE)
 
 
 def csv(**dialect: object) -> dict[str, object]:
@@ -71,8 +74,8 @@ def at(**time: object) -> dict[str, object]:
         (at(column="at", unit="s", since="2016-01-01"), "event_timestamp.since"),
         (at(column="at", unit="s", since="2016-01-01T00:00:00"), "event_timestamp.since"),
         (at(column="at", format="ISO8601", since="2016-01-01T00:00:00Z"), "event_timestamp"),
-        ({"amount": {"column": "usd", "remove": "$0"}}, "amount"),
-        ({"amount": {"column": "usd", "remove": "-"}}, "amount"),
+        ({"amount": {"column": "usd", "remove": "$0"}}, "amount.remove"),
+        ({"amount": {"column": "usd", "remove": "-"}}, "amount.remove"),
         ({"amount": {"column": "usd", "remove": "."}}, "the whole file"),
         ({"amount": {"column": "usd", "scale": float("nan")}}, "amount.scale"),
         ({"label": {"column": "bad", "fraud": [True]}}, "label.fraud.0"),
@@ -101,7 +104,7 @@ def test_a_key_that_is_given_twice_is_named(tmp_path: Path, repeated: str) -> No
     path = tmp_path / "mapping.yaml"
     path.write_text(yaml.safe_dump(GOOD) + repeated)
     with pytest.raises(BadConfigError, match="is not YAML") as caught:
-        Mapping.load(path)
+        Mapping.load(path, THREE)
     assert ("amount twice" in caught.value.got) or ("delay_days twice" in caught.value.got)
 
 
@@ -110,7 +113,7 @@ def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mapping.yaml"
     path.write_text(text)
     with pytest.raises(BadConfigError, match="the whole file"):
-        Mapping.load(path)
+        Mapping.load(path, THREE)
 
 
 @pytest.mark.parametrize(
@@ -133,17 +136,18 @@ def test_a_mapping_in_another_encoding_is_named(tmp_path: Path) -> None:
     text = yaml.safe_dump(GOOD | {"merchant_id": {"column": "Händler"}}, allow_unicode=True)
     path.write_bytes(text.encode("cp1252"))
     with pytest.raises(BadConfigError, match="is not UTF-8"):
-        Mapping.load(path)
+        Mapping.load(path, THREE)
 
 
 def test_a_mapping_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
     load(tmp_path, merchant_id={"column": "Händler"})
     program = """
-import sys; from pathlib import Path; from fraud.ingest.mapping.mapping import Mapping
-print(ascii(Mapping.load(Path(sys.argv[1])).merchant_id.column))
+import sys; from pathlib import Path; from fraud.declaration_file import load
+from fraud.ingest.mapping.mapping import Mapping
+print(ascii(Mapping.load(Path(sys.argv[1]), load(Path(sys.argv[2]))).merchant_id.column))
 """
     told = subprocess.run(
-        [sys.executable, "-c", program, tmp_path / "mapping.yaml"],
+        [sys.executable, "-c", program, tmp_path / "mapping.yaml", ROOT / "tests/declarations/three.yaml"],
         check=True,
         capture_output=True,
         text=True,
@@ -161,5 +165,5 @@ def test_it_reads_each_column_once_and_knows_what_each_is_for(tmp_path: Path) ->
     )
     assert mapping.reads == ("id", "at", "user", "shop", "usd", "a", "b", "c", "d", "bad", "told")
     assert mapping.origins["created_timestamp"] == ("at",)
-    assert mapping.origins["merchant_category"] == ()
+    assert "merchant_category" not in mapping.origins
     assert mapping.origins["label_timestamp"] == ("told",)

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 
 from fraud.errors import BadInputError
-from fraud.ingest.mapping.mapping import Source
 from fraud.ingest.mapping.number_columns import Numbers
 from fraud.ingest.mapping.row_errors import RowErrors
+from fraud.ingest.mapping.sections import Source
 
 
 def floats(values: pa.Array, remove: str = "", **dialect: object) -> tuple[list[float | None], list[str | None]]:

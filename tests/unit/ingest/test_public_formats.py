@@ -7,12 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 import structlog
 
+from fraud.declaration_file import load
 from fraud.ingest import import_data, ingest_labels, ingest_transactions
 from fraud.job import Context
 from fraud.params import Params
 from fraud.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
+THREE = load(ROOT / "tests/declarations/three.yaml")
 SAMPLES = Path(__file__).parent / "public_formats"
 FIRST = {
     # 2021-01-01 06:00, cards are counted by customer.
@@ -61,7 +63,7 @@ def test_a_public_format_is_read_by_its_mapping(
     tmp_path: Path, sample: str, mapping: str, accepted: int, frauds: int
 ) -> None:
     settings = Settings(home=tmp_path, project=ROOT)
-    context = Context(settings, Params.load(ROOT / "params.yaml"), structlog.get_logger())
+    context = Context(settings, Params.load(ROOT / "params.yaml"), THREE, structlog.get_logger())
     config = import_data.Config(source=str(SAMPLES / f"{sample}.csv"), mapping=ROOT / f"mappings/{mapping}.yaml")
     result = import_data.run(config, context)
     assert isinstance(result, import_data.Result)

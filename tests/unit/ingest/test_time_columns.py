@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 
 from fraud.errors import BadConfigError, BadInputError
-from fraud.ingest.mapping.mapping import Source, Time
 from fraud.ingest.mapping.number_columns import Numbers
 from fraud.ingest.mapping.row_errors import RowErrors
+from fraud.ingest.mapping.sections import Source, Time
 from fraud.ingest.mapping.time_columns import Times
 
 TEN = datetime(2024, 3, 1, 10, tzinfo=UTC)

@@ -26,7 +26,8 @@ CATEGORICAL = ("category", "one_category")
 
 def record(**changed: object) -> dict[str, Any]:
     unmeasured = {
-        "psi": None, "missing": {"reference": None, "current": 1.0, "psi": None}, "drifted": False,
+        "kind": "number", "entity": "transaction", "unknown": None, "psi": None, "drifted": False,
+        "missing": {"reference": None, "current": 1.0, "psi": None},
         "newest_day_psi": None, "notes": ["no values in the reference", "not in the reference: <b>"],
     }  # fmt: skip
     return {

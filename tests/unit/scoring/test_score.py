@@ -7,10 +7,16 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from fraud.core.plan import Plan
+from fraud.declaration_file import load
 from fraud.lake import catalog, dataset
-from fraud.scoring import score
+from fraud.scoring import score, slices
 from fraud.scoring.score import Config
-from fraud.scoring.scorer import INPUT
+from fraud.scoring.scorer import input_schema
+
+THREE = Plan(load(Path(__file__).parents[3] / "tests/declarations/three.yaml"))
+INPUT = input_schema(THREE)
+FEATURES = catalog.features(THREE.stored_hash)
 
 
 def test_one_day_or_a_span_or_neither() -> None:
@@ -44,7 +50,7 @@ def features_of(rows: int) -> pa.Table:
         "amount": numbers, "distance_from_home": numbers, "transaction_velocity_1h": numbers,
         "avg_amount_7d": numbers, "unique_merchants_30d": list(range(rows)),
     }  # fmt: skip
-    return pa.table(columns, schema=INPUT)
+    return pa.table({name: columns[name] for name in INPUT.names}, schema=INPUT)
 
 
 @pytest.mark.parametrize("rows_per_group", [3, 4, 10, 25, 1_000])
@@ -52,28 +58,36 @@ def test_slices_cover_a_day_once_and_in_order_however_its_files_are_laid_out(
     rows_per_group: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = features_of(60)
-    features = catalog.FEATURES.at(f"file://{tmp_path}")
+    features = FEATURES.at(f"file://{tmp_path}")
     monkeypatch.setattr(dataset, "ROWS_PER_GROUP", rows_per_group)
     source = features.publish("2026-03-01", iter([whole.slice(0, 25), whole.slice(25, 0), whole.slice(25)]))
-    monkeypatch.setattr(score, "ROWS_PER_GROUP", 4)
-    slices = list(score._slices(features, "2026-03-01", source))
+    monkeypatch.setattr(slices, "ROWS_PER_GROUP", 4)
+    found = list(slices.slices_of(features, "2026-03-01", source))
     # 25 rows by 4 are seven slices, an object without rows is one, 35 rows are nine.
-    assert len(slices) == 7 + 1 + 9
-    assert pa.concat_tables([score._read(piece) for piece in slices]).equals(whole)
+    assert len(found) == 7 + 1 + 9
+    assert pa.concat_tables([slices.read_slice(piece, INPUT) for piece in found]).equals(whole)
 
 
 def test_small_days_are_scored_together_and_a_large_one_ends_its_group() -> None:
-    piece = score.Slice("", "", dataset.DataObject(name="", rows=0, bytes=0, sha256=""), 0, 0)
+    piece = slices.Slice("", "", dataset.DataObject(name="", rows=0, bytes=0, sha256=""), 0, 0)
     sizes = [1] * 20 + [40] + [1] * 3
     together = list(score._together([piece] * size for size in sizes))
-    assert [len(slices) for slices in together] == [16, 4 + 40, 3]
+    assert [len(group) for group in together] == [16, 4 + 40, 3]
 
 
 def test_a_first_slice_verifies_its_object(tmp_path: Path) -> None:
-    features = catalog.FEATURES.at(f"file://{tmp_path}")
+    features = FEATURES.at(f"file://{tmp_path}")
     source = features.publish("2026-03-01", features_of(5))
     path = Path(features.object_uris("2026-03-01")[0].removeprefix("file://"))
     path.write_bytes(path.read_bytes() + b" ")
-    (piece,) = score._slices(features, "2026-03-01", source)
+    (piece,) = slices.slices_of(features, "2026-03-01", source)
     with pytest.raises(ValueError, match="as in the manifest"):
-        score._read(piece)
+        slices.read_slice(piece, INPUT)
+
+
+def test_a_column_that_an_object_lacks_is_named(tmp_path: Path) -> None:
+    features = FEATURES.at(f"file://{tmp_path}")
+    source = features.publish("2026-03-01", features_of(5).drop_columns(["amount", "avg_amount_7d"]))
+    (piece,) = slices.slices_of(features, "2026-03-01", source)
+    with pytest.raises(ValueError, match="no column amount, avg_amount_7d"):
+        slices.read_slice(piece, INPUT)

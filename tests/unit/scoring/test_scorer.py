@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,13 +10,17 @@ import pyarrow as pa
 import pytest
 from onnx import TensorProto, helper
 
-from fraud.core.contract import CATEGORY_INDEX
-from fraud.core.features import VECTOR_NAMES
-from fraud.core.vector import fill_row
+from fraud.core.plan import Plan
+from fraud.declaration_file import load, load_of
 from fraud.features.engines.arrow_vector import vectors
 from fraud.scoring.onnx_session import OnnxModel
-from fraud.scoring.scorer import INPUT, SCHEMA, Scorer
+from fraud.scoring.scorer import SCHEMA, Scorer, input_schema, nullable
 
+ROOT = Path(__file__).parents[3]
+THREE = Plan(load(ROOT / "tests/declarations/three.yaml"))
+SHIPPED = Plan(load_of(ROOT).resolved({"country": ("FR", "GB", "other")}))
+INPUT = input_schema(THREE)
+VECTOR_NAMES = THREE.vector.names
 TUESDAY_3AM = dt.datetime(2026, 3, 3, 3, 30, tzinfo=dt.UTC)
 
 
@@ -57,19 +62,38 @@ def rows(**columns: list[object]) -> pa.Table:
         "avg_amount_7d": [50.0, None, 350.0],
         "unique_merchants_30d": [0, 1, 2],
     }
-    return pa.table({**sound, **columns}, schema=INPUT)
+    given = {**sound, **columns}
+    return pa.table({name: given[name] for name in INPUT.names}, schema=INPUT)
 
 
 def scorer(threshold: float = 0.5, *, probability: bool = True) -> Scorer:
-    return Scorer(OnnxModel(model(-4.0, probability=probability)), "7", "hash", threshold)
+    return Scorer(OnnxModel(model(-4.0, probability=probability)), "7", THREE, threshold)
+
+
+def test_the_columns_that_are_read_are_those_of_the_declaration() -> None:
+    assert {field.name: str(field.type) for field in INPUT} == {
+        "transaction_id": "string", "user_id": "string", "event_timestamp": "timestamp[us, tz=UTC]",
+        "amount": "double", "distance_from_home": "double", "transaction_velocity_1h": "double",
+        "avg_amount_7d": "double", "unique_merchants_30d": "int64", "merchant_category": "string",
+    }  # fmt: skip
+    assert nullable(THREE) == {"distance_from_home", "merchant_category", "avg_amount_7d"}
+    shipped = input_schema(SHIPPED)
+    assert (shipped.field("card_present").type, shipped.field("country").type) == (pa.bool_(), pa.string())
+    assert set(SHIPPED.features) < set(shipped.names)
+    assert "device_id" not in shipped.names
 
 
 def test_vectors_are_those_of_the_request_path_bit_for_bit() -> None:
     by_request = np.zeros((3, len(VECTOR_NAMES)), np.float32)
-    fill_row(by_request[0], 100.0, 3, 1, 1.5, CATEGORY_INDEX["travel"], 0.0, 50.0, 0)
-    fill_row(by_request[1], 400.0, 3, 1, None, CATEGORY_INDEX["grocery"], 1.0, None, 1)
-    fill_row(by_request[2], 700.0, 3, 1, 3.0, CATEGORY_INDEX["other"], 2.0, 350.0, 2)
-    assert vectors(rows()).tobytes() == by_request.tobytes()
+    values = [
+        (100.0, 1.5, "travel", 0.0, 50.0, 0),
+        (400.0, None, "grocery", 1.0, None, 1),
+        (700.0, 3.0, "x", 2.0, 350.0, 2),
+    ]
+    for out, (amount, distance, category, *features) in zip(by_request, values, strict=True):
+        columns = {"amount": amount, "distance_from_home": distance, "merchant_category": category}
+        THREE.vector.row(out, THREE.base_values(3, 1, columns, features))
+    assert vectors(rows(), THREE).tobytes() == by_request.tobytes()
 
 
 def test_rows_keep_their_order_and_carry_who_decided() -> None:
@@ -80,6 +104,7 @@ def test_rows_keep_their_order_and_carry_who_decided() -> None:
     assert scored["fraud_probability"].to_pylist() == pytest.approx([0.04742587, 0.5, 0.95257413], abs=1e-6)
     assert scored["is_fraud"].to_pylist() == [False, True, True]
     assert set(scored["model_version"].to_pylist()) == {"7"}
+    assert set(scored["feature_hash"].to_pylist()) == {THREE.hash}
     assert rejected == Counter()
 
 
@@ -96,12 +121,21 @@ def test_the_threshold_is_compared_as_serving_compares_it() -> None:
         ("amount", [100.0, float("nan"), 700.0], "amount is not finite"),
         ("avg_amount_7d", [50.0, float("inf"), 350.0], "avg_amount_7d is not finite"),
         ("user_id", ["u", None, "v"], "user_id is null"),
+        ("transaction_velocity_1h", [0.0, None, 2.0], "transaction_velocity_1h is null"),
+        ("unique_merchants_30d", [0, None, 2], "unique_merchants_30d is null"),
     ],
 )
 def test_a_row_that_cannot_be_scored_is_left_out_and_counted(column: str, values: list[object], reason: str) -> None:
     scored, rejected = scorer().score(rows(**{column: values}))
     assert scored["transaction_id"].to_pylist() == ["t1", "t3"]
     assert rejected == Counter({reason: 1})
+
+
+def test_nulls_of_declared_columns_are_imputed() -> None:
+    empty = rows(distance_from_home=[None] * 3, merchant_category=[None] * 3, avg_amount_7d=[None] * 3)
+    scored, rejected = scorer().score(empty)
+    assert (scored.num_rows, rejected) == (3, Counter())
+    assert (vectors(empty, THREE)[:, VECTOR_NAMES.index("category_other")] == 1).all()
 
 
 def test_a_row_with_two_faults_is_counted_once() -> None:

@@ -8,15 +8,18 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from fraud.core.features import VECTOR_NAMES
+from fraud.core.plan import Plan
+from fraud.declaration_file import load
 from fraud.params import Params
 from fraud.scoring import trees
 from fraud.scoring.onnx_session import OnnxModel
 from fraud.scoring.trees import MAX_LEAVES, FastTrees, Forest, batch_model
 from fraud.training.ladder import boosting
-from fraud.training.ladder.levels import Sample
+from fraud.training.ladder.levels import Inputs, Sample
 
-TRAINING = Params.load(Path(__file__).resolve().parents[3] / "params.yaml").training
+ROOT = Path(__file__).resolve().parents[3]
+TRAINING = Params.load(ROOT / "params.yaml").training
+THREE = load(ROOT / "tests/declarations/three.yaml")
 COLUMNS = 5
 BOUNDS = np.array([-1.5, 0.0, 0.1, 1e-30, 2.0, 1e9], np.float32)
 
@@ -111,8 +114,9 @@ def test_one_split_by_hand(missing_left: bool, at_nan: float) -> None:
 
 def test_scikit_learns_trees_are_met_within_two_millionths() -> None:
     rng = np.random.default_rng(0)
-    vectors = rng.gamma(2, 50, (20_000, len(VECTOR_NAMES))).astype(np.float32)
-    sample = Sample(vectors, vectors[:, 0] > vectors[:, 3] + rng.normal(0, 30, len(vectors)))
+    inputs = Inputs.of(THREE, Plan(THREE).vector.names)
+    vectors = rng.gamma(2, 50, (20_000, len(inputs.names))).astype(np.float32)
+    sample = Sample(vectors, vectors[:, 0] > vectors[:, 3] + rng.normal(0, 30, len(vectors)), inputs)
     fitted = boosting.fit(sample, sample, TRAINING, lambda *_args, **_facts: None)
     fast = batch_model(fitted.to_onnx())
     assert isinstance(fast, FastTrees)

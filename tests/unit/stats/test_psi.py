@@ -13,6 +13,15 @@ from numpy.typing import NDArray
 from fraud.stats.psi import MIN_ROWS, ColumnDrift, column_drift, psi, psi_categorical, psi_numerical, psi_share
 
 
+def test_a_category_of_many_values_needs_fifty_of_each() -> None:
+    """With 1,000 values of 40 equal categories in both samples, the mean of PSI without drift is 39 * 2 / 1,000."""
+    names = np.array([f"c{i:02}" for i in range(40)], dtype=object)
+    found = column_drift(np.repeat(names, 50), np.repeat(names, 25))
+    assert found.psi is None
+    assert found.notes == ("1,000 values in the current window, fewer than 2,000",)
+    assert column_drift(np.repeat(names, 50), np.repeat(names, 50)).psi == 0.0
+
+
 def test_psi_is_the_sum_over_bins_of_share_difference_times_log_ratio() -> None:
     # Half a count goes to each bin: 998 rows become 999, in shares of one half each, and of 0.1997 and 0.8003.
     reference, current = np.array([499, 499]), np.array([199, 799])

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fraud.core.declaration import Declaration
 from fraud.errors import BadInputError
 from fraud.ingest.landing import PARSE_ERROR
 from fraud.ingest.mapping.apply_mapping import LABEL_ERROR, in_landing_form
@@ -25,13 +26,13 @@ class MappedPiece(NamedTuple):
     mapped: pa.Table
 
 
-def mapped_pieces(uri: str, mapping: Mapping, folder: Path) -> Iterator[MappedPiece]:
+def mapped_pieces(uri: str, mapping: Mapping, declaration: Declaration, folder: Path) -> Iterator[MappedPiece]:
     """All rows of the source, file by file, mapped by `in_landing_form`. Remote files are copied to `folder`, one at a
     time. Raises BadInputError, BadConfigError and UnavailableError like reading and mapping.
     """
     for path in SourceFiles(uri).local_copies(folder):
         for piece in pieces(path, mapping):
-            mapped = in_landing_form(mapping, piece.rows)
+            mapped = in_landing_form(mapping, declaration, piece.rows)
             if piece.broken:
                 reasons = pa.array([f"{_BROKEN_LINE}{text}"[:_LONGEST_REASON] for text in piece.broken])
                 nothing = {field.name: pa.nulls(len(reasons), field.type) for field in mapped.schema}

@@ -6,11 +6,13 @@ from typing import Final, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fraud.core.contract import LABEL_COLUMNS, TRANSACTION_COLUMNS
+from fraud.core.contract import LABEL_COLUMNS
+from fraud.core.declaration import Declaration
 from fraud.ingest.landing import PARSE_ERROR
 from fraud.ingest.mapping.apply_mapping import LABEL_ERROR
 from fraud.ingest.mapping.mapped_rows import MappedPiece, Readable, mapped_pieces
 from fraud.ingest.mapping.mapping import Mapping
+from fraud.lake import catalog
 
 ROWS_TO_CHECK: Final = 1_000
 _LONGEST_EXAMPLE: Final = 70
@@ -28,11 +30,13 @@ class ColumnCheck(NamedTuple):
     """The first value that is not null, in the source and mapped."""
 
 
-def check_mapping(uri: str, mapping: Mapping, folder: Path) -> tuple[Readable, list[ColumnCheck]]:
+def check_mapping(
+    uri: str, mapping: Mapping, declaration: Declaration, folder: Path
+) -> tuple[Readable, list[ColumnCheck]]:
     """Map the first ROWS_TO_CHECK rows. Raises the same errors as an import, including BadInputError when no row is
     readable."""
     readable, parts = Readable(uri), list[MappedPiece]()
-    for piece in mapped_pieces(uri, mapping, folder):
+    for piece in mapped_pieces(uri, mapping, declaration, folder):
         mapped = piece.mapped.slice(0, ROWS_TO_CHECK - readable.rows)
         parts.append(MappedPiece(piece.source.slice(0, mapped.num_rows), mapped.slice(0, piece.source.num_rows)))
         readable.add(mapped)
@@ -40,13 +44,14 @@ def check_mapping(uri: str, mapping: Mapping, folder: Path) -> tuple[Readable, l
             break
     readable.check_any()
     source = pa.concat_tables([part.source for part in parts], promote_options="permissive")
-    return readable, _columns(source, pa.concat_tables([part.mapped for part in parts]), mapping)
+    names = [*catalog.TRANSACTIONS.schema(declaration).names, *LABEL_COLUMNS[1:]]
+    return readable, _columns(source, pa.concat_tables([part.mapped for part in parts]), mapping, names)
 
 
-def _columns(source: pa.Table, mapped: pa.Table, mapping: Mapping) -> list[ColumnCheck]:
+def _columns(source: pa.Table, mapped: pa.Table, mapping: Mapping, names: list[str]) -> list[ColumnCheck]:
     checks = []
-    for name in dict.fromkeys((*TRANSACTION_COLUMNS, *LABEL_COLUMNS)):
-        reads = mapping.origins[name]
+    for name in names:
+        reads = mapping.origins.get(name, ())
         valid = pc.is_valid(mapped[name])
         read = pc.sum(valid, min_count=0).as_py()
         errors = mapped[LABEL_ERROR if name in ("is_fraud", "label_timestamp") else PARSE_ERROR]

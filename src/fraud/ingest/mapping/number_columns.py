@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fraud.errors import BadInputError
-from fraud.ingest.mapping.mapping import Source
 from fraud.ingest.mapping.row_errors import RowErrors, true
+from fraud.ingest.mapping.sections import Source
 
 _SEPARATORS: Final = frozenset(",.")
 

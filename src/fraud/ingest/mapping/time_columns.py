@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 
 from fraud.core.contract import US_PER_DAY, US_PER_HOUR, US_PER_SECOND
 from fraud.errors import BadConfigError, BadInputError
-from fraud.ingest.mapping.mapping import ISO, Time
 from fraud.ingest.mapping.number_columns import Numbers, is_text
 from fraud.ingest.mapping.row_errors import RowErrors, true
+from fraud.ingest.mapping.sections import ISO, Time
 from fraud.lake.catalog import TIMESTAMP
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
