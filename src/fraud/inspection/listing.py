@@ -194,13 +194,13 @@ def _keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any
 
 
 def _row(plan: Plan, feature: Feature) -> FeatureRow:
-    vector, stored = plan.vector, not isinstance(feature, RequestFeature)
+    vector = plan.vector
     inputs = next((i for i in vector.inputs if i.name == feature.name), None)
     columns = 0 if not feature.input else len(inputs.categories or (1,)) if inputs else 1
     return FeatureRow(
         name=feature.name, kind=feature.kind, entity="" if isinstance(feature, RequestFeature) else feature.entity,
         computation=_computation(feature), window=_window(feature),
-        type="category" if inputs and inputs.categories else feature.dtype if stored else "float64",
+        type="category" if inputs and inputs.categories else _dtype(feature),
         default=_default(plan, feature), group=group_of(feature) if base_input(feature) else "", inputs=columns,
     )  # fmt: skip
 
@@ -208,22 +208,21 @@ def _row(plan: Plan, feature: Feature) -> FeatureRow:
 def _computation(feature: Feature) -> str:
     if not isinstance(feature, RequestFeature):
         of = f" of {feature.column}" if feature.column else ""
-        value = getattr(feature, "value", None)
-        return f"{feature.aggregate}{of}" + (f" = {value}" if value else "")
-    match feature.op:
-        case "ratio":
-            return f"{feature.of} / {feature.by}"
-        case "difference":
-            return f"{feature.of} - {feature.minus}"
-        case "hour_between":
-            return f"hour from {feature.first} until {feature.until}"
-        case "day_in":
-            return f"day of week in {', '.join(map(str, feature.days or ()))}"
-        case "missing":
-            return f"{feature.of} is null"
-        case "column":
-            return f"column {feature.column}"
-    return feature.op
+        value = f" = {feature.value}" if isinstance(feature, WindowFeature) and feature.value else ""
+        return f"{feature.aggregate}{of}{value}"
+    texts = {
+        "ratio": f"{feature.of} / {feature.by}",
+        "difference": f"{feature.of} - {feature.minus}",
+        "hour_between": f"hour from {feature.first} until {feature.until}",
+        "day_in": f"day of week in {', '.join(map(str, feature.days or ()))}",
+        "missing": f"{feature.of} is null",
+        "column": f"column {feature.column}",
+    }
+    return texts.get(feature.op, feature.op)
+
+
+def _dtype(feature: Feature) -> str:
+    return "float64" if isinstance(feature, RequestFeature) else feature.dtype
 
 
 def _window(feature: Feature) -> str:
