@@ -125,10 +125,10 @@ def entity_values(
     history. `stored` has the stored integers of `entity.columns`. Rows are sorted as `window_values` requires.
     """
     starts, order = kernel.group(codes, int(codes.max(initial=-1)) + 1)
-    rows = np.stack(stored) if stored else np.empty((0, len(codes)), dtype=np.int64)
     nulls = np.array([column.null for column in entity.columns], dtype=np.int64)
     return kernel.compute(
-        entity.windows, starts, order, event_us, created_us, rows, nulls, entity.bound, entity.keep_us, threads, wanted
+        entity.windows, starts, order, event_us, created_us, stored, nulls, entity.bound, entity.keep_us, threads,
+        wanted,
     )  # fmt: skip
 
 
