@@ -28,10 +28,11 @@ AT_US: Final = 1_767_268_800_000_000
 
 
 @st.composite
-def written_declarations(draw: st.DrawFn, *, learn: bool = True, daily: bool = True) -> dict[str, Any]:
+def written_declarations(draw: st.DrawFn, *, learn: bool = True, daily: bool = True, least: int = 0) -> dict[str, Any]:
     """A valid declaration as the YAML file has it: columns of every type, up to three entities, up to 16 lines.
 
-    `learn`: whether category columns may be learnt at training. `daily`: whether there may be daily features.
+    `learn`: whether category columns may be learnt at training. `daily`: whether there may be daily features. `least`:
+    lines with window or daily features, at least.
     """
     columns: dict[str, Any] = {f"c{i}": draw(_columns(learn=learn)) for i in range(draw(st.integers(0, 6)))}
     types = {"user_id": "id", "merchant_id": "id", "amount": "number"}
@@ -43,10 +44,12 @@ def written_declarations(draw: st.DrawFn, *, learn: bool = True, daily: bool = T
         | draw(
             st.fixed_dictionaries({}, optional={"max_events": st.sampled_from([8, 64, 1_024]), "keep": st.just("97d")})
         )
-        for name in draw(st.lists(st.sampled_from(["user", "device", "terminal"]), unique=True, max_size=3))
+        for name in draw(
+            st.lists(st.sampled_from(["user", "device", "terminal"]), unique=True, min_size=min(least, 1), max_size=3)
+        )
     }
     lines = list[dict[str, Any]]()
-    for i in range(draw(st.integers(0, 12))) if entities else ():
+    for i in range(draw(st.integers(least, 12))) if entities else ():
         kind = draw(st.sampled_from(["window", "daily"] if daily else ["window"]))
         rules = AGGREGATES if kind == "window" else DAILY_AGGREGATES
         usable = {
@@ -145,9 +148,9 @@ def _columns(draw: st.DrawFn, *, learn: bool) -> dict[str, Any]:
     return {"type": kind, "values": values, "unknown": draw(st.sampled_from(values))}
 
 
-def declarations(*, daily: bool = True) -> st.SearchStrategy[Declaration]:
+def declarations(*, daily: bool = True, least: int = 0) -> st.SearchStrategy[Declaration]:
     """Declarations as model versions have them: with the lists of learnt columns filled in."""
-    return written_declarations(daily=daily).map(parse).flatmap(_resolved)
+    return written_declarations(daily=daily, least=least).map(parse).flatmap(_resolved)
 
 
 @st.composite

@@ -21,7 +21,7 @@ from fraud.audit.answering_versions import RULE, AnsweringVersions
 from fraud.audit.daily_snapshots import DailySnapshots, Lookup
 from fraud.audit.history_as_ingested import event_us
 from fraud.core import history
-from fraud.core.columns import to_stored
+from fraud.core.columns import StoredColumn, stored_column, to_stored
 from fraud.core.contract import TRANSACTION_COLUMNS, US_PER_DAY, id_hash
 from fraud.core.declaration import Declaration
 from fraud.core.history import Layout
@@ -57,6 +57,7 @@ class Events(NamedTuple):
     table: pa.Table
     event_us: NDArray[np.int64]
     columns: frozenset[str]
+    """Names; in the log, for categories `_logged_as`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +213,11 @@ def _values(
 ) -> served_skew.Values:
     """The events with the layout's columns: those of the lake, then those of the log, then those of days of the lake
     that were written under a declaration without one of the columns, which is null in them."""
-    needed = _needed(layout)
-    whole = [events for source in (landed, logged) for events in source if needed <= events.columns]
-    parts = [*whole, *(events for events in landed if not needed <= events.columns)]
+    needed, as_logged = _needed(layout), {layout.id_column, *map(_logged_as, layout.columns)}
+    whole, lacking = [], []
+    for events in landed:
+        (whole if needed <= events.columns else lacking).append(events)
+    parts = [*whole, *(events for events in logged if as_logged <= events.columns), *lacking]
     ids = [id_hashes(events.table["transaction_id"].to_pylist()) for events in parts]
     records = [stored_records(as_declared(events.table, declaration), events.event_us, layout) for events in parts]
     return served_skew.values_of(
@@ -255,27 +258,33 @@ def _filtered(table: pa.Table, ids: Mapping[str, set[str]]) -> pa.Table:
 
 
 def _of_versions(events: Events, versions: AnsweringVersions) -> Iterator[Events]:
-    """Logged events by the version that answered: only columns that it declares were logged."""
+    """Logged events by the version that answered: it logs only columns that it declares, and a text that is not in its
+    closed list of a category as unknown."""
     for number in pc.unique(events.table["model_version"]).to_pylist():
         rows = pc.equal(events.table["model_version"], number)
         declared = set[str]()
         if number != RULE:
             try:
-                declared = set(versions.fetched(number).plan.columns)
+                columns = versions.fetched(number).plan.declaration.columns
+                declared = {_logged_as(stored_column(name, column)) for name, column in columns.items()}
             except RefusedError:
                 declared = set()
         table = events.table.filter(rows)
         at_us = events.event_us[rows.to_numpy()]
-        yield Events(table, at_us, events.columns & (declared | {*TRANSACTION_COLUMNS}))
+        yield Events(table, at_us, frozenset(declared | {*TRANSACTION_COLUMNS}))
+
+
+def _logged_as(column: StoredColumn) -> str:
+    """The name, and what identifies the closed list of a category."""
+    return f"{column.name} {column.values}".rstrip()
 
 
 def _by_columns(parts: Iterable[Events]) -> list[Events]:
     """Concatenate the parts that have the same columns, of the same types."""
     found = defaultdict[tuple[frozenset[str], tuple[Any, ...]], list[Events]](list)
     for events in parts:
-        names = [name for name in events.table.column_names if name in {*events.columns, "dt"}]
-        table = events.table.select(names)
-        found[events.columns, tuple(zip(names, table.schema.types, strict=True))].append(events._replace(table=table))
+        types = tuple(zip(events.table.column_names, events.table.schema.types, strict=True))
+        found[events.columns, types].append(events)
     return [
         Events(pa.concat_tables([e.table for e in some]), np.concatenate([e.event_us for e in some]), columns)
         for (columns, _), some in found.items()

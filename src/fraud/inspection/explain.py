@@ -168,8 +168,8 @@ def _rows(declaration: Declaration, layout: Layout, entity_id: str, at: datetime
     transactions = catalog.TRANSACTIONS.at(context.settings.lake_uri)
     first = (at - timedelta(microseconds=layout.keep_us)).astimezone(UTC).date().isoformat()
     last = (at + timedelta(days=1)).astimezone(UTC).date().isoformat()
-    wanted = ["transaction_id", "event_timestamp", "created_timestamp", layout.id_column]
-    names = list(dict.fromkeys([*wanted, *(column.name for column in layout.columns)]))
+    fixed = ["transaction_id", "event_timestamp", "created_timestamp", layout.id_column]
+    names = list(dict.fromkeys([*fixed, *(column.name for column in layout.columns)]))
     schema = pa.schema([catalog.TRANSACTIONS.schema(declaration).field(name) for name in names])
     tables = [schema.empty_table()]
     for day in transactions.partitions():

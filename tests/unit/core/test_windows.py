@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tests.declaration_strategy import AT_US as AT
@@ -165,7 +165,7 @@ def defined(
 
 @st.composite
 def cases(draw: st.DrawFn, size: st.SearchStrategy[int]) -> tuple[Declaration, WindowSet, NDArray[np.void], dict]:
-    declaration = draw(declarations(daily=False).filter(lambda d: bool(d.windows())))
+    declaration = draw(declarations(daily=False, least=1))
     found = draw(st.sampled_from(window_sets(declaration)))
     own = {c.name: draw(column_values(declaration, c.name)) for c in found.layout.columns}
     return declaration, found, draw(histories(found.layout, declaration, size)), own
@@ -179,13 +179,13 @@ def check(case: tuple[Declaration, WindowSet, NDArray[np.void], dict], behind_us
     assert found.evaluate(events, newest, AT, stored) == expected
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cases(st.integers(0, 64)), st.integers(0, 100 * US_PER_DAY))
 def test_any_declaration_equals_the_definition(case: tuple, behind_us: int) -> None:
     check(case, behind_us)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cases(st.integers(60, 400)), st.integers(0, 40 * US_PER_DAY))
 def test_a_long_history_equals_the_definition(case: tuple, behind_us: int) -> None:
     check(case, behind_us)
