@@ -411,7 +411,9 @@ def main() -> None:
     # Clients and the store inherit this; servers are pinned one by one. Left to itself the kernel mixes them.
     os.sched_setaffinity(0, set(range(max(1, (os.cpu_count() or 1) - 1))))
     with tempfile.TemporaryDirectory(prefix="fraud-bench-") as folder:
-        result = run(Path(folder), given.rounds, given.seconds, with_peers=not given.without_peers, baseline=given.baseline)
+        result = run(
+            Path(folder), given.rounds, given.seconds, with_peers=not given.without_peers, baseline=given.baseline
+        )
     for name, of in sorted(result["contenders"].items()):
         print(f"{name:<22}{show(of)}")
     for name, ratio in result["ratios"].items():
