@@ -228,14 +228,14 @@ def test_of_two_versions_the_one_in_production_decides_on_a_column_that_both_dec
         requests.parse(json.dumps(SHORT | {"x": 11}).encode())
 
 
-def test_without_any_model_nobodys_payment_is_refused_for_its_fields(
+def test_without_any_model_a_payment_is_not_refused_for_fields_that_a_declaration_would_check(
     start: Callable[..., Serving], shared_store: Valkey
 ) -> None:
     serving = start(shared_store.url, None, "/health")
     for more in ({"device_id": "d", "country": ["x"]}, {"distance_from_home": 1e9, "merchant_category": 7}, {}):
         answer = serving.predict(**(SHORT | more))
         assert (answer["model_version"], answer["degraded"]) == ("rule", True)
-    assert serving.predict(**payment("nobody", 1, device_id="d"))["model_version"] == "rule"
+    assert serving.predict(**payment("no-model", 1, device_id="d"))["model_version"] == "rule"
     refused = serving.client.post("/predict", json=SHORT | {"amount": -1})
     assert (refused.status_code, refused.json()["field"]) == (422, "amount")
     batch = serving.client.post("/predict/batch", json={"transactions": [SHORT | {"x": 1}], "y": 2}).json()

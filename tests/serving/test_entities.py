@@ -62,7 +62,7 @@ def test_a_null_id_appends_nothing_and_has_empty_windows(serving: Serving) -> No
 
 def test_a_device_without_a_user_has_its_history(serving: Serving) -> None:
     serving.predict(**payment("d1", "lonely", 1))
-    given = payment("nobody", "lonely", 2) | {"user_id": None}
+    given = payment("without", "lonely", 2) | {"user_id": None}
     answer = serving.predict(**given)
     assert answer["fraud_probability"] == pytest.approx(of_entities(5, 100.0, device_users=1), abs=1e-6)
     assert (answer["history"], record_of(serving, answer)["sequences"]) == ("store", {"device": 1})
