@@ -33,7 +33,7 @@ class State:
     def _inputs(self, model: Model | None, columns: VersionColumns | None) -> Inputs | None:
         if model is None or columns is None:
             return None
-        return Inputs(model.plan, columns, self.reads.appends, self.reads.rows)
+        return Inputs(model.plan, columns, self.reads)
 
     def columns_of(self, transaction: ValidTransaction) -> dict[str, Value]:
         """The declared columns of a transaction, of production first; null is None."""
