@@ -66,6 +66,11 @@ def test_a_device_without_a_user_has_its_history(serving: Serving) -> None:
     answer = serving.predict(**given)
     assert answer["fraud_probability"] == pytest.approx(of_entities(5, 100.0, device_users=1), abs=1e-6)
     assert (answer["history"], record_of(serving, answer)["sequences"]) == ("store", {"device": 1})
+    # The velocity of the request stands for the user's, of whom nothing is stored.
+    given = payment("without", "lonely", 3) | {"user_id": None, "transaction_velocity": 4.0}
+    answer = serving.predict(**given)
+    by_hand = of_entities(5, 100.0, velocity=4.0, device_users=1)
+    assert answer["fraud_probability"] == pytest.approx(by_hand, abs=1e-6)
 
 
 def test_the_bound_of_events_is_the_declared_one(serving: Serving) -> None:

@@ -62,6 +62,7 @@ class Inputs:
         names = [name for of in plan.windows for name in of.names]
         velocity = short_request.VELOCITY_FEATURE
         self._velocity = names.index(velocity) if velocity in names else -1
+        self._velocity_slot = next((slot for of, _, slot in self.windows if velocity in of.names), -1)
         at = {name: _TIME_VALUES + i for i, name in enumerate(columns.names)}
         self._categories = tuple(
             (at[name], dict(zip(column.values or (column.unknown,), range(300), strict=False)), column.unknown, name)
@@ -94,8 +95,10 @@ class Inputs:
             self._add_daily(found, table, slot, transaction.event_us, reads)
         if found.sequences:
             found.source = "store"
-        elif (given := self._given_velocity(transaction, values)) is not None:
-            features[self._velocity], found.source = given, "request"
+        given = self._given_velocity(transaction, values)
+        if given is not None and replies[self._velocity_slot] is None:
+            features[self._velocity] = given
+            found.source = "store" if found.sequences else "request"
         return found
 
     def _of_nothing(self, transaction: ValidTransaction, values: Sequence[Any]) -> Features:
