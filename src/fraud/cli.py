@@ -10,7 +10,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,9 @@ from fraud.job_list import ENDLESS, JOBS, MONITORED
 if TYPE_CHECKING:
     from structlog.stdlib import BoundLogger
 
+    from fraud.core.declaration import Declaration
     from fraud.job import JobConfig, JobResult
+    from fraud.settings import Settings
 
 USAGE = "usage: fraud JOB [--flags] [--json]    (fraud JOB --help for a job's flags)\n\njobs:\n"
 
@@ -70,7 +72,7 @@ def run_job(name: str, arguments: list[str]) -> "JobResult":
     settings = Settings.load()
     context = Context(
         settings, Params.load(settings.project / "params.yaml"), declaration_file.load_of(settings.project),
-        structlog.get_logger(job=name),
+        structlog.get_logger(job=name), lambda: _live_declarations(settings),
     )  # fmt: skip
     with nullcontext() if name in ENDLESS else still_running(context.log):
         if name not in MONITORED or not config.monitored:
@@ -82,6 +84,12 @@ def run_job(name: str, arguments: list[str]) -> "JobResult":
             result = module.run(config, context)
             record(result.model_dump(mode="json"))
         return result
+
+
+def _live_declarations(settings: "Settings") -> "Sequence[Declaration]":
+    from fraud.registry import live_declarations  # noqa: PLC0415 - MLflow takes seconds to import
+
+    return live_declarations(settings)
 
 
 @contextmanager

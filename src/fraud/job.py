@@ -1,5 +1,6 @@
 """Base classes of jobs. A job is a module with `Config`, `Result` and `run(config, context)`; `fraud <job>` runs it."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,3 +56,6 @@ class Context:
     declaration: "Declaration"
     """The declaration of the project's `features.yaml`."""
     log: structlog.stdlib.BoundLogger
+    live_declarations: "Callable[[], Sequence[Declaration]]" = tuple
+    """Returns the declarations of the model versions with an alias. The command passes it, because the packages of
+    features may not import the registry."""

@@ -1,58 +1,47 @@
 """The feature declaration: columns, entities and features of a team, as typed data with one canonical form.
 
 `feature_repo/features.yaml` is its written form; docs/features.md describes it. A model version carries the canonical
-form (JSON) with the category lists that its training found. `parse` reads both.
+form (JSON) with the category lists that its training found. `parse` reads both. `fraud.core.declaration_types` has the
+parts, `fraud.core.declaration_checks` the rules between them.
 """
 
 import json
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
+from math import isfinite
 from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fraud.core import declaration_types as types
 from fraud.core.contract import US_PER_DAY
+from fraud.core.declaration_checks import MAX_FEATURES, MAX_GROUPS, RESERVED, check
 from fraud.core.declaration_types import (
-    AGGREGATES,
-    DAILY_AGGREGATES,
+    BUILT_IN,
     CategoryColumn,
     Column,
     DailyFeature,
+    DeclarationError,
     Entity,
     Feature,
-    IdColumn,
-    NumberColumn,
     RequestFeature,
     WindowFeature,
+    base_input,
+    dependencies,
+    group_of,
 )
 
-BUILT_IN: Final[Mapping[str, Column]] = {
-    "user_id": IdColumn(type="id"),
-    "merchant_id": IdColumn(type="id"),
-    "amount": NumberColumn(type="number", unit="USD", min=0.0, max=1e9, decimals=4),
-}
-"""Columns of the transaction contract that a declaration may use without declaring them."""
-RESERVED: Final = frozenset(
-    {
-        "transaction_id", "event_timestamp", "created_timestamp", "event_us", "served_us", "latency_us", "dt",
-        "prediction_id", "parse_error", "position", "reason", "is_fraud", "label_timestamp", "threshold", "degraded",
-        "history", "fraud_probability", "model_version", "model_sha256", "feature_hash", "challenger_version",
-        "challenger_probability", "transaction_velocity", "repeated", "reasons",
-    }
-)  # fmt: skip
-"""Names of the platform's own columns and fields, which a declaration cannot use."""
+__all__ = [
+    "BUILT_IN", "MAX_GROUPS", "RESERVED", "Daily", "Declaration", "DeclarationError", "base_input", "dependencies",
+    "group_of", "is_category", "parse",
+]  # fmt: skip
+
 LATENESS_US: Final = 7 * US_PER_DAY
+"""`keep` is at least the longest window; without `keep` it is this much more."""
 DEFAULT_MAX_EVENTS: Final = 1_024
-MAX_GROUPS: Final = 10
-
-
-class DeclarationError(ValueError):
-    """A declaration is not valid. `path` leads to the wrong part, as keys and indices."""
-
-    def __init__(self, path: tuple[str | int, ...], expected: str, got: str = "") -> None:
-        super().__init__(f"{'.'.join(map(str, path))}: expected {expected}" + (f", got {got}" if got else ""))
-        self.path, self.expected, self.got = path, expected, got
+_MAX_DEPTH: Final = 16
+"""Of the written form, which is 5 levels deep."""
+_MAX_INTEGER: Final = 2**63
 
 
 class Daily(BaseModel):
@@ -71,10 +60,19 @@ class Declaration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    columns: dict[types.Name, Annotated[Column, Field(discriminator="type")]] = Field(default={}, max_length=64)
-    entities: dict[types.Name, Entity] = Field(default={}, max_length=8)
-    daily: Daily = Daily()
-    features: tuple[Annotated[Feature, Field(discriminator="kind")], ...] = Field(min_length=1, max_length=256)
+    columns: dict[types.Name, Annotated[Column, Field(discriminator="type")]] = Field(
+        default={},
+        max_length=64,
+        description="columns of a transaction in addition to transaction_id, event_timestamp, created_timestamp, "
+        "user_id, merchant_id and amount",
+    )
+    entities: dict[types.Name, Entity] = Field(
+        default={}, max_length=8, description="what window and daily features are computed over"
+    )
+    daily: Daily = Field(default=Daily(), description="of the daily features")
+    features: tuple[Annotated[Feature, Field(discriminator="kind")], ...] = Field(
+        min_length=1, max_length=MAX_FEATURES, description="in the order of the model's inputs"
+    )
 
     @property
     def requests(self) -> tuple[RequestFeature, ...]:
@@ -105,7 +103,10 @@ class Declaration(BaseModel):
         raise KeyError(name)
 
     def resolved(self, lists: Mapping[str, tuple[str, ...]]) -> Self:
-        """The declaration with the values of learnt category columns, by column. Raises KeyError for a missing one."""
+        """The declaration with the values of learnt category columns, by column (`columns.learnt_values`).
+
+        Raises KeyError for a missing one.
+        """
         columns = {
             name: column.model_copy(update={"values": lists[name]}) if name in self.to_learn else column
             for name, column in self.columns.items()
@@ -157,57 +158,93 @@ def parse(written: object, *, learnt: bool = False) -> Declaration:
     """Check a declaration and expand lines with several windows. Raises DeclarationError.
 
     `written` is the content of the YAML file or of the canonical JSON. `learnt`: category columns with `learn` may have
-    values, as in a model version.
+    values, as in a model version. A value of another type is refused, never converted.
     """
+    _check_plain(written, ())
     try:
-        found = Declaration.model_validate(written)
+        found = Declaration.model_validate_json(json.dumps(written), strict=True)
     except ValidationError as error:
-        raise _located(error) from error
+        raise _located(error, written) from error
     lines = tuple(_expanded(found.features))
     found = found.model_copy(update={"features": tuple(feature for _, feature in lines)})
     found = found.model_copy(update={"entities": dict(_with_defaults(found))})
-    _check_columns(found, learnt=learnt)
-    _check_entities(found)
-    names = _check_names(found, lines)
-    for at, feature in lines:
-        _check_feature(found, names, ("features", at), feature)
-    _check_order(found, lines)
-    groups = {group_of(f) for f in found.features if base_input(f)}
-    if len(groups) > MAX_GROUPS:
-        raise DeclarationError(
-            ("features",), f"at most {MAX_GROUPS} groups of inputs", f"{len(groups)}: {sorted(groups)}"
-        )
+    check(found, lines, learnt=learnt)
     return found
 
 
-_MEMBERS: Final = {"request", "window", "daily", "number", "flag", "category", "id", "float", "int"}
-"""Names of the members of unions, which pydantic puts into the location of an error."""
+def is_category(found: Declaration, name: str) -> bool:
+    """Whether the feature is a category, which has one vector column per value."""
+    feature = found.feature(name)
+    return isinstance(feature, RequestFeature) and feature.op == "column" and isinstance(
+        found.column(feature.column or ""), CategoryColumn)  # fmt: skip
 
 
-def _located(error: ValidationError) -> DeclarationError:
+def _check_plain(value: object, path: tuple[str | int, ...]) -> None:
+    """Refuse values that JSON does not have, such as the dates and infinities of YAML."""
+    if len(path) > _MAX_DEPTH:
+        raise DeclarationError(path, f"at most {_MAX_DEPTH} levels")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise DeclarationError(path, "a key that is text", repr(key)[:100])
+            _check_plain(inner, (*path, key))
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            _check_plain(inner, (*path, i))
+    elif isinstance(value, float) and not isfinite(value):
+        raise DeclarationError(path, "a finite number", str(value))
+    elif isinstance(value, int) and abs(value) > _MAX_INTEGER:
+        raise DeclarationError(path, "a number of at most 64 bits")
+    elif value is not None and not isinstance(value, str | int | float):
+        raise DeclarationError(path, "text (in quotes), a number, true or false", f"{value} ({type(value).__name__})")
+
+
+_TAGS: Final = {"request", "window", "daily", "number", "flag", "category", "id"}
+"""Kinds and types, which pydantic puts into the location of an error after the feature's index or column's name."""
+
+_WORDS: Final = {"an object": "a mapping", "a valid tuple": "a list", "Tuple": "List", "Dictionary": "Mapping",
+                 " after validation": ""}  # fmt: skip
+"""pydantic's words -> those of YAML."""
+
+
+def _located(error: ValidationError, written: object) -> DeclarationError:
     """The first error, with its path in the file."""
-    first = error.errors()[0]
-    path = tuple(p for i, p in enumerate(first["loc"]) if i == 0 or not (p in _MEMBERS or "[" in str(p)))
-    if first["type"] == "extra_forbidden":
-        return DeclarationError(path, "a key that docs/features.md describes; this one is unknown")
-    if first["type"] == "missing":
-        return DeclarationError(path[:-1], f"the key {path[-1]}")
-    message = first["msg"].removeprefix("Value error, ")
-    return DeclarationError(path, message[:1].lower() + message[1:], repr(first.get("input"))[:100])
+    errors = [(_path(e["loc"], written), e) for e in error.errors(include_url=False)]
+    place = errors[0][0]
+    # A value that may have two types has an error for each; the one about the value says more than one about the type.
+    first = min((e for path, e in errors if path[: len(place)] == place), key=lambda e: e["type"].endswith("_type"))
+    path = _path(first["loc"], written)
+    context, got = first.get("ctx", {}), repr(first.get("input"))[:100]
+    match first["type"]:
+        case "extra_forbidden":
+            return DeclarationError(path, "a key that docs/features.md describes; this one is unknown")
+        case "missing":
+            return DeclarationError(path, f"the key {first['loc'][-1]}")
+        case "union_tag_not_found":
+            return DeclarationError(path, f"the key {context['discriminator'].strip(chr(39))}")
+        case "union_tag_invalid":
+            key = context["discriminator"].strip("'")
+            return DeclarationError((*path, key), f"one of {context['expected_tags']}", repr(context["tag"]))
+        case "string_pattern_mismatch":
+            return DeclarationError(path, "a name: lower-case letters, digits and _, at most 63", got)
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    for word, meaning in _WORDS.items():
+        message = message.replace(word, meaning)
+    return DeclarationError(path, message[:1].lower() + message[1:], got)
 
 
-def base_input(feature: Feature) -> bool:
-    """Whether the feature's value is given rather than derived from other features."""
-    return not isinstance(feature, RequestFeature) or feature.op in ("column", "hour_of_day", "day_of_week")
-
-
-def group_of(feature: Feature) -> str:
-    """The group of a base input, for the reasons of a decision."""
-    if feature.group is not None:
-        return feature.group
-    if isinstance(feature, RequestFeature):
-        return feature.column or "time"
-    return feature.entity
+def _path(loc: tuple[str | int, ...], written: object) -> tuple[str | int, ...]:
+    """The parts of an error's location that the file contains: without kinds, types and names of validators."""
+    if loc[:1] in (("columns",), ("features",)) and len(loc) > 2 and loc[2] in _TAGS:
+        loc = (*loc[:2], *loc[3:])
+    path, node = list[str | int](), written
+    for part in loc:
+        inside: dict[object, object] = dict(enumerate(node)) if isinstance(node, list) else {}
+        inside = node if isinstance(node, dict) else inside
+        if part in inside:
+            node = inside[part]
+            path.append(part)
+    return tuple(path)
 
 
 def _digest(meaning: object) -> str:
@@ -217,7 +254,7 @@ def _digest(meaning: object) -> str:
 def _expanded(features: tuple[Feature, ...]) -> Iterator[tuple[int, Feature]]:
     """Each feature with the index of its line. A line with several windows becomes several features."""
     for at, line in enumerate(features):
-        field, spans = "", tuple[Any, ...]()
+        field, spans = "", tuple[int, ...]()
         if isinstance(line, WindowFeature):
             field, spans = "window", line.window if isinstance(line.window, tuple) else ()
         elif isinstance(line, DailyFeature):
@@ -251,142 +288,3 @@ def _with_defaults(found: Declaration) -> Iterator[tuple[str, Entity]]:
                 }
             ),
         )
-
-
-def _check_columns(found: Declaration, *, learnt: bool) -> None:
-    for name, column in found.columns.items():
-        path = ("columns", name)
-        if name in BUILT_IN or name in RESERVED or name in ("hour_of_day", "day_of_week"):
-            raise DeclarationError(path, "another name: this one is the platform's own")
-        if isinstance(column, NumberColumn) and not column.min < column.max:
-            raise DeclarationError((*path, "max"), f"a number above min ({column.min})", str(column.max))
-        if isinstance(column, CategoryColumn):
-            if column.learn is None and column.values is None:
-                raise DeclarationError(path, "values (a closed list), or learn (a number of categories)")
-            if column.learn is not None and column.values is not None and not learnt:
-                raise DeclarationError(path, "values or learn, not both")
-            values = column.values or ()
-            if len(set(values)) < len(values):
-                raise DeclarationError((*path, "values"), "each value once")
-            if values and column.unknown not in values:
-                raise DeclarationError((*path, "unknown"), f"one of the values: {', '.join(values)}", column.unknown)
-
-
-def _check_entities(found: Declaration) -> None:
-    for name, entity in found.entities.items():
-        path = ("entities", name)
-        if entity.id not in found.columns and entity.id not in BUILT_IN:
-            raise DeclarationError((*path, "id"), "a declared column", entity.id)
-        if not isinstance(found.column(entity.id), IdColumn):
-            raise DeclarationError((*path, "id"), "a column of type id", entity.id)
-        windows = found.windows(name)
-        if windows and entity.keep is not None and entity.keep < max(f.window_us for f in windows):
-            raise DeclarationError((*path, "keep"), "at least the longest window of the entity",
-                                   types.duration_text(entity.keep))  # fmt: skip
-
-
-def _check_names(found: Declaration, lines: tuple[tuple[int, Feature], ...]) -> frozenset[str]:
-    names = set[str]()
-    columns = {feature.column: feature.name for feature in found.requests if feature.op == "column"}
-    for at, feature in lines:
-        path = ("features", at, "name")
-        if feature.name in names:
-            raise DeclarationError(path, "each name once", feature.name)
-        if feature.name in RESERVED or feature.name in ("user_id", "merchant_id"):
-            raise DeclarationError(path, "another name: this one is the platform's own", feature.name)
-        if feature.name in {**found.columns, **BUILT_IN} and columns.get(feature.name) != feature.name:
-            raise DeclarationError(path, "another name: this one is a column's", feature.name)
-        if not types.is_name(feature.name):
-            raise DeclarationError(path, "lower-case letters, digits and _, at most 63", feature.name)
-        names.add(feature.name)
-    return frozenset(names)
-
-
-def _check_feature(found: Declaration, names: frozenset[str], path: tuple[str | int, ...], feature: Feature) -> None:
-    if isinstance(feature.default, str) and (feature.default not in names or is_category(found, feature.default)):
-        raise DeclarationError((*path, "default"), "a number, or the name of a feature that is one", feature.default)
-    if isinstance(feature, RequestFeature):
-        _check_request(found, names, path, feature)
-        return
-    if feature.entity not in found.entities:
-        raise DeclarationError((*path, "entity"), f"one of {', '.join(found.entities)}", feature.entity)
-    rules = AGGREGATES if isinstance(feature, WindowFeature) else DAILY_AGGREGATES
-    kinds = rules[feature.aggregate]
-    if not kinds:
-        if feature.column is not None:
-            raise DeclarationError((*path, "column"), f"no column: {feature.aggregate} has none", feature.column)
-        return
-    column = _column(found, (*path, "column"), feature.column)
-    if column.type not in kinds:
-        raise DeclarationError(
-            (*path, "column"), f"a column of type {' or '.join(kinds)}", f"{feature.column} ({column.type})"
-        )
-    if isinstance(column, NumberColumn) and column.decimals is None:
-        expected = "a number column with decimals: aggregates are computed from integers"
-        raise DeclarationError((*path, "column"), expected, str(feature.column))
-    if isinstance(feature, WindowFeature) and (feature.value is not None) != (
-        feature.aggregate == "share" and isinstance(column, CategoryColumn)
-    ):
-        raise DeclarationError((*path, "value"), "value with the share of a category column, and only there")
-
-
-def _check_request(
-    found: Declaration, names: frozenset[str], path: tuple[str | int, ...], feature: RequestFeature
-) -> None:
-    needed, given = types.OPERANDS[feature.op], feature.operands
-    for field in sorted(needed - given.keys()):
-        raise DeclarationError(path, f"the key {field} with op {feature.op}")
-    for field in sorted(given.keys() - needed):
-        raise DeclarationError((*path, field), f"no key {field} with op {feature.op}")
-    if feature.op == "column":
-        column = _column(found, (*path, "column"), feature.column)
-        if isinstance(column, IdColumn):
-            raise DeclarationError((*path, "column"), "a column of type number, flag or category", str(feature.column))
-        if isinstance(column, CategoryColumn) and feature.default != 0.0:
-            raise DeclarationError((*path, "default"), "no default for a category: a null becomes its unknown value")
-        if sum(f.op == "column" and f.column == feature.column for f in found.requests) > 1:
-            raise DeclarationError((*path, "column"), "one feature of a column at most", str(feature.column))
-    for field in ("of", "by", "minus"):
-        name = given.get(field)
-        if name is None:
-            continue
-        if name not in names:
-            raise DeclarationError((*path, field), "the name of a feature", str(name))
-        if is_category(found, str(name)):
-            raise DeclarationError((*path, field), "a feature that is a number", str(name))
-        if feature.op == "missing" and not base_input(found.feature(str(name))):
-            raise DeclarationError((*path, field), "a column, window or daily feature", str(name))
-
-
-def is_category(found: Declaration, name: str) -> bool:
-    """Whether the feature is a category, which has one vector column per value."""
-    feature = found.feature(name)
-    return isinstance(feature, RequestFeature) and feature.op == "column" and isinstance(
-        found.column(feature.column or ""), CategoryColumn)  # fmt: skip
-
-
-def _column(found: Declaration, path: tuple[str | int, ...], name: str | None) -> Column:
-    if name is None:
-        raise DeclarationError(path[:-1], "the key column")
-    if name not in found.columns and name not in BUILT_IN:
-        raise DeclarationError(path, f"one of {', '.join([*BUILT_IN, *found.columns])}", name)
-    return found.column(name)
-
-
-def _check_order(found: Declaration, lines: tuple[tuple[int, Feature], ...]) -> None:
-    needs = {feature.name: dependencies(feature) for feature in found.features}
-    done = set[str]()
-    while ready := [name for name, others in needs.items() if name not in done and others <= done]:
-        done.update(ready)
-    for at, feature in lines:
-        if feature.name not in done:
-            raise DeclarationError(("features", at), "no cycle of features that need each other",
-                                   f"{feature.name} needs {', '.join(sorted(needs[feature.name] - done))}")  # fmt: skip
-
-
-def dependencies(feature: Feature) -> set[str]:
-    """Names of the features from whose values this feature's value is computed."""
-    found = {feature.default} if isinstance(feature.default, str) else set[str]()
-    if isinstance(feature, RequestFeature):
-        found |= {str(feature.operands[field]) for field in ("of", "by", "minus") if field in feature.operands}
-    return found

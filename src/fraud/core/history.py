@@ -73,6 +73,11 @@ class Layout:
     def ids_key(self, entity_id: str) -> str:
         return f"i:{self.id}:{{{self.entity}:{entity_id}}}"
 
+    @property
+    def materialized_key(self) -> str:
+        """Hash of the days that were loaded from the lake: day -> content hash of the partition."""
+        return f"materialized:{self.id}"
+
     def append_arguments(
         self, transaction_id: str, event_us: int, stored: Sequence[int]
     ) -> tuple[bytes, bytes, int, int, int, int]:

@@ -12,12 +12,22 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud.core.declaration import BUILT_IN, Declaration, base_input, dependencies, group_of, is_category
-from fraud.core.declaration_types import CategoryColumn, Feature, RequestFeature
+from fraud.core.declaration import Declaration, is_category
+from fraud.core.declaration_types import (
+    CategoryColumn,
+    Feature,
+    RequestFeature,
+    base_input,
+    dependencies,
+    group_of,
+    never_null,
+)
 
 HOUR: Final = 0
 WEEKDAY: Final = 1
 _TIME: Final = {"hour_of_day": HOUR, "day_of_week": WEEKDAY}
+MAX_QUOTIENT: Final = 1e30
+"""A larger quotient is null, as is one by 0: it would be infinite in float32, or in the features computed from it."""
 Floats = NDArray[np.float64]
 _FLOAT_BYTES: Final = 4
 _ONE: Final = struct.pack("<f", 1.0)
@@ -213,13 +223,7 @@ def _steps_of(declaration: Declaration, feature: Feature, slots: dict[str, int])
         return [derived, _imputed(feature, target, slots)] if feature.op == "ratio" else [derived]
     if _time_slot(feature) is not None or is_category(declaration, feature.name):
         return []
-    return [] if _never_null(feature) else [_imputed(feature, target, slots)]
-
-
-def _never_null(feature: Feature) -> bool:
-    if isinstance(feature, RequestFeature):
-        return feature.column in BUILT_IN
-    return feature.empty is not None
+    return [] if never_null(feature) else [_imputed(feature, target, slots)]
 
 
 def _missing(target: int, of: int) -> _Step:
@@ -237,7 +241,7 @@ def _imputed(feature: Feature, target: int, slots: dict[str, int]) -> _Step:
 def _derived(feature: RequestFeature, target: int, slots: dict[str, int]) -> _Step:
     if feature.op == "ratio":
         of, by = slots[feature.of or ""], slots[feature.by or ""]
-        return _Step(target, lambda s: _all_divided(s[of], s[by]), lambda s: s[of] / s[by] if s[by] else None)
+        return _Step(target, lambda s: _all_divided(s[of], s[by]), lambda s: _divided(s[of], s[by]))
     if feature.op == "difference":
         of, minus = slots[feature.of or ""], slots[feature.minus or ""]
         return _Step(target, lambda s: s[of] - s[minus], lambda s: float(s[of]) - float(s[minus]))
@@ -260,7 +264,15 @@ def _derived(feature: RequestFeature, target: int, slots: dict[str, int]) -> _St
     )
 
 
+def _divided(of: float, by: float) -> float | None:
+    if by == 0:
+        return None
+    quotient = float(of) / float(by)
+    return quotient if -MAX_QUOTIENT <= quotient <= MAX_QUOTIENT else None
+
+
 def _all_divided(of: Floats, by: Floats) -> Floats:
-    zero = by == 0
-    divided: Floats = np.where(zero, np.nan, of / np.where(zero, 1.0, by))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        quotient = of / by
+    divided: Floats = np.where((by != 0) & (np.abs(quotient) <= MAX_QUOTIENT), quotient, np.nan)
     return divided

@@ -4,8 +4,8 @@ Jobs open a dataset with `catalog.TRANSACTIONS.at(lake_uri)`; no other module of
 Tests compare docs/architecture.md with this module and reject dataset names elsewhere.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ import pyarrow as pa
 from fraud.core.daily import Table
 from fraud.core.declaration import Declaration
 from fraud.core.plan import tables
-from fraud.lake.dataset import Dataset, listed
+from fraud.lake.dataset import Dataset, folders, listed
 
 TIMESTAMP: Final = pa.timestamp("us", "UTC")
 _TYPES: Final = {
@@ -25,8 +25,9 @@ _FEATURES: Final = "features"
 _DAILY: Final = "daily"
 _PARTS: Final = "daily_parts"
 Columns = list[tuple[str, pa.DataType]]
-LOOK_BACK_DAYS: Final = 90
-"""Transactions are kept this much longer than features: the windows of the oldest features read them."""
+LOOK_BACK_DAYS: Final = 180
+"""Transactions and labels are kept this much longer than features: windows (at most 180 days) and daily aggregates (at
+most 150 days) of the oldest features read them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,11 @@ class DatasetDefinition:
     def order(self) -> list[tuple[str, str]]:
         """`sorted_by`, as `pyarrow.Table.sort_by` takes it."""
         return [(column, "ascending") for column in self.sorted_by]
+
+    @property
+    def family(self) -> str:
+        """The name without the declaration, table or version."""
+        return self.name.partition("/")[0]
 
     def at(self, lake_uri: str) -> Dataset:
         """The dataset in the lake at a `file://` or `s3://` URI."""
@@ -106,7 +112,8 @@ LABEL_SCHEMA: Final = pa.schema(
 )
 LABELS: Final = DatasetDefinition(
     "labels", "dt", "day of label_timestamp", lambda _: LABEL_SCHEMA,
-    ("label_timestamp", "transaction_id", "is_fraud"), Retention("transaction_days", "newest day of transactions"),
+    ("label_timestamp", "transaction_id", "is_fraud"),
+    Retention("transaction_days", "newest day of transactions", LOOK_BACK_DAYS),
 )  # fmt: skip
 TRAINING_SETS: Final = DatasetDefinition(
     "training_sets", "snapshot", "hash of the inputs it was made from",
@@ -179,20 +186,69 @@ def features(stored_hash: str) -> DatasetDefinition:
 
 
 def daily(table: Table) -> DatasetDefinition:
-    """Snapshots of a daily table: a row per entity, sorted by id; the row with a null id is the default row."""
+    """Snapshots of a daily table: a row per entity, sorted by id. The last row, with a null id, is the default row."""
     columns = [(table.id_column, pa.string()), *((f.name, _TYPES[f.dtype]) for f in table.features)]
     return DatasetDefinition(
         f"{_DAILY}/table={table.id}", "dt", "day on which the snapshot begins to hold",
-        lambda _: pa.schema(columns), (table.id_column,), Retention("transaction_days", "newest day of transactions"),
+        lambda _: pa.schema(columns), (table.id_column,),
+        Retention("transaction_days", "newest day of transactions"),
     )  # fmt: skip
 
 
 def daily_parts(table: Table) -> DatasetDefinition:
-    """Aggregates of one event day by entity and by the day on which they were known, for the snapshots of a table."""
+    """What the snapshots of a table need of one event day: a row per entity and day on which something became known."""
     return DatasetDefinition(
-        f"{_PARTS}/table={table.id}", "dt", "day of event_timestamp",
-        lambda _: pa.schema([]), (), Retention("transaction_days", "newest day of transactions", LOOK_BACK_DAYS),
+        f"{_PARTS}/table={table.id}", "dt", "day of event_timestamp", lambda _: part_schema(table),
+        ("known", table.id_column),
+        Retention("transaction_days", "newest day of transactions", LOOK_BACK_DAYS),
     )  # fmt: skip
+
+
+def part_schema(table: Table) -> pa.Schema:
+    """Columns of `daily_parts`.
+
+    Counts and sums are of the rows that became known on the day `known`; `frauds` counts the rows that became a fraud
+    less those that are no longer one. `values:` has the values of a column that the entity had not had before `known`.
+    """
+    kinds = {feature.column: feature.aggregate for feature in table.features if feature.column is not None}
+    distinct = {f.column for f in table.features if f.aggregate == "distinct" and f.column is not None}
+    return pa.schema([
+        ("known", pa.date32()), (table.id_column, pa.string()), ("rows", pa.int64()), ("frauds", pa.int64()),
+        *((f"{what}:{name}", pa.int64()) for name in sorted(kinds.keys() - distinct) for what in ("count", "sum")),
+        *((f"values:{name}", pa.list_(pa.string())) for name in sorted(distinct)),
+    ])  # fmt: skip
+
+
+def of_declarations(declarations: Iterable[Declaration]) -> list[DatasetDefinition]:
+    """The datasets that exist per declaration or daily table, each once: `features`, `daily` and `daily_parts`."""
+    found = [
+        definition
+        for declaration in declarations
+        for definition in (
+            features(declaration.stored_hash),
+            *(make(table) for table in tables(declaration) for make in (daily, daily_parts)),
+        )
+    ]
+    return list({definition.name: definition for definition in found}.values())
+
+
+def day_partitioned(declarations: Iterable[Declaration]) -> list[DatasetDefinition]:
+    """The datasets with a partition per day: those of all declarations, and `of_declarations`."""
+    return [TRANSACTIONS, LABELS, *of_declarations(declarations), SCORES, PREDICTIONS]
+
+
+def in_lake(lake_uri: str) -> list[DatasetDefinition]:
+    """`features`, `daily` and `daily_parts` of every declaration that the lake contains, without columns."""
+    examples = ((_FEATURES, features("")), (_DAILY, daily(_NO_TABLE)), (_PARTS, daily_parts(_NO_TABLE)))
+    return [
+        replace(example, name=f"{family}/{name}", schema=lambda _: pa.schema([]))
+        for family, example in examples
+        for name in folders(f"{lake_uri.rstrip('/')}/{family}")
+        if "=" in name
+    ]
+
+
+_NO_TABLE: Final = Table("", "", (), 0, ())
 
 
 def what_if(version: str) -> DatasetDefinition:

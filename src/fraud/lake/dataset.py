@@ -84,6 +84,16 @@ def listed(uri: str, depth: int | None = None) -> list[str]:
     return sorted(found[len(path) :].lstrip("/") for found in fs.find(path, maxdepth=depth))
 
 
+def folders(uri: str) -> list[str]:
+    """Names of the folders directly below a URI, sorted; [] when the URI does not exist."""
+    fs, path = located(uri)
+    try:
+        found = fs.ls(path, detail=True)
+    except FileNotFoundError:
+        return []
+    return sorted(entry["name"].rstrip("/").split("/")[-1] for entry in found if entry["type"] == "directory")
+
+
 def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with exactly the columns of a schema: others are dropped, missing ones are null.
 
