@@ -33,14 +33,12 @@ from typing import Any, Final
 import httpx
 import numpy as np
 import onnxruntime
-import redis
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import serving_model
 import serving_peers
 
-from fraud.core.daily import Snapshot
 from fraud.embedded.servers import valkey
 
 ROOT: Final = Path(__file__).parents[2]
@@ -49,8 +47,6 @@ CONNECTIONS: Final = (16, 64)
 FIRST_S: Final = int(time.time()) - 200 * 86_400
 PAYMENTS: Final = Path(__file__).with_name("serving.lua")
 WIDE: Final = "wide"
-"""Argument of serving.lua: payments with every column of the shipped declaration."""
-MERCHANTS: Final = 2_000
 PLAIN: Final = Path(__file__).parent / "serving_peers/plain.lua"
 Figures = dict[str, float]
 
@@ -175,17 +171,6 @@ def inside_p99_ms(log: Path, run_: str) -> float:
     return sorted(spent)[int(0.99 * len(spent))] / 1e3
 
 
-def publish_daily(store_url: str) -> None:
-    """Publish one snapshot of the shipped declaration's daily tables, with a row for each merchant."""
-    with closing(redis.Redis.from_url(store_url)) as client:
-        for table in serving_model.plan_of(serving_model.SHIPPED).tables:
-            default = [0.0 if value is None else value for value in table.empty]
-            snapshot = Snapshot(table.day_of(FIRST_S * 1_000_000), "bench-000000000000", default)
-            row = table.pack([0.5 + i for i in range(len(table.names))])
-            client.mset({table.row_key(snapshot.id, f"m{n:04d}"): row for n in range(MERCHANTS)})
-            client.hset(table.pointer_key, str(snapshot.day), snapshot.to_json())
-
-
 def batch_ratio(port: int, key: str, model: Path) -> tuple[float, float]:
     """Rows/s of POST /predict/batch with 1,000 rows, and of ONNX Runtime alone on one thread; interleaved."""
     options = onnxruntime.SessionOptions()
@@ -210,18 +195,6 @@ def batch_ratio(port: int, key: str, model: Path) -> tuple[float, float]:
     return 1_000 / statistics.median(http), 1_000 / statistics.median(bare)
 
 
-def sources(checkout: Path) -> str:
-    """PYTHONPATH of the packages in a checkout."""
-    return f"{checkout / 'src'}:{checkout / 'services/serving/src'}"
-
-
-def write_baseline(checkout: Path, cache: Path) -> None:
-    """The bench's model as another commit writes it."""
-    code = f"import pathlib, serving_model; serving_model.write(pathlib.Path({str(cache)!r}))"
-    env = os.environ | {"PYTHONPATH": f"{checkout / 'tests/bench'}:{sources(checkout)}"}
-    subprocess.run([sys.executable, "-c", code], check=True, env=env)
-
-
 @dataclass(frozen=True)
 class Bench:
     """What the servers of a run share."""
@@ -244,7 +217,7 @@ class Bench:
         port = valkey.free_port()
         env = {
             "PATH": os.environ["PATH"], "SERVING_PORT": str(port), "SERVING_REDIS_URL": self.store_url,
-            "PYTHONPATH": sources(checkout),
+            "PYTHONPATH": serving_model.sources(checkout),
             "SERVING_MLFLOW_URL": f"http://127.0.0.1:{valkey.free_port()}", "SERVING_POLL_SECONDS": "3600",
             "SERVING_MODEL_CACHE": str(self.folder / cache), "SERVING_PREDICTION_LOG": str(self.folder / name),
             "SERVING_API_KEYS": str(self.keys),
@@ -277,7 +250,7 @@ def run(folder: Path, rounds: int, seconds: int, *, with_peers: bool, baseline: 
     model, keys = serving_model.write(folder / "cache"), folder / "keys"
     wide_model = serving_model.write(folder / "wide-cache", serving_model.SHIPPED)
     if baseline is not None:
-        write_baseline(baseline, folder / "baseline-cache")
+        serving_model.write_baseline(baseline, folder / "baseline-cache")
     made = [PYTHON, "-m", "fraud_serving.api_keys", "new", "bench", str(keys)]
     key = subprocess.run(made, check=True, capture_output=True, text=True).stdout.strip()
     figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -292,7 +265,7 @@ def run(folder: Path, rounds: int, seconds: int, *, with_peers: bool, baseline: 
         bench = Bench(folder, model, store.url, keys)
         ours, second = bench.ours(stack, "ours"), bench.ours(stack, "second", core=0)
         unmetered = bench.ours(stack, "unmetered", program=str(Path(__file__).with_name("serving_unmetered.py")))
-        publish_daily(store.url)
+        serving_model.publish_daily(store.url, FIRST_S)
         contenders = {"ours": ours, "wide": bench.ours(stack, "wide", cache="wide-cache")}
         if baseline is not None:
             old = bench.ours(stack, "baseline", cache="baseline-cache", checkout=baseline)
@@ -411,7 +384,9 @@ def main() -> None:
     # Clients and the store inherit this; servers are pinned one by one. Left to itself the kernel mixes them.
     os.sched_setaffinity(0, set(range(max(1, (os.cpu_count() or 1) - 1))))
     with tempfile.TemporaryDirectory(prefix="fraud-bench-") as folder:
-        result = run(Path(folder), given.rounds, given.seconds, with_peers=not given.without_peers, baseline=given.baseline)
+        result = run(
+            Path(folder), given.rounds, given.seconds, with_peers=not given.without_peers, baseline=given.baseline
+        )
     for name, of in sorted(result["contenders"].items()):
         print(f"{name:<22}{show(of)}")
     for name, ratio in result["ratios"].items():

@@ -1,14 +1,23 @@
-"""A model of the size that training registers (300 trees of 15 leaves), as the verified local copy of serving."""
+"""A model of the size that training registers (300 trees of 15 leaves), as the verified local copy of serving.
+
+Also what else a server of the bench needs: published daily tables, and the model as another commit writes it.
+"""
 
 import json
+import os
+import subprocess
+import sys
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import onnxruntime
+import redis
 from sklearn.ensemble import HistGradientBoostingClassifier
 
+from fraud.core.daily import Snapshot
 from fraud.core.plan import Plan
 from fraud.declaration_file import load
 from fraud.training.ladder.boosting import FittedBoosting
@@ -17,6 +26,7 @@ ROOT: Final = Path(__file__).parents[2]
 THREE: Final = ROOT / "tests/declarations/three.yaml"
 SHIPPED: Final = ROOT / "feature_repo/features.yaml"
 TREES, LEAVES, ROWS = 300, 15, 60_000
+MERCHANTS: Final = 2_000
 LEARNT: Final = tuple(sorted({"other", *(f"country-{n:02d}" for n in range(50))}))
 """The values of every learnt category."""
 
@@ -71,3 +81,26 @@ def write(cache: Path, path: Path = THREE) -> Path:
     recorded = {"version": "1", "run_id": "bench", "source": "local", "tags": tags}
     (cache / "served.json").write_text(json.dumps(recorded))
     return folder / "model.onnx"
+
+
+def publish_daily(store_url: str, first_s: int) -> None:
+    """Publish a snapshot of the shipped declaration's daily tables with a row for each merchant, from `first_s` on."""
+    with closing(redis.Redis.from_url(store_url)) as client:
+        for table in plan_of(SHIPPED).tables:
+            default = [0.0 if value is None else value for value in table.empty]
+            snapshot = Snapshot(table.day_of(first_s * 1_000_000), "bench-000000000000", default)
+            row = table.pack([0.5 + i for i in range(len(table.names))])
+            client.mset({table.row_key(snapshot.id, f"m{n:04d}"): row for n in range(MERCHANTS)})
+            client.hset(table.pointer_key, str(snapshot.day), snapshot.to_json())
+
+
+def sources(checkout: Path) -> str:
+    """PYTHONPATH of the packages in a checkout."""
+    return f"{checkout / 'src'}:{checkout / 'services/serving/src'}"
+
+
+def write_baseline(checkout: Path, cache: Path) -> None:
+    """The bench's model as another commit writes it."""
+    code = f"import pathlib, serving_model; serving_model.write(pathlib.Path({str(cache)!r}))"
+    env = os.environ | {"PYTHONPATH": f"{checkout / 'tests/bench'}:{sources(checkout)}"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env)

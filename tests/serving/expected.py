@@ -40,9 +40,7 @@ def of_entities(
 
     Without an earlier payment `same_country_as_last` has its default, 1.
     """
-    plain = probability(
-        number, amount, velocity=velocity, average=average, merchants=merchants, distance_known=True
-    )
+    plain = probability(number, amount, velocity=velocity, average=average, merchants=merchants, distance_known=True)
     logit = log(plain / (1 - plain)) + 0.3 * device_users + 2.0 * fraud_rate + 0.01 * merchant_count
     logit += -0.2 * card_present + 0.4 * france - 0.1 * same_country
     return 1 / (1 + exp(-logit))

@@ -54,8 +54,8 @@ def test_the_documents_examples_are_answered_with_the_fields_it_promises(
     answer = serving.predict(**example)
     promised = document["components"]["schemas"]["Answer"]
     assert set(answer) == set(promised["properties"]) - {"reasons"}
-    for name, value in answer.items():
-        kinds = promised["properties"][name]
+    for field, value in answer.items():
+        kinds = promised["properties"][field]
         allowed = {kinds.get("type")} | {kind.get("type") for kind in kinds.get("anyOf", [])} | (
             {"string"} if "enum" in kinds else set()
         )  # fmt: skip
@@ -67,7 +67,7 @@ def test_the_documents_examples_are_answered_with_the_fields_it_promises(
             type(None): {"null"},
             dict: {"object"},
         }
-        assert allowed & names[type(value)], name
+        assert allowed & names[type(value)], field
 
 
 def test_the_documents_example_answers_have_the_types_of_their_schemas(document: dict[str, Any]) -> None:

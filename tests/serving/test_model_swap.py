@@ -105,7 +105,7 @@ def test_a_bad_artefact_is_refused_and_the_old_version_stays(
         "a declaration that is not valid": (
             "features", model, with_facts(facts, declaration={"features": [{"name": "x", "kind": "window"}]}), {},
         ),
-        "no declaration": ("format", model, with_facts(facts, declaration=None), {}),
+        "no declaration": ("features", model, with_facts(facts, declaration=None), {}),
         "golden rows of other features": (
             "format", model, with_facts(facts, golden={"vectors": [[0.0]] * 8, "probabilities": [0.5] * 8}), {},
         ),

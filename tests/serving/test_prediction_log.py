@@ -60,7 +60,7 @@ def test_a_record_holds_what_the_answer_was_made_from(
     assert {name: record[name] for name in expected} == expected
     by_hand = probability(0, 100.0, velocity=1, average=100.0, merchants=1, other=True)
     assert record["fraud_probability"] == pytest.approx(by_hand, abs=1e-6)
-    assert set(record) - set(expected) == {"served_us", "feature_hash", "latency_us"}
+    assert set(record) - set(expected) == {"served_us", "latency_us"}
 
 
 def test_sigterm_loses_no_record(serving: Serving) -> None:

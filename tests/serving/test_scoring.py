@@ -3,32 +3,23 @@
 import asyncio
 import json
 from collections.abc import Coroutine
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from expected import probability
-from servers import Registry, feature_hash
+from plans import model
+from servers import Registry
 
 from fraud_serving.log.prediction_log import PredictionLog
 from fraud_serving.metrics import Metrics
-from fraud_serving.model.model import MICRO_BATCH_ROWS, Artefact, Model, Registered, load
+from fraud_serving.model.model import MICRO_BATCH_ROWS, Model
 from fraud_serving.scoring.challenger import Challenger
 from fraud_serving.scoring.inference import InferenceError
 from fraud_serving.scoring.scorer import Scorer
 from fraud_serving.scoring.state import State
 from fraud_serving.store.store import Store
-
-
-def model(registry: Registry, number: int) -> Model:
-    data, facts = registry.files(number)
-    tags = {
-        "model_sha256": sha256(data).hexdigest(), "serving_sha256": sha256(facts).hexdigest(),
-        "feature_hash": feature_hash(facts),
-    }  # fmt: skip
-    return load(Registered(f"v{number}", "run", "source", tags), Artefact(data, facts))
 
 
 def monitored(served: Model) -> list[int]:

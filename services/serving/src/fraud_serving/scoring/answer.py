@@ -31,6 +31,6 @@ def record_of(answer: Answer, state: State, transaction: ValidTransaction, featu
         answer.fraud_probability, answer.is_fraud, answer.threshold, answer.model_version,
         "" if model is None else model.model_sha256, "" if model is None else model.plan.hash, 0,
         state.columns_of(transaction),
-        {} if model is None else dict(zip(model.plan.features, features.values, strict=True)),
+        {} if model is None else features.named or dict(zip(model.plan.features, features.values, strict=True)),
         features.sequences, features.newest_us, features.snapshots,
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """The inputs of one version: its features from the store's replies, and the base values of its vector."""
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any, Final
 
@@ -12,9 +12,9 @@ from fraud.core.daily import Table
 from fraud.core.declaration_types import CategoryColumn
 from fraud.core.plan import Plan
 from fraud.core.vector import Vector
-from fraud_serving.request import ValidTransaction, VersionColumns
+from fraud_serving.request import USER_ID, ValidTransaction, VersionColumns
 from fraud_serving.schema import HistorySource, Value
-from fraud_serving.scoring.reads import Reads
+from fraud_serving.scoring.reads import ReadPlan, Reads
 from fraud_serving.store.connection import NO_REPLY
 
 BaseValues = tuple[float | int | None, ...]
@@ -39,6 +39,8 @@ class Features(Struct, gc=False):
     repeated: bool = False
     """Whether the transaction is in the history of its user already."""
     store_failed: bool = False
+    named: dict[str, float | None] | None = None
+    """`values` by name, if they are known."""
 
 
 NO_FEATURES: Final = Features([])
@@ -46,20 +48,21 @@ NO_FEATURES: Final = Features([])
 
 
 class Inputs:
-    """Computes the inputs of one version. `appends` and `tables`: their positions in `Reads`, by id."""
+    """Computes the inputs of one version from what `reads` reads for all."""
 
-    def __init__(
-        self, plan: Plan, columns: VersionColumns, appends: Mapping[str, int], tables: Mapping[str, int]
-    ) -> None:
+    def __init__(self, plan: Plan, columns: VersionColumns, reads: ReadPlan) -> None:
         self.plan: Final = plan
         self.vector: Final[Vector] = plan.vector
-        self.windows: Final = tuple((of, of.layout.entity, appends[of.layout.id]) for of in plan.windows)
-        self.tables: Final = tuple((of, tables[of.id]) for of in plan.tables)
+        self.windows: Final = tuple((of, of.layout.entity, reads.appends[of.layout.id]) for of in plan.windows)
+        self.tables: Final = tuple((of, reads.rows[of.id]) for of in plan.tables)
         by_user = [slot for of, _, slot in self.windows if of.layout.id_column == "user_id"]
         self._first = (by_user or [slot for _, _, slot in self.windows] or [-1])[0]
+        self._nothing = reads.nothing
+        self._empty = Features(list(plan.empty), named=dict(zip(plan.features, plan.empty, strict=True)))
         names = [name for of in plan.windows for name in of.names]
         velocity = short_request.VELOCITY_FEATURE
         self._velocity = names.index(velocity) if velocity in names else -1
+        self._velocity_slot = next((slot for of, _, slot in self.windows if velocity in of.names), -1)
         at = {name: _TIME_VALUES + i for i, name in enumerate(columns.names)}
         self._categories = tuple(
             (at[name], dict(zip(column.values or (column.unknown,), range(300), strict=False)), column.unknown, name)
@@ -74,6 +77,8 @@ class Inputs:
 
     def features(self, transaction: ValidTransaction, values: Sequence[Any], reads: Reads) -> Features:
         """The features of a transaction. `values`: those of this version's columns."""
+        if reads is self._nothing:
+            return self._of_nothing(transaction, values)
         found = Features([], "none", {}, {}, {}, [])
         features, replies = found.values, reads.replies
         for windows, entity, slot in self.windows:
@@ -90,11 +95,26 @@ class Inputs:
             self._add_daily(found, table, slot, transaction.event_us, reads)
         if found.sequences:
             found.source = "store"
-        elif values[0] is None and self._velocity >= 0:
-            given = getattr(transaction.request, short_request.VELOCITY)
-            if given is not None:
-                features[self._velocity], found.source = given, "request"
+        given = self._given_velocity(transaction, values)
+        if given is not None and replies[self._velocity_slot] is None:
+            features[self._velocity] = given
+            found.source = "store" if found.sequences else "request"
         return found
+
+    def _of_nothing(self, transaction: ValidTransaction, values: Sequence[Any]) -> Features:
+        given = self._given_velocity(transaction, values)
+        if given is None:
+            return self._empty
+        found = Features(self._empty.values.copy(), "request")
+        found.values[self._velocity] = given
+        return found
+
+    def _given_velocity(self, transaction: ValidTransaction, values: Sequence[Any]) -> float | None:
+        """The short request's own value of a window feature, which counts in a request without a user."""
+        if values[USER_ID] is not None or self._velocity < 0:
+            return None
+        given: float | None = getattr(transaction.request, short_request.VELOCITY)
+        return given
 
     def _add_daily(self, found: Features, table: Table, slot: int, event_us: int | None, reads: Reads) -> None:
         """Add the values of a daily table: those of the row, or the default ones of an entity without a row."""

@@ -78,13 +78,19 @@ class ReadPlan:
         self.tables: Final = tuple(of.table for of in daily.values())
         self._histories, self._daily = tuple(histories.values()), tuple(daily.values())
         self._empty: list[Any] = [None] * (len(histories) + len(daily))
+        self.nothing: Final = Reads(self._empty, self._empty, self._empty, [])
+        """Of every transaction that reads nothing; never changed."""
 
     def commands(self, transaction: ValidTransaction, snapshots: DailySnapshots) -> tuple[Reads, bytes]:
         """What to send for a transaction; b"" if there is nothing to read."""
+        of_production, of_challenger = transaction.values, transaction.challenger or []
+        if (transaction.event_us is None or transaction.transaction_id is None) and all(
+            (of_challenger if daily.challenger else of_production)[daily.id_at] is None for daily in self._daily
+        ):
+            return self.nothing, b""
         reads = Reads(self._empty.copy(), self._empty.copy(), self._empty.copy(), [])
         own, sent, event_us = reads.own, reads.sent, transaction.event_us
         parts: list[bytes] = []
-        of_production, of_challenger = transaction.values, transaction.challenger or []
         if event_us is not None and transaction.transaction_id is not None:
             hashed = contract.id_hash(transaction.transaction_id).to_bytes(8, "little")
             for slot, history in enumerate(self._histories):

@@ -23,8 +23,12 @@ class State:
         self.reads: Final = ReadPlan(first, second, self.requests)
         self.inputs: Final = self._inputs(production, self.requests.production)
         self.challenger_inputs: Final = self._inputs(challenger, self.requests.challenger)
-        self.same_features: Final = first is not None and second is not None and first.stored_hash == second.stored_hash
-        """Whether both versions have the same window and daily features."""
+        self.same_features: Final = (
+            first is not None
+            and second is not None
+            and (first.stored_hash, first.features) == (second.stored_hash, second.features)
+        )
+        """Whether both versions have the same window and daily features, in the same order."""
         own = self.requests.production.declared
         others = () if self.requests.challenger is None else self.requests.challenger.declared
         self._own, self._built_in = own, len(self.requests.production.names) - len(own)
@@ -33,7 +37,7 @@ class State:
     def _inputs(self, model: Model | None, columns: VersionColumns | None) -> Inputs | None:
         if model is None or columns is None:
             return None
-        return Inputs(model.plan, columns, self.reads.appends, self.reads.rows)
+        return Inputs(model.plan, columns, self.reads)
 
     def columns_of(self, transaction: ValidTransaction) -> dict[str, Value]:
         """The declared columns of a transaction, of production first; null is None."""
