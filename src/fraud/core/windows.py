@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from fraud.core.columns import StoredColumn, to_stored
 from fraud.core.contract import US_PER_SECOND
-from fraud.core.declaration import BUILT_IN
-from fraud.core.declaration_types import WindowFeature
+from fraud.core.declaration_types import BUILT_IN, WindowFeature
 from fraud.core.history import EVENT_US, Layout
 
 Values = list[Any] | NDArray[np.integer[Any]]

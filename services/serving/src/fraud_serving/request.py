@@ -184,12 +184,13 @@ def _own_id(name: str) -> Callable[[str], str]:
 
 
 def _declared_id(name: str) -> Callable[[str], str | None]:
-    check = _own_id(name)
+    def check(text: str) -> str | None:
+        try:
+            return columns.identifier(text)
+        except ValueError as error:
+            raise ContractError(name, f"{error}, got {text!r}") from None
 
-    def check_or_null(text: str) -> str | None:
-        return None if text.strip().lower() in contract.MISSING_IDS else check(text)
-
-    return check_or_null
+    return check
 
 
 _transaction_id: Final = _own_id("transaction_id")
@@ -290,7 +291,7 @@ def _type_of(column: Column) -> Any:  # noqa: ANN401 - a type for msgspec
         return Annotated[_Text, Meta(description=text, examples=[values[0]])] | None
     if isinstance(column, FlagColumn):
         return Annotated[bool, Meta(description="leave out if unknown")] | None
-    return Annotated[_Id, Meta(description="an id; leave out if there is none")] | None
+    return Annotated[_Text, Meta(description="an id; leave out if there is none")] | None
 
 
 def _explained(error: msgspec.DecodeError | UnicodeDecodeError) -> ContractError:
