@@ -41,8 +41,12 @@ COLUMNS = (
     "transaction_id", "event_timestamp", "created_timestamp", "user_id", "merchant_id", "amount", "merchant_category",
     "distance_from_home", "terminal_id",
 )  # fmt: skip
+DETAILS = {
+    "event_timestamp": ", format: ISO8601, zone: UTC", "created_timestamp": ", format: ISO8601, zone: UTC",
+    "distance_from_home": ", unit: miles",
+}  # fmt: skip
 MAPPING = "name: export\nsource: {format: csv}\n" + "".join(
-    f"{name}: {{column: {name}{', unit: miles' if name.startswith('distance') else ''}}}\n" for name in COLUMNS
+    f"{name}: {{column: {name}{DETAILS.get(name, '')}}}\n" for name in COLUMNS
 )
 """A source whose columns have our names: a mapping names each of them."""
 
