@@ -42,7 +42,7 @@ COLUMNS = (
     "distance_from_home", "terminal_id",
 )  # fmt: skip
 DETAILS = {
-    "event_timestamp": ", format: ISO8601, zone: UTC", "created_timestamp": ", format: ISO8601, zone: UTC",
+    "event_timestamp": ", format: ISO8601", "created_timestamp": ", format: ISO8601",
     "distance_from_home": ", unit: miles",
 }  # fmt: skip
 MAPPING = "name: export\nsource: {format: csv}\n" + "".join(
