@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy
 import structlog
 
-from fraud.declaration_file import load
+from fraud import declaration_file
 from fraud.embedded.stack import Stack
 from fraud.features.feast_snapshot import local_snapshots, publish_snapshots, views
 from fraud.ingest import ingest_labels, ingest_transactions
@@ -28,7 +28,7 @@ from fraud.settings import Settings
 from fraud.uris import duckdb_file, path_of, sqlite_url, uri_of
 
 ROOT = Path(__file__).parents[2]
-THREE = load(ROOT / "tests/declarations/three.yaml")
+THREE = declaration_file.load(ROOT / "tests/declarations/three.yaml")
 NAMES = ["a[1]b", "a*b", "a?b", "a b", "a%20b", "a#b", "a::b", "a{1,2}b", "a'b", "a$b", "aäb", "~a"]
 NEIGHBOURS = ["a1b", "axb", "a1", "a2b"]
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -93,7 +93,11 @@ def test_a_home_of_any_name_is_read_whole_and_without_its_neighbours(tmp_path: P
 
 
 def test_feast_is_given_snapshots_whose_paths_are_no_pattern(tmp_path: Path) -> None:
+<<<<<<< HEAD
+    lake, declaration = uri_of(tmp_path / "a[1]b"), declaration_file.load(ROOT / "tests/declarations/three.yaml")
+=======
     lake, declaration = uri_of(tmp_path / "a[1]b"), THREE
+>>>>>>> d15-people
     windows = {"transaction_velocity_1h": [0.0], "avg_amount_7d": [1.0], "unique_merchants_30d": [1]}
     at = pa.array([AT], pa.timestamp("us", "UTC"))
     catalog.features(declaration.stored_hash).at(lake).publish(

@@ -58,7 +58,7 @@ def build(
 
 def test_both_engines_publish_the_same_bytes_also_after_late_rows_and_labels(tmp_path: Path) -> None:
     rows, reports = log(9, seed=4)
-    for delivered in (len(rows) - 30, len(rows)):
+    for delivered in (-30, None):  # all but the last thirty rows and reports, then all
         made = []
         for engine in ("one-machine", "spark"):
             oracle.publish(oracle.lake_of(tmp_path / engine), rows[:delivered], reports[:delivered])

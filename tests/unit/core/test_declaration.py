@@ -196,12 +196,12 @@ WRONG: dict[str, tuple[Change, str, str]] = {
     "YAML's no": (column("kind", values=[False, "other"]), "columns.kind.values.0", "a valid string"),
     "a key that is no text": (lambda w: w["columns"].update({1: {"type": "id"}}), "columns", "a key that is text"),
     "a date": (column("kind", description=date(2026, 1, 1)), "columns.kind.description", "text"),
-    "eleven groups": (
+    "thirteen groups": (
         lambda w: w.update(features=[
             {"name": f"n{i}", "kind": "window", "entity": "user", "aggregate": "count", "window": "1d",
-             "group": f"g{i}"} for i in range(11)
+             "group": f"g{i}"} for i in range(13)
         ]),
-        "features", "at most 10 groups",
+        "features", "at most 12 groups",
     ),
     "no inputs": (
         lambda w: w.update(features=[{**w["features"][0], "input": False}]), "features", "1 to 1024 inputs",

@@ -22,7 +22,7 @@ from fraud.features.engines import aggregates, kernel
 
 HOUR, DAY = 3_600_000_000, 86_400_000_000
 COLUMNS: Final = (
-    StoredColumn("amount", "number", 4), StoredColumn("category", "category", 0), StoredColumn("flag", "flag", 0),
+    StoredColumn("balance", "number", 4), StoredColumn("category", "category", 0), StoredColumn("flag", "flag", 0),
     StoredColumn("merchant", "id", 0),
 )  # fmt: skip
 TEXTS: Final = ("a", "b", "c")

@@ -34,7 +34,7 @@ class Window(NamedTuple):
     aggregate: str
     """A key of AGGREGATES."""
     column: int
-    """Row of `columns`; -1 for an aggregate without a column."""
+    """Index into `columns`; -1 for an aggregate without a column."""
     window_us: int
     divisor: int = 1
     """Units per 1 of the column, for sum, mean, min and max."""
@@ -129,8 +129,9 @@ class _Worker:
         self.out = np.empty((len(windows), min(BLOCK, longest)))
 
     def compute(
-        self, starts: Ints, order: Ints, event_us: Ints, ingested: Ints, columns: Ints, places: Ints, out: Floats
-    ) -> None:
+        self, starts: Ints, order: Ints, event_us: Ints, ingested: Ints, columns: Sequence[Ints], places: Ints,
+        out: Floats,
+    ) -> None:  # fmt: skip
         """The values of the entities whose rows are order[starts[g]:starts[g + 1]], to out[places[row]]."""
         n, first = int(starts[-1] - starts[0]), int(starts[0])
         rows = order[first : first + n]
@@ -200,8 +201,8 @@ def _blocks(starts: Ints) -> Iterator[Ints]:
 
 
 def compute(
-    windows: Sequence[Window], starts: Ints, order: Ints, event_us: Ints, ingested: Ints, columns: Ints, nulls: Ints,
-    bound: int, keep_us: int, threads: int = 1, wanted: NDArray[np.bool_] | None = None,
+    windows: Sequence[Window], starts: Ints, order: Ints, event_us: Ints, ingested: Ints, columns: Sequence[Ints],
+    nulls: Ints, bound: int, keep_us: int, threads: int = 1, wanted: NDArray[np.bool_] | None = None,
 ) -> Floats:  # fmt: skip
     """Window values of every row, or of the `wanted` ones in their order: float64[len(windows), n], null as NaN.
 
@@ -209,8 +210,8 @@ def compute(
     order, and each row belongs to one entity (`group`). `ingested` orders the history: the sequence, or
     created_timestamp in us. Events with equal values keep their order.
 
-    `columns` int64[c, n] has stored integers (`fraud.core.columns`; a 64-bit hash as the int64 of the same bits), and
-    `nulls` int64[c] the stored integer of a null. `bound` and `keep_us` are max_events and keep of the entity.
+    `columns`, each int64[n], have stored integers (`fraud.core.columns`; a 64-bit hash as the int64 of the same bits),
+    and `nulls` int64[c] the stored integer of a null. `bound` and `keep_us` are max_events and keep of the entity.
     """
     places = np.arange(len(event_us)) if wanted is None else np.where(wanted, np.cumsum(wanted) - 1, -1)
     out = np.empty((len(event_us) if wanted is None else np.count_nonzero(wanted), len(windows)))
