@@ -21,6 +21,8 @@ from feast.infra.offline_stores.ibis import IbisRetrievalJob
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.infra.registry.base_registry import BaseRegistry
 
+from fraud.uris import duckdb_file
+
 _AT = "event_timestamp"
 
 
@@ -60,7 +62,7 @@ class AsOfOfflineStore(DuckDBOfflineStore):  # type: ignore[misc] # Feast is not
             prefix = f"{view.projection.name_to_use()}:"
             features = [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
             at, keys = view.batch_source.timestamp_field, [column.name for column in view.entity_columns]
-            rows = ibis.read_parquet(view.batch_source.path).select(*keys, at, *features)
+            rows = ibis.read_parquet(duckdb_file(view.batch_source.path)).select(*keys, at, *features)
             rows = rows.rename({f"_row_{name}": name for name in (*keys, at)})
             found = found.asof_join(
                 rows, on=found[_AT] >= rows[f"_row_{at}"], predicates=[found[k] == rows[f"_row_{k}"] for k in keys]
