@@ -114,7 +114,8 @@ class Platform:
             record = {
                 **{name: row.get(name) for name in catalog.PREDICTIONS.schema(THREE).names}, "prediction_id": f"p{i}",
                 "event_us": event_us, "hour_of_day": event_us // 3_600_000_000 % 24, "day_of_week": DAY.weekday(),
-                "served_us": MIDNIGHT_US + i, "sequence_user": i, "newest_us_user": 0, "history": "store", "degraded": False,
+                "served_us": MIDNIGHT_US + i, "sequence_user": i, "newest_us_user": 0, "history": "store",
+                "degraded": False,
                 "fraud_probability": probability, "is_fraud": probability >= THRESHOLD, "threshold": THRESHOLD,
                 "model_version": "1", "model_sha256": self._sha256, "feature_hash": THREE.hash,
                 "latency_us": 900,
