@@ -179,8 +179,9 @@ def _entities(
     layouts = dict[str, tuple[Layout, Declaration]]()
     for record in records:
         version = versions.of(record)
-        for windows in () if isinstance(version, str) else version.plan.windows:
-            layout = windows.layout
+        if isinstance(version, str):
+            continue
+        for layout in (windows.layout for windows in version.plan.windows):
             entity_id = record.get(layout.id_column)
             if entity_id is not None and record.get(f"sequence_{layout.entity}") is not None:
                 layouts[layout.id] = layout, version.plan.declaration
@@ -215,7 +216,7 @@ def _values(
     """The events with the layout's columns: those of the lake, then those of the log, then those of days of the lake
     that were written under a declaration without one of the columns, which is null in them."""
     needed, as_logged = _needed(layout), {layout.id_column, *map(_logged_as, layout.columns)}
-    whole, lacking = [], []
+    whole, lacking = list[Events](), list[Events]()
     for events in landed:
         (whole if needed <= events.columns else lacking).append(events)
     parts = [*whole, *(events for events in logged if as_logged <= events.columns), *lacking]
