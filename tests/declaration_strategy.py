@@ -10,6 +10,7 @@ from fraud.core.columns import number, to_stored
 from fraud.core.declaration import Declaration, parse
 from fraud.core.declaration_types import (
     AGGREGATES,
+    BUILT_IN,
     DAILY_AGGREGATES,
     CategoryColumn,
     Column,
@@ -167,6 +168,14 @@ def values(column: Column) -> st.SearchStrategy[float | str | bool | None]:
     return st.sampled_from([None, "", "id-1", "id-2", "ID-1"]).map(lambda text: text or None)
 
 
+def column_values(declaration: Declaration, name: str) -> st.SearchStrategy[float | str | bool | None]:
+    """Checked values of a declared or built-in column. The built-in ones are never null."""
+    if name == "amount":
+        return st.integers(1, 10**13).map(lambda units: units / 10_000)
+    found = values(declaration.column(name))
+    return found.filter(lambda value: value is not None) if name in BUILT_IN else found
+
+
 @st.composite
 def histories(
     draw: st.DrawFn, layout: Layout, declaration: Declaration, size: st.SearchStrategy[int] = _FEW
@@ -195,4 +204,4 @@ def histories(
 
 def _stored(layout: Layout, declaration: Declaration, i: int) -> st.SearchStrategy[int]:
     column = layout.columns[i]
-    return values(declaration.column(column.name)).map(lambda value: to_stored(column, value))
+    return column_values(declaration, column.name).map(lambda value: to_stored(column, value))

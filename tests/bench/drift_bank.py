@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import alert_false_alarms
 
+from fraud import declaration_file
 from fraud.core.contract import US_PER_DAY, US_PER_HOUR
 from fraud.features.engines.arrow_vector import vectors
 from fraud.features.engines.arrow_windows import window_values, with_windows
@@ -39,6 +40,7 @@ from fraud.stats.e_detector import HOLD_DAYS, evidence, promised, shares
 from fraud.stats.psi import MIN_ROWS, column_drift
 
 ROOT: Final = Path(__file__).parents[2]
+DECLARATION: Final = declaration_file.load_of(ROOT)
 PARAMS: Final = Params.load(ROOT / "params.yaml")
 START: Final = dt.date(2025, 1, 1)
 TRAIN, HOLDOUT, SCORED, INJECTED, DAYS = 30, 83, 97, 125, 185
@@ -57,7 +59,8 @@ class World(NamedTuple):
 
 
 def simulate(seed: int, users: int, *, fraud_changes: bool = False) -> World:
-    plan = Plan(START, DAYS, users, seed, 0.0075, 0.0, concept_drift_from=INJECTED if fraud_changes else None)
+    changes_on = INJECTED if fraud_changes else None
+    plan = Plan(START, DAYS, users, seed, 0.0075, 0.0, DECLARATION.columns, concept_drift_from=changes_on)
     found = list(deliveries(plan))
     table = pa.concat_tables([each.transactions for each in found])
     table = table.sort_by([(name, "ascending") for name in ("event_timestamp", "created_timestamp", "transaction_id")])

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from fraud import declaration_file
 from fraud.params import Params
 from fraud.scoring.onnx_session import OnnxModel
 from fraud.settings import Settings
@@ -36,8 +37,8 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=1000)
     arguments = parser.parse_args()
     params = Params.load(ROOT / "params.yaml")
-    lake = Settings.load().lake_uri
-    data = training_data.load(lake, training_data.manifest_of(lake, None), params)
+    lake, declared = Settings.load().lake_uri, declaration_file.load_of(ROOT)
+    data = training_data.load(lake, training_data.manifest_of(lake, None, declared), params, declared)
     plain = pq.read_table(arguments.predictions)
     ids = data.table["transaction_id"][data.rows_of(data.split.holdout)]
     at = pc.index_in(pa.array(ids.to_pylist()), value_set=plain["transaction_id"].combine_chunks())

@@ -30,12 +30,16 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fraud.core.features import CATEGORY_OFFSET, VECTOR_NAMES
+from fraud import declaration_file
+from fraud.core.plan import Plan
 from fraud.params import Params
 from fraud.training.ladder.levels import LEVELS as LADDER
-from fraud.training.ladder.levels import Sample
+from fraud.training.ladder.levels import Inputs, Sample
 
 ROOT = Path(__file__).resolve().parents[2]
+PLAN = Plan(declaration_file.load(ROOT / "tests/declarations/three.yaml"))
+VECTOR_NAMES = PLAN.vector.names
+CATEGORY_OFFSET = VECTOR_NAMES.index("category_electronics")
 LEVELS = ("rule", "logistic", "boosting", "mlp")
 
 
@@ -62,7 +66,13 @@ def ours(level: str, train: tuple[np.ndarray, np.ndarray], later: tuple[np.ndarr
     [chosen] = [each for each in LADDER if each.name == level]
     settings = Params.load(ROOT / "params.yaml").training
     epochs = settings.mlp.model_copy(update={"max_epochs": int(os.environ["BENCH_EPOCHS"])})
-    chosen.fit(Sample(*train), Sample(*later), settings.model_copy(update={"mlp": epochs}), lambda *_a, **_f: None)
+    inputs = Inputs.of(PLAN.declaration, VECTOR_NAMES)
+    chosen.fit(
+        Sample(*train, inputs),
+        Sample(*later, inputs),
+        settings.model_copy(update={"mlp": epochs}),
+        lambda *_a, **_f: None,
+    )
 
 
 def theirs(level: str, train: tuple[np.ndarray, np.ndarray], later: tuple[np.ndarray, np.ndarray]) -> None:

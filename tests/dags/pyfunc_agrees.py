@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from fraud.core.features import VECTOR_NAMES
 from fraud.features.engines.arrow_vector import vectors
 from fraud.lake import catalog
+from fraud.registry import model_versions
 from fraud.registry.model_versions import MODEL_NAME
 from fraud.settings import Settings
 
@@ -25,8 +25,10 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow warns about package versions
         model = mlflow.pyfunc.load_model(f"models:/{MODEL_NAME}@production")
-    rows = pd.DataFrame(vectors(served.append_column("event_timestamp", when)), columns=list(VECTOR_NAMES))
-    again = model.predict(rows[sorted(VECTOR_NAMES)])["fraud_probability"]
+    plan = model_versions.fetch(settings).plan
+    names = list(plan.vector.names)
+    rows = pd.DataFrame(vectors(served.append_column("event_timestamp", when), plan), columns=names)
+    again = model.predict(rows[sorted(names)])["fraud_probability"]
     differences = np.abs(served["fraud_probability"].to_numpy() - again)
     print(json.dumps({"compared": len(differences), "largest": float(differences.max())}))
 

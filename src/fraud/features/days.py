@@ -144,14 +144,17 @@ def put_piece(target: Target, piece: Piece, windows: Values) -> DataObject:
     return target.features.put(piece.day, arrow_windows.with_features(table, target.declaration, values))
 
 
-def _read(objects: Iterable[Stored], columns: Iterable[str] = (), texts: Iterable[str] = ()) -> pa.Table:
+def _read(objects: Iterable[Stored], columns: Sequence[str] = (), texts: Sequence[str] = ()) -> pa.Table:
     """The rows of data objects: all columns, or those of `columns` that they have. `texts` are dictionary-encoded."""
     found = []
     for stored in objects:
         try:
-            with opened(stored.uri) as opened_file, pq.ParquetFile(opened_file, read_dictionary=list(texts)) as file:
-                names = [name for name in columns if name in file.schema_arrow.names] if columns else None
-                found.append(file.read(names))
+            with opened(stored.uri) as file:
+                footer = pq.read_metadata(file)
+                has = set(footer.schema.to_arrow_schema().names)
+                encoded = [name for name in texts if name in has]
+                with pq.ParquetFile(file, metadata=footer, read_dictionary=encoded) as parquet:
+                    found.append(parquet.read([name for name in columns if name in has] or None))
         except FileNotFoundError as error:
             raise UnavailableError(
                 "an object of transactions was removed while being read", got=stored.uri, hint="run again"

@@ -16,9 +16,9 @@ _SUFFIX: Final = ".json"
 
 def record(lake_uri: str, declaration: Declaration) -> None:
     """Record a declaration. Nothing is written when it is recorded."""
-    fs, path = located(_uri(lake_uri, declaration.hash))
+    fs, path = located(uri_of(lake_uri, declaration.hash))
     if not fs.exists(path):
-        put_atomically(_uri(lake_uri, declaration.hash), declaration.canonical().encode())
+        put_atomically(uri_of(lake_uri, declaration.hash), declaration.canonical().encode())
 
 
 def recorded(lake_uri: str) -> dict[str, Declaration]:
@@ -31,11 +31,6 @@ def recorded(lake_uri: str) -> dict[str, Declaration]:
     return found
 
 
-def remove(lake_uri: str, feature_hash: str) -> None:
-    """Remove the record of a declaration."""
-    fs, path = located(_uri(lake_uri, feature_hash))
-    fs.rm_file(path)
-
-
-def _uri(lake_uri: str, feature_hash: str) -> str:
+def uri_of(lake_uri: str, feature_hash: str) -> str:
+    """Where the declaration with a hash is recorded."""
     return f"{lake_uri.rstrip('/')}/{_FOLDER}/{feature_hash}{_SUFFIX}"

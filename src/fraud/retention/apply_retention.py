@@ -1,20 +1,20 @@
 """Remove data older than its retention: partitions, landed files, model versions never used, their runs and reports.
 
-Never removed: a version that an alias names or that ever was in production, its run, its training set, its data in the
-DVC remote and its report. Answers and drift, concept and skew reports are expired by the jobs that write them
-(docs/operations.md).
+Never removed: a version that an alias names or that ever was in production, its run, its training set, the features and
+daily tables of its declaration, its data in the DVC remote and its report. Answers and drift, concept and skew reports
+are expired by the jobs that write them (docs/operations.md).
 """
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from fraud.job import Context, JobConfig, JobResult
-from fraud.lake import catalog
+from fraud.lake import catalog, declarations
 from fraud.lake.catalog import DatasetDefinition
 from fraud.registry.mlflow_client import registry_errors
 from fraud.retention import expired
@@ -87,8 +87,9 @@ def _lake(today: dt.date, context: Context) -> Iterator[Expired]:
     settings = context.settings
     newest = expired.newest_day(settings.lake_uri, today)
     if newest is not None:
-        what_ifs = catalog.what_ifs(settings.lake_uri)
-        for definition in (catalog.FEATURES, catalog.LABELS, catalog.TRANSACTIONS, catalog.SCORES, *what_ifs):
+        built, what_ifs = catalog.in_lake(settings.lake_uri), catalog.what_ifs(settings.lake_uri)
+        # What is built from transactions and labels comes first: no day is built again from what is left of them.
+        for definition in (*built, catalog.LABELS, catalog.TRANSACTIONS, catalog.SCORES, *what_ifs):
             first_kept = newest - dt.timedelta(days=_retention_days(definition, context))
             yield from expired.partitions_before(definition, settings.lake_uri, first_kept.isoformat())
     landed_before = _before(today, _retention_days(catalog.QUARANTINE, context))
@@ -125,10 +126,24 @@ def _versions(today: dt.date, context: Context) -> Iterator[Expired]:
     named += [run.data.tags for run in every if run.info.run_id in kept_runs]
     snapshots = {tags["snapshot"] for tags in named if "snapshot" in tags}
     yield from expired.partitions_published_before(catalog.TRAINING_SETS, settings.lake_uri, before, snapshots)
+    yield from _declared(before, named, context)
     md5s = {tags[key] for tags in named for key in ("dvc_data_md5", "dvc_model_md5") if key in tags}
     recent = _before(today, expired.UNNAMED_DAYS)
     for name, size_bytes in data_versions.unnamed(settings.dvc_remote, sorted(md5s), recent):
         yield Expired("DVC remote", name, size_bytes, partial(data_versions.remove, settings.dvc_remote, name))
+
+
+def _declared(before: dt.datetime, named: Sequence[Mapping[str, str]], context: Context) -> Iterator[Expired]:
+    """Datasets of declarations that neither the project nor a kept version or run (`named`: their tags) needs."""
+    lake_uri, own = context.settings.lake_uri, context.declaration
+    hashes = {own.hash, *(tags["feature_hash"] for tags in named if "feature_hash" in tags)}
+    stored = {own.stored_hash, *(tags["stored_hash"] for tags in named if "stored_hash" in tags)}
+    recorded = declarations.recorded(lake_uri)
+    kept = [own, *(declaration for feature_hash, declaration in recorded.items() if feature_hash in hashes)]
+    needed = {definition.name for definition in catalog.of_declarations(kept)}
+    needed |= {catalog.features(stored_hash).name for stored_hash in stored}
+    yield from expired.unused_datasets(lake_uri, needed, before)
+    yield from expired.unused_declarations(lake_uri, hashes, before)
 
 
 def _retention_days(definition: DatasetDefinition, context: Context) -> int:

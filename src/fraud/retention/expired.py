@@ -10,9 +10,9 @@ from typing import Any, Final, NamedTuple
 
 from fraud.ingest.commit import Ledger
 from fraud.ingest.landing import Feed, landed_files
-from fraud.lake import catalog
+from fraud.lake import catalog, declarations
 from fraud.lake.catalog import DatasetDefinition
-from fraud.lake.dataset import MANIFEST, located
+from fraud.lake.dataset import MANIFEST, Dataset, located
 
 FEEDS: Final[tuple[Feed, ...]] = ("transactions", "labels")
 UNNAMED_DAYS: Final = 2
@@ -57,6 +57,33 @@ def partitions_published_before(
             yield Expired(definition.name, partition, _size_bytes(folder), partial(dataset.drop, partition))
 
 
+def unused_datasets(lake_uri: str, needed: Collection[str], before: dt.datetime) -> Iterator[Expired]:
+    """Datasets of declarations and daily tables that are not in `needed` (names) and last written before a time."""
+    for definition in catalog.in_lake(lake_uri):
+        dataset = definition.at(lake_uri)
+        fs, path = located(dataset.uri)
+        files = fs.find(path)
+        if definition.name not in needed and all(fs.modified(file) < before for file in files):
+            name = definition.name.partition("/")[2]
+            yield Expired(definition.family, name, _size_bytes(dataset.uri), partial(_remove, dataset))
+
+
+def _remove(dataset: Dataset) -> None:
+    for partition in dataset.partitions():
+        dataset.drop(partition)
+    fs, path = located(dataset.uri)
+    fs.rm(path, recursive=True)
+
+
+def unused_declarations(lake_uri: str, needed: Collection[str], before: dt.datetime) -> Iterator[Expired]:
+    """Records of declarations whose hash is not in `needed` and that were written before a time."""
+    for feature_hash in declarations.recorded(lake_uri):
+        uri = declarations.uri_of(lake_uri, feature_hash)
+        if feature_hash not in needed and _modified(uri) < before:
+            fs, path = located(uri)
+            yield Expired("declarations", feature_hash, fs.size(path), partial(fs.rm_file, path))
+
+
 def landed(landing_uri: str, lake_uri: str, before: dt.datetime) -> Iterator[Expired]:
     """Delivered files that were ingested and last written before a time. Files not yet ingested are never removed."""
     for feed in FEEDS:
@@ -74,7 +101,8 @@ def unnamed_objects(lake_uri: str, before: dt.datetime) -> Iterator[Expired]:
     """
     if any(Ledger(lake_uri, feed).unfinished() is not None for feed in FEEDS):
         return
-    for definition in (*catalog.DAILY, *catalog.what_ifs(lake_uri)):
+    own = (catalog.TRANSACTIONS, catalog.LABELS, catalog.SCORES, catalog.PREDICTIONS)
+    for definition in (*own, *catalog.in_lake(lake_uri), *catalog.what_ifs(lake_uri)):
         dataset = definition.at(lake_uri)
         fs, path = located(dataset.uri)
         for found, info in sorted(fs.find(path, detail=True).items()):

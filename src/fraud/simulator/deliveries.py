@@ -5,17 +5,20 @@ label is in the table of the day it was reported. Every day has its own random s
 the same bytes, and the first days of a longer run equal those of a shorter one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from fraud.core.contract import LABEL_COLUMNS, TRANSACTION_COLUMNS, US_PER_DAY, US_PER_SECOND
-from fraud.simulator import legitimate, world
+from fraud.core.declaration_types import Column
+from fraud.simulator import legitimate, roles, world
 from fraud.simulator.bad_rows import spoil
+from fraud.simulator.devices import Devices
 from fraud.simulator.fraudulent import Fraudsters
 from fraud.simulator.legitimate import Rows
 from fraud.simulator.world import Bools, Floats, Ints
@@ -32,7 +35,7 @@ LABEL_SIGMA: Final = 0.885
 NEVER_LABELLED: Final = 0.05
 WRONGLY_LABELLED: Final = 0.0005
 
-_DAYS, _BAD = 1, 2
+_DAYS, _BAD, _DEVICES, _EXTRA, _COLUMN = 1, 2, 4, 5, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class Plan:
     seed: int
     fraud_rate: float
     bad_rows_per_100k: float
+    columns: Mapping[str, Column]
+    """The declared columns."""
     data_drift_from: int | None = None
     """Number of the day (0 is the first) from which legitimate spending changes."""
     concept_drift_from: int | None = None
@@ -95,23 +100,27 @@ class _Labels(NamedTuple):
 
 
 def deliveries(plan: Plan) -> Iterator[Delivery]:
-    """One delivery per day, in order. Memory use depends on users and rows per day, not on the number of days."""
+    """One delivery per day, in order. Memory use depends on users and rows per day, not on the number of days.
+
+    Raises BadConfigError for a declared column that cannot have the values of its role.
+    """
+    roles.check(plan.columns)
     place = world.build(plan.seed, plan.users)
-    travel, fraudsters = legitimate.Travel(place), Fraudsters(place, plan.fraud_rate)
+    devices = Devices(place, _stream(plan, _DEVICES))
+    travel, fraudsters = legitimate.Travel(place), Fraudsters(place, devices, plan.fraud_rate)
     users = pa.array([f"u{i:06d}" for i in range(plan.users)])
     merchants = pa.array([f"m{i:05d}" for i in range(place.merchants)])
-    categories = pa.array([c.name for c in world.CATEGORIES])
     first = (plan.start - EPOCH).days
     spilled: list[Rows] = []
     waiting: list[_Ingested] = []
     reported: list[_Labels] = []
     for index in range(plan.days):
         day, end_us = first + index, (first + index + 1) * US_PER_DAY
-        rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(_DAYS, day)))
+        rng, extra = _stream(plan, _DAYS, day), _stream(plan, _EXTRA, day)
         paid = legitimate.payments(
-            rng, place, day, (day + 3) % 7, travel.city(rng, day), drifted=_from(plan.data_drift_from, index)
+            rng, extra, place, devices, day, travel.city(rng, extra, day), drifted=_from(plan.data_drift_from, index)
         )
-        stolen = fraudsters.payments(rng, day, concept_drifted=_from(plan.concept_drift_from, index))
+        stolen = fraudsters.payments(rng, extra, day, concept_drifted=_from(plan.concept_drift_from, index))
         today = Rows.join([*spilled, paid, stolen])
         tomorrow = today.event_us >= end_us
         spilled, today = [today.take(tomorrow)], today.take(~tomorrow)
@@ -122,15 +131,20 @@ def deliveries(plan: Plan) -> Iterator[Delivery]:
         labels = _Labels(*(np.concatenate(columns) for columns in zip(*reported, strict=True)))
         due = labels.label_us < end_us
         reported, labels = [labels.take(~due)], labels.take(due)
-        table = _transactions(plan.seed, arrived, users, merchants, categories)
-        spoiled = spoil(
-            np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(_BAD, day))),
-            table, plan.bad_rows_per_100k,
-        )  # fmt: skip
+        table = _transactions(plan, arrived, users, merchants)
+        for name, values in roles.values(
+            partial(_stream, plan, _COLUMN), place, arrived.rows, day, plan.columns
+        ).items():
+            table = table.append_column(name, values)
+        spoiled = spoil(_stream(plan, _BAD, day), table, plan.bad_rows_per_100k, plan.columns)
         yield Delivery(
             plan.start + timedelta(days=index), spoiled, _label_table(plan.seed, labels),
             int(arrived.rows.fraud.sum()), spoiled.num_rows - table.num_rows,
         )  # fmt: skip
+
+
+def _stream(plan: Plan, *key: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=key))
 
 
 def _from(start: int | None, index: int) -> bool:
@@ -170,20 +184,16 @@ def _ids(seed: int, event_day: Ints, number: Ints) -> pa.Array:
     return pa.array([f"{names[d]}-{n:07d}" for d, n in pairs], pa.string())
 
 
-def _transactions(
-    seed: int, ingested: _Ingested, users: pa.Array, merchants: pa.Array, categories: pa.Array
-) -> pa.Table:
+def _transactions(plan: Plan, ingested: _Ingested, users: pa.Array, merchants: pa.Array) -> pa.Table:
+    """The built-in columns."""
     rows = ingested.rows
-    distance = np.round(rows.distance, 4)
     columns = {
-        "transaction_id": _ids(seed, rows.event_us // US_PER_DAY, ingested.number),
+        "transaction_id": _ids(plan.seed, rows.event_us // US_PER_DAY, ingested.number),
         "event_timestamp": pa.array(rows.event_us).cast(TIMESTAMP),
         "created_timestamp": pa.array(ingested.created_us).cast(TIMESTAMP),
         "user_id": users.take(pa.array(rows.user)),
         "merchant_id": merchants.take(pa.array(rows.merchant)),
-        "merchant_category": categories.take(pa.array(rows.category)),
         "amount": pa.array(np.maximum(np.round(rows.amount, 2), 0.01)),
-        "distance_from_home": pa.array(distance, mask=np.isnan(distance)),
     }
     return pa.table({name: columns[name] for name in TRANSACTION_COLUMNS})
 

@@ -5,7 +5,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from fraud.core.contract import US_PER_DAY, US_PER_HOUR, US_PER_SECOND
-from fraud.simulator.world import BY_NAME, ONLINE, Bools, Floats, Ints, World
+from fraud.simulator.devices import NONE, Devices
+from fraud.simulator.world import BY_NAME, ONLINE, REMOTE, Bools, Floats, Ints, World
 
 WEEKDAY: Final = np.array([0.92, 0.92, 0.95, 1.0, 1.12, 1.17, 0.92])
 """Monday first, mean 1."""
@@ -14,8 +15,12 @@ BURST: Final = 0.025
 SPIKE: Final = 0.015
 TRIP_STARTS: Final = 0.0125
 TRIP_DAYS: Final = (2, 7)
+TRIP_ABROAD: Final = 0.12
+"""Share of trips that lead abroad."""
 ELSEWHERE: Final = 0.01
 """Share of payments that are made in another city without a trip."""
+NO_ENTRY_MODE: Final = 0.015
+"""Share of payments, fraudulent or not, of which the acquirer does not report whether the card was present."""
 _BURST_MEAN: Final = 2.5
 
 DRIFT_AMOUNT: Final = 1.15
@@ -33,13 +38,18 @@ class Rows(NamedTuple):
     category: Ints
     amount: Floats
     distance: Floats
+    device: Ints
+    """`devices.NONE` for none."""
+    present: Ints
+    """1: the card was present, 0: it was not, -1: not reported."""
     event_us: Ints
     fraud: Bools
 
     def take(self, chosen: Ints | Bools) -> "Rows":
         return Rows(
             self.user[chosen], self.merchant[chosen], self.category[chosen], self.amount[chosen],
-            self.distance[chosen], self.event_us[chosen], self.fraud[chosen],
+            self.distance[chosen], self.device[chosen], self.present[chosen], self.event_us[chosen],
+            self.fraud[chosen],
         )  # fmt: skip
 
     @classmethod
@@ -55,20 +65,24 @@ class Travel:
         self._until = np.full(world.users, -1)
         self._where = world.home_city.copy()
 
-    def city(self, rng: np.random.Generator, day: int) -> Ints:
+    def city(self, rng: np.random.Generator, extra: np.random.Generator, day: int) -> Ints:
         """City of each user on this day. Call once per day, in order."""
         n = self._world.users
         leaves = (rng.random(n) < TRIP_STARTS) & (self._until < day)
         length = rng.integers(TRIP_DAYS[0], TRIP_DAYS[1] + 1, n)
-        self._where = np.where(leaves, self._world.city(rng, n), self._where)
+        at_home = self._world.city(rng, n)
+        to = np.where(extra.random(n) < TRIP_ABROAD, self._world.city_abroad(extra, n), at_home)
+        self._where = np.where(leaves, to, self._where)
         self._until = np.where(leaves, day + length - 1, self._until)
         return np.where(self._until >= day, self._where, self._world.home_city)
 
 
 def payments(
-    rng: np.random.Generator, world: World, day: int, weekday: int, city_today: Ints, *, drifted: bool
-) -> Rows:
-    """Legitimate payments of this day. A burst may continue after midnight."""
+    rng: np.random.Generator, extra: np.random.Generator, world: World, devices: Devices, day: int, city_today: Ints,
+    *, drifted: bool,
+) -> Rows:  # fmt: skip
+    """Legitimate payments of this day. A burst may continue after midnight. `extra` draws devices and entry modes."""
+    weekday = (day + 3) % 7
     level = WEEKDAY[weekday] * (DRIFT_VOLUME if drifted else 1.0) / (1 + BURST * _BURST_MEAN)
     first = np.repeat(np.arange(world.users), rng.poisson(world.activity * level))
     time_us = seconds_of_day(rng, world.night_owl[first]) + day * US_PER_DAY
@@ -87,10 +101,20 @@ def payments(
     city = np.where(elsewhere, world.city(rng, len(user)), city_today[user])
     online = rng.random(len(user)) < ONLINE[category]
     merchant, distance = world.place(rng, user, category, city, online)
+    remote = ~online & (extra.random(len(user)) < REMOTE[category])
+    device = np.where(online, devices.online(extra, user, day), devices.in_shop(extra, user, day))
+    app = extra.random(len(user)) < 0.5
+    device = np.where(remote, np.where(app, devices.phone(user, day), NONE), device)
     return Rows(
-        user, merchant, category, amount, distance, np.concatenate([time_us, follows + gaps]),
+        user, merchant, category, amount, distance, device, reported(extra, ~online & ~remote),
+        np.concatenate([time_us, follows + gaps]),
         np.zeros(len(user), dtype=np.bool_),
     )  # fmt: skip
+
+
+def reported(rng: np.random.Generator, present: Bools) -> Ints:
+    """Whether the card was present as the acquirer reports it: 1, 0, or -1 for not reported."""
+    return np.where(rng.random(len(present)) < NO_ENTRY_MODE, -1, present)
 
 
 def seconds_of_day(rng: np.random.Generator, night_owl: Bools) -> Ints:

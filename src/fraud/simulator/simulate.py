@@ -62,11 +62,15 @@ class Result(JobResult):
 
 
 def run(config: Config, context: Context) -> Result:
-    """Simulate day by day. The files land together at the end. A file with the same bytes lands once."""
+    """Simulate day by day. The files land together at the end. A file with the same bytes lands once.
+
+    Raises BadConfigError for a declared column that cannot have the values of its role.
+    """
     landing = config.out or context.settings.landing_uri
     drift_from = config.days * 3 // 4 if config.drift_from is None else config.drift_from
     plan = Plan(
         config.start, config.days, config.users, config.seed, config.fraud_rate, config.bad_rows_per_100k,
+        context.declaration.columns,
         data_drift_from=drift_from if config.data_drift else None,
         concept_drift_from=drift_from if config.concept_drift else None,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -24,8 +24,7 @@ from fraud.core.contract import id_hash
 from fraud.errors import BadConfigError, BadInputError, UnavailableError
 from fraud.job import Context, JobConfig, JobResult
 
-_TEXT: Final = ("transaction_id", "user_id", "merchant_id", "merchant_category")
-_NUMBERS: Final = ("amount", "distance_from_home")
+_BUILT_IN: Final = ("transaction_id", "event_timestamp", "user_id", "merchant_id", "amount")
 _REPORT_S: Final = 5.0
 _RETRY_S: Final = 0.1
 _PATIENCE_S: Final = 10.0
@@ -91,8 +90,11 @@ class _Tally:
 
 
 def run(config: Config, context: Context) -> Result:
-    """Send all transactions. Raises BadInputError for an unusable source, UnavailableError without an answer."""
-    bodies = _bodies(config)
+    """Send all transactions, with all declared columns.
+
+    Raises BadInputError for an unusable source, UnavailableError without an answer.
+    """
+    bodies = _bodies(config, context.declaration.columns)
     if not bodies:
         raise BadInputError(f"{config.source} has no transactions")
     key = config.key_file.read_text().strip() if config.key_file else ""
@@ -110,22 +112,27 @@ def run(config: Config, context: Context) -> Result:
     )  # fmt: skip
 
 
-def _bodies(config: Config) -> list[tuple[int, bytes]]:
-    """(connection, JSON body) of every transaction, in order of event time."""
+def _bodies(config: Config, declared: Iterable[str]) -> list[tuple[int, bytes]]:
+    """(connection, JSON body) of every transaction, in order of event time. A file may lack declared columns."""
     source = config.source
     if source.is_dir() and (source / "transactions").is_dir():
         source = source / "transactions"
     files = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
     if not files or not files[0].is_file():
         raise BadInputError(f"{source} has no Parquet file", hint="fraud simulate --hold-back-days 1")
-    columns = [*_TEXT, "event_timestamp", *_NUMBERS]
     try:
-        table = pa.concat_tables([pq.read_table(file, columns=columns, partitioning=None) for file in files])
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        table = pa.concat_tables([_read(file, declared) for file in files], promote_options="default")
+    except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowTypeError) as error:
         raise BadInputError(f"{source} cannot be read as transactions", got=str(error)) from error
     table = table.sort_by([("event_timestamp", "ascending"), ("transaction_id", "ascending")])
     rows = table.slice(0, config.limit).to_batches(max_chunksize=10_000)
     return [pair for batch in rows for pair in _encoded(batch, config.concurrency)]
+
+
+def _read(file: Path, declared: Iterable[str]) -> pa.Table:
+    found = pq.read_schema(file).names
+    columns = [*_BUILT_IN, *(name for name in sorted(declared) if name in found)]
+    return pq.read_table(file, columns=columns, partitioning=None)
 
 
 def _encoded(batch: pa.RecordBatch, connections: int) -> Iterator[tuple[int, bytes]]:

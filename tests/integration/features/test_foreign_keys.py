@@ -3,23 +3,25 @@
 import numpy as np
 import pytest
 import redis
+from tests.served_answers import THREE
 
-from fraud.core import history
+from fraud.core.plan import Plan
 from fraud.errors import BadConfigError, BadInputError
 from fraud.features import event_stream, online_store
 
-EVENT = ("t1", 1_700_000_000_000_000, 10_000, "m1")
+LAYOUT = Plan(THREE).windows[0].layout
+EVENT = ("t1", 1_700_000_000_000_000, (10_000, 1))
 
 
 def test_a_history_key_of_another_type(valkey_url: str) -> None:
     with redis.Redis.from_url(valkey_url) as client:
-        client.rpush(history.history_key("foreign"), "a", "list")
+        client.rpush(LAYOUT.history_key("foreign"), "a", "list")
     with online_store.connect(valkey_url) as store:
-        nothing = online_store.Batch("foreign", np.zeros(0, dtype=history.RECORD), np.zeros(0, dtype=np.uint64))
+        nothing = online_store.Batch("foreign", np.zeros(0, dtype=LAYOUT.record), np.zeros(0, dtype=np.uint64))
         for use in (
-            lambda: store.append("foreign", *EVENT),
-            lambda: store.read("foreign"),
-            lambda: store.load([nothing]),
+            lambda: store.append(LAYOUT, "foreign", *EVENT),
+            lambda: store.read(LAYOUT, "foreign"),
+            lambda: store.load(LAYOUT, [nothing]),
         ):
             with pytest.raises(BadInputError, match="the online store has a key with another type of value"):
                 use()
@@ -48,4 +50,4 @@ def test_refused_credentials(valkey_url: str) -> None:
         online_store.connect(f"redis://stranger:wrong@{address}") as store,
         pytest.raises(BadConfigError, match="refuses the credentials"),
     ):
-        store.read("anybody")
+        store.read(LAYOUT, "anybody")

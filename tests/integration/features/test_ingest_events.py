@@ -4,7 +4,10 @@ import json
 
 import pytest
 import redis
+from tests.served_answers import THREE, TWO_ENTITIES
 
+from fraud.core.contract import id_hash
+from fraud.core.plan import Plan
 from fraud.errors import UnavailableError
 from fraud.features import ingest_events
 from fraud.features.event_stream import RedisStream
@@ -13,6 +16,8 @@ from fraud.job import Context
 
 MINUTE_US = 60_000_000
 FIRST_US = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
+USER = Plan(THREE).windows[0].layout
+CARD, TERMINAL = (windows.layout for windows in Plan(TWO_ENTITIES).windows)
 
 
 def send(client: redis.Redis, number: int, **changes: object) -> None:
@@ -29,14 +34,14 @@ def ingest(context: Context) -> ingest_events.Result:
 
 def test_events_enter_the_history_in_order_and_once(context: Context, client: redis.Redis) -> None:
     store = OnlineHistory(client)
-    store.append("u", "t1", FIRST_US + MINUTE_US, 25_000, "m")  # was a request before
+    store.append(USER, "u", "t1", FIRST_US + MINUTE_US, (25_000, id_hash("m")))  # was a request before
     for number in (0, 1, 2, 2):
         send(client, number)
     assert ingest(context) == ingest_events.Result(events=4, appended=2, repeated=2, rejected=0)
     assert ingest(context).events == 0
-    kept = store.read("u")[2]
+    kept = store.read(USER, "u")[2]
     assert kept["event_us"].tolist() == [FIRST_US + MINUTE_US, FIRST_US, FIRST_US + 2 * MINUTE_US]
-    assert kept["units"].tolist() == [25_000, 15_000, 35_000]
+    assert kept["amount"].tolist() == [25_000, 15_000, 35_000]
 
 
 def test_what_a_killed_reader_had_taken_is_taken_again_and_not_doubled(context: Context, client: redis.Redis) -> None:
@@ -44,10 +49,10 @@ def test_what_a_killed_reader_had_taken_is_taken_again_and_not_doubled(context: 
         send(client, number)
     killed = RedisStream(client, "transactions", "online-history", "one")
     first = killed.read(3, 0.05)
-    OnlineHistory(client).append("u", "t0", FIRST_US, 15_000, "m")  # appended, not settled
+    OnlineHistory(client).append(USER, "u", "t0", FIRST_US, (15_000, id_hash("m")))  # appended, not settled
     assert len(first) == 3
     assert ingest(context) == ingest_events.Result(events=5, appended=4, repeated=1, rejected=0)
-    assert len(OnlineHistory(client).read("u")[2]) == 5
+    assert len(OnlineHistory(client).read(USER, "u")[2]) == 5
     pending = client.xpending("transactions", "online-history")
     assert isinstance(pending, dict)
     assert pending["pending"] == 0
@@ -64,6 +69,11 @@ def test_what_a_killed_reader_had_taken_is_taken_again_and_not_doubled(context: 
         ({"event_timestamp": "2999-01-01T00:00:00Z"}, "at most a day ahead"),
         ({"event_timestamp": "1999-12-31T23:59:59Z"}, "from 2000 on"),
         ({"merchant_id": None}, "merchant_id"),
+        ({"distance_from_home": -1}, "distance_from_home: must be from 0 to 12500 miles"),
+        ({"distance_from_home": "far"}, "distance_from_home: expected number in miles or null"),
+        ({"distance_from_home": True}, "distance_from_home: expected number"),
+        ({"merchant_category": 7}, "merchant_category: expected category"),
+        ({"merchant_category": "x" * 129}, "merchant_category: is longer than 128 characters"),
     ],
 )
 def test_an_unusable_event_is_set_aside_with_its_reason(
@@ -89,4 +99,28 @@ def test_a_stream_that_is_down_says_so(context: Context) -> None:
         update={"redis_url": type(context.settings.redis_url)("redis://127.0.0.1:1")}
     )
     with pytest.raises(UnavailableError, match="does not answer"):
-        ingest_events.run(ingest_events.Config(), Context(unreachable, context.params, context.log))
+        ingest_events.run(ingest_events.Config(), Context(unreachable, context.params, THREE, context.log))
+
+
+def test_an_event_goes_to_the_history_of_each_entity_of_every_declaration(
+    context: Context, client: redis.Redis
+) -> None:
+    declared = Context(context.settings, context.params, TWO_ENTITIES, context.log, lambda: [THREE])
+    config = ingest_events.Config(idle_seconds=0.05, live=True)
+    send(client, 0, channel="carrier pigeon", distance=12.345, in_person=True, terminal_id="t 9", country="it")
+    send(client, 1, channel="web", terminal_id=None)
+    send(client, 2, terminal_id=" NULL ", in_person=None)
+    # The category is wrong for the version that is live, not for the project: it is null there.
+    send(client, 3, merchant_category=[])
+    for events, appended in ((4, 4), (0, 0)):
+        result = ingest_events.run(config, declared)
+        assert (result.events, result.appended, result.rejected) == (events, appended, 0)
+    store, m = OnlineHistory(client), MINUTE_US
+    missing = -(2**63)
+    assert store.read(CARD, "u")[2].tolist() == [
+        (FIRST_US, id_hash("other"), 1234, 1), (FIRST_US + m, id_hash("web"), missing, 2),
+        (FIRST_US + 2 * m, id_hash("other"), missing, 2), (FIRST_US + 3 * m, id_hash("other"), missing, 2),
+    ]  # fmt: skip
+    assert store.read(TERMINAL, "t 9")[2].tolist() == [(FIRST_US, 15_000, id_hash("u"))]
+    assert len(client.keys(f"h:{TERMINAL.id}:*")) == 1
+    assert len(store.read(USER, "u")[2]) == 4

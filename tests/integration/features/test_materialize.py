@@ -1,88 +1,249 @@
-"""`fraud materialize` and `fraud features-explain` over a real Valkey."""
+"""`fraud materialize` over a real Valkey: layouts and daily tables of several declarations, killed at every write."""
 
 import os
 import signal
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 import redis
-from tests.integration.features_platform import (
-    FIRST_US,
-    ROOT,
-    build,
-    day,
-    load,
-    many,
-    publish,
-    state,
-    the_store,
-    transactions,
-)
+from tests.integration.features import online_platform as platform
+from tests.integration.features.online_platform import DAYS, Killed, content, fill, load, with_declaration
+from tests.integration.features_platform import FIRST_US, ROOT, day
+from tests.served_answers import THREE, TWO_ENTITIES
 
-from fraud.core.contract import US_PER_DAY, US_PER_HOUR
+from fraud.core.contract import US_PER_DAY, id_hash
+from fraud.core.daily import snapshot_at, snapshots
+from fraud.core.declaration import Declaration
+from fraud.core.plan import Plan, tables
 from fraud.errors import BadInputError, UnavailableError
-from fraud.features import explain, feast_store, materialize
+from fraud.features import build_daily, online_store, publish_daily
+from fraud.features.daily_values import daily_values, snapshot_ids
 from fraud.features.online_store import OnlineHistory
 from fraud.job import Context
+from fraud.lake import catalog
+
+PLAN = Plan(TWO_ENTITIES)
+CARD, TERMINAL = (windows.layout for windows in PLAN.windows)
+TABLE = PLAN.tables[0]
 
 
-def test_a_second_run_has_nothing_to_do_and_a_corrected_day_reaches_feast(
-    context: Context, client: redis.Redis
+@pytest.fixture
+def two(context: Context) -> Context:
+    return with_declaration(context, TWO_ENTITIES)
+
+
+def test_each_layout_has_the_events_of_its_entity_once_and_events_without_an_entity_are_counted(
+    two: Context, client: redis.Redis
 ) -> None:
-    hour = US_PER_HOUR
-    first = [("t0", "user 0", 0, 0), ("t1", "user 0", 2 * hour, 2 * hour)]
-    publish(context, transactions(first))
-    build(context)
-    load(context)
-    before = state(client)
-    idle = load(context)
-    assert (idle.days_loaded, idle.feast_days) == (0, 0)
-    assert state(client) == before
-    # Ingestion time before t1, delivered after it: the same event time in Feast gets another value.
-    publish(context, transactions([*first, ("late file", "user 0", 3 * hour // 2, 3 * hour // 2)]))
-    build(context)
-    load(context)
-    assert feast_store.online(the_store(context), ["user 0"])["transaction_velocity_1h"] == [1.0]
+    table = platform.rows()
+    fill(two, table)
+    result = load(two)
+    # A terminal's history keeps 8 days.
+    newest = table["event_timestamp"][-1].as_py().date()
+    recent = [row for row in table.to_pylist() if row["event_timestamp"].date() >= newest - timedelta(8)]
+    without = sum(row["terminal_id"] is None for row in recent)
+    assert 0 < without < len(recent) < 60
+    counts = {h.entity: (h.rows, h.appended + h.too_late, h.without_entity) for h in result.histories}
+    assert counts == {"card": (60, 60, 0), "terminal": (len(recent), len(recent) - without, without)}
+    assert (result.rows, result.without_entity) == (60 + len(recent), without)
+    assert result.rows == result.appended + result.repeated + result.too_late + result.full + result.without_entity
+    rows = [row for row in recent if row["terminal_id"] == "a"]
+    kept = OnlineHistory(client).read(TERMINAL, "a")[2]
+    expected = sorted(rows, key=lambda row: (row["created_timestamp"], row["event_timestamp"]))
+    assert kept["amount"].tolist() == [round(row["amount"] * 10_000) for row in expected]
+    assert kept["user_id"].tolist() == [id_hash(row["user_id"]) for row in expected]
+    own = [row for row in table.to_pylist() if row["user_id"] == "u1"]
+    card = OnlineHistory(client).read(CARD, "u1")[2]
+    by_time = {int(record["event_us"]): record for record in card}
+    for row in own:
+        record = by_time[round(row["event_timestamp"].timestamp() * 1e6)]
+        flag = 2 if row["in_person"] is None else int(row["in_person"])
+        distance = -(2**63) if row["distance"] is None else round(row["distance"] * 100)
+        assert record.tolist()[1:] == (id_hash(row["channel"] or "other"), distance, flag)
+    before = content(client)
+    idle = load(two)
+    assert (idle.days_loaded, idle.rows, [t.snapshots for t in idle.tables]) == (0, 0, [0])
+    assert content(client) == before
 
 
-def test_an_emptied_store_is_filled_and_a_store_that_is_down_is_unavailable(
-    context: Context, client: redis.Redis
+def test_a_lost_store_is_filled_again_and_a_store_that_is_down_is_unavailable(
+    two: Context, client: redis.Redis
 ) -> None:
-    publish(context, many(40, seed=2))
-    build(context)
-    load(context)
-    before = state(client)
+    fill(two, platform.rows())
+    load(two)
+    before = content(client)
     client.flushdb()
-    load(context)
-    assert state(client) == before
-    absent = context.settings.model_copy(update={"redis_url": type(context.settings.redis_url)("redis://127.0.0.1:1")})
-    with pytest.raises(UnavailableError, match="online store"):
-        materialize.run(materialize.Config(), Context(absent, context.params, context.log))
+    load(two)
+    assert content(client) == before
+    absent = two.settings.model_copy(update={"redis_url": type(two.settings.redis_url)("redis://127.0.0.1:1")})
+    with pytest.raises(UnavailableError, match="does not answer"):
+        load(Context(absent, two.params, two.declaration, two.log))
 
 
-def test_events_of_a_day_far_ahead_do_not_keep_later_loads_from_the_store(
+def test_without_transactions_there_is_nothing_to_load(two: Context) -> None:
+    with pytest.raises(BadInputError, match="no transactions"):
+        load(two)
+
+
+def looked_up(client: redis.Redis, at_us: int, entity: str) -> tuple[str, list[float | None]]:
+    """What serving reads for an entity at a time."""
+    chosen = snapshot_at(TABLE, snapshots(client.hgetall(TABLE.pointer_key)), at_us)
+    assert chosen is not None
+    row = client.get(TABLE.row_key(chosen.id, entity))
+    return chosen.id, chosen.default if row is None else TABLE.unpack(row)
+
+
+def check_published(two: Context, client: redis.Redis) -> int:
+    """Every published snapshot is readable as a whole, and equal to the one of the lake if it has the same id."""
+    lake, compared = two.settings.lake_uri, 0
+    for snapshot in snapshots(client.hgetall(TABLE.pointer_key)):
+        at = np.array([snapshot.day * US_PER_DAY + TABLE.available_us])
+        if snapshot_ids(lake, TABLE, at)[0].as_py() != snapshot.id:
+            continue
+        for entity in ("m1", "m2", "café m3", "unknown"):
+            values = daily_values(lake, TABLE, platform.pa.array([entity]), at)[:, 0]
+            assert looked_up(client, int(at[0]), entity) == (
+                snapshot.id, [None if np.isnan(v) else float(v) for v in values],
+            )  # fmt: skip
+            compared += 1
+    return compared
+
+
+def test_the_newest_snapshots_are_published_and_a_superseded_one_stays_readable_for_a_while(
+    two: Context, client: redis.Redis
+) -> None:
+    fill(two, platform.rows())
+    result = load(two)
+    assert [(t.entity, t.snapshots, t.newest_day) for t in result.tables] == [("shop", 3, day(DAYS))]
+    published = snapshots(client.hgetall(TABLE.pointer_key))
+    first_day = FIRST_US // US_PER_DAY
+    assert [s.day - first_day for s in published] == [DAYS, DAYS - 1, DAYS - 2]
+    assert check_published(two, client) == 12
+    # A late row changes the last two snapshots.
+    late = platform.rows(1, 1).set_column(
+        1, "event_timestamp", platform.pa.array([FIRST_US + (DAYS - 2) * US_PER_DAY], platform.TIMESTAMP)
+    )
+    late = late.set_column(2, "created_timestamp", late["event_timestamp"])
+    dataset = catalog.TRANSACTIONS.at(two.settings.lake_uri)
+    whole = platform.pa.concat_tables([dataset.read(day(DAYS - 2)), late]).sort_by(catalog.TRANSACTIONS.order)
+    dataset.publish(day(DAYS - 2), whole)
+    build_daily.run(build_daily.Config(), two)
+    again = load(two)
+    assert [t.snapshots for t in again.tables] == [2]
+    assert check_published(two, client) == 12
+    old = published[0]
+    key = TABLE.row_key(old.id, "m1")
+    assert client.exists(key)
+    assert 0 < client.ttl(key) <= publish_daily.SUPERSEDED_S
+    members = {member.decode() for member in client.smembers(online_store.WRITTEN) if b"snapshot" in member}
+    assert members == {f"snapshot:{TABLE.id}:{s.id}" for s in snapshots(client.hgetall(TABLE.pointer_key))}
+
+
+def test_a_snapshot_whose_day_has_not_begun_is_not_published(two: Context, client: redis.Redis) -> None:
+    fill(two, platform.rows())
+    store = OnlineHistory(client)
+    yesterday = datetime.fromisoformat(day(DAYS - 1)).replace(tzinfo=UTC, hour=23)
+    made = publish_daily.publish(store, two.settings.lake_uri, TABLE, yesterday)
+    assert made.newest_day == day(DAYS - 1)
+
+
+def test_a_run_killed_at_any_write_leaves_whole_snapshots_and_a_second_run_leaves_what_one_run_leaves(
+    two: Context, client: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first night, then a second one with new rows, another declaration and a table that is no longer needed."""
+    old = Declaration.model_validate(TWO_ENTITIES.model_dump() | {"features": TWO_ENTITIES.features[:-2]})
+    assert tables(old)[0].id != TABLE.id
+    first, second = platform.rows(), platform.rows(2)
+    night = with_declaration(two, old, old)
+    fill(night, first)
+    load(night, live=True)
+    before = {key: client.dump(key) for key in client.keys("*")}
+    after = with_declaration(two, THREE, TWO_ENTITIES)
+    fill(with_declaration(two, TWO_ENTITIES), platform.pa.concat_tables([first, second]).sort_by("event_timestamp"))
+    load(after, live=True)
+    expected = content(client)
+    assert not client.exists(tables(old)[0].pointer_key)
+
+    def restore() -> None:
+        client.flushdb()
+        for key, value in before.items():
+            client.restore(key, 0, value)
+
+    user, kills, compared = Plan(THREE).windows[0].layout, 0, 0
+    while True:
+        restore()
+        try:
+            with platform.killed_at_write(kills + 1):
+                load(after, live=True)
+            break
+        except Killed:
+            kills += 1
+        if client.exists(user.materialized_key):  # a layout that a version may be released for is complete
+            histories = {key: value for key, value in expected.items() if key.startswith(f"h:{user.id}:")}
+            assert {key: client.get(key) for key in histories} == histories
+        compared += check_published(two, client)
+        load(after, live=True)
+        assert content(client) == expected, kills
+    assert content(client) == expected
+    with capsys.disabled():
+        print(f"\nmaterialize killed at each of {kills} writes; {compared} published rows compared")
+    assert kills > 30
+
+
+def test_a_new_layout_is_loaded_beside_the_old_one_which_is_removed_when_no_alias_needs_it(
     context: Context, client: redis.Redis
 ) -> None:
-    publish(context, transactions([("t0", "user 0", 0, 0), ("ahead", "user 1", 300 * US_PER_DAY, 300 * US_PER_DAY)]))
-    build(context)
-    load(context)
-    publish(context, transactions([("t0", "user 0", 0, 0), ("t1", "user 0", 9 * US_PER_HOUR, 9 * US_PER_HOUR)]))
-    build(context)
-    load(context, to=day(0))
-    assert OnlineHistory(client).read("user 0")[2]["event_us"].tolist() == [FIRST_US, FIRST_US + 9 * US_PER_HOUR]
-    assert feast_store.online(the_store(context), ["user 0"])["avg_amount_7d"] == [1.0]
+    fill(with_declaration(context, TWO_ENTITIES), platform.rows())
+    load(with_declaration(context, THREE, THREE), live=True)
+    user = Plan(THREE).windows[0].layout
+    # The project has moved on, production has not.
+    both = load(with_declaration(context, TWO_ENTITIES, THREE), live=True)
+    assert {h.layout for h in both.histories} == {user.id, CARD.id, TERMINAL.id}
+    assert both.removed == []
+    assert all(client.exists(layout.materialized_key) for layout in (user, CARD, TERMINAL))
+    # Without --live the aliases are not known, so nothing is removed.
+    assert load(with_declaration(context, TWO_ENTITIES)).removed == []
+    assert client.keys(f"h:{user.id}:*")
+    promoted = load(with_declaration(context, TWO_ENTITIES, TWO_ENTITIES), live=True)
+    assert promoted.removed == [f"layout:{user.id}"]
+    assert client.keys(f"?:{user.id}:*") == []
+    assert not client.exists(user.materialized_key)
+    back = load(with_declaration(context, THREE, THREE), live=True)
+    assert sorted(back.removed) == sorted([f"layout:{CARD.id}", f"layout:{TERMINAL.id}", f"table:{TABLE.id}"])
+    assert not client.exists(TABLE.pointer_key)
+    assert [key for key in client.keys("d:*") if client.ttl(key) < 0] == []
+
+
+def test_an_alias_that_is_set_during_the_run_keeps_its_layout(context: Context, client: redis.Redis) -> None:
+    fill(with_declaration(context, TWO_ENTITIES), platform.rows())
+    load(with_declaration(context, TWO_ENTITIES))
+    answers = iter([[THREE], [THREE, TWO_ENTITIES], [THREE, TWO_ENTITIES], [THREE, TWO_ENTITIES]])
+    racing = Context(context.settings, context.params, THREE, context.log, lambda: next(answers))
+    assert load(racing, live=True).removed == []
+    assert client.exists(CARD.history_key("u1"))
+    assert client.exists(TABLE.pointer_key)
+    again = load(racing, live=True)
+    assert {h.layout for h in again.histories if h.days} == {CARD.id, TERMINAL.id}
+    assert again.appended == 0
+    assert client.exists(CARD.materialized_key)
 
 
 DIES_AFTER_ROUND_TRIPS = """
 import os, signal, sys
+from pathlib import Path
+import structlog
 from redis.client import Pipeline
-from fraud.cli import run_job
-from fraud.features import online_store
+from fraud import declaration_file
+from fraud.features import materialize, online_store
+from fraud.job import Context
+from fraud.params import Params
+from fraud.settings import Settings
 
-online_store._USERS_PER_ROUND_TRIP = 1
-execute, left = Pipeline.execute, int(sys.argv[1])
+left, execute = int(sys.argv[1]), Pipeline.execute
+online_store.ENTITIES_PER_ROUND_TRIP = 1
 
 def dying(pipeline, *arguments):
     global left
@@ -92,17 +253,19 @@ def dying(pipeline, *arguments):
     return reply
 
 Pipeline.execute = dying
-run_job("materialize", [])
+settings = Settings.load()
+declared = declaration_file.load(Path(sys.argv[2]))
+params = Params.load(settings.project / "params.yaml")
+materialize.run(materialize.Config(), Context(settings, params, declared, structlog.get_logger()))
 """
 
 
-@pytest.mark.parametrize("round_trips", [1, 3, 5])
-def test_kill_9_after_any_write_and_a_second_run_leave_what_one_run_leaves(
-    context: Context, client: redis.Redis, round_trips: int
+def test_kill_9_between_two_entities_and_a_second_run_leave_what_one_run_leaves(
+    context: Context, client: redis.Redis
 ) -> None:
-    publish(context, many(40, seed=3))
+    fill(with_declaration(context, TWO_ENTITIES), platform.rows())
     load(context)
-    expected = state(client)
+    expected = content(client)
     client.flushdb()
     environment = {
         **os.environ,
@@ -110,34 +273,9 @@ def test_kill_9_after_any_write_and_a_second_run_leave_what_one_run_leaves(
         "FRAUD_PROJECT": str(ROOT),
         "FRAUD_REDIS_URL": context.settings.redis_url.get_secret_value(),
     }
-    command = [sys.executable, "-c", DIES_AFTER_ROUND_TRIPS, str(round_trips)]
+    command = [sys.executable, "-c", DIES_AFTER_ROUND_TRIPS, "2", str(ROOT / "tests/declarations/three.yaml")]
     killed = subprocess.run(command, env=environment, check=False, timeout=120)
     assert killed.returncode == -signal.SIGKILL
-    assert len(client.keys("h:*")) == round_trips
+    assert len(client.keys("h:*")) == 2
     assert load(context).repeated > 0
-    assert state(client) == expected
-
-
-def test_an_explanation_shows_each_event_its_windows_and_its_stores(context: Context, client: redis.Redis) -> None:
-    hour, at = US_PER_HOUR, 10 * US_PER_DAY
-    rows = [("month", "user 0", 0, 0), ("week", "user 0", at - 2 * hour, at - 2 * hour),
-            ("hour", "user 0", at - hour, at - hour), ("late", "user 0", at - hour // 2, at + hour)]  # fmt: skip
-    publish(context, transactions(rows))
-    load(context)
-    OnlineHistory(client).append("user 0", "only served", FIRST_US + at - 1, 90_000, "m0")
-    moment = datetime(2026, 1, 11, tzinfo=UTC)
-    result = explain.run(explain.Config(user="user 0", at=moment), context)
-    assert result.batch == {"transaction_velocity_1h": 1.0, "avg_amount_7d": 1.015, "unique_merchants_30d": 3}
-    assert result.online == {"transaction_velocity_1h": 3.0, "avg_amount_7d": 3.015, "unique_merchants_30d": 3}
-    layers = [(event.layer, event.sequence, len(event.windows)) for event in result.events]
-    both = "in both"
-    assert layers == [("store only", 4, 3), (both, 3, 3), (both, 2, 3), (both, 1, 2), (both, 0, 1)]
-    page = result.as_text().splitlines()
-    assert page[0] == "user user 0 at Sun 2026-01-11 00:00:00 UTC: store and lake DIFFER"
-    assert page[3].split(maxsplit=3) == ["transaction_velocity_1h", "3", "1", "3 events, 11.05 USD, 2 merchants"]
-    assert page[7] == "events: 4 in both, 1 store only"
-    assert [line.split("  ")[-1] for line in page if "2026-01-10 23:30:00" in line] == ["m0"]
-    within = [i for i, line in enumerate(page) if line.startswith("-- within")]
-    assert [later - earlier - 1 for earlier, later in zip(within, [*within[1:], len(page)], strict=True)] == [3, 1, 1]
-    with pytest.raises(BadInputError, match="no events of user"):
-        explain.run(explain.Config(user="stranger", at=moment), context)
+    assert content(client) == expected

@@ -135,7 +135,8 @@ def test_after_a_load_the_next_event_sees_what_it_would_see_after_single_appends
 ) -> None:
     client.flushdb()
     store = Store(client, replace(LAYOUT, max_events=bound))
-    rows = [(f"t{name}", NOON + day * US_PER_DAY, units, "m") for name, day, units in log]
+    day_of = {name: day for name, day, _ in reversed(log)}  # a repetition has the time of the first delivery
+    rows = [(f"t{name}", NOON + day_of[name] * US_PER_DAY, units, "m") for name, _, units in log]
     for name, at, units, merchant in rows:
         store.append("single", name, at, units, merchant)
     loaded = [store.load([batch("bulk", rows[i : i + size])]) for i in range(0, len(rows), size)]

@@ -9,9 +9,10 @@ import pyarrow.compute as pc
 import pytest
 import structlog
 
+from fraud import declaration_file
 from fraud.core.contract import US_PER_DAY, US_PER_HOUR
 from fraud.errors import BadInputError
-from fraud.features import build_features
+from fraud.features import build_daily, build_features
 from fraud.job import Context
 from fraud.lake import catalog
 from fraud.lake.dataset import Manifest
@@ -21,6 +22,8 @@ from fraud.settings import Settings
 ROOT = Path(__file__).parents[3]
 FIRST = date(2026, 1, 1)
 FIRST_US = (FIRST - date(1970, 1, 1)).days * US_PER_DAY
+SHIPPED = declaration_file.load_of(ROOT)
+"""Windows of users and devices, daily features of merchants."""
 pytestmark = pytest.mark.usefixtures("spark")
 
 
@@ -42,9 +45,12 @@ def transactions(rows: int, days: int, seed: int) -> pa.Table:
             "created_timestamp": pa.array(learned, timestamp),
             "user_id": [f"user {i}" for i in user],
             "merchant_id": [f"m{i}" for i in rng.integers(0, 300, rows)],
-            "merchant_category": ["grocery"] * rows,
             "amount": np.rint(rng.lognormal(3, 1, rows) * 100 + 1) / 100,
+            "card_present": pa.array([(True, False, None)[i] for i in rng.integers(0, 3, rows)], pa.bool_()),
+            "country": [("de", "fr", "jp")[i] for i in rng.integers(0, 3, rows)],
+            "device_id": pa.array([None if i == 0 else f"d{i}" for i in rng.integers(0, 30, rows)], pa.string()),
             "distance_from_home": pa.array(np.where(rng.random(rows) < 0.2, np.nan, 3.5), from_pandas=True),
+            "merchant_category": [("grocery", "travel")[i] for i in rng.integers(0, 2, rows)],
         }
     )
     return table.sort_by([(k, "ascending") for k in ("event_timestamp", "created_timestamp", "transaction_id")])
@@ -62,12 +68,13 @@ def publish(home: Path, rows: pa.Table) -> None:
 
 def build(home: Path, engine: str) -> build_features.Result:
     settings = Settings.model_validate({"home": home, "project": ROOT, "feature_engine": engine})
-    context = Context(settings, Params.load(ROOT / "params.yaml"), structlog.get_logger())
+    context = Context(settings, Params.load(ROOT / "params.yaml"), SHIPPED, structlog.get_logger())
+    build_daily.build(SHIPPED, context)
     return build_features.run(build_features.Config(), context)
 
 
 def manifests(home: Path) -> dict[str, Manifest | None]:
-    features = catalog.FEATURES.at(f"file://{home}/lake")
+    features = catalog.features(SHIPPED.stored_hash).at(f"file://{home}/lake")
     return {of_day: features.manifest(of_day) for of_day in features.partitions()}
 
 
@@ -96,9 +103,11 @@ def test_days_built_on_spark_have_the_bytes_of_the_one_machine_build(
         results = {engine: build(home, engine) for engine, home in homes.items()}
         assert results["spark"] == results["one-machine"]
         assert manifests(homes["spark"]) == manifests(homes["one-machine"])
-    built = catalog.FEATURES.at(f"file://{homes['spark']}/lake").read_range(day(0), day(days))
+    built = catalog.features(SHIPPED.stored_hash).at(f"file://{homes['spark']}/lake").read_range(day(0), day(days))
     assert built is not None
     assert built.num_rows == table.num_rows
+    for name in ("user_count_30d", "device_users_7d", "merchant_count_7d", "card_present_share_7d"):
+        assert len(set(built[name].to_pylist())) > 3, name
     with capsys.disabled():
         print(f"\nspark against one machine: {built.num_rows} rows of {days} days, the same bytes")
     assert build(homes["spark"], "spark").days_built == 0

@@ -2,20 +2,23 @@
 
 import os
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import structlog
+from tests.served_answers import THREE, TWO_ENTITIES
 
+from fraud.core.declaration import Declaration
+from fraud.core.plan import tables
 from fraud.errors import BadConfigError
-from fraud.features import build_features
+from fraud.features import build_daily, build_features
 from fraud.ingest import ingest_transactions, landing
 from fraud.ingest.delivery import delivering
 from fraud.job import Context
 from fraud.lake import catalog, reports
-from fraud.lake.dataset import Dataset
+from fraud.lake.dataset import Dataset, Manifest
 from fraud.params import Params
 from fraud.retention import apply_retention
 from fraud.settings import Settings
@@ -36,7 +39,7 @@ def context(tmp_path: Path) -> Context:
     settings = Settings.model_validate(
         {"home": tmp_path, "project": ROOT, "transaction_days": 10, "prediction_retention_days": 10}
     )
-    return Context(settings, Params.load(ROOT / "params.yaml"), structlog.get_logger())
+    return Context(settings, Params.load(ROOT / "params.yaml"), TWO_ENTITIES, structlog.get_logger())
 
 
 def apply(context: Context, today: date = TODAY) -> dict[str, list[str]]:
@@ -56,33 +59,106 @@ def age(folder: Path, days: int) -> None:
         os.utime(path, (at, at))
 
 
-def test_features_that_are_kept_are_not_built_again_from_fewer_transactions(
+def transactions_of(context: Context, days: int) -> None:
+    """Six transactions a day of three users, terminals and shops, and a label of fraud for one of them."""
+    timestamp = pa.timestamp("us", "UTC")
+    for number in range(days):
+        at = [datetime.combine(FIRST + timedelta(number), time(2 * i), UTC) for i in range(6)]
+        rows = pa.table(
+            {
+                "transaction_id": [f"t{number}-{i}" for i in range(6)],
+                "event_timestamp": pa.array(at, timestamp), "created_timestamp": pa.array(at, timestamp),
+                "user_id": ["a", "b", "c"] * 2, "merchant_id": ["x", "y"] * 3, "amount": [1.5] * 6,
+                "terminal_id": ["p", None, "q"] * 2,
+            }
+        )  # fmt: skip
+        catalog.TRANSACTIONS.at(context.settings.lake_uri).publish(day(number), rows)
+        label = [[f"t{number}-1"], [True], pa.array([at[0] + timedelta(2)], timestamp)]
+        catalog.LABELS.at(context.settings.lake_uri).publish(
+            day(number + 2), pa.table(label, schema=catalog.LABEL_SCHEMA)
+        )
+
+
+def manifests(dataset: Dataset) -> dict[str, Manifest | None]:
+    return {partition: dataset.manifest(partition) for partition in dataset.partitions()}
+
+
+def test_what_is_kept_is_not_built_again_from_fewer_transactions_and_labels(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forty = replace(catalog.TRANSACTIONS, retention=replace(catalog.TRANSACTIONS.retention, more_days=40))
-    monkeypatch.setattr(catalog, "TRANSACTIONS", forty)
-    simulate.run(simulate.Config(days=DAYS, users=3, seed=1, start=FIRST), context)
-    ingest_transactions.run(ingest_transactions.Config(), context)
+    monkeypatch.setattr(catalog, "LOOK_BACK_DAYS", 40)
+    for name in ("TRANSACTIONS", "LABELS"):
+        definition = getattr(catalog, name)
+        forty = replace(definition, retention=replace(definition.retention, more_days=40))
+        monkeypatch.setattr(catalog, name, forty)
+    transactions_of(context, DAYS)
+    build_daily.run(build_daily.Config(), context)
     build_features.run(build_features.Config(), context)
-    lake = context.settings.lake_uri
-    features, transactions = catalog.FEATURES.at(lake), catalog.TRANSACTIONS.at(lake)
-    before = {d: features.manifest(d) for d in features.partitions()}
+    lake, table = context.settings.lake_uri, tables(TWO_ENTITIES)[0]
+    definitions = (catalog.features(TWO_ENTITIES.stored_hash), catalog.daily(table))
+    before = [manifests(definition.at(lake)) for definition in definitions]
     newest = FIRST + timedelta(DAYS - 1)
     first_kept = (newest - timedelta(10)).isoformat()
+    kept = [{day: m for day, m in built.items() if day >= first_kept} for built in before]
 
     went = apply(context)
-    assert features.partitions() == [d for d in before if d >= first_kept]
-    assert went["features"] == [d for d in before if d < first_kept]
-    # They are kept for longer: the oldest features' windows reach back.
-    assert transactions.partitions()[0] == (newest - timedelta(50)).isoformat()
+    assert [manifests(definition.at(lake)) for definition in definitions] == kept
+    for definition, built in zip(definitions, before, strict=True):
+        assert went[definition.name] == [d for d in built if d < first_kept]
+    # They are kept for longer: the oldest features read them.
+    for definition in (catalog.TRANSACTIONS, catalog.LABELS, catalog.daily_parts(table)):
+        assert definition.at(lake).partitions()[0] == (newest - timedelta(50)).isoformat()
 
+    daily = build_daily.run(build_daily.Config(full=True), context)
     again = build_features.run(build_features.Config(full=True), context)
-    assert again.first_day == first_kept
-    assert again.days_changed == 0
-    assert {d: features.manifest(d) for d in features.partitions()} == {
-        d: m for d, m in before.items() if d >= first_kept
-    }
+    assert (daily.first_day, again.first_day) == (first_kept, first_kept)
+    assert (daily.days_changed, again.days_changed) == (0, 0)
+    assert [manifests(definition.at(lake)) for definition in definitions] == kept
     assert apply(context) == {}
+
+
+def test_features_and_daily_tables_that_no_kept_version_declares_go_after_the_term_of_versions(
+    context: Context, tmp_path: Path
+) -> None:
+    lake, other = context.settings.lake_uri, TWO_ENTITIES.model_copy(update={"features": TWO_ENTITIES.features[:-2]})
+    versions = [{"feature_hash": THREE.hash, "stored_hash": THREE.stored_hash}]
+
+    def built(declared: Declaration) -> None:
+        own = replace(context, declaration=declared)
+        build_daily.run(build_daily.Config(), own)
+        build_features.run(build_features.Config(), own)
+
+    def names() -> list[str]:
+        return [definition.name for definition in catalog.in_lake(lake)]
+
+    def unused(days: int, tags: list[dict[str, str]], **changes: Declaration) -> list[str]:
+        before = datetime.combine(TODAY, time(), UTC) - timedelta(days)
+        found = list(apply_retention._declared(before, tags, replace(context, **changes)))
+        for each in found:
+            assert each.size_bytes > 0
+            each.remove()
+        return sorted(f"{each.store}/{each.name}" for each in found)
+
+    transactions_of(context, 3)
+    for declared in (TWO_ENTITIES, THREE, other):
+        built(declared)
+    every = names()
+    assert len(every) == 3 + 2 * 2
+    age(tmp_path, 179)
+    assert unused(180, versions) == []
+    age(tmp_path, 181)
+    of_other = {d.name for d in catalog.of_declarations([other])} - {
+        d.name for d in catalog.of_declarations([TWO_ENTITIES, THREE])
+    }
+    assert unused(180, versions) == sorted([*of_other, f"declarations/{other.hash}"])
+    assert names() == [name for name in every if name not in of_other]
+    # The project has another declaration, and a version was trained with the one before.
+    built(TWO_ENTITIES)
+    age(tmp_path, 181)
+    trained = [{"feature_hash": TWO_ENTITIES.hash, "stored_hash": TWO_ENTITIES.stored_hash}]
+    assert unused(180, trained, declaration=THREE) == []
+    assert len(unused(180, versions, declaration=THREE)) == 3 + 1
+    assert names() == [catalog.features(THREE.stored_hash).name]
 
 
 def publish(context: Context, name: str, key: str, partition: str, key_name: str = "dt") -> Dataset:

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 import pytest
 import structlog
 
+from fraud import declaration_file
 from fraud.cli import run_job
-from fraud.core.contract import CATEGORIES, LABEL_COLUMNS, TRANSACTION_COLUMNS, US_PER_DAY
+from fraud.core.contract import LABEL_COLUMNS, TRANSACTION_COLUMNS, US_PER_DAY
 from fraud.errors import BadConfigError
 from fraud.job import Context
 from fraud.params import Params
@@ -25,7 +26,9 @@ from fraud.simulator.deliveries import Delivery, Plan, deliveries
 ROOT = Path(__file__).parents[3]
 START = dt.date(2025, 1, 1)
 START_US = (START - dt.date(1970, 1, 1)).days * US_PER_DAY
-SMALL = Plan(start=START, days=20, users=100, seed=3, fraud_rate=0.02, bad_rows_per_100k=2_000.0)
+DECLARATION = declaration_file.load_of(ROOT)
+COLUMNS = DECLARATION.columns
+SMALL = Plan(start=START, days=20, users=100, seed=3, fraud_rate=0.02, bad_rows_per_100k=2_000.0, columns=COLUMNS)
 
 
 def everything(plan: Plan) -> tuple[pa.Table, pa.Table]:
@@ -39,7 +42,7 @@ def changed(plan: Plan, **changes: object) -> list[Delivery]:
 
 def context(home: Path) -> Context:
     settings = Settings(home=home, project=ROOT)
-    return Context(settings, Params.load(ROOT / "params.yaml"), structlog.get_logger())
+    return Context(settings, Params.load(ROOT / "params.yaml"), DECLARATION, structlog.get_logger())
 
 
 def files(home: Path) -> dict[str, bytes]:
@@ -54,6 +57,7 @@ def test_two_processes_with_other_hash_seeds_and_threads_write_the_same_bytes(tm
         home = tmp_path / number
         environment = {
             "PYTHONHASHSEED": number, "OMP_NUM_THREADS": threads, "FRAUD_HOME": str(home), "FRAUD_PROJECT": str(ROOT),
+            "PYTHONPATH": str(ROOT / "src"),
         }  # fmt: skip
         subprocess.run([sys.executable, "-c", command, *flags], env=environment, check=True, capture_output=True)
         written.append(files(home))
@@ -75,7 +79,7 @@ def test_every_row_is_in_the_contract_and_delivered_on_the_day_of_its_ingestion(
     ids: set[str] = set()
     for index, delivery in enumerate(clean):
         table = delivery.transactions
-        assert tuple(table.column_names) == TRANSACTION_COLUMNS
+        assert table.column_names == [*TRANSACTION_COLUMNS, *sorted(COLUMNS)]
         assert tuple(delivery.labels.column_names) == LABEL_COLUMNS
         created = table["created_timestamp"].cast(pa.int64()).to_numpy()
         event = table["event_timestamp"].cast(pa.int64()).to_numpy()
@@ -84,7 +88,7 @@ def test_every_row_is_in_the_contract_and_delivered_on_the_day_of_its_ingestion(
         assert (np.diff(created) >= 0).all()
         reported = delivery.labels["label_timestamp"].cast(pa.int64()).to_numpy()
         assert ((reported - START_US) // US_PER_DAY == index).all()
-        assert set(table["merchant_category"].to_pylist()) <= set(CATEGORIES) - {"other"}
+        assert set(table["merchant_category"].to_pylist()) <= set(COLUMNS["merchant_category"].values) - {"other"}
         assert pc.min(table["amount"]).as_py() > 0
         assert pc.min(table["distance_from_home"]).as_py() >= 0
         new = set(table["transaction_id"].to_pylist())
@@ -94,7 +98,7 @@ def test_every_row_is_in_the_contract_and_delivered_on_the_day_of_its_ingestion(
 
 
 def test_labels_come_late_some_never_and_few_are_wrong() -> None:
-    plan = Plan(START, 150, 300, 9, fraud_rate=0.05, bad_rows_per_100k=0.0)
+    plan = Plan(START, 150, 300, 9, fraud_rate=0.05, bad_rows_per_100k=0.0, columns=COLUMNS)
     delivered = list(deliveries(plan))
     labels = pa.concat_tables([d.labels for d in delivered])
     transactions = pa.concat_tables([d.transactions for d in delivered])
@@ -109,7 +113,7 @@ def test_labels_come_late_some_never_and_few_are_wrong() -> None:
 
 
 def test_rates_are_as_asked_for() -> None:
-    plan = Plan(START, 60, 400, 2, fraud_rate=0.02, bad_rows_per_100k=500.0)
+    plan = Plan(START, 60, 400, 2, fraud_rate=0.02, bad_rows_per_100k=500.0, columns=COLUMNS)
     delivered = list(deliveries(plan))
     rows = sum(d.transactions.num_rows for d in delivered)
     assert rows == pytest.approx(60 * 400, rel=0.06)
@@ -146,7 +150,7 @@ def test_drift_starts_on_its_day_and_not_before(
 
 
 def test_a_category_does_not_decide_the_hour() -> None:
-    table, _ = everything(Plan(START, 60, 400, 2, fraud_rate=0.0, bad_rows_per_100k=0.0))
+    table, _ = everything(Plan(START, 60, 400, 2, fraud_rate=0.0, bad_rows_per_100k=0.0, columns=COLUMNS))
     hour = pc.hour(table["event_timestamp"]).to_numpy()
     names = table["merchant_category"].to_numpy(zero_copy_only=False)
     means = [hour[names == c.name].mean() for c in world.CATEGORIES]

@@ -12,12 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 import structlog
 
+from fraud import declaration_file
 from fraud.errors import BadConfigError, BadInputError, UnavailableError
 from fraud.job import Context
 from fraud.params import Params
 from fraud.settings import Settings
 from fraud.simulator import traffic
+from fraud.simulator.deliveries import Plan, deliveries
 
+ROOT = Path(__file__).parents[3]
+DECLARATION = declaration_file.load_of(ROOT)
 UTC = pa.timestamp("us", "UTC")
 FIRST = dt.datetime(2026, 3, 4, 3, 0, tzinfo=dt.UTC)
 
@@ -74,8 +78,8 @@ def checkout() -> Iterator[Checkout]:
 
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
-    params = Params.load(Path(__file__).parents[3] / "params.yaml")
-    return Context(Settings(home=tmp_path), params, structlog.get_logger())
+    params = Params.load(ROOT / "params.yaml")
+    return Context(Settings(home=tmp_path), params, DECLARATION, structlog.get_logger())
 
 
 def write(path: Path, rows: list[tuple[str, str, int, float | None]]) -> Path:
@@ -118,6 +122,34 @@ def test_refusals_are_counted_and_nulls_are_left_out(checkout: Checkout, context
     assert "amount" not in checkout.received[0]
     assert "distance_from_home" not in checkout.received[1]
     assert checkout.received[1]["event_timestamp"] == "2026-03-04T03:00:01+00:00"
+
+
+def test_requests_have_all_declared_columns_and_no_others(checkout: Checkout, context: Context, tmp_path: Path) -> None:
+    plan = Plan(FIRST.date(), 2, 30, 1, 0.01, 0.0, DECLARATION.columns)
+    table = pa.concat_tables([each.transactions for each in deliveries(plan)])
+    pq.write_table(table.append_column("undeclared", pa.array(["x"] * table.num_rows)), tmp_path / "a.parquet")
+    result = traffic.run(traffic.Config(source=tmp_path / "a.parquet", url=checkout.url, rate=0), context)
+    assert result.answered == table.num_rows
+    sent = {str(row["transaction_id"]): row for row in checkout.received}
+    names = ["user_id", "merchant_id", "amount", *DECLARATION.columns]
+    for row in table.to_pylist():
+        expected = {name: row[name] for name in names if row[name] is not None}
+        expected |= {"transaction_id": row["transaction_id"], "event_timestamp": row["event_timestamp"].isoformat()}
+        assert sent[row["transaction_id"]] == expected
+    flags = {type(value) for row in sent.values() for value in row.values()}
+    assert flags == {str, float, bool}
+
+
+def test_a_file_of_before_a_column_was_declared_is_sent_without_it(
+    checkout: Checkout, context: Context, tmp_path: Path
+) -> None:
+    rows = [("t1", "u", 0, 5.0), ("t2", "u", 1, 5.0)]
+    older = write(tmp_path / "in" / "a.parquet", rows[:1])
+    newer = write(tmp_path / "in" / "b.parquet", rows[1:])
+    pq.write_table(pq.read_table(newer).append_column("country", pa.array(["FR"])), newer)
+    result = traffic.run(traffic.Config(source=older.parent, url=checkout.url, rate=0, concurrency=1), context)
+    assert result.answered == 2
+    assert [row.get("country") for row in checkout.received] == [None, "FR"]
 
 
 def test_arrivals_keep_the_rate_asked_for(checkout: Checkout, context: Context, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fraud.params import Gates
-from fraud.stats.gates import Measured, failed, judge, served_skew
+from fraud.stats.gates import Measured, failed, judge, online_state, served_skew
 from fraud.stats.metrics import Interval
 from fraud.stats.slices import SliceLoss
 
@@ -120,3 +120,13 @@ def test_the_gate_on_skew_counts_everything_that_was_served_wrong() -> None:
     assert (gate.value, gate.passed) == (3.0, False)
     assert gate.detail == "1,200 answers of 2026-03-09: 1 events are lost, 2 probabilities differ"
     assert served_skew({**report, "events_lost": 0, "probabilities": {"wrong": 0}}).passed
+
+
+def test_the_online_store_must_have_everything_that_a_version_reads() -> None:
+    complete = online_state((), 3, "")
+    assert (complete.passed, complete.value, complete.threshold) == (True, 0.0, 0.0)
+    absent = online_state(["history of user (ab)"], 3, "")
+    assert (absent.passed, absent.value) == (False, 1.0)
+    assert "history of user (ab); run fraud build-features, then fraud materialize" in absent.detail
+    unknown = online_state(None, 3, "the online store does not answer")
+    assert (unknown.passed, unknown.value, unknown.detail) == (False, None, "the online store does not answer")
