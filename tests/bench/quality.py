@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=4)
     parser.add_argument("--step-days", type=int, help="days between the holdouts; default their length")
     parser.add_argument("--levels", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--plain", nargs="*", default=list(PLAIN), choices=list(PLAIN), help="plain models to compare")
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--params", type=Path, default=ROOT / "params.yaml")
     parser.add_argument("--key", default="quality", help="name of the file in build/bench")
@@ -98,9 +99,9 @@ def window(
     data = loaded(arguments.lake, params, declared)
     ladder = trained(data, params, arguments.levels)
     answers = {f"selected: {ladder.selected}": ladder.holdout[ladder.selected], **ladder.holdout}
-    for name, create in PLAIN.items():
+    for name in arguments.plain:
         began = time.perf_counter()
-        model = create(params.training.seed).fit(data.final.vectors, data.final.is_fraud)
+        model = PLAIN[name](params.training.seed).fit(data.final.vectors, data.final.is_fraud)
         answers[name] = model.predict_proba(data.holdout.vectors)[:, 1]
         print(f"  {name}: {time.perf_counter() - began:.0f} s", flush=True)
     if other is not None:

@@ -26,6 +26,7 @@ from fraud.core.contract import TRANSACTION_COLUMNS, US_PER_DAY, id_hash
 from fraud.core.declaration import Declaration
 from fraud.core.history import Layout
 from fraud.core.plan import Plan
+from fraud.core.short_request import VELOCITY_FEATURE
 from fraud.core.windows import WindowSet
 from fraud.errors import RefusedError
 from fraud.features import online_store
@@ -93,12 +94,12 @@ class ServedHistory:
         `unshipped`: also read serving's log segments, for answers that are not in the lake yet.
         """
         settings = context.settings
-        wanted, layouts, first_us = _entities(records, versions)
+        needed, layouts, first_us = _entities(records, versions)
         snapshots = DailySnapshots.load(settings.lake_uri, _lookups(records, versions))
-        if not wanted:
+        if not needed:
             return cls([], {}, snapshots, versions)
         ids: dict[str, set[str]] = defaultdict(set)
-        for layout_id, entity_ids in wanted.items():
+        for layout_id, entity_ids in needed.items():
             ids[layouts[layout_id][0].id_column] |= entity_ids
         ids["user_id"] |= {record["user_id"] for record in records if record["user_id"] is not None}
         first = str(dt.date(1970, 1, 1) + dt.timedelta(days=first_us // US_PER_DAY))
@@ -116,7 +117,7 @@ class ServedHistory:
         found = {}
         with online_store.connect(settings.redis_url.get_secret_value()) as store:
             for layout_id, (layout, declaration) in layouts.items():
-                orders = dict(store.orders(layout, sorted(wanted[layout_id])))
+                orders = dict(store.orders(layout, sorted(needed[layout_id])))
                 loaded = store.materialized(layout.materialized_key)
                 found[layout_id] = LayoutHistory(
                     layout, orders, loaded, _values(layout, declaration, landed, by_version)
@@ -147,10 +148,10 @@ class ServedHistory:
         """The window features of an entity at the answer's sequence, or the reason why they cannot be recomputed."""
         layout = windows.layout
         entity_id, sequence = record.get(layout.id_column), record.get(f"sequence_{layout.entity}")
+        if record["user_id"] is None and (layout.id_column == "user_id" or VELOCITY_FEATURE in windows.names):
+            return NO_USER
         if entity_id is None or sequence is None:
-            if record["history"] == "request":
-                return NO_USER
-            return DEGRADED if entity_id is not None or record["history"] == "none" else list(windows.empty)
+            return DEGRADED if entity_id is not None and record["degraded"] else list(windows.empty)
         own = self.layouts[layout.id]
         before = served_skew.history_before(
             own.orders[entity_id], sequence, id_hash(record["transaction_id"]), record["event_us"], own.values, layout,
@@ -174,18 +175,19 @@ def _entities(
     records: Iterable[Record], versions: AnsweringVersions
 ) -> tuple[dict[str, set[str]], dict[str, tuple[Layout, Declaration]], int]:
     """Entity ids by layout id, the layouts with a declaration of theirs, and the time from which events are needed."""
-    wanted, first_us = defaultdict[str, set[str]](set), 2**62
+    needed, first_us = defaultdict[str, set[str]](set), 2**62
     layouts = dict[str, tuple[Layout, Declaration]]()
     for record in records:
         version = versions.of(record)
-        for windows in () if isinstance(version, str) else version.plan.windows:
-            layout = windows.layout
+        if isinstance(version, str):
+            continue
+        for layout in (windows.layout for windows in version.plan.windows):
             entity_id = record.get(layout.id_column)
             if entity_id is not None and record.get(f"sequence_{layout.entity}") is not None:
                 layouts[layout.id] = layout, version.plan.declaration
-                wanted[layout.id].add(entity_id)
+                needed[layout.id].add(entity_id)
                 first_us = min(first_us, record["event_us"] - layout.keep_us)
-    return wanted, layouts, first_us
+    return needed, layouts, first_us
 
 
 def _lookups(records: Iterable[Record], versions: AnsweringVersions) -> Iterator[Lookup]:
@@ -214,7 +216,7 @@ def _values(
     """The events with the layout's columns: those of the lake, then those of the log, then those of days of the lake
     that were written under a declaration without one of the columns, which is null in them."""
     needed, as_logged = _needed(layout), {layout.id_column, *map(_logged_as, layout.columns)}
-    whole, lacking = [], []
+    whole, lacking = list[Events](), list[Events]()
     for events in landed:
         (whole if needed <= events.columns else lacking).append(events)
     parts = [*whole, *(events for events in logged if as_logged <= events.columns), *lacking]
@@ -233,8 +235,8 @@ def _of_entities(
     for day in dataset.partitions():
         if day < first:
             continue
-        wanted = columns | more | {*TRANSACTION_COLUMNS, time}
-        names = [name for name in dataset.columns(day) if name in wanted]
+        used = columns | more | {*TRANSACTION_COLUMNS, time}
+        names = [name for name in dataset.columns(day) if name in used]
         table = _filtered(dataset.read(day, names), ids)
         table = table.append_column("dt", pa.repeat(day, table.num_rows))
         at_us = event_us(table) if time == "event_timestamp" else table[time].to_numpy()

@@ -149,7 +149,7 @@ def _check_features(answer: _Answer, histories: ServedHistory, tally: served_ske
     else:
         tally.compared += 1
     for table in answer.plan.tables if answer.plan else ():
-        if record["event_us"] is None:
+        if record["event_us"] is None or record.get(table.id_column) is None:
             continue
         snapshot = record.get(f"snapshot_{table.entity}")
         day = str(np.datetime64(table.day_of(record["event_us"]), "D"))

@@ -17,6 +17,7 @@ import pytest
 import structlog
 import yaml
 
+from fraud import declaration_file
 from fraud.audit import answers, receipt, replay, version_tree
 from fraud.errors import RefusedError
 from fraud.job import Context
@@ -94,7 +95,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         lines = (made.home / "stack.env").read_text().splitlines()
         made.env |= dict(line.split("=", 1) for line in lines)
         made.fraud("simulate", *WORLD)
-        for job in ("ingest", "ingest-labels", "build-features", "materialize", "training-set", "train", "promote"):
+        for job in (
+            "ingest",
+            "ingest-labels",
+            "build-daily",
+            "build-features",
+            "materialize",
+            "training-set",
+            "train",
+            "promote",
+        ):
             made.fraud(job)
         port = json.loads((made.home / "stack.json").read_text())["ports"]["serving"]
         for source in ("landing/held_back", "landing/transactions"):
@@ -115,7 +125,8 @@ def context(world: World, monkeypatch: pytest.MonkeyPatch) -> Context:
             monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", str(world.project / "src"))
     mlflow.set_tracking_uri(world.env["FRAUD_MLFLOW_URL"])
-    return Context(Settings.load(), Params.load(world.project / "params.yaml"), structlog.get_logger())
+    declaration = declaration_file.load_of(world.project)
+    return Context(Settings.load(), Params.load(world.project / "params.yaml"), declaration, structlog.get_logger())
 
 
 def test_a_thousand_answers_of_each_kind_come_out_equal_to_the_bit(context: Context) -> None:
@@ -127,7 +138,7 @@ def test_a_thousand_answers_of_each_kind_come_out_equal_to_the_bit(context: Cont
 
 
 def test_a_thousand_receipts_of_each_kind_hold(context: Context) -> None:
-    receipts = receipt.follow(answers.newest(context.settings, COUNT), context)
+    receipts = receipt.follow(answers.newest(context, COUNT), context)
     kinds = [one.kind for one in receipts]
     print(f"receipts: {kinds.count('served')} served, {kinds.count('nightly')} nightly")
     assert (kinds.count("served"), kinds.count("nightly")) == (COUNT, COUNT)
