@@ -8,8 +8,9 @@ kernel    the compiled kernel over sorted arrays (three windows of a user, and s
           the point function of a request
 build     `fraud build-features` in its own process, from and to Parquet partitions with manifests and syncs, compared
           with one DuckDB statement that writes one file, and with polars reading, sorting and writing the rows
-          (--polars names a Python with polars)
-spark     the Spark engine, Spark SQL with exact distinct counts, and the build on one machine, in one warm session
+          (--polars names a Python with polars); wide: with `build-daily`, for the shipped declaration
+spark     the Spark engine, Spark SQL with exact distinct counts, and the build on one machine, in one warm session;
+          wide: the shipped declaration
 store     CPU of a serving process per read and append, bytes per stored event
 training  `fraud training-set`, and the retrieval by Feast alone
 property  the property tests of the windows with 5,000 random logs each
@@ -47,6 +48,7 @@ from fraud.features import feast_snapshot, feast_store
 from fraud.features.engines import kernel
 from fraud.features.online_store import Batch, OnlineHistory
 from fraud.lake import catalog
+from fraud.lake.dataset import Dataset
 
 Figures = tuple[dict[str, dict[str, float]], dict[str, float]]
 """Contenders by name, and ratios."""
@@ -85,11 +87,16 @@ print(time.perf_counter() - start)
 
 
 def write_lake(lake: str, rows: int, users: int, days: int) -> None:
-    """Day by day, so that memory does not grow with the days. Ingestion time equals event time."""
+    """Day by day, so that memory does not grow with the days. Ingestion time equals event time, a payment without a
+    card has a device.
+    """
     rng = np.random.default_rng(1)
     timestamp = pa.timestamp("us", "UTC")
     shops = pa.array([f"m{i:05}" for i in range(MERCHANTS)])
     people = pa.array([f"u{i:07}" for i in range(users)])
+    devices = pa.array([f"device {i:07}" for i in range(users)])
+    countries = pa.array([f"c{i}" for i in range(40)])
+    categories = pa.array(["grocery", "travel", "electronics", "home", "other"])
     transactions = catalog.TRANSACTIONS.at(lake)
     per_day = rows // days
     for day in range(days):
@@ -98,11 +105,14 @@ def write_lake(lake: str, rows: int, users: int, days: int) -> None:
             "transaction_id": pa.array([f"t{day * per_day + i:010}" for i in range(per_day)]),
             "event_timestamp": pa.array(event_us, timestamp),
             "created_timestamp": pa.array(event_us, timestamp),
-            "user_id": people.take(pa.array(rng.integers(0, users, per_day))),
-            "merchant_id": shops.take(pa.array(rng.integers(0, MERCHANTS, per_day))),
-            "merchant_category": pa.array(["grocery"] * per_day),
+            "user_id": people.take(pa.array(user := rng.integers(0, users, per_day))),
+            "merchant_id": shops.take(pa.array(shop := rng.integers(0, MERCHANTS, per_day))),
             "amount": pa.array(np.rint(rng.lognormal(3, 1, per_day) * 100 + 1) / 100),
+            "card_present": pa.array(present := rng.random(per_day) < 0.7),
+            "country": countries.take(pa.array(shop % 40)),
+            "device_id": devices.take(pa.array(user, mask=present)),
             "distance_from_home": pa.array(rng.random(per_day) * 50),
+            "merchant_category": categories.take(pa.array(shop % len(categories))),
         }
         transactions.publish((FIRST + timedelta(day)).isoformat(), pa.table(columns))
 
@@ -171,9 +181,9 @@ def _timed(work: Any) -> float:  # noqa: ANN401 - any function without arguments
     return time.perf_counter() - start
 
 
-def job(home: Path, *command: str) -> tuple[float, float, dict[str, Any]]:
+def job(home: Path, *command: str, project: Path = ROOT) -> tuple[float, float, dict[str, Any]]:
     """(seconds, peak MB, result) of a `fraud` command, after compilation."""
-    environment = {**os.environ, "FRAUD_HOME": str(home), "FRAUD_PROJECT": str(ROOT)}
+    environment = {**os.environ, "FRAUD_HOME": str(home), "FRAUD_PROJECT": str(project)}
     fraud = [str(Path(sys.executable).with_name("fraud")), *command, "--json"]
     with tempfile.TemporaryFile() as out:
         process = subprocess.Popen(fraud, env=environment, stdout=out, stderr=subprocess.DEVNULL)
@@ -194,6 +204,15 @@ def lake(home: Path, rows: int, users: int, days: int) -> Path:
     return home
 
 
+def project_of_three(folder: Path) -> Path:
+    """A project whose declaration has the three window features."""
+    project = folder / "three"
+    (project / declaration_file.NAME).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "params.yaml", project)
+    shutil.copy(THREE_FILE, project / declaration_file.NAME)
+    return project
+
+
 def kernel_part(size: argparse.Namespace, _home: Path) -> Figures:
     seconds = seconds_of_kernel(size.rows, size.users, size.days)
     contenders = {name: {"seconds": each, "rows_per_s": size.rows / each} for name, each in seconds.items()}
@@ -206,38 +225,60 @@ def kernel_part(size: argparse.Namespace, _home: Path) -> Figures:
 
 
 def build_part(size: argparse.Namespace, home: Path) -> Figures:
+    """`job` is `build-features` of the three window features. `wide_job` is `build-daily` and then `build-features` of
+    the shipped declaration. polars reads, sorts and writes the rows of transactions, and those of the wide features.
+    """
     lake(home, size.rows, size.users, size.days)
+    lake_uri = f"file://{home}/lake"
     has_polars = subprocess.run([size.polars, "-c", "import polars"], capture_output=True, check=False).returncode == 0
-    transactions = catalog.TRANSACTIONS.at(f"file://{home}/lake")
-    paths = [uri.removeprefix("file://") for day in transactions.partitions() for uri in transactions.object_uris(day)]
-    seconds: dict[str, list[float]] = {"job": [], "polars_sort_write": [], "duckdb": []}
-    peak = 0.0
+    inputs = _files(catalog.TRANSACTIONS.at(lake_uri))
+    wide = declaration_file.load_of(ROOT)
+    seconds: dict[str, list[float]] = {}
+    peaks = {"job": 0.0, "wide_job": 0.0}
+
+    def timed(name: str, took: float) -> None:
+        seconds.setdefault(name, []).append(took)
+
     for _ in range(size.rounds):
-        shutil.rmtree(home / "lake" / "features", ignore_errors=True)
-        took, mb, _ = job(home, "build-features", "--full")
-        seconds["job"].append(took)
-        peak = max(peak, mb)
+        for folder in ("features", "daily", "daily_parts"):
+            shutil.rmtree(home / "lake" / folder, ignore_errors=True)
+        took, mb, _ = job(home, "build-features", "--full", project=project_of_three(home))
+        timed("job", took)
+        peaks["job"] = max(peaks["job"], mb)
+        daily_s, daily_mb, _ = job(home, "build-daily")
+        features_s, features_mb, _ = job(home, "build-features")
+        timed("wide_daily", daily_s)
+        timed("wide_job", daily_s + features_s)
+        peaks["wide_job"] = max(peaks["wide_job"], daily_mb, features_mb)
         if has_polars:
-            command = [size.polars, "-c", POLARS, *paths, str(home / "polars.parquet")]
-            seconds["polars_sort_write"].append(float(subprocess.check_output(command, text=True)))
+            outputs = _files(catalog.features(wide.stored_hash).at(lake_uri))
+            for name, paths in (("polars_sort_write", inputs), ("wide_polars_sort_write", outputs)):
+                command = [size.polars, "-c", POLARS, *paths, str(home / "polars.parquet")]
+                timed(name, float(subprocess.check_output(command, text=True)))
     if not size.only_ours:
         with duckdb.connect() as connection:
             statement = DUCKDB.format(out=home / "duckdb.parquet")
-            seconds["duckdb"].append(_timed(lambda: connection.execute(statement, {"paths": paths})))
+            timed("duckdb", _timed(lambda: connection.execute(statement, {"paths": inputs})))
     suffix = "" if size.rows == 10_000_000 else f"_{size.rows // 1_000_000}m"
     contenders = {
-        f"{name}{suffix}": {"seconds": min(runs), "rows_per_s": size.rows / min(runs)}
-        for name, runs in seconds.items()
-        if runs
+        f"{name}{suffix}": {"seconds": min(runs), "rows_per_s": size.rows / min(runs)} for name, runs in seconds.items()
     }
-    ours = contenders[f"job{suffix}"]
-    ours["peak_mb"] = peak
+    for name, peak in peaks.items():
+        contenders[f"{name}{suffix}"]["peak_mb"] = peak
     ratios = {}
-    if seconds["duckdb"]:
-        ratios[f"vs_duckdb_job{suffix}"] = min(seconds["duckdb"]) / ours["seconds"]
+    if "duckdb" in seconds:
+        ratios[f"vs_duckdb_job{suffix}"] = min(seconds["duckdb"]) / min(seconds["job"])
     if has_polars:
-        ratios[f"job_s_vs_polars_sort_write{suffix}"] = ours["seconds"] / min(seconds["polars_sort_write"])
+        for prefix in ("", "wide_"):
+            ratios[f"{prefix}job_s_vs_polars_sort_write{suffix}"] = min(seconds[f"{prefix}job"]) / min(
+                seconds[f"{prefix}polars_sort_write"]
+            )
+    ratios[f"wide_job_peak_mb{suffix}"] = peaks["wide_job"]
     return contenders, ratios
+
+
+def _files(dataset: Dataset) -> list[str]:
+    return [uri.removeprefix("file://") for day in dataset.partitions() for uri in dataset.object_uris(day)]
 
 
 def spark_part(size: argparse.Namespace, home: Path) -> Figures:
@@ -251,6 +292,7 @@ def spark_part(size: argparse.Namespace, home: Path) -> Figures:
     ratios = {
         "spark_vs_spark_sql": seconds["spark_sql"] / seconds["spark"],
         "spark_vs_one_machine": seconds["one_machine"] / seconds["spark"],
+        "wide_spark_vs_one_machine": seconds["wide_one_machine"] / seconds["wide_spark"],
     }
     return contenders, ratios
 
@@ -275,14 +317,16 @@ def training_part(size: argparse.Namespace, home: Path) -> Figures:
     job(small, "build-features")
     shutil.rmtree(small / "lake" / "training_sets", ignore_errors=True)
     took, mb, result = job(small, "training-set")
-    features = catalog.FEATURES.at(f"file://{small}/lake")
+    declaration = declaration_file.load_of(ROOT)
+    features = catalog.features(declaration.stored_hash).at(f"file://{small}/lake")
     rows = features.read_range(result["first_day"], result["last_day"])
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
-        feast_snapshot.write_snapshot(Path(folder) / "snapshot.parquet", [rows], "")
+        feast_snapshot.publish_snapshots(f"file://{small}/lake", declaration, features.partitions())
         feast = feast_store.open_store(ROOT, f"sqlite:///{folder}/registry.db", "redis://127.0.0.1:1")
-        feast_store.apply(feast, ROOT, f"{folder}/snapshot.parquet")
-        entities = rows.select(["user_id", "event_timestamp"])
-        feast_s = _timed(lambda: feast_store.point_in_time(feast, entities))
+        feast_store.apply(feast, ROOT, declaration, feast_snapshot.snapshot_folder(f"file://{small}/lake"))
+        ids = {view.id_column for view in feast_snapshot.views(declaration)}
+        entities = rows.select(["event_timestamp", *sorted(ids)])
+        feast_s = _timed(lambda: feast_store.point_in_time(feast, declaration, entities))
     contenders = {
         "training_set": {"seconds": took, "rows_per_s": result["rows"] / took, "peak_mb": mb, "rows": result["rows"]},
         "feast_retrieval_alone": {"seconds": feast_s, "rows_per_s": result["rows"] / feast_s},

@@ -3,7 +3,7 @@
     .venv/ml/bin/python tests/bench/features_spark.py HOME
 
 HOME has `lake/transactions`. Each contender runs twice, and the second run counts. The three values of every row
-are compared. Afterwards the lake has features. Prints one line of JSON.
+are compared. `wide` is the shipped declaration, whose daily tables are built before. Prints one line of JSON.
 """
 
 import json
@@ -19,8 +19,9 @@ import numpy as np
 import structlog
 from pyspark.sql import SparkSession
 
-from fraud.core.features import WINDOW_NAMES
-from fraud.features import build_features
+from fraud import declaration_file
+from fraud.core.declaration import Declaration
+from fraud.features import build_daily, build_features
 from fraud.job import Context
 from fraud.lake import catalog
 from fraud.lake.spark import spark_session
@@ -41,14 +42,20 @@ WINDOW
 """
 
 
-def context(home: Path, engine: str) -> Context:
+THREE: Final = declaration_file.load(ROOT / "tests/declarations/three.yaml")
+WIDE: Final = declaration_file.load_of(ROOT)
+NAMES: Final = [feature.name for feature in THREE.windows()]
+
+
+def context(home: Path, engine: str, declaration: Declaration) -> Context:
     values = {"home": home, "project": ROOT, "feature_engine": engine, "spark_master": "local[2]"}
-    return Context(Settings.model_validate(values), Params.load(ROOT / "params.yaml"), structlog.get_logger())
+    settings = Settings.model_validate(values)
+    return Context(settings, Params.load(ROOT / "params.yaml"), declaration, structlog.get_logger())
 
 
-def build(home: Path, engine: str) -> None:
+def build(home: Path, engine: str, declaration: Declaration) -> None:
     shutil.rmtree(home / "lake" / "features", ignore_errors=True)
-    build_features.run(build_features.Config(full=True), context(home, engine))
+    build_features.run(build_features.Config(full=True), context(home, engine, declaration))
 
 
 def spark_sql(session: SparkSession, home: Path, out: Path) -> None:
@@ -67,14 +74,14 @@ def second(work: Callable[[], None]) -> float:
 
 def mismatches(session: SparkSession, home: Path, out: Path) -> int:
     """Number of rows on which Spark SQL and the lake differ in any bit."""
-    columns = ["transaction_id", *WINDOW_NAMES]
+    columns = ["transaction_id", *NAMES]
     theirs = session.read.parquet(f"file://{out}").select(columns).toArrow().sort_by("transaction_id")
-    ours = catalog.FEATURES.at(f"file://{home}/lake").read_range("2000", "2100", columns)
+    ours = catalog.features(THREE.stored_hash).at(f"file://{home}/lake").read_range("2000", "2100", columns)
     assert ours is not None
     ours = ours.sort_by("transaction_id")
     assert ours["transaction_id"].equals(theirs["transaction_id"])
     differ = np.zeros(ours.num_rows, dtype=bool)
-    for name in WINDOW_NAMES:
+    for name in NAMES:
         pair = [table[name].to_pandas().to_numpy(dtype=np.float64) for table in (ours, theirs)]
         differ |= ~((pair[0] == pair[1]) | (np.isnan(pair[0]) & np.isnan(pair[1])))
     return int(differ.sum())
@@ -83,12 +90,16 @@ def mismatches(session: SparkSession, home: Path, out: Path) -> int:
 def main() -> None:
     home = Path(sys.argv[1])
     out = home / "spark_sql"
-    with redirect_stdout(sys.stderr), spark_session(context(home, "spark").settings, "bench") as session:
+    settings = context(home, "spark", WIDE).settings
+    with redirect_stdout(sys.stderr), spark_session(settings, "bench") as session:
         session.conf.set("spark.sql.shuffle.partitions", "8")
+        build_daily.build(WIDE, context(home, "one-machine", WIDE))
         seconds = {
             "spark_sql": second(lambda: spark_sql(session, home, out)),
-            "one_machine": second(lambda: build(home, "one-machine")),
-            "spark": second(lambda: build(home, "spark")),
+            "wide_one_machine": second(lambda: build(home, "one-machine", WIDE)),
+            "wide_spark": second(lambda: build(home, "spark", WIDE)),
+            "one_machine": second(lambda: build(home, "one-machine", THREE)),
+            "spark": second(lambda: build(home, "spark", THREE)),
         }
         wrong = mismatches(session, home, out)
     shutil.rmtree(out)

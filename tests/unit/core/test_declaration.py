@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from tests.declaration_strategy import declarations, written_declarations
 
 from fraud.core.declaration import Declaration, DeclarationError, parse
@@ -358,7 +358,7 @@ def test_layouts_of_different_closed_lists_are_different() -> None:
     assert described == one
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(declarations())
 def test_the_canonical_form_of_any_declaration_reads_back(found: Declaration) -> None:
     read = parse(json.loads(found.canonical()), learnt=True)
@@ -367,7 +367,7 @@ def test_the_canonical_form_of_any_declaration_reads_back(found: Declaration) ->
     assert Plan(read).vector.names == Plan(found).vector.names
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(written_declarations())
 def test_the_order_of_keys_of_any_declaration_does_not_matter(written: dict[str, Any]) -> None:
     assert parse(reordered(written)).canonical() == parse(written).canonical()

@@ -292,6 +292,16 @@ def test_a_day_of_several_objects_has_the_values_and_the_order_of_one(
     assert features.read(day(0)).equals(at_once)
 
 
+def test_a_category_that_the_declaration_does_not_list_counts_as_unknown(tmp_path: Path) -> None:
+    """The lake has the list of another declaration."""
+    times = [FIRST_US + h * US_PER_HOUR for h in range(4)]
+    rows = table(times, times, ["u"] * 4)
+    texts = pa.array(["home", "garden", "other", "grocery"])
+    publish(tmp_path, rows.set_column(rows.column_names.index("merchant_category"), "merchant_category", texts))
+    build(tmp_path, TWO_ENTITIES)
+    assert built(tmp_path, TWO_ENTITIES)["user_3"].to_pylist() == [0.0, 1.0, 2.0, 0.0]
+
+
 def test_only_the_days_asked_for_are_built(tmp_path: Path) -> None:
     times = [FIRST_US + d * US_PER_DAY for d in range(10)]
     publish(tmp_path, table(times, times, ["u"] * 10))

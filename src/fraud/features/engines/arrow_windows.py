@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fraud.core.columns import StoredColumn, numbers_to_stored, text_hash, to_stored
+from fraud.core.columns import StoredColumn, category, numbers_to_stored, text_hash, to_stored
 from fraud.core.declaration import Declaration
-from fraud.core.declaration_types import CategoryColumn
+from fraud.core.declaration_types import CategoryColumn, Column
 from fraud.core.plan import layout
 from fraud.errors import BadInputError
 from fraud.features.engines import kernel
@@ -31,8 +31,8 @@ class EntityWindows(NamedTuple):
     windows: tuple[kernel.Window, ...]
     columns: tuple[StoredColumn, ...]
     """The aggregated columns: rows of the kernel's `columns`."""
-    unknown: tuple[str | None, ...]
-    """Per column: the text that stands for null, of a category."""
+    declared: tuple[Column, ...]
+    """The declared columns of `columns`."""
     bound: int
     keep_us: int
 
@@ -53,10 +53,9 @@ def _entity(declaration: Declaration, name: str) -> EntityWindows:
         if feature.aggregate == "share":
             value = 1 if feature.value is None else _signed(to_stored(stored.columns[i], feature.value))
         windows.append(kernel.Window(feature.aggregate, i, feature.window_us, divisor, value))
-    declared = [declaration.column(column.name) for column in stored.columns]
     return EntityWindows(
         name, stored.id_column, tuple(feature.name for feature in features), tuple(windows), stored.columns,
-        tuple(column.unknown if isinstance(column, CategoryColumn) else None for column in declared),
+        tuple(declaration.column(column.name) for column in stored.columns),
         stored.max_events, stored.keep_us,
     )  # fmt: skip
 
@@ -85,10 +84,11 @@ def check_order(event_us: NDArray[np.int64], created_us: NDArray[np.int64]) -> N
         raise BadInputError("transactions are not sorted", expected="order of event time, then ingestion time")
 
 
-def stored_values(column: StoredColumn, unknown: str | None, values: pa.ChunkedArray) -> NDArray[np.int64]:
+def stored_values(column: StoredColumn, declared: Column, values: pa.ChunkedArray) -> NDArray[np.int64]:
     """The stored integers (`fraud.core.columns`) of a column of the lake, int64[n]; a hash has the bits of its uint64.
 
-    `values` are float64, bool, or text as it is or dictionary-encoded. `unknown` is the text of a null category.
+    `values` are float64, bool, or text as it is or dictionary-encoded. Null, and a text that is not in the closed list
+    of a category, is the category's unknown value, as in a request: the lake has the list of another declaration.
     """
     if column.type == "number":
         given: Floats = pc.fill_null(values.cast(pa.float64()), float("nan")).to_numpy()
@@ -97,9 +97,11 @@ def stored_values(column: StoredColumn, unknown: str | None, values: pa.ChunkedA
         flags: NDArray[np.int64] = pc.fill_null(values.cast(pa.int64()), column.null).to_numpy()
         return flags
     codes, texts = text_codes(values)
-    null = column.null if unknown is None else text_hash(unknown)
-    hashes = np.array([*(null if text is None else text_hash(text) for text in texts), null], dtype=np.uint64)
-    of_rows: NDArray[np.int64] = hashes.view(np.int64)[codes]  # the code of a null, -1, is the last one
+    given_or_null: list[str | None] = [*texts, None]  # the code of a null, -1, is the last one
+    if isinstance(declared, CategoryColumn):
+        given_or_null = [category(declared, text) for text in given_or_null]
+    hashes = np.array([column.null if t is None else text_hash(t) for t in given_or_null], dtype=np.uint64)
+    of_rows: NDArray[np.int64] = hashes.view(np.int64)[codes]
     return of_rows
 
 
@@ -143,8 +145,8 @@ def window_values(
     values: dict[str, Floats] = {}
     for entity in entities(declaration):
         stored = [
-            stored_values(column, unknown, table[column.name])
-            for column, unknown in zip(entity.columns, entity.unknown, strict=True)
+            stored_values(column, declared, table[column.name])
+            for column, declared in zip(entity.columns, entity.declared, strict=True)
         ]
         codes, _ = text_codes(table[entity.id_column])
         computed = entity_values(entity, codes, event_us, created_us, stored, wanted, threads)

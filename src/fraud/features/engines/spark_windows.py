@@ -74,7 +74,7 @@ def events(
         codes, texts = text_codes(table[entity.id_column])
         shard_of_id = np.array([crc32(str(text).encode()) % shards for text in texts] or [0], dtype=np.int64)
         shard = np.where(codes < 0, positions % shards, shard_of_id[codes])
-        stored = zip(entity.columns, entity.unknown, strict=True)
+        stored = zip(entity.columns, entity.declared, strict=True)
         batch = pa.record_batch(
             {
                 "id": pa.array(texts, pa.string()).take(pa.array(codes, mask=codes < 0)),
@@ -82,7 +82,7 @@ def events(
                 "event_us": event_us,
                 "ingested_us": ingested_us,
                 "to_build": pa.repeat(pa.scalar(to_build), table.num_rows),
-                **{f"column {c.name}": stored_values(c, unknown, table[c.name]) for c, unknown in stored},
+                **{f"column {c.name}": stored_values(c, declared, table[c.name]) for c, declared in stored},
             }
         )
         rows = [(of_shard, packed(part)) for of_shard, part in split(batch, shard)]
