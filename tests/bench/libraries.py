@@ -34,7 +34,6 @@ import libraries_supervision
 import libraries_traffic
 import serving_model
 
-from fraud.core.features import VECTOR_NAMES
 from fraud.embedded.servers import valkey
 
 HERE: Final = Path(__file__).parent
@@ -240,7 +239,9 @@ def trees(folder: Path, rounds: Rounds) -> None:
         print(f"tl2cgen: {time.process_time() - began + after.ru_utime + after.ru_stime:.1f} s of CPU to compile")
     data = path.read_bytes()
     rng = np.random.default_rng(1)
-    vectors = rng.gamma(2, 50, (100_000, len(VECTOR_NAMES))).astype(np.float32)
+    vectors = rng.gamma(2, 50, (100_000, len(serving_model.plan_of(serving_model.THREE).vector.names))).astype(
+        np.float32
+    )
     onnx, ours = OnnxModel(data), batch_model(data)
     assert type(ours).__name__ == "FastTrees"
     compiled = tl2cgen.Predictor(folder / "forest.so", nthread=1)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fraud.core.columns import StoredColumn, to_stored
 from fraud.core.contract import US_PER_SECOND
-from fraud.core.declaration_types import BUILT_IN, WindowFeature
+from fraud.core.declaration_types import WindowFeature
 from fraud.core.history import EVENT_US, Layout
 
 Values = list[Any] | NDArray[np.integer[Any]]
@@ -148,7 +148,7 @@ class WindowSet:
             if feature.aggregate == "same_as_last":
                 self._same_as_last.append((position, length, at, column.null))
                 continue
-            null = column.null if column.type == "number" and column.name not in BUILT_IN else None
+            null = column.null if column.type == "number" else None
             of = slices.setdefault((at, length), _Slice(at, length, null, []))
             of.members.append((position, *_OF_COLUMN[feature.aggregate](feature, column)))
         self._slices = tuple(slices.values())
@@ -179,7 +179,7 @@ class WindowSet:
             if start >= end:
                 continue
             inside = columns[column][start:end]
-            if null is not None:
+            if null is not None and null in inside:
                 inside = [value for value in inside if value != null] if few else inside[inside != null]
             mine = own[column]
             for position, of_list, of_array in members:
