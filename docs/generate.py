@@ -12,9 +12,12 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
+from fraud import declaration_file
 from fraud.core.declaration import Declaration
 from fraud.core.declaration_types import AGGREGATES, DAILY_AGGREGATES, OPERANDS
+from fraud.core.plan import tables
 from fraud.job_list import JOBS
+from fraud.lake import catalog
 from fraud.settings import Settings
 
 DOCS: Final = Path(__file__).resolve().parent
@@ -45,7 +48,47 @@ def records() -> str:
     return _table(("number", "title"), rows)
 
 
+def datasets() -> str:
+    """The datasets of `fraud.lake.catalog`, with those of a declaration under a placeholder."""
+    rows = []
+    for name, definition in _definitions().items():
+        retention = definition.retention
+        more = f" + {retention.more_days} day{'s' if retention.more_days > 1 else ''}" if retention.more_days else ""
+        condition = f", and until {retention.condition}" if retention.condition else ""
+        rows.append(
+            (
+                f"`{name}`", f"`{definition.key}`: {definition.key_value}",
+                ", ".join(definition.sorted_by) or "position in the delivered file",
+                f"`FRAUD_{retention.setting.upper()}`{more}{condition}", retention.starts_at,
+            )
+        )  # fmt: skip
+    return _table(("dataset", "partition key", "rows sorted by", "kept for", "age counted from"), rows)
+
+
+def dataset_columns() -> str:
+    """The columns of the datasets with the shipped declaration."""
+    declaration = declaration_file.load_of(DOCS.parent)
+    kinds = {"double": "float64", "float": "float32", "timestamp[us, tz=UTC]": "timestamp", "date32[day]": "date"}
+    rows = []
+    for name, definition in _definitions().items():
+        fields = [f"{f.name} {kinds.get(str(f.type), str(f.type))}" for f in definition.schema(declaration)]
+        rows.append((f"`{name}`", ", ".join(fields)))
+    return _table(("dataset", "columns"), rows)
+
+
+def _definitions() -> dict[str, catalog.DatasetDefinition]:
+    declaration = declaration_file.load_of(DOCS.parent)
+    found = {definition.name: definition for definition in catalog.ALL}
+    found["features/declaration=HASH"] = catalog.features(declaration.stored_hash)
+    for table in tables(declaration)[:1]:
+        found["daily/table=ID"], found["daily_parts/table=ID"] = catalog.daily(table), catalog.daily_parts(table)
+    found["what_if/version=N"] = catalog.what_if("N")
+    return found
+
+
 TABLES: Final[dict[tuple[str, str], Callable[[], str]]] = {
+    ("architecture.md", "Datasets of the lake"): datasets,
+    ("architecture.md", "Columns of the datasets"): dataset_columns,
     ("jobs.md", "Commands"): jobs,
     ("jobs.md", "Settings"): settings,
     ("adr/README.md", "Records"): records,

@@ -10,6 +10,7 @@ from fraud.core.columns import number, to_stored
 from fraud.core.declaration import Declaration, parse
 from fraud.core.declaration_types import (
     AGGREGATES,
+    BUILT_IN,
     DAILY_AGGREGATES,
     CategoryColumn,
     Column,
@@ -27,10 +28,11 @@ AT_US: Final = 1_767_268_800_000_000
 
 
 @st.composite
-def written_declarations(draw: st.DrawFn, *, learn: bool = True, daily: bool = True) -> dict[str, Any]:
+def written_declarations(draw: st.DrawFn, *, learn: bool = True, daily: bool = True, least: int = 0) -> dict[str, Any]:
     """A valid declaration as the YAML file has it: columns of every type, up to three entities, up to 16 lines.
 
-    `learn`: whether category columns may be learnt at training. `daily`: whether there may be daily features.
+    `learn`: whether category columns may be learnt at training. `daily`: whether there may be daily features. `least`:
+    lines with window or daily features, at least.
     """
     columns: dict[str, Any] = {f"c{i}": draw(_columns(learn=learn)) for i in range(draw(st.integers(0, 6)))}
     types = {"user_id": "id", "merchant_id": "id", "amount": "number"}
@@ -42,10 +44,12 @@ def written_declarations(draw: st.DrawFn, *, learn: bool = True, daily: bool = T
         | draw(
             st.fixed_dictionaries({}, optional={"max_events": st.sampled_from([8, 64, 1_024]), "keep": st.just("97d")})
         )
-        for name in draw(st.lists(st.sampled_from(["user", "device", "terminal"]), unique=True, max_size=3))
+        for name in draw(
+            st.lists(st.sampled_from(["user", "device", "terminal"]), unique=True, min_size=min(least, 1), max_size=3)
+        )
     }
     lines = list[dict[str, Any]]()
-    for i in range(draw(st.integers(0, 12))) if entities else ():
+    for i in range(draw(st.integers(least, 12))) if entities else ():
         kind = draw(st.sampled_from(["window", "daily"] if daily else ["window"]))
         rules = AGGREGATES if kind == "window" else DAILY_AGGREGATES
         usable = {
@@ -144,9 +148,9 @@ def _columns(draw: st.DrawFn, *, learn: bool) -> dict[str, Any]:
     return {"type": kind, "values": values, "unknown": draw(st.sampled_from(values))}
 
 
-def declarations(*, daily: bool = True) -> st.SearchStrategy[Declaration]:
+def declarations(*, daily: bool = True, least: int = 0) -> st.SearchStrategy[Declaration]:
     """Declarations as model versions have them: with the lists of learnt columns filled in."""
-    return written_declarations(daily=daily).map(parse).flatmap(_resolved)
+    return written_declarations(daily=daily, least=least).map(parse).flatmap(_resolved)
 
 
 @st.composite
@@ -165,6 +169,14 @@ def values(column: Column) -> st.SearchStrategy[float | str | bool | None]:
     if isinstance(column, CategoryColumn):
         return st.sampled_from(WORDS if column.learn is not None else column.values or WORDS)
     return st.sampled_from([None, "", "id-1", "id-2", "ID-1"]).map(lambda text: text or None)
+
+
+def column_values(declaration: Declaration, name: str) -> st.SearchStrategy[float | str | bool | None]:
+    """Checked values of a declared or built-in column. The built-in ones are never null."""
+    if name == "amount":
+        return st.integers(1, 10**13).map(lambda units: units / 10_000)
+    found = values(declaration.column(name))
+    return found.filter(lambda value: value is not None) if name in BUILT_IN else found
 
 
 @st.composite
@@ -195,4 +207,4 @@ def histories(
 
 def _stored(layout: Layout, declaration: Declaration, i: int) -> st.SearchStrategy[int]:
     column = layout.columns[i]
-    return values(declaration.column(column.name)).map(lambda value: to_stored(column, value))
+    return column_values(declaration, column.name).map(lambda value: to_stored(column, value))

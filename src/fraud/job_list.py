@@ -31,9 +31,9 @@ JOBS: Final[dict[str, Job]] = {
         "fraud.features.materialize",
         "load new events and daily snapshots into the online store and into Feast's online views",
     ),
-    "features-explain": Job(
-        "fraud.features.explain",
-        "show a user's window features at a given time, the events in each window, and their sources",
+    "features": Job(
+        "fraud.inspection.features_job",
+        "list or compare feature declarations, check what one costs, or explain the values of one entity",
     ),
     "ingest-events": Job(
         "fraud.features.ingest_events",
@@ -103,8 +103,8 @@ ENDLESS: Final = frozenset({"export-metrics", "ingest-events", "traffic"})
 
 MONITORED: Final = frozenset(
     {
-        "ingest", "ingest-labels", "build-daily", "build-features", "materialize", "training-set", "train", "promote", "rollback",
-        "expire-waivers", "reproduce",
+        "ingest", "ingest-labels", "build-daily", "build-features", "materialize", "training-set", "train", "promote",
+        "rollback", "expire-waivers", "reproduce",
         "score", "consistency", "drift", "concept-drift", "ship-predictions", "skew",
         "apply-retention",
     }

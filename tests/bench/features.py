@@ -317,14 +317,16 @@ def training_part(size: argparse.Namespace, home: Path) -> Figures:
     job(small, "build-features")
     shutil.rmtree(small / "lake" / "training_sets", ignore_errors=True)
     took, mb, result = job(small, "training-set")
-    features = catalog.FEATURES.at(f"file://{small}/lake")
+    declaration = declaration_file.load_of(ROOT)
+    features = catalog.features(declaration.stored_hash).at(f"file://{small}/lake")
     rows = features.read_range(result["first_day"], result["last_day"])
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
-        feast_snapshot.write_snapshot(Path(folder) / "snapshot.parquet", [rows], "")
+        feast_snapshot.publish_snapshots(f"file://{small}/lake", declaration, features.partitions())
         feast = feast_store.open_store(ROOT, f"sqlite:///{folder}/registry.db", "redis://127.0.0.1:1")
-        feast_store.apply(feast, ROOT, f"{folder}/snapshot.parquet")
-        entities = rows.select(["user_id", "event_timestamp"])
-        feast_s = _timed(lambda: feast_store.point_in_time(feast, entities))
+        feast_store.apply(feast, ROOT, declaration, feast_snapshot.snapshot_folder(f"file://{small}/lake"))
+        ids = {view.id_column for view in feast_snapshot.views(declaration)}
+        entities = rows.select(["event_timestamp", *sorted(ids)])
+        feast_s = _timed(lambda: feast_store.point_in_time(feast, declaration, entities))
     contenders = {
         "training_set": {"seconds": took, "rows_per_s": result["rows"] / took, "peak_mb": mb, "rows": result["rows"]},
         "feast_retrieval_alone": {"seconds": feast_s, "rows_per_s": result["rows"] / feast_s},

@@ -93,10 +93,17 @@ def store(url: str, requests: int = 20_000) -> dict[str, float]:
 async def _store(url: str, requests: int) -> dict[str, float]:
     import redis.asyncio
 
-    from fraud.core.features import MAX_EVENTS
-    from fraud.core.history import APPEND_SCRIPT, append_arguments, history_key, ids_key
+    from fraud.core.columns import StoredColumn, text_hash
+    from fraud.core.contract import US_PER_DAY, id_hash
+    from fraud.core.history import APPEND_SCRIPT, Layout
     from fraud_serving.metrics import Metrics
+    from fraud_serving.store.commands import HistoryAppend
+    from fraud_serving.store.connection import NO_REPLY
     from fraud_serving.store.store import Store
+
+    columns = (StoredColumn("amount", "number", 4), StoredColumn("merchant_id", "id", 0))
+    layout = Layout("user", "user_id", columns, 1_024, 37 * US_PER_DAY)
+    append = HistoryAppend(layout)
 
     ours = Store(url, deadline_s=5.0, answer_ttl_s=60, metrics=Metrics())
     await ours.start()
@@ -107,14 +114,16 @@ async def _store(url: str, requests: int) -> dict[str, float]:
         await asyncio.sleep(0)
 
     async def own_client(i: int) -> None:
-        future = ours.append(f"u{i % USERS}", f"o{i}", NOON + i, 10_000, f"m{i % 40}")
+        record = append.pack(NOON + i, 10_000, text_hash(f"m{i % 40}"))
+        transaction = id_hash(f"o{i}").to_bytes(8, "little")
+        future = ours.send(append.command(f"u{i % USERS}", record, transaction, NOON + i), 1)
         assert future is not None
-        assert await future is not None
+        assert await future != [NO_REPLY]
 
     async def library(i: int) -> None:
-        record, id_, at = append_arguments(f"r{i}", NOON + i, 10_000, f"m{i % 40}")
+        arguments = layout.append_arguments(f"r{i}", NOON + i, (10_000, text_hash(f"m{i % 40}")))
         user = f"u{i % USERS}"
-        assert await theirs.evalsha(script, 2, history_key(user), ids_key(user), record, id_, at, MAX_EVENTS)
+        assert await theirs.evalsha(script, 2, layout.history_key(user), layout.ids_key(user), *arguments)
 
     async def cpu_us(begin: Callable[[int], Awaitable[None]], first: int) -> float:
         async def client(offset: int) -> None:

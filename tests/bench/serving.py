@@ -1,7 +1,10 @@
 """Serving with all functions on, compared with FastAPI returning a constant and with other servers of the same model.
 
-    .venv/ml/bin/python tests/bench/serving.py [--rounds 5] [--seconds 3] [--without-peers]
+    .venv/ml/bin/python tests/bench/serving.py [--rounds 5] [--seconds 3] [--without-peers] [--baseline FOLDER]
 
+The contender `ours` has the three window features of tests/declarations/three.yaml, `wide` the shipped declaration with
+histories of users and devices and a published daily table. `--baseline` names a checkout of another commit, whose
+server runs in the same rounds (at 69e5dfd: three features, wired by hand).
 Needs `wrk`. One worker is pinned to one core; the client and the store run on the others. Contenders alternate in
 every round while the others are stopped, and ratios are computed per round. Peers are installed into build/peers on
 first use. Prints a table and writes build/bench/serving.json. CPU per request is the CPU time of the process divided
@@ -36,7 +39,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 import serving_model
 import serving_peers
 
-from fraud.core.features import VECTOR_NAMES
 from fraud.embedded.servers import valkey
 
 ROOT: Final = Path(__file__).parents[2]
@@ -44,6 +46,7 @@ PYTHON: Final = str(ROOT / ".venv/serving/bin/python")
 CONNECTIONS: Final = (16, 64)
 FIRST_S: Final = int(time.time()) - 200 * 86_400
 PAYMENTS: Final = Path(__file__).with_name("serving.lua")
+WIDE: Final = "wide"
 PLAIN: Final = Path(__file__).parent / "serving_peers/plain.lua"
 Figures = dict[str, float]
 
@@ -173,7 +176,7 @@ def batch_ratio(port: int, key: str, model: Path) -> tuple[float, float]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(model), options)
-    table = np.random.default_rng(1).gamma(2, 50, (1_000, len(VECTOR_NAMES))).astype(np.float32)
+    table = np.random.default_rng(1).gamma(2, 50, (1_000, session.get_inputs()[0].shape[1])).astype(np.float32)
     row = {"merchant_category": "travel", "hour_of_day": 3, "day_of_week": 2, "distance_from_home": 4.5}
     body = json.dumps({"transactions": [row | {"amount": 5.0 + n} for n in range(1_000)]}).encode()
     http, bare = [], []
@@ -201,13 +204,22 @@ class Bench:
     store_url: str
     keys: Path
 
-    def ours(self, stack: ExitStack, name: str, core: int | None = None, program: str = "") -> Server:
+    def ours(
+        self,
+        stack: ExitStack,
+        name: str,
+        core: int | None = None,
+        program: str = "",
+        cache: str = "cache",
+        checkout: Path = ROOT,
+    ) -> Server:
         """Start serving with all functions on; `program` replaces the entry point of the package."""
         port = valkey.free_port()
         env = {
             "PATH": os.environ["PATH"], "SERVING_PORT": str(port), "SERVING_REDIS_URL": self.store_url,
+            "PYTHONPATH": serving_model.sources(checkout),
             "SERVING_MLFLOW_URL": f"http://127.0.0.1:{valkey.free_port()}", "SERVING_POLL_SECONDS": "3600",
-            "SERVING_MODEL_CACHE": str(self.folder / "cache"), "SERVING_PREDICTION_LOG": str(self.folder / name),
+            "SERVING_MODEL_CACHE": str(self.folder / cache), "SERVING_PREDICTION_LOG": str(self.folder / name),
             "SERVING_API_KEYS": str(self.keys),
         }  # fmt: skip
         command = [PYTHON, program] if program else [PYTHON, "-m", "fraud_serving"]
@@ -234,8 +246,11 @@ class Bench:
         return started
 
 
-def run(folder: Path, rounds: int, seconds: int, *, with_peers: bool) -> dict[str, Any]:
+def run(folder: Path, rounds: int, seconds: int, *, with_peers: bool, baseline: Path | None) -> dict[str, Any]:
     model, keys = serving_model.write(folder / "cache"), folder / "keys"
+    wide_model = serving_model.write(folder / "wide-cache", serving_model.SHIPPED)
+    if baseline is not None:
+        serving_model.write_baseline(baseline, folder / "baseline-cache")
     made = [PYTHON, "-m", "fraud_serving.api_keys", "new", "bench", str(keys)]
     key = subprocess.run(made, check=True, capture_output=True, text=True).stdout.strip()
     figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -250,16 +265,20 @@ def run(folder: Path, rounds: int, seconds: int, *, with_peers: bool) -> dict[st
         bench = Bench(folder, model, store.url, keys)
         ours, second = bench.ours(stack, "ours"), bench.ours(stack, "second", core=0)
         unmetered = bench.ours(stack, "unmetered", program=str(Path(__file__).with_name("serving_unmetered.py")))
+        serving_model.publish_daily(store.url, FIRST_S)
+        contenders = {"ours": ours, "wide": bench.ours(stack, "wide", cache="wide-cache")}
+        if baseline is not None:
+            old = bench.ours(stack, "baseline", cache="baseline-cache", checkout=baseline)
+            contenders["baseline"] = old
         port = valkey.free_port()
         command = [PYTHON, str(Path(__file__).with_name("serving_constant.py")), str(port)]
         constant = stack.enter_context(process(command, os.environ, port, folder / "constant.log", "/openapi.json"))
         peers = bench.peers(stack) if with_peers else {}
         for number in range(rounds + 1):
             for c in CONNECTIONS:
-                for name, server in (("ours", ours), ("constant", constant)):
-                    keep(
-                        f"{name}_c{c}", load(server, c, seconds, PAYMENTS, f"r{number}c{c}", key, str(FIRST_S)), number
-                    )
+                for name, server in (contenders | {"constant": constant}).items():
+                    arguments = (f"{name}{number}c{c}", key, str(FIRST_S), *([WIDE] if name == "wide" else []))
+                    keep(f"{name}_c{c}", load(server, c, seconds, PAYMENTS, *arguments), number)
             keep("unmetered_c16", load(unmetered, 16, seconds, PAYMENTS, f"u{number}", key, str(FIRST_S)), number)
             keep("two_workers_c16_each", load_two((ours, second), 16, seconds, f"two{number}", key), number)
             keep("second_c16", load(second, 16, seconds, PAYMENTS, f"s{number}", key, str(FIRST_S)), number)
@@ -267,27 +286,40 @@ def run(folder: Path, rounds: int, seconds: int, *, with_peers: bool) -> dict[st
                 body = folder / f"{name}.body"
                 body.write_bytes(peer.body)
                 keep(name, load(server, 16, seconds, PLAIN, peer.path, str(body)), number)
-        most, constant_most = (
-            statistics.median(figures[f"{name}_c64"]["requests_per_s"]) for name in ("ours", "constant")
+        most, wide_most, constant_most = (
+            statistics.median(figures[f"{name}_c64"]["requests_per_s"]) for name in ("ours", "wide", "constant")
         )
         for number in range(rounds):
             for share in (0.5, 1.5):
                 opened[f"open_loop_{share:.0%}"].append(
                     open_loop(ours, share * most, seconds, key, f"o{share}{number}")
                 )
+                opened[f"wide_open_loop_{share:.0%}"].append(
+                    open_loop(contenders["wide"], share * wide_most, seconds, key, f"w{share}{number}")
+                )
             opened["open_loop_50%_constant"].append(open_loop(constant, 0.5 * constant_most, seconds, key, "o"))
         with ours.awake():
             batch, bare = batch_ratio(ours.port, key, model)
+        with contenders["wide"].awake():
+            wide_batch, wide_bare = batch_ratio(contenders["wide"].port, key, wide_model)
         memory = {f"{name}_rss_mb": rss_mb(server.pid) for name, (_, server) in peers.items()}
         started = {f"{name}_ready_s": server.ready_s for name, (_, server) in peers.items()}
-        ratios = {"batch1000_vs_ort": batch / bare, "ready_s": ours.ready_s, "worker_rss_mb": rss_mb(ours.pid)}
+        ratios = {
+            "batch1000_vs_ort": batch / bare, "wide_batch1000_vs_ort": wide_batch / wide_bare,
+            "ready_s": ours.ready_s, "worker_rss_mb": rss_mb(ours.pid),
+            "wide_worker_rss_mb": rss_mb(contenders["wide"].pid),
+        }  # fmt: skip
     medians: dict[str, dict[str, Any]] = {
         name: {what: statistics.median(values) for what, values in of.items()} for name, of in figures.items()
     }
     medians |= {name: middle(runs) for name, runs in opened.items()}
     for share in (0.5, 1.5):
         medians[f"open_loop_{share:.0%}"]["inside_p99_ms"] = inside_p99_ms(folder / "ours", f"o{share}")
-    medians |= {"batch1000": {"rows_per_s": batch, "bare_ort_rows_per_s": bare}}
+        medians[f"wide_open_loop_{share:.0%}"]["inside_p99_ms"] = inside_p99_ms(folder / "wide", f"w{share}")
+    medians |= {
+        "batch1000": {"rows_per_s": batch, "bare_ort_rows_per_s": bare},
+        "wide_batch1000": {"rows_per_s": wide_batch, "bare_ort_rows_per_s": wide_bare},
+    }
     for name in peers:
         medians[name] |= {"rss_mb": memory[f"{name}_rss_mb"], "ready_s": started[f"{name}_ready_s"]}
     return {
@@ -316,6 +348,11 @@ def compared(figures: Mapping[str, Mapping[str, list[float]]], peers: list[str])
     for c in CONNECTIONS:
         for label, what in (("", "requests_per_s"), ("p99_", "p99_ms"), ("cpu_", "cpu_us_per_request")):
             found[f"{label}vs_fastapi_constant_c{c}"] = ratio(f"ours_c{c}", f"constant_c{c}", what)
+            found[f"wide_{label}vs_fastapi_constant_c{c}"] = ratio(f"wide_c{c}", f"constant_c{c}", what)
+        found[f"wide_cpu_over_three_c{c}"] = ratio(f"wide_c{c}", f"ours_c{c}", "cpu_us_per_request")
+        if f"baseline_c{c}" in figures:
+            for name in ("ours", "wide"):
+                found[f"{name}_cpu_over_baseline_c{c}"] = ratio(f"{name}_c{c}", f"baseline_c{c}", "cpu_us_per_request")
     # Two workers at once against the same two one after the other, for one of them shares its core with the client and
     # the store; at as many connections each, for a worker that sees fewer takes fewer requests per turn of its loop.
     cpu = {name: figures[name]["cpu_us_per_request"] for name in ("two_workers_c16_each", "ours_c16", "second_c16")}
@@ -340,13 +377,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--without-peers", action="store_true", help="leave the other servers out")
+    parser.add_argument("--baseline", type=Path, help="a checkout of another commit to compare with")
     given = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("the bench needs wrk: install the system's package of that name")
     # Clients and the store inherit this; servers are pinned one by one. Left to itself the kernel mixes them.
     os.sched_setaffinity(0, set(range(max(1, (os.cpu_count() or 1) - 1))))
     with tempfile.TemporaryDirectory(prefix="fraud-bench-") as folder:
-        result = run(Path(folder), given.rounds, given.seconds, with_peers=not given.without_peers)
+        result = run(
+            Path(folder), given.rounds, given.seconds, with_peers=not given.without_peers, baseline=given.baseline
+        )
     for name, of in sorted(result["contenders"].items()):
         print(f"{name:<22}{show(of)}")
     for name, ratio in result["ratios"].items():

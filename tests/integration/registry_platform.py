@@ -28,8 +28,14 @@ class Platform:
         self.settings = Settings(home=home, project=PROJECT, mlflow_url=server.url, actor="ada")
         self.client = mlflow.MlflowClient(server.url)
 
-    def register(self, gates: str = "passed", champion: str = "", failed: str = "", staging: bool = True,
-        declaration: Declaration = STATELESS) -> str:
+    def register(
+        self,
+        gates: str = "passed",
+        champion: str = "",
+        failed: str = "",
+        staging: bool = True,
+        declaration: Declaration = STATELESS,
+    ) -> str:
         """A version with its two files; the model's bytes need not parse here."""
         experiment = self.client.get_experiment_by_name("e")
         experiment_id = experiment.experiment_id if experiment else self.client.create_experiment("e")

@@ -17,23 +17,40 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from fraud.core.features import VECTOR_NAMES, definition_hash
+from fraud.core.plan import Plan
+from fraud.declaration_file import load
 from fraud.embedded.servers import mlflow_server, valkey
 
+ROOT = Path(__file__).parents[2]
 THRESHOLD = 0.5
-# The logit of model i is BIASES[i] + sum of these over the vector. tests/serving/expected.py computes it by hand.
+# The logit of a model is its bias + the sum of these over the vector. tests/serving/expected.py computes it by hand.
 WEIGHTS = {
     "amount": 0.0001, "distance_missing": 0.25, "transaction_velocity_1h": 0.125, "avg_amount_7d": -0.0002,
     "unique_merchants_30d": 0.5, "category_other": 0.75,
 }  # fmt: skip
-BIASES = (-1.0, -0.5, 0.0, 0.5, 1.0)
+OF_ENTITIES = {
+    "device_users_1d": 0.3, "merchant_fraud_rate_7d": 2.0, "merchant_count_1d": 0.01, "card_present": -0.2,
+    "country_fr": 0.4, "same_country_as_last": -0.1,
+}  # fmt: skip
+"""Additional weights of the models of tests/declarations/entities.yaml."""
+LEARNT = {"country": ("fr", "other", "us")}
+REFERENCE = {"amount": 50.0, "hour_of_day": 12, "day_of_week": 2, "distance_from_home": 4.0}
+"""Base values of the reference payment; all others are 0, the first category or, for means, null."""
+THREE, ENTITIES = "tests/declarations/three.yaml", "tests/declarations/entities.yaml"
+MODELS = (
+    *((THREE, bias) for bias in (-1.0, -0.5, 0.0, 0.5, 1.0)), (ENTITIES, -1.0), (ENTITIES, 0.0),
+    ("feature_repo/features.yaml", -1.0),
+)  # fmt: skip
 
 
-def build(folder: Path, bias: float) -> None:
+def build(folder: Path, declared: str, bias: float) -> None:
     """Write `model.onnx` and `serving.json` as a training run does."""
-    weights = np.zeros((len(VECTOR_NAMES), 1), dtype=np.float32)
-    for name, weight in WEIGHTS.items():
-        weights[VECTOR_NAMES.index(name)] = weight
+    declaration = load(ROOT / declared)
+    plan = Plan(declaration.resolved({name: LEARNT[name] for name in declaration.to_learn}))
+    names = plan.vector.names
+    weights = np.zeros((len(names), 1), dtype=np.float32)
+    for name, weight in {**WEIGHTS, **(OF_ENTITIES if declared == ENTITIES else {})}.items():
+        weights[names.index(name)] = weight
     graph = helper.make_graph(
         [
             helper.make_node("MatMul", ["features", "weights"], ["weighted"]),
@@ -42,7 +59,7 @@ def build(folder: Path, bias: float) -> None:
             helper.make_node("Reshape", ["column", "flat"], ["fraud_probability"]),
         ],
         "tiny",
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, len(VECTOR_NAMES)])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, len(names)])],
         [helper.make_tensor_value_info("fraud_probability", TensorProto.FLOAT, [None])],
         [
             numpy_helper.from_array(weights, "weights"),
@@ -53,10 +70,15 @@ def build(folder: Path, bias: float) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     onnx.checker.check_model(model)
     data = model.SerializeToString(deterministic=True)
-    vectors = np.random.default_rng(3).uniform(0, 100, (8, len(VECTOR_NAMES))).astype(np.float32)
+    vectors = np.random.default_rng(3).uniform(0, 100, (8, len(names))).astype(np.float32)
     logits = vectors.astype(np.float64) @ weights.astype(np.float64) + bias
     facts = {
-        "model_sha256": sha256(data).hexdigest(), "model_bytes": len(data), "feature_hash": definition_hash(),
+        "model_sha256": sha256(data).hexdigest(), "model_bytes": len(data), "feature_hash": plan.hash,
+        "declaration": json.loads(plan.declaration.canonical()),
+        "reference": [
+            0 if of.categories else REFERENCE.get(of.name, None if of.name.startswith("avg") else 0.0)
+            for of in plan.vector.inputs
+        ],
         "threshold": THRESHOLD, "level": "tiny",
         "golden": {"vectors": vectors.tolist(), "probabilities": (1 / (1 + np.exp(-logits[:, 0]))).tolist()},
     }  # fmt: skip
@@ -67,8 +89,8 @@ def build(folder: Path, bias: float) -> None:
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    for number, bias in enumerate(BIASES):
-        build(folder / "models" / str(number), bias)
+    for number, (declared, bias) in enumerate(MODELS):
+        build(folder / "models" / str(number), declared, bias)
     home, password = folder / "mlflow", secrets.token_urlsafe(16)
     server = mlflow_server.start(home, password)
     port = int(server.url.rpartition(":")[2])

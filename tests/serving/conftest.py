@@ -62,7 +62,7 @@ def store(backends: dict[str, Any], tmp_path: Path) -> Iterator[Valkey]:
 @pytest.fixture(scope="session")
 def versions(registry: Registry) -> list[str]:
     """Registered versions; `versions[i]` answers `expected.probability(i, ...)`."""
-    return [registry.register(*registry.files(number), git_commit="c0ffee") for number in range(5)]
+    return [registry.register(*registry.files(number), git_commit="c0ffee") for number in range(8)]
 
 
 @pytest.fixture(scope="module")

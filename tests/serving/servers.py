@@ -79,6 +79,14 @@ class Valkey:
             self.process = None
 
 
+def feature_hash(serving: bytes) -> str:
+    """What the content of serving.json states; "" if it cannot be read."""
+    try:
+        return str(json.loads(serving)["feature_hash"])
+    except ValueError:
+        return ""
+
+
 class Registry:
     """MLflow's REST interface, as a training and a promotion job use it."""
 
@@ -107,7 +115,10 @@ class Registry:
         for name, data in (("model.onnx", model), ("serving.json", serving)):
             path = f"/mlflow-artifacts/artifacts/{where}/model/{name}"
             self._client.put(path, content=data).raise_for_status()
-        tags = {"model_sha256": sha256(model).hexdigest(), "serving_sha256": sha256(serving).hexdigest()} | tags
+        tags = {
+            "model_sha256": sha256(model).hexdigest(), "serving_sha256": sha256(serving).hexdigest(),
+            "feature_hash": feature_hash(serving),
+        } | tags  # fmt: skip
         body = {
             "name": NAME, "source": f"{run['artifact_uri']}/model", "run_id": run["run_id"],
             "tags": [{"key": key, "value": value} for key, value in tags.items()],
@@ -134,7 +145,7 @@ class Serving:
         self.program: tuple[str, ...] = ()
         """Program to run instead of the package."""
         self.environment = {
-            "PATH": os.environ["PATH"],
+            **{name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ},
             "SERVING_PORT": str(self.port), "SERVING_REDIS_URL": redis_url, "SERVING_OPEN": "1",
             "SERVING_MLFLOW_URL": registry.url if registry else f"http://127.0.0.1:{free_port()}",
             "SERVING_MODEL_CACHE": str(self.cache), "SERVING_PREDICTION_LOG": str(self.log_folder),

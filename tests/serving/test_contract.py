@@ -12,7 +12,7 @@ from servers import Serving
 
 from fraud_serving import schema
 from fraud_serving.http import docs_page
-from fraud_serving.http.openapi import FULL_EXAMPLE, SHORT_EXAMPLE
+from fraud_serving.http.openapi import SHORT_EXAMPLE
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +40,22 @@ def test_every_reference_leads_to_a_schema(document: dict[str, Any]) -> None:
     assert {"Transaction", "Answer", "Batch", "Answers", "Problem"} <= named
 
 
-@pytest.mark.parametrize("example", [SHORT_EXAMPLE, FULL_EXAMPLE], ids=["short", "full"])
+def examples(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The payments of the document by name."""
+    content = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    return {name: example["value"] for name, example in content.items()}
+
+
+@pytest.mark.parametrize("name", ["short", "full"])
 def test_the_documents_examples_are_answered_with_the_fields_it_promises(
-    serving: Serving, document: dict[str, Any], example: dict[str, object]
+    serving: Serving, document: dict[str, Any], name: str
 ) -> None:
+    example = examples(document)[name]
     answer = serving.predict(**example)
     promised = document["components"]["schemas"]["Answer"]
     assert set(answer) == set(promised["properties"]) - {"reasons"}
-    for name, value in answer.items():
-        kinds = promised["properties"][name]
+    for field, value in answer.items():
+        kinds = promised["properties"][field]
         allowed = {kinds.get("type")} | {kind.get("type") for kind in kinds.get("anyOf", [])} | (
             {"string"} if "enum" in kinds else set()
         )  # fmt: skip
@@ -58,8 +65,9 @@ def test_the_documents_examples_are_answered_with_the_fields_it_promises(
             float: {"number"},
             int: {"number", "integer"},
             type(None): {"null"},
+            dict: {"object"},
         }
-        assert allowed & names[type(value)], name
+        assert allowed & names[type(value)], field
 
 
 def test_the_documents_example_answers_have_the_types_of_their_schemas(document: dict[str, Any]) -> None:
@@ -99,7 +107,9 @@ def test_the_documentation_page_loads_only_files_that_this_service_serves(servin
 
 
 def test_the_guide_says_whether_a_key_is_required(document: dict[str, Any]) -> None:
-    open_guide, guide = docs_page.guide(keys_required=False), docs_page.guide(keys_required=True)
+    example, columns = examples(document)["full"], {"distance_from_home": "number in miles"}
+    columns["merchant_category"] = "category of 17 values"
+    open_guide, guide = (docs_page.guide(example, columns, keys_required=needed) for needed in (False, True))
     assert document["info"]["description"] == open_guide
     assert "This service runs open and requires no key." in open_guide
     assert "runs open" not in guide
@@ -111,7 +121,7 @@ def test_the_guides_examples_are_answered(serving: Serving, document: dict[str, 
     blocks = dict(re.findall(r"```(sh|python)\n(.*?)```", document["info"]["description"], re.DOTALL))
     shell, client = (blocks[of].replace("127.0.0.1:8000", f"127.0.0.1:{serving.port}") for of in ("sh", "python"))
     decision = json.loads(run("bash", "-c", shell))
-    call = f"print(*looks_like_fraud({FULL_EXAMPLE!r}))"
+    call = f"print(*looks_like_fraud({examples(document)['full']!r}))"
     printed = run(sys.executable, "-c", client.replace("timeout=0.2", "timeout=30") + call)
     assert printed.split() == [str(decision["is_fraud"]), decision["prediction_id"]]
 

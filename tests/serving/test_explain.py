@@ -1,63 +1,73 @@
-"""?explain=true: exact Shapley values of a model whose probabilities are known by hand, over HTTP."""
+"""?explain=true: exact Shapley values over groups of inputs, of models whose probabilities are known by hand."""
 
 from itertools import permutations
 from math import exp
 
 import numpy as np
 import pytest
-from servers import Serving
+from plans import model, plan
+from servers import Registry, Serving
 
-from fraud.core.features import VECTOR_NAMES
-from fraud_serving.model import shapley
+from fraud_serving.model.shapley import Groups
 
 HANDBOOK = {
     "amount": 4999.99, "merchant_category": "electronics", "hour_of_day": 3, "day_of_week": 2,
     "transaction_velocity": 12.0, "distance_from_home": 850.5,
 }  # fmt: skip
-NAN = float("nan")
+# hour, weekday, amount, distance, velocity, average, merchants, category
+OWN, OTHER = (3, 2, 5000.0, 850.0, 12.0, 100.0, 7.0, 1), (14, 4, 50.0, 2.0, 0.0, 60.0, 3.0, 5)
 
 
-def test_the_values_are_the_mean_over_every_order_of_replacing_inputs_one_by_one() -> None:
-    own = shapley.Inputs(5000.0, 3, 2, 850.0, 1, 12.0, 100.0, 7)
-    other = shapley.Inputs(50.0, 14, 4, 2.0, 5, 0.0, 60.0, 3)
-    index = {name: VECTOR_NAMES.index(name) for name in ("amount", "transaction_velocity_1h", "amount_to_avg_7d")}
+def test_the_values_are_the_mean_over_every_order_of_replacing_groups_one_by_one(registry: Registry) -> None:
+    vector = plan(registry, 0).vector
+    groups = Groups(vector, OTHER)
+    index = [vector.names.index(name) for name in ("amount", "transaction_velocity_1h", "amount_to_avg_7d")]
 
     def probability(vectors: np.ndarray) -> np.ndarray:
-        amount, velocity, ratio = (vectors[:, i].astype(np.float64) for i in index.values())
+        amount, velocity, ratio = (vectors[:, i].astype(np.float64) for i in index)
         return 1 / (1 + np.exp(-(amount / 1e4 + velocity * ratio / 20 - 3)))  # interactions on purpose
 
-    def one(chosen: set[int]) -> float:
-        mixed = [a if i in chosen else b for i, (a, b) in enumerate(zip(own, other, strict=True))]
-        amount, velocity, average = mixed[0], mixed[5], mixed[6]
+    def one(chosen: set[str]) -> float:
+        amount, velocity, average = (
+            (OWN if group in chosen else OTHER)[at] for group, at in (("amount", 2), ("velocity", 4), ("average", 5))
+        )
         return 1 / (1 + exp(-(amount / 1e4 + velocity * (amount / average) / 20 - 3)))
 
-    by_order = np.zeros(8)
-    active = (0, 5, 6)  # the others never move this model
-    orders = list(permutations(active))
+    by_order = dict.fromkeys(groups.names, 0.0)
+    orders = list(permutations(("amount", "velocity", "average")))  # the others never move this model
     for order in orders:
-        chosen: set[int] = set()
-        for i in order:
+        chosen: set[str] = set()
+        for group in order:
             before = one(chosen)
-            chosen.add(i)
-            by_order[i] += (one(chosen) - before) / len(orders)
-    found = shapley.contributions(probability(shapley.subsets(own, other)))
-    assert found == pytest.approx(by_order, abs=1e-6)
-    assert found.sum() == pytest.approx(one(set(active)) - one(set()), abs=1e-6)
+            chosen.add(group)
+            by_order[group] += (one(chosen) - before) / len(orders)
+    found = groups.contributions(probability(groups.vectors(OWN)))
+    assert dict(zip(groups.names, found, strict=True)) == pytest.approx(by_order, abs=1e-6)
 
 
-def test_an_ordinary_payment_is_the_middle_of_the_golden_rows() -> None:
-    vectors = np.zeros((5, len(VECTOR_NAMES)), dtype=np.float32)
-    vectors[:, VECTOR_NAMES.index("amount")] = [5, 1, 400, 30, 20]
-    vectors[:, VECTOR_NAMES.index("distance_from_home")] = [0, 0, 8, 4, 0]
-    vectors[:, VECTOR_NAMES.index("distance_missing")] = [1, 0, 0, 0, 1]
-    vectors[:, VECTOR_NAMES.index("no_history_7d")] = [1, 1, 1, 0, 0]
-    vectors[[0, 1, 2, 3, 4], VECTOR_NAMES.index("category_travel") - np.array([0, 1, 0, 1, 1])] = 1
-    found = shapley.reference_payment(vectors)
-    assert (found.amount, found.distance_from_home) == (20.0, 4.0)
-    assert np.isnan(found.avg_amount_7d)
-    assert VECTOR_NAMES[VECTOR_NAMES.index("category_electronics") + int(found.merchant_category)] == (
-        "category_shopping_pos"
-    )
+@pytest.mark.parametrize("number", [0, 5, 7])
+def test_the_contributions_of_all_groups_add_up_to_the_difference_from_the_reference(
+    registry: Registry, number: int
+) -> None:
+    served = model(registry, number)
+    vector, groups, rng = served.plan.vector, served.groups, np.random.default_rng(number)
+    assert len(groups.names) <= 10
+    payment = [
+        int(rng.integers(len(of.categories))) if of.categories else float(rng.integers(1, 5)) for of in vector.inputs
+    ]
+    two = np.zeros((2, len(vector.names)), dtype=np.float32)
+    for row, base in zip(two, (payment, groups.reference), strict=True):
+        vector.row(row, base)
+    own, ordinary = served.score(two).astype(np.float64)
+    rows = groups.vectors(payment)
+    assert rows.shape == (2 ** len(groups.names), len(vector.names))
+    assert groups.contributions(served.score(rows)).sum() == pytest.approx(own - ordinary, abs=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [OTHER[:-1], (*OTHER[:-1], 17), (*OTHER[:-1], None), ("3", *OTHER[1:])])
+def test_a_reference_payment_of_other_inputs_is_refused(registry: Registry, wrong: tuple[object, ...]) -> None:
+    with pytest.raises(ValueError, match="reference payment"):
+        Groups(plan(registry, 0).vector, wrong)  # type: ignore[arg-type]
 
 
 def test_an_answer_gives_its_reasons_when_asked_and_the_same_decision(serving: Serving) -> None:
@@ -69,11 +79,10 @@ def test_an_answer_gives_its_reasons_when_asked_and_the_same_decision(serving: S
     assert len(reasons) == 4
     sizes = [abs(reason["contribution"]) for reason in reasons]
     assert sizes == sorted(sizes, reverse=True)
-    given = {reason["code"]: reason["value"] for reason in reasons}
-    assert {"transaction_velocity_1h": 12.0, "amount": 4999.99}.items() >= {
-        code: value for code, value in given.items() if code in ("transaction_velocity_1h", "amount")
-    }.items()
-    assert "hour_of_day" not in given  # this model never looks at it
+    given = {reason["code"]: (reason["values"], reason["ordinary"]) for reason in reasons}
+    assert given["velocity"] == ({"transaction_velocity_1h": 12.0}, {"transaction_velocity_1h": 0.0})
+    assert given["amount"] == ({"amount": 4999.99}, {"amount": 50.0})
+    assert "hour_of_day" not in given  # this model never uses it
 
 
 @pytest.mark.parametrize(("query", "status"), [("explain=false", 200), ("x=1", 200), ("explain=yes", 422)])

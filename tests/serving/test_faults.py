@@ -53,7 +53,7 @@ def test_a_hundred_swaps_and_twenty_bad_artefacts_under_load_lose_and_mix_nothin
 ) -> None:
     registry.promote(versions[0])
     serving = start(shared_store.url, registry)
-    expected = {v: probability(i, 100.0, distance_known=True) for i, v in enumerate(versions)}
+    expected = {v: probability(i, 100.0, distance_known=True) for i, v in enumerate(versions[:5])}
     rng = random.Random(7)  # noqa: S311 - an order of versions, no secret
     load = Load(serving.port, RATE, PAYMENT)
     load.start()
@@ -100,7 +100,7 @@ def test_registry_and_store_killed_and_restarted_under_load_fail_no_request(
 ) -> None:
     registry.promote(versions[0])
     serving = start(store.url, registry)
-    expected = {v: probability(i, 100.0, distance_known=True) for i, v in enumerate(versions)}
+    expected = {v: probability(i, 100.0, distance_known=True) for i, v in enumerate(versions[:5])}
     load = Load(serving.port, RATE, PAYMENT)
     load.start()
     try:

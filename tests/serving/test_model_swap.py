@@ -30,7 +30,7 @@ def test_every_answer_under_swaps_and_rollbacks_is_the_one_its_version_gives(
 ) -> None:
     registry.promote(versions[0])
     serving = start(shared_store.url, registry)
-    expected = {v: probability(i, 100.0, distance_known=True) for i, v in enumerate(versions)}
+    expected = {v: probability(i, 100.0, distance_known=True) for i, v in enumerate(versions[:5])}
     seen: set[str] = set()
     wrong: list[object] = []
     count, done = [0] * 4, threading.Event()
@@ -57,7 +57,7 @@ def test_every_answer_under_swaps_and_rollbacks_is_the_one_its_version_gives(
         for caller in callers:
             caller.join()
     assert wrong == []
-    assert seen == set(versions)
+    assert seen == set(versions[:5])
     assert serving.metric("serving_model_swaps_total") == 9
     print(f"{sum(count)} answers, 8 swaps, 0 failed, 0 mixed")
 
@@ -100,7 +100,16 @@ def test_a_bad_artefact_is_refused_and_the_old_version_stays(
         ),
         "not ONNX, though signed": ("format", b"pickled?" * 100, with_facts(facts, model_bytes=800), {}),
         "not JSON": ("format", model, b"{", {}),
-        "a different feature definition": ("features", model, with_facts(facts, feature_hash="0" * 64), {}),
+        "a declaration of another hash": ("features", model, facts, {"feature_hash": "0" * 64}),
+        "no tag of the declaration": ("features", model, facts, {"feature_hash": ""}),
+        "a declaration that is not valid": (
+            "features", model, with_facts(facts, declaration={"features": [{"name": "x", "kind": "window"}]}), {},
+        ),
+        "no declaration": ("features", model, with_facts(facts, declaration=None), {}),
+        "golden rows of other features": (
+            "format", model, with_facts(facts, golden={"vectors": [[0.0]] * 8, "probabilities": [0.5] * 8}), {},
+        ),
+        "a reference payment of other features": ("format", model, with_facts(facts, reference=[1.0]), {}),
         "not what was tested": (
             "golden", model, with_facts(facts, golden=golden | {"probabilities": [0.5] * 8}), {},
         ),
@@ -148,10 +157,16 @@ def serving_model(registry: Registry, version: str, serving: Serving) -> dict[st
     stated = json.loads(facts)
     tags = {
         "model_sha256": sha256(model).hexdigest(), "serving_sha256": sha256(facts).hexdigest(), "git_commit": "c0ffee",
+        "feature_hash": stated["feature_hash"],
     }  # fmt: skip
     return {
         "model_version": version, "model_sha256": stated["model_sha256"], "threshold": 0.5, "level": "tiny",
-        "feature_hash": stated["feature_hash"], "tags": tags,
+        "feature_hash": stated["feature_hash"], "tags": tags, "declaration": stated["declaration"],
+        "groups": {
+            "hour_of_day": ["hour_of_day"], "day_of_week": ["day_of_week"], "amount": ["amount"],
+            "distance_from_home": ["distance_from_home"], "velocity": ["transaction_velocity_1h"],
+            "average": ["avg_amount_7d"], "merchants": ["unique_merchants_30d"], "merchant_category": ["category"],
+        },
         "run_id": serving.client.get("/model").json()["run_id"],
     }  # fmt: skip
 
@@ -198,7 +213,7 @@ def test_only_a_few_local_copies_are_kept(
 ) -> None:
     registry.promote(versions[0])
     serving = start(shared_store.url, registry)
-    for version in versions[1:]:
+    for version in versions[1:5]:
         registry.promote(version)
         until(lambda version=version: serving.version() == version, f"version {version}")
     assert len([p for p in Path(serving.cache).iterdir() if p.is_dir()]) == 3

@@ -24,6 +24,7 @@ def test_a_valid_row_is_answered_and_logged_as_the_lake_stores_it(serving: Servi
         return next((r for r in serving.records() if r["prediction_id"] == answer["prediction_id"]), None)
 
     record = until(logged, "the record")
+    record |= record["columns"]
     expected = sent | {"event_us": 1_741_600_800_000_000} | case["kept"]
     del expected["event_timestamp"]
     assert {field: record.get(field) for field in expected} == expected

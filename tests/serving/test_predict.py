@@ -71,7 +71,7 @@ def test_an_unknown_category_is_taken_as_other_and_counted(serving: Serving) -> 
     answer = serving.predict(**(HANDBOOK | {"merchant_category": "zeppelins", "transaction_velocity": 0.0}))
     by_hand = probability(0, 4999.99, distance_known=True, other=True)
     assert answer["fraud_probability"] == pytest.approx(by_hand, abs=1e-6)
-    assert answer["merchant_category"] == "other"
+    assert answer["categories"] == {"merchant_category": "other"}
     assert serving.metric("serving_unknown_category_total") == before + 1
 
 

@@ -2,28 +2,24 @@
 
 import asyncio
 import json
-from hashlib import sha256
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from expected import probability
+from plans import model
 from servers import Registry
 
 from fraud_serving.log.prediction_log import PredictionLog
 from fraud_serving.metrics import Metrics
-from fraud_serving.model.model import MICRO_BATCH_ROWS, Artefact, Model, Registered, load
-from fraud_serving.schema import Transaction
+from fraud_serving.model.model import MICRO_BATCH_ROWS, Model
 from fraud_serving.scoring.challenger import Challenger
 from fraud_serving.scoring.inference import InferenceError
 from fraud_serving.scoring.scorer import Scorer
+from fraud_serving.scoring.state import State
 from fraud_serving.store.store import Store
-
-
-def model(registry: Registry, number: int) -> Model:
-    data, facts = registry.files(number)
-    tags = {"model_sha256": sha256(data).hexdigest(), "serving_sha256": sha256(facts).hexdigest()}
-    return load(Registered(f"v{number}", "run", "source", tags), Artefact(data, facts))
 
 
 def monitored(served: Model) -> list[int]:
@@ -44,23 +40,32 @@ def scorer(registry: Registry, tmp_path: Path) -> Scorer:
     metrics = Metrics()
     log = PredictionLog(tmp_path, 10_000, 1_000_000, metrics, Challenger(metrics).score)
     scorer = Scorer(Store("redis://127.0.0.1:1", 0.05, 60, metrics), log, metrics)
-    scorer.model = model(registry, 0)
+    scorer.state = State(model(registry, 0))
     return scorer
 
 
-def payment(amount: float) -> Transaction:
-    return Transaction(amount=amount, merchant_category="travel", hour_of_day=3, day_of_week=2, distance_from_home=3.0)
+def decide(scorer: Scorer, amount: float) -> Coroutine[Any, Any, bytes]:
+    """The decision on one payment by the versions that are in service now."""
+    body = {
+        "amount": amount, "merchant_category": "travel", "hour_of_day": 3, "day_of_week": 2, "distance_from_home": 3.0,
+    }  # fmt: skip
+    state = scorer.state
+    return scorer.decide(state, state.requests.parse(json.dumps(body).encode()), 0)
+
+
+def served(scorer: Scorer) -> Model:
+    assert scorer.state.production is not None
+    return scorer.state.production
 
 
 async def decided(scorer: Scorer, amounts: list[float]) -> list[dict[str, object]]:
-    answers = await asyncio.gather(*(scorer.decide(payment(amount), 0) for amount in amounts))
+    answers = await asyncio.gather(*(decide(scorer, amount) for amount in amounts))
     return [json.loads(answer) for answer in answers]
 
 
 def test_a_micro_batch_is_one_inference_call_and_every_answer_has_the_bits_it_has_alone(scorer: Scorer) -> None:
     amounts = [1.0 + 7 * n for n in range(MICRO_BATCH_ROWS + 6)]
-    assert scorer.model is not None
-    calls = monitored(scorer.model)
+    calls = monitored(served(scorer))
     together = asyncio.run(decided(scorer, amounts))
     assert calls == [MICRO_BATCH_ROWS, 6]
     alone = [asyncio.run(decided(scorer, [amount]))[0] for amount in amounts]
@@ -73,10 +78,10 @@ def test_a_version_swapped_in_during_an_iteration_scores_the_requests_after_it(
     scorer: Scorer, registry: Registry
 ) -> None:
     async def run() -> list[bytes]:
-        before = [asyncio.ensure_future(scorer.decide(payment(100.0), 0)) for _ in range(3)]
+        before = [asyncio.ensure_future(decide(scorer, 100.0)) for _ in range(3)]
         await asyncio.sleep(0)  # they are in a micro-batch that has not run yet
-        scorer.model = model(registry, 4)
-        after = [asyncio.ensure_future(scorer.decide(payment(100.0), 0)) for _ in range(3)]
+        scorer.state = State(model(registry, 4))
+        after = [asyncio.ensure_future(decide(scorer, 100.0)) for _ in range(3)]
         return await asyncio.gather(*before, *after)
 
     answers = [json.loads(answer) for answer in asyncio.run(run())]
@@ -95,26 +100,25 @@ def test_every_request_is_scored_alone_if_batching_changes_bits(
         return np.nextafter(answers, np.float32(0)) if len(vectors) > 1 else answers
 
     monkeypatch.setattr(Model, "score", one_bit_off_in_a_batch)
-    scorer.model = model(registry, 0)
-    calls = monitored(scorer.model)
+    scorer.state = State(model(registry, 0))
+    calls = monitored(served(scorer))
     answers = asyncio.run(decided(scorer, [5.0, 50.0, 500.0]))
     assert calls == [1, 1, 1]
     assert len({a["fraud_probability"] for a in answers}) == 3
 
 
 def test_a_failed_inference_fails_its_micro_batch_and_not_the_next(scorer: Scorer) -> None:
-    assert scorer.model is not None
-    score, logged = scorer.model.score, []
+    score, logged = served(scorer).score, []
 
     def broken(_vectors: np.ndarray) -> np.ndarray:
         raise RuntimeError("out of memory")
 
     async def run() -> tuple[list[object], bytes]:
         asyncio.get_running_loop().set_exception_handler(lambda _loop, context: logged.append(context["exception"]))
-        scorer.model.score = broken  # type: ignore[method-assign,union-attr]
-        failed = await asyncio.gather(*(scorer.decide(payment(5.0), 0) for _ in range(4)), return_exceptions=True)
-        scorer.model.score = score  # type: ignore[method-assign,union-attr]
-        return failed, await scorer.decide(payment(5.0), 0)
+        served(scorer).score = broken  # type: ignore[method-assign]
+        failed = await asyncio.gather(*(decide(scorer, 5.0) for _ in range(4)), return_exceptions=True)
+        served(scorer).score = score  # type: ignore[method-assign]
+        return failed, await decide(scorer, 5.0)
 
     failed, good = asyncio.run(run())
     assert [type(error) for error in failed] == [InferenceError] * 4

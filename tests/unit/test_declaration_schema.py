@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from tests.declaration_strategy import written_declarations
 
 from fraud.core.declaration import DeclarationError, parse
@@ -37,7 +37,7 @@ def test_the_shipped_file_names_the_schema_for_editors() -> None:
     assert (SHIPPED.parent / "features.schema.json").is_file()
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(written_declarations())
 def test_every_valid_declaration_is_accepted(written: dict[str, Any]) -> None:
     assert [error.message for error in VALIDATOR.iter_errors(written)] == []

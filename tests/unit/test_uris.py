@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import sqlalchemy
 import structlog
 
-from fraud.declaration_file import load
+from fraud import declaration_file
 from fraud.embedded.stack import Stack
-from fraud.features.feast_snapshot import local_snapshot, publish_snapshot
+from fraud.features.feast_snapshot import local_snapshots, publish_snapshots, views
 from fraud.ingest import ingest_labels, ingest_transactions
 from fraud.ingest.delivery import delivering
 from fraud.ingest.landing import schema
@@ -27,7 +28,7 @@ from fraud.settings import Settings
 from fraud.uris import duckdb_file, path_of, sqlite_url, uri_of
 
 ROOT = Path(__file__).parents[2]
-THREE = load(ROOT / "tests/declarations/three.yaml")
+THREE = declaration_file.load(ROOT / "tests/declarations/three.yaml")
 NAMES = ["a[1]b", "a*b", "a?b", "a b", "a%20b", "a#b", "a::b", "a{1,2}b", "a'b", "a$b", "aäb", "~a"]
 NEIGHBOURS = ["a1b", "axb", "a1", "a2b"]
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -91,17 +92,19 @@ def test_a_home_of_any_name_is_read_whole_and_without_its_neighbours(tmp_path: P
     assert reports.newest(context.settings.reports_uri, "skew") == {"day": 1}
 
 
-def test_feast_is_given_a_snapshot_whose_path_is_no_pattern(tmp_path: Path) -> None:
-    lake = uri_of(tmp_path / "a[1]b")
+def test_feast_is_given_snapshots_whose_paths_are_no_pattern(tmp_path: Path) -> None:
+    lake, declaration = uri_of(tmp_path / "a[1]b"), declaration_file.load(ROOT / "tests/declarations/three.yaml")
     windows = {"transaction_velocity_1h": [0.0], "avg_amount_7d": [1.0], "unique_merchants_30d": [1]}
     at = pa.array([AT], pa.timestamp("us", "UTC"))
-    catalog.FEATURES.at(lake).publish(
+    catalog.features(declaration.stored_hash).at(lake).publish(
         "2026-01-01", pa.table({"user_id": ["u"], "event_timestamp": at, "created_timestamp": at, **windows})
     )
-    publish_snapshot(lake, ["2026-01-01"])
-    with local_snapshot(lake) as snapshot:
-        assert duckdb_file(str(snapshot)) == str(snapshot)
+    publish_snapshots(lake, declaration, ["2026-01-01"])
+    with local_snapshots(lake, views(declaration)) as folder:
+        assert duckdb_file(folder) == folder
+        snapshot = Path(folder) / "user_transaction_features.parquet"
         assert snapshot.resolve() == tmp_path / "a[1]b/feast/user_transaction_features.parquet"
+        assert pq.read_table(snapshot)["avg_amount_7d"].to_pylist() == [1.0]
 
 
 @pytest.mark.parametrize("name", ["a b", 'it\'s $5 "x" `id`;&|*?[1]', "ä\\n"])

@@ -11,13 +11,14 @@ from typing import Final, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from fraud.audit.daily_snapshots import DailySnapshots, Lookup
-from fraud.audit.stored_events import event_us, stored_records
 from fraud.core.daily import Table
 from fraud.core.plan import Plan
 from fraud.core.windows import WindowSet
 from fraud.features.daily_values import snapshot_id
+from fraud.features.engines.arrow_records import as_declared, stored_records
 from fraud.lake import catalog
 
 _ORDER: Final = ("created_timestamp", "event_timestamp", "transaction_id")
@@ -40,7 +41,7 @@ class LakeHistory:
         schema = catalog.TRANSACTIONS.schema(plan.declaration)
         dataset, found = catalog.TRANSACTIONS.at(lake_uri), [schema.empty_table()]
         for day in sorted({*transactions} & {*dataset.partitions()}):
-            rows = dataset.read_as(day, schema)
+            rows = as_declared(dataset.read_as(day, schema), plan.declaration)
             ids = pa.array(sorted(transactions[day]), pa.string())
             found.append(rows.filter(pc.is_in(rows["transaction_id"], ids)))
         rows = pa.concat_tables(found)
@@ -52,6 +53,12 @@ class LakeHistory:
             for transaction, values in _daily(lake_uri, table, rows):
                 features[transaction] |= dict(zip(table.names, values, strict=True))
         return cls(features, rows)
+
+
+def event_us(table: pa.Table) -> NDArray[np.int64]:
+    """event_timestamp in us since 1970, int64[n]."""
+    values: NDArray[np.int64] = table["event_timestamp"].cast(pa.int64()).to_numpy()
+    return values
 
 
 def _windows(lake_uri: str, plan: Plan, windows: WindowSet, rows: pa.Table) -> Iterator[tuple[str, list[float | None]]]:
@@ -66,7 +73,7 @@ def _windows(lake_uri: str, plan: Plan, windows: WindowSet, rows: pa.Table) -> I
     entities = pa.array(sorted(set(rows[layout.id_column].drop_null().to_pylist())), pa.string())
     dataset, tables = catalog.TRANSACTIONS.at(lake_uri), [schema.empty_table()]
     for day in dataset.partitions():
-        events = dataset.read_as(day, schema)
+        events = as_declared(dataset.read_as(day, schema), plan.declaration).select(schema.names)
         tables.append(events.filter(pc.is_in(events[layout.id_column], entities)))
     events = pa.concat_tables(tables).sort_by([(key, "ascending") for key in (layout.id_column, *_ORDER)])
     selected = set(rows["transaction_id"].to_pylist())

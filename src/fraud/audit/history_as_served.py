@@ -19,15 +19,17 @@ from numpy.typing import NDArray
 from fraud.audit import prediction_log
 from fraud.audit.answering_versions import RULE, AnsweringVersions
 from fraud.audit.daily_snapshots import DailySnapshots, Lookup
-from fraud.audit.stored_events import event_us, id_hashes, stored_records
+from fraud.audit.history_as_ingested import event_us
 from fraud.core import history
-from fraud.core.columns import to_stored
+from fraud.core.columns import StoredColumn, stored_column, to_stored
 from fraud.core.contract import TRANSACTION_COLUMNS, US_PER_DAY, id_hash
+from fraud.core.declaration import Declaration
 from fraud.core.history import Layout
 from fraud.core.plan import Plan
 from fraud.core.windows import WindowSet
 from fraud.errors import RefusedError
 from fraud.features import online_store
+from fraud.features.engines.arrow_records import as_declared, id_hashes, stored_records
 from fraud.job import Context
 from fraud.lake import catalog
 from fraud.lake.dataset import Dataset
@@ -55,6 +57,7 @@ class Events(NamedTuple):
     table: pa.Table
     event_us: NDArray[np.int64]
     columns: frozenset[str]
+    """Names; in the log, for categories `_logged_as`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +99,10 @@ class ServedHistory:
             return cls([], {}, snapshots, versions)
         ids: dict[str, set[str]] = defaultdict(set)
         for layout_id, entity_ids in wanted.items():
-            ids[layouts[layout_id].id_column] |= entity_ids
+            ids[layouts[layout_id][0].id_column] |= entity_ids
         ids["user_id"] |= {record["user_id"] for record in records if record["user_id"] is not None}
         first = str(dt.date(1970, 1, 1) + dt.timedelta(days=first_us // US_PER_DAY))
-        columns = {name for layout in layouts.values() for name in _needed(layout)}
+        columns = {name for layout, _ in layouts.values() for name in _needed(layout)}
         columns |= {name for record in records for name in _declared(versions, record)}
         landed = _by_columns(
             _of_entities(catalog.TRANSACTIONS.at(settings.lake_uri), ids, first, frozenset(columns), "event_timestamp")
@@ -112,10 +115,12 @@ class ServedHistory:
         by_version = _by_columns(part for events in logged for part in _of_versions(events, versions))
         found = {}
         with online_store.connect(settings.redis_url.get_secret_value()) as store:
-            for layout_id, layout in layouts.items():
+            for layout_id, (layout, declaration) in layouts.items():
                 orders = dict(store.orders(layout, sorted(wanted[layout_id])))
-                loaded = store.materialized(online_store.events_key(layout))
-                found[layout_id] = LayoutHistory(layout, orders, loaded, _values(layout, landed, by_version))
+                loaded = store.materialized(layout.materialized_key)
+                found[layout_id] = LayoutHistory(
+                    layout, orders, loaded, _values(layout, declaration, landed, by_version)
+                )
         return cls(landed, found, snapshots, versions)
 
     def features(self, record: Record) -> Recomputed:
@@ -167,16 +172,17 @@ class ServedHistory:
 
 def _entities(
     records: Iterable[Record], versions: AnsweringVersions
-) -> tuple[dict[str, set[str]], dict[str, Layout], int]:
-    """Entity ids by layout id, the layouts, and the time from which their events are needed."""
-    wanted, layouts, first_us = defaultdict[str, set[str]](set), dict[str, Layout](), 2**62
+) -> tuple[dict[str, set[str]], dict[str, tuple[Layout, Declaration]], int]:
+    """Entity ids by layout id, the layouts with a declaration of theirs, and the time from which events are needed."""
+    wanted, first_us = defaultdict[str, set[str]](set), 2**62
+    layouts = dict[str, tuple[Layout, Declaration]]()
     for record in records:
         version = versions.of(record)
         for windows in () if isinstance(version, str) else version.plan.windows:
             layout = windows.layout
             entity_id = record.get(layout.id_column)
             if entity_id is not None and record.get(f"sequence_{layout.entity}") is not None:
-                layouts[layout.id] = layout
+                layouts[layout.id] = layout, version.plan.declaration
                 wanted[layout.id].add(entity_id)
                 first_us = min(first_us, record["event_us"] - layout.keep_us)
     return wanted, layouts, first_us
@@ -185,7 +191,9 @@ def _entities(
 def _lookups(records: Iterable[Record], versions: AnsweringVersions) -> Iterator[Lookup]:
     for record in records:
         version = versions.of(record)
-        for table in () if isinstance(version, str) else version.plan.tables:
+        if isinstance(version, str):
+            continue
+        for table in version.plan.tables:
             snapshot, entity_id = record.get(f"snapshot_{table.entity}"), record.get(table.id_column)
             if snapshot is not None and entity_id is not None:
                 yield table, snapshot, entity_id
@@ -200,14 +208,18 @@ def _needed(layout: Layout) -> set[str]:
     return {layout.id_column, *(column.name for column in layout.columns)}
 
 
-def _values(layout: Layout, landed: Iterable[Events], logged: Iterable[Events]) -> served_skew.Values:
+def _values(
+    layout: Layout, declaration: Declaration, landed: Sequence[Events], logged: Iterable[Events]
+) -> served_skew.Values:
     """The events with the layout's columns: those of the lake, then those of the log, then those of days of the lake
     that were written under a declaration without one of the columns, which is null in them."""
-    needed = _needed(layout)
-    whole = [events for source in (landed, logged) for events in source if needed <= events.columns]
-    parts = [*whole, *(events for events in landed if not needed <= events.columns)]
+    needed, as_logged = _needed(layout), {layout.id_column, *map(_logged_as, layout.columns)}
+    whole, lacking = [], []
+    for events in landed:
+        (whole if needed <= events.columns else lacking).append(events)
+    parts = [*whole, *(events for events in logged if as_logged <= events.columns), *lacking]
     ids = [id_hashes(events.table["transaction_id"].to_pylist()) for events in parts]
-    records = [stored_records(events.table, events.event_us, layout) for events in parts]
+    records = [stored_records(as_declared(events.table, declaration), events.event_us, layout) for events in parts]
     return served_skew.values_of(
         np.concatenate([np.zeros(0, np.uint64), *ids]), np.concatenate([np.zeros(0, layout.record), *records])
     )
@@ -246,27 +258,33 @@ def _filtered(table: pa.Table, ids: Mapping[str, set[str]]) -> pa.Table:
 
 
 def _of_versions(events: Events, versions: AnsweringVersions) -> Iterator[Events]:
-    """Logged events by the version that answered: only columns that it declares were logged."""
+    """Logged events by the version that answered: it logs only columns that it declares, and a text that is not in its
+    closed list of a category as unknown."""
     for number in pc.unique(events.table["model_version"]).to_pylist():
         rows = pc.equal(events.table["model_version"], number)
         declared = set[str]()
         if number != RULE:
             try:
-                declared = set(versions.fetched(number).plan.columns)
+                columns = versions.fetched(number).plan.declaration.columns
+                declared = {_logged_as(stored_column(name, column)) for name, column in columns.items()}
             except RefusedError:
                 declared = set()
         table = events.table.filter(rows)
         at_us = events.event_us[rows.to_numpy()]
-        yield Events(table, at_us, events.columns & (declared | {*TRANSACTION_COLUMNS}))
+        yield Events(table, at_us, frozenset(declared | {*TRANSACTION_COLUMNS}))
+
+
+def _logged_as(column: StoredColumn) -> str:
+    """The name, and what identifies the closed list of a category."""
+    return f"{column.name} {column.values}".rstrip()
 
 
 def _by_columns(parts: Iterable[Events]) -> list[Events]:
     """Concatenate the parts that have the same columns, of the same types."""
     found = defaultdict[tuple[frozenset[str], tuple[Any, ...]], list[Events]](list)
     for events in parts:
-        names = [name for name in events.table.column_names if name in {*events.columns, "dt"}]
-        table = events.table.select(names)
-        found[events.columns, tuple(zip(names, table.schema.types, strict=True))].append(events._replace(table=table))
+        types = tuple(zip(events.table.column_names, events.table.schema.types, strict=True))
+        found[events.columns, types].append(events)
     return [
         Events(pa.concat_tables([e.table for e in some]), np.concatenate([e.event_us for e in some]), columns)
         for (columns, _), some in found.items()

@@ -130,19 +130,20 @@ def unified(tables: Iterable[pa.Table], declaration: Declaration) -> pa.Table:
     return pa.concat_tables([whole.empty_table(), *(_in_schema(table, whole) for table in some)])
 
 
-def typed(record: dict[str, Any], declaration: Declaration) -> dict[str, Any]:
-    """The record with the types of its declared columns, for a table in which some of them are text."""
-    changed: dict[str, Any] = {}
+def typed(record: Mapping[str, Any], declaration: Declaration) -> dict[str, Any]:
+    """The record with all columns of a declaration, in their types: null if the table does not have the column, and
+    parsed if it is text there."""
+    found = dict(record)
     for name, column in declaration.columns.items():
-        value = record.get(name)
+        value = found.setdefault(name, None)
         if isinstance(value, str) and isinstance(column, NumberColumn):
-            changed[name] = float(value)
+            found[name] = float(value)
         elif isinstance(value, str) and isinstance(column, FlagColumn):
-            changed[name] = value == "true"
-    for name in (feature.name for feature in declaration.stored_features):
-        if isinstance(record.get(name), str):
-            changed[name] = float(record[name])
-    return {**record, **changed} if changed else record
+            found[name] = value == "true"
+    for feature in declaration.stored_features:
+        if isinstance(found.setdefault(feature.name, None), str):
+            found[feature.name] = float(found[feature.name])
+    return found
 
 
 def _not_json(constant: str) -> object:

@@ -11,8 +11,8 @@ from pydantic_settings import CliPositionalArg
 
 from fraud.audit.answering_versions import BY_RULE, RULE, AnsweringVersions
 from fraud.audit.answers import Answer, Values, find, recorded_features
+from fraud.audit.history_as_ingested import event_us
 from fraud.audit.prediction_log import FIXED, typed
-from fraud.audit.stored_events import event_us
 from fraud.core.contract import day_of_week, hour_of_day
 from fraud.core.plan import Plan
 from fraud.errors import RefusedError

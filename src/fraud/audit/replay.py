@@ -20,10 +20,9 @@ from pydantic_settings import CliPositionalArg
 
 from fraud.audit.answering_versions import RULE, AnsweringVersions
 from fraud.audit.answers import Answer, Values, find, newest, recorded_features
-from fraud.audit.history_as_ingested import LakeHistory
+from fraud.audit.history_as_ingested import LakeHistory, event_us
 from fraud.audit.history_as_served import ServedHistory
 from fraud.audit.prediction_log import typed
-from fraud.audit.stored_events import event_us
 from fraud.core import rule
 from fraud.core.contract import day_of_week, hour_of_day
 from fraud.core.plan import Plan

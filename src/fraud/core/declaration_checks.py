@@ -48,7 +48,7 @@ _PER_ENTITY: Final = ("sequence", "newest_us", "snapshot")
 MAX_FEATURES: Final = 256
 MAX_INPUTS: Final = 1_024
 """Columns of the vector."""
-MAX_GROUPS: Final = 10
+MAX_GROUPS: Final = 12
 MAX_DEPTH: Final = 8
 """Features that are computed one after another. Differences of values of at most 1e30 then fit into float32."""
 MAX_UNITS: Final = 2**50

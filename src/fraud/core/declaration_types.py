@@ -63,7 +63,7 @@ def _window(us: int) -> int:
 
 
 def _category(text: str) -> str:
-    """A category as entrances write it (`contract.id_text`), so that it can be found among the values."""
+    """A category as entry points write it (`contract.id_text`), so that it can be found among the values."""
     if len(text) > MAX_ID_LENGTH or not text or id_text(text) != text:
         raise ValueError(f"a text of 1 to {MAX_ID_LENGTH} characters without surrounding spaces, not a word for null")
     return text
@@ -117,7 +117,10 @@ class NumberColumn(_Column):
     min: Bound = Field(description="a smaller value is refused")
     max: Bound = Field(description="a larger value is refused")
     decimals: int | None = Field(
-        default=None, ge=0, le=6, description="values are rounded half to even at every entrance; needed by aggregates"
+        default=None,
+        ge=0,
+        le=6,
+        description="values are rounded half to even at every entry point; needed by aggregates",
     )
 
 

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from fraud.core.columns import StoredColumn, to_stored
 from fraud.core.contract import US_PER_SECOND
-from fraud.core.declaration import BUILT_IN
-from fraud.core.declaration_types import WindowFeature
+from fraud.core.declaration_types import BUILT_IN, WindowFeature
 from fraud.core.history import EVENT_US, Layout
 
 Values = list[Any] | NDArray[np.integer[Any]]
@@ -71,26 +70,24 @@ def _max(_feature: WindowFeature, column: StoredColumn) -> _Aggregates:
 
 def _distinct(_feature: WindowFeature, column: StoredColumn) -> _Aggregates:
     null = column.null
-
-    def number(different: set[int]) -> float:
-        return float(len(different) - (null in different))
-
     return _Aggregates(
-        lambda inside, _own: number(set(inside)), lambda inside, _own: number(set(np.unique(inside).tolist()))
+        lambda inside, _own: float(len(different := set(inside)) - (null in different)),
+        lambda inside, _own: float(len(different := set(np.unique(inside).tolist())) - (null in different)),
     )
 
 
 def _share(feature: WindowFeature, column: StoredColumn) -> _Aggregates:
     null, value = column.null, 1 if feature.value is None else to_stored(column, feature.value)
 
-    def share(equal: int, present: int) -> float | None:
-        return float(equal) / float(present) if present else None
+    def of_array(inside: NDArray[np.integer[Any]], _own: int) -> float | None:
+        present = len(inside) - int(np.count_nonzero(inside == null))
+        return float(np.count_nonzero(inside == value)) / float(present) if present else None
 
     return _Aggregates(
-        lambda inside, _own: share(inside.count(value), len(inside) - inside.count(null)),
-        lambda inside, _own: share(
-            int(np.count_nonzero(inside == value)), len(inside) - int(np.count_nonzero(inside == null))
+        lambda inside, _own: (
+            float(inside.count(value)) / float(present) if (present := len(inside) - inside.count(null)) else None
         ),
+        of_array,
     )
 
 
@@ -173,8 +170,8 @@ class WindowSet:
         few = len(records) <= _FEW * self.layout.packer.size
         times, columns, order = self._read.few(records) if few else self._read.many(records)
         end = bisect_left(times, at_us)
-        floor = newest_us - self.layout.keep_us
-        starts = [bisect_left(times, max(at_us - us, floor), 0, end) for us in self._lengths]
+        longest = at_us - newest_us + self.layout.keep_us
+        starts = [bisect_left(times, at_us - min(us, longest), 0, end) for us in self._lengths]
         for position, length in self._counts:
             values[position] = float(end - starts[length])
         for column, length, null, members in self._slices:

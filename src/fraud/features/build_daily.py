@@ -21,8 +21,8 @@ from fraud.core.daily import Table
 from fraud.core.declaration import Declaration
 from fraud.core.plan import tables
 from fraud.errors import BadInputError
-from fraud.features import daily_parts
-from fraud.features.daily_parts import Days
+from fraud.features.engines import daily_parts
+from fraud.features.engines.daily_parts import Days
 from fraud.features.engines.daily_snapshots import Parts, parts_of, snapshot
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog, declarations
@@ -245,7 +245,7 @@ def _build_parts(plan: _Plan, days: list[int], inputs: _Inputs, each: Each | Non
     def make(task: _PartTask) -> tuple[int, DataObject, Days]:
         rows = daily_parts.read_columns(task.uris, columns)
         made, known = daily_parts.part(table, task.day, rows, reports)
-        return task.day, parts.put(_text(task.day), made), known
+        return task.day, parts.put(_text(task.day), made, dictionary=False), known
 
     transactions = catalog.TRANSACTIONS.at(inputs.lake_uri)
     tasks = []
@@ -275,7 +275,7 @@ def _build_snapshots(
         return part[0], daily_parts.read_columns(part[1], names)
 
     def put(day: int, parts: Parts) -> DataObject:
-        return snapshots.put(_text(day), snapshot(table, parts, day, schema))
+        return snapshots.put(_text(day), snapshot(table, parts, day, schema), dictionary=False)
 
     tasks = [
         _SnapshotTask(

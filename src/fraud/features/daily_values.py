@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fraud.core.contract import US_PER_DAY
 from fraud.core.daily import Table
-from fraud.features.daily_parts import read_columns
+from fraud.features.engines.daily_parts import read_columns
 from fraud.lake import catalog
 from fraud.lake.dataset import Dataset, Manifest
 

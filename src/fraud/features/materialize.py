@@ -22,9 +22,9 @@ from fraud.core.declaration import Declaration
 from fraud.core.history import Layout
 from fraud.core.plan import tables, window_sets
 from fraud.errors import BadInputError
-from fraud.features import online_store, publish_daily
-from fraud.features.daily_parts import read_columns
+from fraud.features import online_store
 from fraud.features.engines.arrow_records import as_declared, id_hashes, stored_records
+from fraud.features.engines.daily_parts import read_columns
 from fraud.features.online_store import Batch, Loaded, OnlineHistory
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
@@ -110,7 +110,7 @@ def run(config: Config, context: Context) -> Result:
         daily = {table.id: table for declaration in declared for table in tables(declaration)}
         published = []
         for table in daily.values():
-            made = publish_daily.publish(store, lake, table)
+            made = online_store.publish_daily(store, lake, table)
             context.log.info("daily table published", entity=table.entity, table=table.id, **made._asdict())
             published.append(Daily(entity=table.entity, table=table.id, **made._asdict()))
         feast_days = _load_views(context, store, days[-1])
@@ -202,7 +202,7 @@ def _removed(store: OnlineHistory, context: Context, layouts: set[str], daily: s
         if kind == "layout":
             count = store.remove(member, [f"h:{id_}:", f"i:{id_}:"])
         else:
-            count = publish_daily.remove_table(store, id_)
+            count = online_store.remove_daily(store, id_)
         context.log.info("removed from the online store", what=member, keys=count)
     return gone
 

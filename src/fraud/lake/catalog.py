@@ -188,9 +188,9 @@ def features(stored_hash: str) -> DatasetDefinition:
 def daily(table: Table) -> DatasetDefinition:
     """Snapshots of a daily table: a row per entity, sorted by id. The last row, with a null id, is the default row."""
     return DatasetDefinition(
-        f"{_DAILY}/table={table.id}", "dt", "day on which the snapshot begins to hold",
+        f"{_DAILY}/table={table.id}", "dt", "first day on which the snapshot holds",
         lambda _: daily_schema(table), (table.id_column,),
-        Retention("transaction_days", "newest day of transactions"),
+        Retention("transaction_days", "newest day of transactions", 1),  # holds until `available_at` of the next day
     )  # fmt: skip
 
 
@@ -235,11 +235,6 @@ def of_declarations(declarations: Iterable[Declaration]) -> list[DatasetDefiniti
         )
     ]
     return list({definition.name: definition for definition in found}.values())
-
-
-def day_partitioned(declarations: Iterable[Declaration]) -> list[DatasetDefinition]:
-    """The datasets with a partition per day: those of all declarations, and `of_declarations`."""
-    return [TRANSACTIONS, LABELS, *of_declarations(declarations), SCORES, PREDICTIONS]
 
 
 def in_lake(lake_uri: str) -> list[DatasetDefinition]:

@@ -211,10 +211,15 @@ class Dataset:
         """
         return self.commit(partition, [self.put(partition, piece) for piece in _pieces(table)], made_from)
 
-    def put(self, partition: str, table: pa.Table) -> DataObject:
-        """Write one data object, named by its content. It is not visible to readers before `commit`."""
+    def put(self, partition: str, table: pa.Table, *, dictionary: bool = True) -> DataObject:
+        """Write one data object, named by its content. It is not visible to readers before `commit`.
+
+        `dictionary`: encode columns with dictionaries, which costs time and pays off when values repeat.
+        """
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd", row_group_size=ROWS_PER_GROUP)
+        pq.write_table(
+            table, buffer, compression="zstd", row_group_size=ROWS_PER_GROUP, use_dictionary=dictionary
+        )  # fmt: skip
         data = buffer.getvalue()
         digest = sha256(data).hexdigest()
         written = DataObject(name=f"{digest[:24]}.parquet", rows=table.num_rows, bytes=len(data), sha256=digest)

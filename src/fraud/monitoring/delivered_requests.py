@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from fraud.audit.stored_events import event_us
+from fraud.audit.history_as_ingested import event_us
 from fraud.core import columns
 from fraud.core.contract import amount_units
 from fraud.core.declaration import Declaration
@@ -37,6 +37,12 @@ def request_of(row: Mapping[str, Any], declaration: Declaration, names: Collecti
         return (row["transaction_id"], row["event_us"], amount_units(row["amount"]), *values)
     except ValueError:
         return None
+
+
+def as_in_request(row: Mapping[str, Any], declaration: Declaration) -> dict[str, Any]:
+    """A transaction of the lake with the categories of a declaration, whose closed lists may be other ones."""
+    found = {name: c for name, c in declaration.columns.items() if isinstance(c, CategoryColumn) and name in row}
+    return {**row, **{name: columns.category(column, row[name]) for name, column in found.items()}}
 
 
 def _value(column: object, value: Any) -> Any:  # noqa: ANN401 - a number, text, flag or None

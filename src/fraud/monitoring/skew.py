@@ -22,15 +22,15 @@ from fraud.audit.answering_versions import RULE, AnsweringVersions
 from fraud.audit.daily_snapshots import snapshot_day
 from fraud.audit.history_as_served import DEGRADED, LayoutHistory, Record, ServedHistory
 from fraud.audit.prediction_log import typed
-from fraud.audit.stored_events import id_hashes
 from fraud.core.declaration import Declaration
 from fraud.core.plan import Plan
 from fraud.errors import BadInputError, RefusedError
+from fraud.features.engines.arrow_records import id_hashes
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog, reports
 from fraud.lake.dataset import Dataset
 from fraud.monitoring import skew_report
-from fraud.monitoring.delivered_requests import delivered_requests, request_of
+from fraud.monitoring.delivered_requests import as_in_request, delivered_requests, request_of
 from fraud.stats import served_skew
 
 MAX_PROBABILITY_DIFFERENCE: Final = 1e-6
@@ -112,6 +112,9 @@ def _made_from(day: str, predictions: Dataset, transactions: Dataset) -> dict[st
 def _check(records: list[dict[str, Any]], context: Context) -> served_skew.Tally:
     versions, tally = AnsweringVersions(context.settings), served_skew.Tally(records=len(records))
     answers = [_answer(record, versions) for record in records]
+    for plan in {answer.plan.hash: answer.plan for answer in answers if answer.plan}.values():
+        for name in (*plan.features, *_own_fields(plan)):
+            tally.features.setdefault(name, served_skew.FeatureSkew())
     histories = ServedHistory.load(context, [answer.record for answer in answers], versions)
     for answer in answers:
         _check_features(answer, histories, tally)
@@ -174,8 +177,8 @@ def _check_own_fields(
         if row is None:
             tally.not_landed += 1
         else:
-            names = [name for name in ("event_us", "amount", *plan.columns) if name in row]
-            pairs.append(_Pair(record, row, names, plan.declaration))
+            names = [name for name in _own_fields(plan) if name in row]
+            pairs.append(_Pair(record, as_in_request(row, plan.declaration), names, plan.declaration))
     suspects = {pair.record["transaction_id"] for pair in pairs if pair.differs()}
     delivered = delivered_requests(context, suspects) if suspects else {}
     for pair in pairs:
@@ -187,8 +190,14 @@ def _check_own_fields(
             tally.add(name, record[name], pair.row[name], record["prediction_id"])
 
 
+def _own_fields(plan: Plan) -> tuple[str, ...]:
+    """The fields of a request that are compared."""
+    return ("event_us", "amount", *plan.columns)
+
+
 class _Pair(NamedTuple):
-    """An answer, the transaction in the lake with its id, and the fields that both have."""
+    """An answer, the transaction in the lake with its id, and the fields that both have. The categories of the row are
+    those of the version's declaration."""
 
     record: Record
     row: Mapping[str, Any]

@@ -60,7 +60,7 @@ class Tally:
     """Counts of a day's answers."""
 
     features: dict[str, FeatureSkew] = field(default_factory=dict)
-    """By name of a feature or of a field of the request, in the order in which they were first compared."""
+    """By name of a feature or of a field of the request."""
     records: int = 0
     compared: int = 0
     """Answers whose window and daily features were all recomputed."""

@@ -7,21 +7,16 @@ The result is compared with the features of the lake, row by row. The job fails 
 import json
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from fraud.core.plan import Plan
 from fraud.errors import BadInputError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
 from fraud.lake.dataset import Dataset, Manifest, conformed
 from fraud.lake.labels import labels_as_of
-from fraud.uris import sqlite_url
 
 
 class Config(JobConfig):
@@ -117,46 +112,14 @@ def _labelled(table: pa.Table, labels: pa.Table) -> pa.Table:
 
 
 def _compare_with_feast(context: Context, table: pa.Table) -> int:
-    """Number of rows compared. Raises BadInputError with the number of rows on which Feast's values differ.
+    """Number of rows compared. Raises BadInputError with the number of rows on which Feast's values differ."""
+    from fraud.features import feast_comparison  # noqa: PLC0415 - Feast takes seconds to import
 
-    Feast reads a temporary registry and snapshot that end at the cut-off. Its key is (user, event time). Rows with the
-    same key get the values of the row with the latest ingestion time, and are compared with that row. Compared are the
-    features of the Feast service.
-    """
-    from fraud.features import feast_snapshot, feast_store  # noqa: PLC0415 - Feast takes seconds to import
-
-    settings = context.settings
-    with TemporaryDirectory() as folder:
-        snapshot = Path(folder) / "features.parquet"
-        feast_snapshot.write_snapshot(snapshot, [table], "")
-        store = feast_store.open_store(
-            settings.project, sqlite_url(Path(folder) / "registry.db"), settings.redis_url.get_secret_value()
-        )
-        feast_store.apply(store, settings.project, str(snapshot))
-        events = table.select(["user_id", "event_timestamp"]).append_column("row", pa.array(range(table.num_rows)))
-        joined = feast_store.point_in_time(store, events)
-    if joined.num_rows != table.num_rows:
-        raise BadInputError(
-            "Feast returned another number of rows", expected=f"{table.num_rows} rows", got=f"{joined.num_rows} rows"
-        )
-    joined = joined.take(np.argsort(joined["row"].to_numpy(), kind="stable"))
-    visible = table.take(feast_snapshot.last_of_key(table))
-    features = Plan(context.declaration).features
-    wrong = {name: _differences(visible[name], joined[name]) for name in features if name in joined.column_names}
-    if not wrong:
-        raise BadInputError("Feast returned no feature", expected=f"some of {', '.join(features)}",
-                            hint="compare feature_repo with features.yaml")  # fmt: skip
+    wrong = feast_comparison.compare(context, context.declaration, table)
     if any(wrong.values()):
         raise BadInputError(
             "Feast's point-in-time values differ from the lake's", expected=f"{table.num_rows} equal rows",
-            got=", ".join(f"{count} differ in {name}" for name, count in wrong.items()),
+            got=", ".join(f"{count} differ in {name}" for name, count in wrong.items() if count),
             hint="run fraud build-features --full; if the values still differ, compare the feature definitions",
         )  # fmt: skip
     return int(table.num_rows)
-
-
-def _differences(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> int:
-    """Rows that differ in a bit; null equals null."""
-    one, other = (pc.fill_null(pc.cast(column, pa.float64()), float("nan")).to_numpy() for column in (ours, theirs))
-    equal = (one == other) | (np.isnan(one) & np.isnan(other))
-    return int(np.count_nonzero(~equal))

@@ -19,7 +19,7 @@ from fraud.core.daily import snapshot_at, snapshots
 from fraud.core.declaration import Declaration
 from fraud.core.plan import Plan, tables
 from fraud.errors import BadInputError, UnavailableError
-from fraud.features import build_daily, online_store, publish_daily
+from fraud.features import build_daily, online_store
 from fraud.features.daily_values import daily_values, snapshot_ids
 from fraud.features.online_store import OnlineHistory
 from fraud.job import Context
@@ -137,7 +137,7 @@ def test_the_newest_snapshots_are_published_and_a_superseded_one_stays_readable_
     old = published[0]
     key = TABLE.row_key(old.id, "m1")
     assert client.exists(key)
-    assert 0 < client.ttl(key) <= publish_daily.SUPERSEDED_S
+    assert 0 < client.ttl(key) <= online_store.SUPERSEDED_S
     members = {member.decode() for member in client.smembers(online_store.WRITTEN) if b"snapshot" in member}
     assert members == {f"snapshot:{TABLE.id}:{s.id}" for s in snapshots(client.hgetall(TABLE.pointer_key))}
 
@@ -146,7 +146,7 @@ def test_a_snapshot_whose_day_has_not_begun_is_not_published(two: Context, clien
     fill(two, platform.rows())
     store = OnlineHistory(client)
     yesterday = datetime.fromisoformat(day(DAYS - 1)).replace(tzinfo=UTC, hour=23)
-    made = publish_daily.publish(store, two.settings.lake_uri, TABLE, yesterday)
+    made = online_store.publish_daily(store, two.settings.lake_uri, TABLE, yesterday)
     assert made.newest_day == day(DAYS - 1)
 
 

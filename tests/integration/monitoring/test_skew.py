@@ -1,5 +1,6 @@
 """`fraud skew` with a real Valkey as serving and materialize use it: equal answers, and the counts of each fault."""
 
+import dataclasses
 import datetime as dt
 import itertools
 from collections.abc import Callable, Iterator
@@ -10,19 +11,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import redis
+from tests.served_answers import THREE
 
 from fraud.audit import prediction_log
-from fraud.core import history
-from fraud.core.contract import CATEGORY_INDEX, US_PER_DAY, US_PER_HOUR, amount_units, day_of_week, hour_of_day, id_hash
-from fraud.core.features import VECTOR_NAMES, definition_hash
-from fraud.core.vector import fill_row
-from fraud.core.windows import evaluate
-from fraud.features import online_store
+from fraud.core.columns import category, to_stored
+from fraud.core.contract import US_PER_DAY, US_PER_HOUR, day_of_week, hour_of_day, id_hash
+from fraud.core.declaration import Declaration
+from fraud.core.declaration_types import CategoryColumn
+from fraud.features import materialize, online_store
 from fraud.ingest.delivery import delivering
-from fraud.ingest.landing import SCHEMAS
+from fraud.ingest.landing import schema
 from fraud.job import Context
 from fraud.lake import catalog
 from fraud.monitoring import skew
+from fraud.registry import model_versions
 from fraud.scoring.onnx_session import OnnxModel
 
 TODAY = dt.date(2026, 3, 9)
@@ -30,105 +32,140 @@ MIDNIGHT = (TODAY - dt.date(1970, 1, 1)).days * US_PER_DAY
 Make = Callable[..., Any]
 
 
+class Version:
+    """A model version as serving has it."""
+
+    def __init__(self, context: Context, number: str, model: bytes) -> None:
+        artifact = model_versions.fetch(context.settings, int(number))
+        self.number, self.sha256, self.plan = number, artifact.model_sha256, artifact.plan
+        self._model = OnnxModel(model)
+
+    def probability(self, row: dict[str, Any], values: list[float | None]) -> float:
+        vector = np.zeros((1, len(self.plan.vector.names)), np.float32)
+        base = self.plan.base_values(row["hour_of_day"], row["day_of_week"], row, values)
+        self.plan.vector.row(vector[0], base)
+        return float(self._model.probabilities(vector)[0])
+
+
 class Shop:
-    """Serving and the lake in small: the same store scripts, the same point function, the same record."""
+    """Serving and the lake in small: the same store scripts, the same point function, the same record.
+
+    `declaration` is the project's: the one that transactions are ingested with.
+    """
 
     def __init__(
-        self, context: Context, store: online_store.OnlineHistory, version: str, model: bytes, sha256: str
+        self, context: Context, store: online_store.OnlineHistory, declaration: Declaration, *versions: Version
     ) -> None:
-        self._context, self._store = context, store
-        self._version, self._model, self._sha256 = version, OnnxModel(model), sha256
+        self.context = dataclasses.replace(context, declaration=declaration)
+        self._store, self._declaration, self.versions = store, declaration, versions
         self._number = itertools.count()
         self.answers: list[dict[str, Any]] = []
 
-    def transaction(self, user: str, at_us: int, amount: float, merchant: str = "m1") -> dict[str, Any]:
-        return {
+    def transaction(self, user: str, at_us: int, amount: float, merchant: str = "m1", **more: object) -> dict[str, Any]:
+        row = {
             "transaction_id": f"t{next(self._number)}", "event_timestamp": at_us, "created_timestamp": at_us,
-            "user_id": user, "merchant_id": merchant, "merchant_category": "travel", "amount": amount,
-            "distance_from_home": None if amount < 10 else 2.5,
+            "user_id": user, "merchant_id": merchant, "amount": amount,
         }  # fmt: skip
+        if self._declaration.hash == THREE.hash:
+            row |= {"merchant_category": "travel", "distance_from_home": None if amount < 10 else 2.5}
+        return {**row, **more}
 
-    def ingest(self, rows: list[dict[str, Any]]) -> None:
+    def ingest(self, rows: list[dict[str, Any]], declaration: Declaration | None = None) -> None:
         """The lake has these from now on, beside what it had."""
-        lake = catalog.TRANSACTIONS.at(self._context.settings.lake_uri)
+        lake = catalog.TRANSACTIONS.at(self.context.settings.lake_uri)
+        columns = catalog.TRANSACTIONS.schema(declaration or self._declaration)
         for day, some in itertools.groupby(sorted(rows, key=_when), key=lambda r: r["event_timestamp"] // US_PER_DAY):
             name = str(dt.date(1970, 1, 1) + dt.timedelta(days=day))
-            before = lake.read(name).to_pylist() if lake.manifest(name) else []
-            at = pa.timestamp("us", tz="UTC")
-            table = pa.Table.from_pylist([*before, *some], schema=pa.schema(
-                [("transaction_id", pa.string()), ("event_timestamp", at), ("created_timestamp", at),
-                 ("user_id", pa.string()), ("merchant_id", pa.string()), ("merchant_category", pa.string()),
-                 ("amount", pa.float64()), ("distance_from_home", pa.float64())]
-            ))  # fmt: skip
-            lake.publish(name, table.sort_by([("event_timestamp", "ascending"), ("transaction_id", "ascending")]))
+            before = lake.read_as(name, columns).to_pylist() if lake.manifest(name) else []
+            table = pa.Table.from_pylist([*before, *some], schema=columns)
+            lake.publish(name, table.sort_by(catalog.TRANSACTIONS.order))
 
-    def load(self) -> online_store.Loaded:
-        """As materialize: all of the lake, each user's events in order of knowledge."""
-        lake = catalog.TRANSACTIONS.at(self._context.settings.lake_uri)
-        rows = [row for day in lake.partitions() for row in lake.read(day).to_pylist()]
-        batches = []
-        for user, own in itertools.groupby(sorted(rows, key=lambda r: r["user_id"]), key=lambda r: r["user_id"]):
-            events = sorted(own, key=lambda r: r["event_timestamp"])
-            records = [
-                (_us(e["event_timestamp"]), amount_units(e["amount"]), id_hash(e["merchant_id"])) for e in events
-            ]
-            ids = np.array([id_hash(e["transaction_id"]) for e in events], dtype=np.uint64)
-            batches.append(online_store.Batch(user, np.array(records, dtype=history.RECORD), ids))
-        loaded = self._store.load(batches)
-        days = {day: m.content_sha256 for day in lake.partitions() if (m := lake.manifest(day))}
-        self._store.set_materialized(online_store.EVENTS, days, "")
-        return loaded
+    def load(self) -> materialize.Result:
+        """`fraud materialize`, for the declarations of all versions."""
+        live = [version.plan.declaration for version in self.versions]
+        context = dataclasses.replace(self.context, live_declarations=lambda: live)
+        return materialize.run(materialize.Config(live=True), context)
 
-    def serve(self, row: dict[str, Any], **changed: object) -> dict[str, Any]:
-        """One answer, logged. `changed` fields of the record are what a broken serving would have logged."""
-        at_us = row["event_timestamp"]
-        before = self._store.append(
-            row["user_id"], row["transaction_id"], at_us, amount_units(row["amount"]), row["merchant_id"]
-        )
-        windows = evaluate(before.events, before.newest_us, at_us)
-        return self._log(
-            {**row, "event_us": at_us, "hour_of_day": hour_of_day(at_us), "day_of_week": day_of_week(at_us)},
-            windows, {"sequence": before.sequence, "newest_us": before.newest_us, "history": "store",
-                      "degraded": False, **changed},
-        )  # fmt: skip
+    def serve(
+        self,
+        row: dict[str, Any],
+        version: Version | None = None,
+        snapshots: dict[str, str] | None = None,
+        **changed: object,
+    ) -> dict[str, Any]:
+        """One answer, logged. `changed` fields of the record are what a broken serving would have logged.
+
+        The transaction is appended to the histories of all versions. `snapshots`: the published ones, by entity.
+        """
+        chosen, at_us = version or self.versions[0], row["event_timestamp"]
+        values, found, log = dict[str, float | None](), dict[str, Any](), dict[str, Any]()
+        for one in self.versions:
+            checked = checked_columns(row, one.plan.declaration)
+            for windows in one.plan.windows:
+                layout, again = windows.layout, list(windows.empty)
+                if (entity_id := checked.get(layout.id_column)) is not None:
+                    stored = [to_stored(column, checked[column.name]) for column in layout.columns]
+                    before = self._store.append(layout, entity_id, row["transaction_id"], at_us, stored)
+                    if one is chosen:
+                        again = windows.evaluate(before.events, before.newest_us, at_us, stored)
+                        log[f"sequence_{layout.entity}"] = before.sequence
+                        log[f"newest_us_{layout.entity}"] = before.newest_us
+                if one is chosen:
+                    found |= dict(zip(windows.names, again, strict=True))
+        columns = checked_columns(row, chosen.plan.declaration)
+        for table in chosen.plan.tables:
+            snapshot, entity_id = (snapshots or {}).get(table.entity), columns[table.id_column]
+            daily = list(table.empty)
+            if snapshot is not None and entity_id is not None:
+                log[f"snapshot_{table.entity}"] = snapshot
+                lake = catalog.daily(table).at(self.context.settings.lake_uri).read(snapshot[:10]).to_pylist()
+                by_id = {one[table.id_column]: [one[name] for name in table.names] for one in lake}
+                daily = by_id.get(entity_id, by_id[None])
+            found |= dict(zip(table.names, daily, strict=True))
+        values = {name: None if value is None else float(value) for name, value in found.items()}
+        time = {"event_us": at_us, "hour_of_day": hour_of_day(at_us), "day_of_week": day_of_week(at_us)}
+        rest = {"history": "store", "degraded": False, **log, **changed}
+        return self._log({**columns, **time}, values, rest, chosen)
 
     def serve_short(self, *, degraded: bool = False) -> dict[str, Any]:
         """The handbook's request: no user, no history."""
         row = {"transaction_id": None, "user_id": None, "merchant_id": None, "merchant_category": "electronics",
                "amount": 4999.99, "distance_from_home": 850.5, "event_us": None, "hour_of_day": 3,
                "day_of_week": 2}  # fmt: skip
-        store = {"sequence": None, "newest_us": None, "history": "none" if degraded else "request"}
-        return self._log(row, (0.0 if degraded else 12.0, None, 0), {**store, "degraded": degraded})
+        values = {"transaction_velocity_1h": 0.0 if degraded else 12.0, "avg_amount_7d": None,
+                  "unique_merchants_30d": 0.0}  # fmt: skip
+        rest = {"history": "none" if degraded else "request", "degraded": degraded}
+        return self._log(row, values, rest, self.versions[0])
 
-    def _log(self, row: dict[str, Any], windows: tuple[Any, ...], rest: dict[str, Any]) -> dict[str, Any]:
-        vector = np.zeros((1, len(VECTOR_NAMES)), np.float32)
-        fill_row(
-            vector[0], row["amount"], row["hour_of_day"], row["day_of_week"], row["distance_from_home"],
-            CATEGORY_INDEX[row["merchant_category"]], *windows,
-        )  # fmt: skip
-        probability = float(self._model.probabilities(vector)[0])
+    def _log(
+        self, row: dict[str, Any], values: dict[str, float | None], rest: dict[str, Any], version: Version
+    ) -> dict[str, Any]:
+        probability = version.probability(row, [values[name] for name in version.plan.features])
         record = {
-            **{field.name: row.get(field.name) for field in prediction_log.SCHEMA},
-            "prediction_id": f"p{len(self.answers)}", "served_us": MIDNIGHT + 12 * US_PER_HOUR + len(self.answers),
-            "transaction_velocity_1h": windows[0], "avg_amount_7d": windows[1], "unique_merchants_30d": windows[2],
-            "fraud_probability": probability, "is_fraud": probability >= 0.2, "threshold": 0.2,
-            "model_version": self._version, "model_sha256": self._sha256, "feature_hash": definition_hash(),
-            "latency_us": 900, **rest,
+            **row, **values, "prediction_id": f"p{len(self.answers)}",
+            "served_us": MIDNIGHT + 12 * US_PER_HOUR + len(self.answers), "fraud_probability": probability,
+            "is_fraud": probability >= 0.2, "threshold": 0.2, "model_version": version.number,
+            "model_sha256": version.sha256, "feature_hash": version.plan.hash, "latency_us": 900, **rest,
         }  # fmt: skip
         self.answers.append(record)
         return record
 
     def ship(self) -> None:
-        table = pa.Table.from_pylist(self.answers, schema=prediction_log.SCHEMA)
-        catalog.PREDICTIONS.at(self._context.settings.lake_uri).publish(str(TODAY), table)
+        table = prediction_log.table_of(self.answers, self._declaration)
+        catalog.PREDICTIONS.at(self.context.settings.lake_uri).publish(str(TODAY), table)
 
     def check(self) -> skew.Result:
         self.ship()
-        return skew.run(skew.Config(), self._context)
+        return skew.run(skew.Config(), self.context)
 
 
-def _us(at: dt.datetime) -> int:
-    return (at - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)
+def checked_columns(row: dict[str, Any], declaration: Declaration) -> dict[str, Any]:
+    """The columns of a request as the version's declaration reads them."""
+    declared = {
+        name: category(column, row.get(name)) if isinstance(column, CategoryColumn) else row.get(name)
+        for name, column in declaration.columns.items()
+    }
+    return {**{name: row[name] for name in ("transaction_id", "user_id", "merchant_id", "amount")}, **declared}
 
 
 def _when(row: dict[str, Any]) -> int:
@@ -146,11 +183,8 @@ def client(valkey_url: str) -> Iterator[redis.Redis]:
 @pytest.fixture
 def shop(context: Context, client: redis.Redis, register: Make, linear_model: Make) -> Shop:
     model = linear_model()
-    version = register(model)
-    from fraud.registry import model_versions  # noqa: PLC0415 - beside the fixture that pays for it
-
-    sha256 = model_versions.fetch(context.settings).model_sha256
-    return Shop(context, online_store.OnlineHistory(client), version, model, sha256)
+    version = Version(context, register(model), model)
+    return Shop(context, online_store.OnlineHistory(client), THREE, version)
 
 
 @pytest.fixture
@@ -184,7 +218,7 @@ def test_a_day_served_and_then_landed_is_equal_to_the_bit_and_a_rerun_changes_no
     shop.serve_short()
     shop.serve_short(degraded=True)
     shop.ingest(rows)
-    assert shop.load().appended == 0
+    assert sum(one.appended for one in shop.load().histories) == 0
     result = shop.check()
     assert (result.verdict, result.records, result.compared, result.mismatches) == ("ok", 43, 41, 0)
     assert {name: f["equal"] for name, f in result.features.items()} == dict.fromkeys(result.features, 41)
@@ -221,10 +255,8 @@ def test_late_and_reordered_events_and_those_stored_after_a_timeout_are_equal_to
     for i, row in enumerate(order):
         record = shop.serve(row)
         if i == 5:  # stored, with the reply after the deadline
-            velocity, average, merchants = 0.0, None, 0
-            record.update(sequence=None, newest_us=None, history="none", degraded=True,
-                          transaction_velocity_1h=velocity, avg_amount_7d=average,
-                          unique_merchants_30d=merchants)  # fmt: skip
+            record.update(sequence_user=None, newest_us_user=None, history="none", degraded=True,
+                          transaction_velocity_1h=0.0, avg_amount_7d=None, unique_merchants_30d=0.0)  # fmt: skip
             record.update(model_version="rule", model_sha256="")
     shop.ingest([*rows, late, too_late])
     shop.load()
@@ -287,14 +319,14 @@ def test_an_id_that_the_source_delivered_twice_with_other_contents_is_not_counte
 
 
 def landed(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=SCHEMAS["transactions"])
+    return pa.Table.from_pylist(rows, schema=schema("transactions", THREE))
 
 
 def test_events_the_store_lost_are_counted(shop: Shop, past: list[dict[str, Any]], client: redis.Redis) -> None:
     for row in today(shop, 4):
         shop.serve(row)
     newest = max((row for row in past if row["user_id"] == "u0"), key=_when)
-    key = history.ids_key("u0")
+    key = shop.versions[0].plan.windows[0].layout.ids_key("u0")
     entries = client.get(key)
     assert isinstance(entries, bytes)
     at = entries.index(id_hash(newest["transaction_id"]).to_bytes(8, "little"))

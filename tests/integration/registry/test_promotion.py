@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.integration.registry_platform import PROJECT, Platform
 
+from fraud import declaration_file
 from fraud.embedded.servers import mlflow_server
 from fraud.registry.model_versions import MODEL_NAME, PRODUCTION
 from fraud.registry.promotion_log import PREVIOUS, STAGING
@@ -95,6 +96,8 @@ def test_a_promotion_tags_the_commit_where_that_is_asked_for(
     git = ["git", "-C", str(tmp_path / "project"), "-c", "user.name=ada", "-c", "user.email=ada@example.org"]
     subprocess.run(["git", "init", "--quiet", str(tmp_path / "project")], check=True)
     shutil.copy(PROJECT / "params.yaml", tmp_path / "project")
+    (tmp_path / "project/feature_repo").mkdir()
+    shutil.copy(PROJECT / declaration_file.NAME, tmp_path / "project" / declaration_file.NAME)
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "first"], check=True)
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     for name, value in (("FRAUD_PROJECT", str(tmp_path / "project")), ("FRAUD_GIT_TAGS", "true"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from tests.declaration_strategy import declarations, written_declarations
 
 from fraud.core.declaration import Declaration, DeclarationError, parse
@@ -196,12 +196,12 @@ WRONG: dict[str, tuple[Change, str, str]] = {
     "YAML's no": (column("kind", values=[False, "other"]), "columns.kind.values.0", "a valid string"),
     "a key that is no text": (lambda w: w["columns"].update({1: {"type": "id"}}), "columns", "a key that is text"),
     "a date": (column("kind", description=date(2026, 1, 1)), "columns.kind.description", "text"),
-    "eleven groups": (
+    "thirteen groups": (
         lambda w: w.update(features=[
             {"name": f"n{i}", "kind": "window", "entity": "user", "aggregate": "count", "window": "1d",
-             "group": f"g{i}"} for i in range(11)
+             "group": f"g{i}"} for i in range(13)
         ]),
-        "features", "at most 10 groups",
+        "features", "at most 12 groups",
     ),
     "no inputs": (
         lambda w: w.update(features=[{**w["features"][0], "input": False}]), "features", "1 to 1024 inputs",
@@ -358,7 +358,7 @@ def test_layouts_of_different_closed_lists_are_different() -> None:
     assert described == one
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(declarations())
 def test_the_canonical_form_of_any_declaration_reads_back(found: Declaration) -> None:
     read = parse(json.loads(found.canonical()), learnt=True)
@@ -367,7 +367,7 @@ def test_the_canonical_form_of_any_declaration_reads_back(found: Declaration) ->
     assert Plan(read).vector.names == Plan(found).vector.names
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(written_declarations())
 def test_the_order_of_keys_of_any_declaration_does_not_matter(written: dict[str, Any]) -> None:
     assert parse(reordered(written)).canonical() == parse(written).canonical()

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.declaration_strategy import declarations, values
 
@@ -98,7 +98,7 @@ def rows(draw: st.DrawFn) -> tuple[Plan, list[list[float | int | None]]]:
     return plan, found
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rows())
 def test_one_transaction_and_many_have_the_same_bits(case: tuple[Plan, list[list[float | int | None]]]) -> None:
     plan, found = case

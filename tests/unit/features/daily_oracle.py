@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from fraud.core.contract import US_PER_DAY
+from fraud.core.daily import Table
 from fraud.core.declaration import Declaration, parse
 from fraud.core.declaration_types import DailyFeature
 from fraud.lake import catalog
@@ -133,7 +134,7 @@ def _value(feature: DailyFeature, window: list[Row], entity: str, frauds: set[st
     return float(total) / float(len(values) * units) if values else None
 
 
-def snapshot(lake_uri: str, table: Any, day: int) -> dict[str | None, list[Any]]:
+def snapshot(lake_uri: str, table: Table, day: int) -> dict[str | None, list[Any]]:
     """The published snapshot of a day, as `expected` returns it."""
     stored = catalog.daily(table).at(lake_uri).read(day_name(day))
     ids = stored[table.id_column].to_pylist()

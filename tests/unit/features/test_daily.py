@@ -127,12 +127,12 @@ def test_snapshots_equal_the_naive_ones_after_every_delivery_and_their_bytes_tho
         assert manifests(clean, declared) == {d: m for d, m in after.items() if d in manifests(clean, declared)}
 
 
-def row(name: str, day: float, merchant: str | None = "a", late_days: float = 0, **values: Any) -> Row:
+def row(
+    name: str, day: float, merchant: str | None = "a", late_days: float = 0, *, user: str = "u", amount: float = 1.0,
+    fee: float | None = None,
+) -> Row:  # fmt: skip
     at = int(day * US_PER_DAY)
-    return Row(
-        name, at, at + int(late_days * US_PER_DAY), merchant, values.get("user", "u"), values.get("amount", 1.0),
-        values.get("fee"), values.get("channel"),
-    )  # fmt: skip
+    return Row(name, at, at + int(late_days * US_PER_DAY), merchant, user, amount, fee, None)
 
 
 def test_a_snapshot_by_hand(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_days_after_retention_are_not_built_from_fewer_inputs(tmp_path: Path) ->
     catalog.TRANSACTIONS.at(lake).expire(day_name(2))
     assert build(tmp_path, declared).first_day == day_name(8)
     assert manifests(tmp_path, declared) == {day: m for day, m in before.items() if day >= day_name(8)}
-    # A new table begins where every transaction that it reads is kept.
+    # The first snapshot of a new table is that of which every transaction is kept.
     other = oracle.declaration(EVERYTHING[:1])
     assert build(tmp_path, other).first_day == day_name(2 + 3)
 

@@ -1,17 +1,18 @@
-"""The dataset catalog is the only place that names datasets, and docs/architecture.md agrees with it."""
+"""The dataset catalog is the only place that names datasets, and knows those of each declaration."""
 
 import ast
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 import pytest
+from tests.served_answers import THREE, TWO_ENTITIES
 
 from fraud.core.contract import LABEL_COLUMNS, TRANSACTION_COLUMNS
-from fraud.core.features import WINDOW_NAMES
-from fraud.lake import catalog
-from fraud.lake.catalog import DatasetDefinition
+from fraud.core.plan import tables
+from fraud.lake import catalog, declarations
 from fraud.settings import Settings
 
 ROOT: Final = Path(__file__).resolve().parents[3]
@@ -39,7 +40,12 @@ def literal_names(source: str) -> list[int]:
 
 def folder_names(source: str) -> list[int]:
     """Lines of strings that are, or start a path with, the name of a dataset that is no feed."""
-    names = {definition.name for definition in catalog.ALL} - FEED_NAMES | {"what_if"}
+    names = {definition.name for definition in catalog.ALL} - FEED_NAMES | {
+        "features",
+        "daily",
+        "daily_parts",
+        "what_if",
+    }
     path = re.compile(rf"(?:{'|'.join(sorted(names))})/")
     strings = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
     return [node.lineno for node in strings if path.match(node.value) and not node.value.endswith(".py")]
@@ -59,60 +65,54 @@ def test_a_dataset_name_in_a_call_is_found() -> None:
     assert folder_names('x = f"training_sets/snapshot={s}"\ny = "features"\n') == [1]
 
 
-def dataset_rows() -> str:
-    """The table of datasets as docs/architecture.md shows it."""
-    rows = [
-        "| dataset | partition key | rows sorted by | kept for | age counted from |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for definition in (*catalog.ALL, catalog.what_if("N")):
-        columns = ", ".join(definition.sorted_by) or "position in the delivered file"
-        rows.append(
-            f"| `{definition.name}` | `{definition.key}`: {definition.key_value} | {columns} | {kept_for(definition)} "
-            f"| {definition.retention.starts_at} |"
-        )
-    return "\n".join(rows)
-
-
-def kept_for(definition: DatasetDefinition) -> str:
-    retention = definition.retention
-    more = f" + {retention.more_days} days" if retention.more_days else ""
-    condition = f", and until {retention.condition}" if retention.condition else ""
-    return f"`FRAUD_{retention.setting.upper()}`{more}{condition}"
-
-
-def column_rows() -> str:
-    """The columns of every dataset as docs/architecture.md shows them."""
-    return "\n".join(
-        f"* `{definition.name}`: {', '.join(f'{field.name} {type_name(field.type)}' for field in definition.schema)}"
-        for definition in catalog.ALL
-    )
-
-
-def type_name(kind: pa.DataType) -> str:
-    return {"double": "float64", "float": "float32", "timestamp[us, tz=UTC]": "timestamp"}.get(str(kind), str(kind))
-
-
-@pytest.mark.parametrize("expected", [dataset_rows(), column_rows()], ids=["datasets", "columns"])
-def test_the_architecture_page_describes_the_catalog(expected: str) -> None:
-    text = (ROOT / "docs/architecture.md").read_text()
-    section = text.partition("## Datasets of the lake")[2].partition("\n## ")[0]
-    assert expected in section, f"put this below 'Datasets of the lake':\n{expected}"
-
-
 def test_names_are_unique_and_retention_names_settings() -> None:
     assert len({definition.name for definition in catalog.ALL}) == len(catalog.ALL)
     assert {definition.retention.setting for definition in catalog.ALL} <= set(Settings.model_fields)
 
 
-def test_schemas_have_the_columns_of_the_contract_and_of_the_features() -> None:
-    assert tuple(catalog.TRANSACTIONS.schema.names) == TRANSACTION_COLUMNS
-    assert tuple(catalog.LABELS.schema.names) == LABEL_COLUMNS
-    assert tuple(catalog.FEATURES.schema.names) == (*TRANSACTION_COLUMNS, *WINDOW_NAMES)
+def test_schemas_have_the_columns_of_the_contract_and_of_the_declaration() -> None:
+    declared = ("distance_from_home", "merchant_category")
+    assert tuple(catalog.TRANSACTIONS.schema(THREE).names) == (*TRANSACTION_COLUMNS, *declared)
+    assert tuple(catalog.LABELS.schema(THREE).names) == LABEL_COLUMNS
+    features = catalog.features(THREE.stored_hash).schema(THREE)
+    names = ("transaction_velocity_1h", "avg_amount_7d", "unique_merchants_30d")
+    assert tuple(features.names) == (*TRANSACTION_COLUMNS, *declared, *names)
+    assert [str(features.field(name).type) for name in names] == ["double", "double", "int64"]
 
 
-def test_daily_datasets_are_those_with_a_partition_per_day() -> None:
-    assert [d.name for d in catalog.DAILY] == ["transactions", "labels", "features", "scores", "predictions"]
+def test_parts_have_what_the_aggregates_of_a_table_need() -> None:
+    table = tables(TWO_ENTITIES)[0]
+    assert catalog.part_schema(table).names == ["known", "merchant_id", "rows", "frauds", "count:amount", "sum:amount"]
+    distinct = table.features[0].model_copy(update={"aggregate": "distinct", "column": "user_id"})
+    wider = replace(table, features=(distinct, *table.features), columns=(("amount", 4), ("user_id", 0)))
+    assert catalog.part_schema(wider).names[-1] == "values:user_id"
+    assert catalog.daily_parts(wider).name != catalog.daily_parts(table).name
+
+
+def test_datasets_of_declarations_are_listed_once_and_found_in_a_lake(tmp_path: Path) -> None:
+    lake, table = f"file://{tmp_path}", tables(TWO_ENTITIES)[0]
+    definitions = catalog.of_declarations([TWO_ENTITIES, THREE, TWO_ENTITIES])
+    assert [d.name for d in definitions] == [
+        f"features/declaration={TWO_ENTITIES.stored_hash[:12]}", f"daily/table={table.id}",
+        f"daily_parts/table={table.id}", f"features/declaration={THREE.stored_hash[:12]}",
+    ]  # fmt: skip
+    assert catalog.in_lake(lake) == []
+    for definition in definitions:
+        definition.at(lake).publish("2025-03-01", pa.table({"x": [1]}))
+    (tmp_path / "features/notes").mkdir()
+    found = catalog.in_lake(lake)
+    assert {(d.name, d.family, d.retention) for d in found} == {(d.name, d.family, d.retention) for d in definitions}
+
+
+def test_recorded_declarations_are_read_with_their_lists(tmp_path: Path) -> None:
+    lake = f"file://{tmp_path}"
+    assert declarations.recorded(lake) == {}
+    for declared in (TWO_ENTITIES, THREE, THREE):
+        declarations.record(lake, declared)
+    found = declarations.recorded(lake)
+    assert {name: d.canonical() for name, d in found.items()} == {
+        d.hash: d.canonical() for d in (THREE, TWO_ENTITIES)
+    }  # fmt: skip
 
 
 def test_what_if_datasets_are_found_by_version(tmp_path: Path) -> None:

@@ -99,19 +99,22 @@ def test_what_is_kept_is_not_built_again_from_fewer_transactions_and_labels(
     before = [manifests(definition.at(lake)) for definition in definitions]
     newest = FIRST + timedelta(DAYS - 1)
     first_kept = (newest - timedelta(10)).isoformat()
-    kept = [{day: m for day, m in built.items() if day >= first_kept} for built in before]
+    # The snapshot of the day before holds for the transactions of the first kept day's first hours.
+    day_before = (newest - timedelta(11)).isoformat()
+    firsts = (first_kept, day_before)
+    kept = [{d: m for d, m in built.items() if d >= first} for first, built in zip(firsts, before, strict=True)]
 
     went = apply(context)
     assert [manifests(definition.at(lake)) for definition in definitions] == kept
-    for definition, built in zip(definitions, before, strict=True):
-        assert went[definition.name] == [d for d in built if d < first_kept]
+    for definition, built, first in zip(definitions, before, firsts, strict=True):
+        assert went[definition.name] == [d for d in built if d < first]
     # They are kept for longer: the oldest features read them.
     for definition in (catalog.TRANSACTIONS, catalog.LABELS, catalog.daily_parts(table)):
         assert definition.at(lake).partitions()[0] == (newest - timedelta(50)).isoformat()
 
     daily = build_daily.run(build_daily.Config(full=True), context)
     again = build_features.run(build_features.Config(full=True), context)
-    assert (daily.first_day, again.first_day) == (first_kept, first_kept)
+    assert (daily.first_day, again.first_day) == (day_before, first_kept)
     assert (daily.days_changed, again.days_changed) == (0, 0)
     assert [manifests(definition.at(lake)) for definition in definitions] == kept
     assert apply(context) == {}
@@ -188,7 +191,7 @@ def test_landed_files_are_removed_after_ingest_with_their_quarantine(context: Co
     simulate.run(world, context)
     ingest_transactions.run(ingest_transactions.Config(), context)
     table = landing.read_landed(
-        next(landing.landed_files(context.settings.landing_uri, "transactions")), "transactions"
+        next(landing.landed_files(context.settings.landing_uri, "transactions")), "transactions", context.declaration
     )
     with delivering(context.settings.landing_uri) as delivery:
         delivery.add("transactions", day(2), "late", table.slice(0, 1))

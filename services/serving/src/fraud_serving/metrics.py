@@ -6,7 +6,7 @@ metrics of a request, against 1 us here (docs/adr/0007). The rendered text is th
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -29,6 +29,7 @@ DIFFERENCE_BUCKETS: Final = (0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.5)
 PREDICT_ENDPOINTS: Final = ("/predict", "/predict/batch")
 STATUSES: Final = (200, 401, 405, 408, 413, 415, 422, 429, 499, 500, 503)
 """Every status of these endpoints, so that the series are bounded. 499: the client closed the connection."""
+DAILY_STATES: Final = ("current", "stale", "missing")
 MALFORMED: Final = "malformed"
 """The `endpoint` of bytes that are not a request."""
 MALFORMED_STATUSES: Final = (400, 405, 414, 431)
@@ -81,8 +82,10 @@ class Metrics:
         )
         self.history: Counter[str] = Counter(store=0, request=0, none=0)
         self.degraded: Counter[str] = Counter(store=0, model=0)
+        self.daily: Counter[tuple[str, str]] = Counter()
+        self.daily_ages: Callable[[], dict[str, float]] = dict
         self.unknown_category = self.repeated = self.in_flight = self.store_up = 0
-        self.store_errors: Counter[str] = Counter(connect=0, down=0, hung=0, timeout=0)
+        self.store_errors: Counter[str] = Counter(connect=0, daily=0, down=0, hung=0, timeout=0)
         self.refused: Counter[str] = Counter(sha256=0, format=0, features=0, golden=0, missing=0, size=0, source=0)
         self.challenger: Counter[str] = Counter(agree=0, champion_only=0, challenger_only=0)
         self.challenger_difference = Histogram(DIFFERENCE_BUCKETS)
@@ -95,6 +98,12 @@ class Metrics:
         self._registry.register(_Families(self))
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
+
+    def count_daily_tables(self, entities: Iterable[str]) -> None:
+        """Start the counters of the daily tables of these entities at zero."""
+        for entity in entities:
+            for state in DAILY_STATES:
+                self.daily[entity, state] += 0
 
     def store_error(self, kind: str) -> None:
         self.store_errors[kind] += 1
@@ -172,10 +181,22 @@ class _Families(Collector):  # type: ignore[misc] # the library's types are not 
         yield _counter(
             "serving_degraded", "Answers computed without the online store or without a model", "reason", m.degraded
         )
+        daily = CounterMetricFamily(
+            "serving_daily_snapshot", "Daily tables read, by state of the snapshot", labels=["entity", "state"]
+        )
+        for (entity, state), count in sorted(m.daily.items()):
+            daily.add_metric([entity, state], count)
+        yield daily
+        ages = GaugeMetricFamily(
+            "serving_daily_snapshot_age_seconds", "Since the newest published snapshot began to hold", labels=["entity"]
+        )
+        for entity, age_s in sorted(m.daily_ages().items()):
+            ages.add_metric([entity], age_s)
+        yield ages
         yield _counter("serving_store_errors", "Online store errors", "kind", m.store_errors)
         yield _counter("serving_artefacts_refused", "Model versions refused", "reason", m.refused)
         for name, text, count in (
-            ("serving_unknown_category", "Unknown categories, replaced by other", m.unknown_category),
+            ("serving_unknown_category", "Unknown categories, replaced by the declared value", m.unknown_category),
             ("serving_repeated", "Retries answered with the stored first answer", m.repeated),
             ("serving_registry_errors", "Failed requests to the registry", m.registry_errors),
             ("serving_model_swaps", "Model versions swapped in", m.swaps),

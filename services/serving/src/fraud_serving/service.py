@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from fraud_serving.api_keys import ApiKeys
 from fraud_serving.log.access_log import AccessLog
@@ -16,6 +16,7 @@ from fraud_serving.model.model import Model
 from fraud_serving.model.registry import Registry
 from fraud_serving.scoring.challenger import Challenger
 from fraud_serving.scoring.scorer import Scorer
+from fraud_serving.scoring.state import State
 from fraud_serving.settings import BadSettingError, Settings
 from fraud_serving.store.store import Store
 
@@ -43,6 +44,9 @@ class Service:
         )
         self.access = AccessLog(settings.access_log)
         self.scorer = Scorer(self._store, self._predictions, metrics)
+        metrics.daily_ages = self.scorer.snapshots.ages_s
+        self._swapping = asyncio.Lock()
+        self._swaps: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watchers = [self._watcher(settings.model_alias, settings.model_cache, self._swap)]
         if settings.challenger_alias:
@@ -76,9 +80,13 @@ class Service:
             self.keys.start()
         self._predictions.start()
         self.access.start()
+        await self._store.start()
+        self.scorer.snapshots.start()
         for watcher in self._watchers:
             watcher.start()
-        await self._store.start()
+        await asyncio.sleep(0)
+        if self._swaps:  # of the local copies
+            await asyncio.wait(self._swaps)
 
     async def stop(self) -> None:
         """Stop every part, after the last request. When this returns, every record is on disk."""
@@ -86,6 +94,7 @@ class Service:
             watcher.stop()
         if self.keys is not None:
             self.keys.stop()
+        await self.scorer.snapshots.stop()
         await self._store.close()
         await asyncio.to_thread(self._predictions.close)
         await asyncio.to_thread(self.access.close)
@@ -94,30 +103,45 @@ class Service:
         settings = self.settings
         return Registry(settings.mlflow_url, settings.mlflow_username, settings.mlflow_password.get_secret_value())
 
-    def _watcher(self, alias: str, folder: Path, swap: Callable[[Model], None]) -> AliasWatcher:
-        """`swap` is called on the event loop, so no request sees a partial swap."""
+    def _watcher(self, alias: str, folder: Path, swap: Callable[[Model], Coroutine[Any, Any, None]]) -> AliasWatcher:
+        """`swap` runs on the event loop."""
 
         def on_load(model: Model) -> None:
             if self._loop is not None:
-                self._loop.call_soon_threadsafe(swap, model)
+                self._loop.call_soon_threadsafe(self._start_swap, swap, model)
 
         settings = self.settings
         return AliasWatcher(
             self._registry, settings.model_name, alias, folder, settings.poll_seconds, self.metrics, on_load
         )
 
-    def _swap(self, model: Model) -> None:
-        metrics = self.metrics
-        metrics.swaps += 1
-        metrics.model_loaded_s = time.time()
-        metrics.model_info = _info(model)
-        self.scorer.model = model
+    def _start_swap(self, swap: Callable[[Model], Coroutine[Any, Any, None]], model: Model) -> None:
+        task = asyncio.get_running_loop().create_task(swap(model))
+        self._swaps.add(task)
+        task.add_done_callback(self._swaps.discard)
+
+    async def _swap(self, model: Model) -> None:
+        async with self._swapping:
+            await self._put_into_service(State(model, self.scorer.state.challenger))
+            metrics = self.metrics
+            metrics.swaps += 1
+            metrics.model_loaded_s = time.time()
+            metrics.model_info = _info(model)
         _log.info("version %s swapped in, sha256 %s, threshold %s", model.version, model.model_sha256, model.threshold)
 
-    def _swap_challenger(self, model: Model) -> None:
-        self.metrics.challenger_info = _info(model)
-        self._challenger.model = model
+    async def _swap_challenger(self, model: Model) -> None:
+        async with self._swapping:
+            await self._put_into_service(State(self.scorer.state.production, model))
+            self.metrics.challenger_info = _info(model)
         _log.info("version %s swapped in as challenger, sha256 %s", model.version, model.model_sha256)
+
+    async def _put_into_service(self, state: State) -> None:
+        """Read the daily snapshots of the state's tables, then make it the current one in a single step."""
+        tables, snapshots = state.reads.tables, self.scorer.snapshots
+        await snapshots.read(tables)
+        self.metrics.count_daily_tables(table.entity for table in tables)
+        self.scorer.state = state
+        snapshots.forget_others(tables)
 
 
 def _info(model: Model) -> dict[str, str]:

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import httpx
 
+from fraud.core import short_request
 from fraud.embedded import processes, services
 from fraud.embedded.fire_drill import undo
 from fraud.embedded.fire_drill.alert_watch import Watch
@@ -189,8 +190,9 @@ def overload(site: Site) -> Iterator[None]:
 def _payment(site: Site, transaction: str) -> dict[str, Any]:
     """A payment of the drill's user with the usual amount, so that it does not fire another alert."""
     return {
-        "transaction_id": transaction, "user_id": "drill", "merchant_id": "drill", "merchant_category": "grocery",
-        "event_timestamp": datetime.now(UTC).isoformat(), "amount": site.traffic.mean_amount, "distance_from_home": 1.0,
+        "transaction_id": transaction, "user_id": "drill", "merchant_id": "drill", short_request.CATEGORY: "grocery",
+        "event_timestamp": datetime.now(UTC).isoformat(), "amount": site.traffic.mean_amount,
+        short_request.DISTANCE: 1.0,
     }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import httpx
 
+from fraud.core import short_request
 from fraud.errors import UnavailableError
 
 Request = dict[str, Any]
@@ -33,11 +34,11 @@ def candidates(seed: int) -> Iterator[Request]:
         wild = number % 3 == 0
         yield {
             "amount": round(min(rng.lognormvariate(3.7, 0.9) * (20 if wild else 1), 9_000.0), 2),
-            "merchant_category": rng.choice(categories),
+            short_request.CATEGORY: rng.choice(categories),
             "hour_of_day": rng.randrange(6) if wild else rng.randrange(7, 23),
             "day_of_week": rng.randrange(7),
-            "transaction_velocity": float(rng.randrange(12) if wild else rng.randrange(3)),
-            "distance_from_home": round(rng.expovariate(1 / (400 if wild else 8)), 1),
+            short_request.VELOCITY: float(rng.randrange(12) if wild else rng.randrange(3)),
+            short_request.DISTANCE: round(rng.expovariate(1 / (400 if wild else 8)), 1),
         }
 
 

@@ -64,16 +64,16 @@ def parts_of(table: Table, tables: Mapping[int, pa.Table]) -> Parts:
         distinct, flat[name] = _coded(pa.chunked_array(texts, pa.string()))
         values[name] = len(distinct)
     days: dict[int, Part] = {}
-    first, begins = 0, dict.fromkeys(flat, 0)
+    first, start_of = 0, dict.fromkeys(flat, 0)
     for day, stored in tables.items():
         entity = codes[first : first + stored.num_rows]
         known = stored["known"].cast(pa.int32()).to_numpy().astype(np.int64)
         pairs = {}
         for name in flat:
             lengths = pc.list_value_length(stored[name]).to_numpy()
-            own = flat[name][begins[name] : begins[name] + int(lengths.sum())]
+            own = flat[name][start_of[name] : start_of[name] + int(lengths.sum())]
             pairs[name] = Pairs(np.repeat(entity, lengths) * values[name] + own, np.repeat(known, lengths))
-            begins[name] += len(own)
+            start_of[name] += len(own)
         days[day] = Part(known, entity, {name: stored[name].to_numpy() for name in numbers}, pairs)
         first += stored.num_rows
     return Parts(ids, days, values)

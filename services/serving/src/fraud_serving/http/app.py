@@ -1,5 +1,6 @@
 """The applications of the public and the internal port: FastAPI routes for documentation, health, lineage, metrics."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -34,7 +35,9 @@ class Ready(BaseModel):
 
 
 class Lineage(BaseModel):
-    """The served version. `tags` are those of the registry: commit, data, parameters, lock files, gates."""
+    """The served version. `declaration` has its columns, entities and features with the category lists that training
+    found, `groups` the inputs of each group of the reasons. `tags` are those of the registry: commit, data, parameters,
+    lock files, gates."""
 
     model_version: str
     model_sha256: str | None
@@ -42,6 +45,8 @@ class Lineage(BaseModel):
     threshold: float | None
     level: str | None
     feature_hash: str | None
+    declaration: dict[str, Any] | None
+    groups: dict[str, list[str]]
     tags: dict[str, str]
 
 
@@ -58,7 +63,6 @@ def public(service: Service) -> PredictApp:
         title="Fraud detector",
         version="1",
         summary="Scores card payments for fraud in real time.",
-        description=docs_page.guide(keys_required=service.keys is not None),
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -70,13 +74,19 @@ def public(service: Service) -> PredictApp:
     docs_page.add(app)
     _add_error_handler(app)
     # FastAPI documents replacing this method as the way to extend the document.
-    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
+    app.openapi = lambda: _document(app, service)  # type: ignore[method-assign]
     settings = service.settings
     return PredictApp(
         service.scorer, _head_as_get(app), service.metrics, service.keys,
         RateLimit(settings.client_rate, settings.client_burst_seconds), service.access, settings.max_in_flight,
         settings.max_body_bytes, settings.max_batch_bytes, settings.body_deadline_seconds,
     )  # fmt: skip
+
+
+def _document(app: FastAPI, service: Service) -> dict[str, Any]:
+    state = service.scorer.state
+    example, columns = openapi.full_example(state), openapi.columns_of(state)
+    return openapi.document(app, state, docs_page.guide(example, columns, keys_required=service.keys is not None))
 
 
 def internal(service: Service) -> ASGIApp:
@@ -128,7 +138,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
         },
     )
     async def ready(response: Response) -> Ready:
-        model = service.scorer.model
+        model = service.scorer.state.production
         response.status_code = 200 if model else 503
         version = model.version if model else RULE_VERSION
         return Ready(ready=model is not None, model_version=version, store_connected=service.store_connected)
@@ -149,15 +159,16 @@ def _add_lineage(app: FastAPI, service: Service) -> None:
         openapi_extra={"security": openapi.OPTIONAL_KEY},
     )
     async def model() -> Lineage:
-        served = service.scorer.model
+        served = service.scorer.state.production
         if served is None:
             return Lineage(
                 model_version=RULE_VERSION, model_sha256=None, run_id=None, threshold=None, level=None,
-                feature_hash=None, tags={},
+                feature_hash=None, declaration=None, groups={}, tags={},
             )  # fmt: skip
         return Lineage(
             model_version=served.version, model_sha256=served.model_sha256, run_id=served.run_id,
-            threshold=served.threshold, level=served.level, feature_hash=served.feature_hash, tags=served.tags,
+            threshold=served.threshold, level=served.level, feature_hash=served.plan.hash,
+            declaration=json.loads(served.plan.declaration.canonical()), groups=served.groups.inputs, tags=served.tags,
         )  # fmt: skip
 
 

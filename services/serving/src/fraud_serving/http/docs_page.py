@@ -5,14 +5,13 @@ Content-Security-Policy allows scripts and connections of this service only.
 """
 
 import json
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Final
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
-
-from fraud_serving.http.openapi import FULL_EXAMPLE
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -53,7 +52,7 @@ Every error has the body `Problem`, also 404 for an unknown path and 405 for ano
 1. **Key.** Every request carries the header `X-API-Key: <client>.<secret>`. Request a key from the platform team; it is
    shown once. {keys}
 2. **Send.** With `user_id` (then `transaction_id`, `merchant_id` and `event_timestamp` are required too) the decision
-   uses the user's stored history, and this payment is added to it. Without `user_id` the decision uses only the fields
+   uses the stored histories, and this payment is added to them. Without `user_id` the decision uses only the fields
    of the request. Keep connections open (HTTP/1.1 keep-alive) and reuse them. An offer to upgrade to HTTP/2, which
    Java's `HttpClient` makes by default, is ignored; nothing needs to be set.
 3. **Time out and retry.** 100 ms is a sufficient timeout. After a timeout or a lost connection send the same
@@ -63,6 +62,13 @@ Every error has the body `Problem`, also 404 for an unknown path and 405 for ano
    `fraud_probability` with a threshold of your own. Store `prediction_id` with the order: it identifies the answer in
    the prediction log.
 5. **Without an answer**, use a fallback of your own, for example by amount.
+
+### Fields of the loaded model
+
+Besides the fields that every payment has, the model reads these. Leave out what you do not have. A field that is not
+declared is refused, so that a misspelt one is noticed.
+
+{columns}
 
 ### From a shell
 
@@ -98,12 +104,17 @@ def looks_like_fraud(payment: dict) -> tuple[bool, str]:
 """
 
 
-def guide(*, keys_required: bool) -> str:
-    """The integration guide, Markdown: the description in the OpenAPI document."""
+def guide(example: Mapping[str, object], columns: Mapping[str, str], *, keys_required: bool) -> str:
+    """The integration guide, Markdown: the description in the OpenAPI document.
+
+    `example`: a payment with ids; `columns`: the declared columns of the loaded version, with their kinds.
+    """
+    rows = "\n".join(f"| `{name}` | {kind} |" for name, kind in columns.items())
     return _GUIDE.format(
         keys="" if keys_required else "**This service runs open and requires no key.**",
         key_header=" -H 'X-API-Key: checkout.<secret>'" if keys_required else "",
-        payment=json.dumps(FULL_EXAMPLE, indent=1),
+        payment=json.dumps(example, indent=1),
+        columns=f"| field | kind |\n| --- | --- |\n{rows}" if rows else "No model is loaded, so there are none.",
     )
 
 

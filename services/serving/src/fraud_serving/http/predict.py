@@ -18,7 +18,7 @@ from fraud_serving.api_keys import ApiKeys
 from fraud_serving.http.rate_limit import RateLimit
 from fraud_serving.log.access_log import AccessLog
 from fraud_serving.metrics import MALFORMED, Metrics
-from fraud_serving.schema import ContractError, Problem, explain_requested, parse, parse_batch
+from fraud_serving.schema import ContractError, Problem, explain_requested
 from fraud_serving.scoring.scorer import Scorer
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -101,12 +101,14 @@ class PredictApp:
         async def one(body: bytes, query: bytes, client: str, start_ns: int) -> bytes:
             limit.take(client, 1)
             explain = explain_requested(query) if query else False
-            return await scorer.decide(parse(body), start_ns, explain=explain)
+            state = scorer.state
+            return await scorer.decide(state, state.requests.parse(body), start_ns, explain=explain)
 
         async def many(body: bytes, _query: bytes, client: str, start_ns: int) -> bytes:
-            transactions = parse_batch(body)
+            state = scorer.state
+            transactions = state.requests.parse_batch(body)
             limit.take(client, len(transactions))
-            return await scorer.decide_batch(transactions, start_ns)
+            return await scorer.decide_batch(state, transactions, start_ns)
 
         self._routes: dict[str, tuple[Decide, int]] = {
             "/predict": (one, max_body_bytes),

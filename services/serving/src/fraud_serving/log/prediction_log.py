@@ -31,6 +31,10 @@ SEGMENT_S: Final = 3600.0
 """No line is written to a segment later than this after it was opened, so a reader can tell that it is complete."""
 _RETRY_S: Final = 1.0
 _RECORDS_PER_WRITE: Final = 500
+_MAX_SHADOWS: Final = 20_000
+"""Beyond this many queued records, what the challenger needs is not kept, so that a full disk costs little memory."""
+Entry = tuple[PredictionRecord, object]
+"""A record, and what `before_write` needs besides it."""
 
 
 class PredictionLog:
@@ -42,11 +46,11 @@ class PredictionLog:
         queue_records: int,
         segment_bytes: int,
         metrics: Metrics,
-        before_write: Callable[[Sequence[PredictionRecord]], None],
+        before_write: Callable[[Sequence[Entry]], None],
     ) -> None:
         self._folder, self._max_queued, self._max_bytes = folder, queue_records, segment_bytes
         self._metrics, self._before_write = metrics, before_write
-        self._queue: deque[PredictionRecord] = deque()  # append and popleft are atomic
+        self._queue: deque[Entry] = deque()  # append and popleft are atomic
         self._stop = threading.Event()
         self._file: int | None = None
         self._size = 0
@@ -61,12 +65,13 @@ class PredictionLog:
         self._open()
         self._thread.start()
 
-    def append(self, record: PredictionRecord) -> None:
+    def append(self, record: PredictionRecord, shadow: object = None) -> None:
         """Queue a record, or drop and count it if the queue is full. Called on the event loop; does not wait."""
-        if len(self._queue) >= self._max_queued:
+        queued = len(self._queue)
+        if queued >= self._max_queued:
             self._metrics.log_dropped += 1
             return
-        self._queue.append(record)
+        self._queue.append((record, shadow if queued < _MAX_SHADOWS else None))
 
     def close(self) -> None:
         """Write and sync the queue, and end the thread. Called after the last request."""
@@ -111,7 +116,7 @@ class PredictionLog:
             # By index: the event loop appends meanwhile, and iterating over a deque that grows raises RuntimeError.
             batch = [self._queue[index] for index in range(min(len(self._queue), _RECORDS_PER_WRITE))]
             self._before_write(batch)
-            lines = self._encoder.encode_lines(batch)
+            lines = self._encoder.encode_lines([record for record, _ in batch])
             full = self._size + len(lines) > self._max_bytes
             if self._file is None or full or time.monotonic() - self._opened_s > SEGMENT_S:
                 self._open()

@@ -10,20 +10,13 @@ class PredictionRecord(Struct, gc=False, omit_defaults=True):
     transaction_id: str | None
     user_id: str | None
     merchant_id: str | None
-    merchant_category: str
     amount: float
-    distance_from_home: float | None
     event_us: int | None
     hour_of_day: int
     day_of_week: int
     served_us: int
-    sequence: int | None
-    newest_us: int | None
     history: str
     degraded: bool
-    transaction_velocity_1h: float
-    avg_amount_7d: float | None
-    unique_merchants_30d: int
     fraud_probability: float
     is_fraud: bool
     threshold: float
@@ -31,5 +24,15 @@ class PredictionRecord(Struct, gc=False, omit_defaults=True):
     model_sha256: str
     feature_hash: str
     latency_us: int
+    columns: dict[str, float | str | bool | None]
+    """The declared columns."""
+    features: dict[str, float | None]
+    """The window and daily features."""
+    sequences: dict[str, int]
+    """Entity -> the transaction's place in the entity's stored history."""
+    newest_us: dict[str, int]
+    """Entity -> latest event time before this transaction."""
+    snapshots: dict[str, str]
+    """Entity -> id of the daily snapshot."""
     challenger_version: str | None = None
     challenger_probability: float | None = None

@@ -1,97 +1,85 @@
-"""Exact Shapley values of the eight inputs against a reference payment.
+"""Exact Shapley values of groups of inputs against a reference payment.
 
-For every subset of the inputs the model scores the payment with the other inputs replaced by those of the reference:
-2^8 = 256 rows in one inference call, about 3 ms for 300 trees. The values are computed without sampling. Their sum is
-the payment's probability minus that of the reference. Inputs are replaced before the vector is built, so that derived
-values (the ratio to the average, the flags of missing values) always belong to their inputs.
+A declaration puts each base input into one of at most twelve groups. For every subset of the groups the model scores the
+payment with the inputs of the other groups replaced by those of the reference: at most 2^12 = 4,096 rows in one
+inference call. The values are computed without sampling. Their sum is the payment's probability minus that of the
+reference. Inputs are replaced before imputation and derived features, so that a ratio or a flag of a missing value
+always belongs to its inputs.
 
-Source: Lundberg and Lee, "A Unified Approach to Interpreting Model Predictions", 2017, equation 4, with a single
-reference instead of an average over many. The values are not causes.
+Source: Lundberg and Lee, "A Unified Approach to Interpreting Model Predictions", 2017, equation 4, with groups as
+players and a single reference instead of an average over many. The values are not causes.
 """
 
+from collections.abc import Sequence
 from math import factorial
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fraud.core import vector
-from fraud.core.contract import CATEGORIES
-from fraud.core.features import CATEGORY_OFFSET, VECTOR_NAMES
+from fraud.core.vector import Input, Vector
 
 MAX_REASONS: Final = 4
 """Reasons in an answer."""
+BaseValue = float | int | None
 
 
-class Inputs(NamedTuple):
-    """What a vector is computed from, in the order of `vector.fill_table`; NaN for a missing value."""
+class Groups:
+    """The groups of a version's inputs, and its reference payment.
 
-    amount: float
-    hour_of_day: float
-    day_of_week: float
-    distance_from_home: float
-    merchant_category: float
-    transaction_velocity_1h: float
-    avg_amount_7d: float
-    unique_merchants_30d: float
-
-
-_N: Final = len(Inputs._fields)
-_SUBSETS: Final = (np.arange(2**_N)[:, None] >> np.arange(_N)) & 1 == 1
-"""bool[256, 8]: row s has input i of the payment if bit i of s is set, else that of the reference."""
-
-
-def reference_payment(vectors: NDArray[np.float32]) -> Inputs:
-    """The reference: the median of each input over the golden rows, float32[n, len(VECTOR_NAMES)].
-
-    Golden rows are spread evenly over the holdout, so this is a typical payment. Of two middle values the lower one is
-    used, so that each value is one that occurred. For a flag or a category it is the most frequent value.
+    `reference`: the base values of a typical payment in the order of `vector.inputs`; None is null. Training computes
+    it: the median, or the most frequent value of a category or a flag. Raises ValueError if it is not valid.
     """
 
-    def median(name: str, rows: NDArray[np.float32] = vectors) -> float:
-        column = np.sort(rows[:, VECTOR_NAMES.index(name)])
-        return float(column[(len(column) - 1) // 2])
+    def __init__(self, vector: Vector, reference: Sequence[BaseValue]) -> None:
+        if len(reference) != len(vector.inputs):
+            raise ValueError(f"expected a reference payment of {len(vector.inputs)} base values, got {len(reference)}")
+        self.reference: Final = tuple(map(_checked, reference, vector.inputs))
+        self.inputs: Final[dict[str, list[str]]] = {}
+        """Group -> names of its inputs."""
+        for of in vector.inputs:
+            self.inputs.setdefault(of.group, []).append(of.name)
+        self.names: Final = tuple(self.inputs)
+        self._vector, count = vector, len(self.names)
+        subsets = (np.arange(2**count)[:, None] >> np.arange(count)) & 1 == 1
+        self._of_input = [subsets[:, self.names.index(of.group)] for of in vector.inputs]
+        self._weights = _weights(subsets)
 
-    def median_unless(name: str, flag: str) -> float:
-        missing = vectors[:, VECTOR_NAMES.index(flag)] > 0.5
-        return float("nan") if missing.mean() > 0.5 else median(name, vectors[~missing])
+    def vectors(self, payment: Sequence[BaseValue]) -> NDArray[np.float32]:
+        """The vectors to score, float32[2^groups, len(vector.names)]. `payment`: base values as of the reference."""
+        columns = [
+            np.where(chosen, _or_nan(own), _or_nan(other))
+            for chosen, own, other in zip(self._of_input, payment, self.reference, strict=True)
+        ]
+        return self._vector.table(columns)
 
-    categories = vectors[:, CATEGORY_OFFSET : CATEGORY_OFFSET + len(CATEGORIES)]
-    return Inputs(
-        median("amount"), median("hour_of_day"), median("day_of_week"),
-        median_unless("distance_from_home", "distance_missing"), float(np.argmax(categories.sum(axis=0))),
-        median("transaction_velocity_1h"), median_unless("avg_amount_7d", "no_history_7d"),
-        median("unique_merchants_30d"),
-    )  # fmt: skip
-
-
-def subsets(payment: Inputs, reference: Inputs) -> NDArray[np.float32]:
-    """The 256 vectors to score, float32[256, len(VECTOR_NAMES)]."""
-    table = np.where(_SUBSETS, np.array(payment), np.array(reference))
-    whole = np.nan_to_num(table).astype(np.int64)
-    return vector.fill_table(
-        table[:, 0], whole[:, 1], whole[:, 2], table[:, 3], whole[:, 4], table[:, 5], table[:, 6], whole[:, 7]
-    )
+    def contributions(self, probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Shapley values in the order of `names`. `probabilities`: of the rows of `vectors`."""
+        values: NDArray[np.float64] = self._weights @ probabilities.astype(np.float64)
+        return values
 
 
-def _weights() -> NDArray[np.float64]:
-    """float64[8, 256]: the product with the 256 probabilities is the eight Shapley values."""
-    sizes = _SUBSETS.sum(axis=1)
-    weights = np.zeros((_N, 2**_N))
-    for i in range(_N):
-        for s in range(2**_N):
-            size = int(sizes[s])
-            if _SUBSETS[s, i]:
-                weights[i, s] = factorial(size - 1) * factorial(_N - size) / factorial(_N)
-            else:
-                weights[i, s] = -factorial(size) * factorial(_N - size - 1) / factorial(_N)
+def _checked(value: object, of: Input) -> BaseValue:
+    if of.categories:
+        if isinstance(value, (float, int)) and value in range(len(of.categories)):
+            return int(value)
+        raise ValueError(f"reference payment: {of.name}: expected an index into its values, got {value!r}")
+    if value is None or isinstance(value, (float, int)):
+        return value
+    raise ValueError(f"reference payment: {of.name}: expected a number or null, got {value!r}")
+
+
+def _or_nan(value: BaseValue) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _weights(subsets: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """float64[groups, rows]: the product with the probabilities of the rows is the Shapley values.
+
+    `subsets`: bool[rows, groups], whether a row has the payment's inputs of a group.
+    """
+    count, sizes = subsets.shape[1], subsets.sum(axis=1)
+    joining = np.array([factorial(s) * factorial(count - s - 1) / factorial(count) for s in range(count)])
+    added, left_out = joining[np.maximum(sizes - 1, 0)], joining[np.minimum(sizes, count - 1)]
+    weights: NDArray[np.float64] = np.where(subsets.T, added, -left_out)
     return weights
-
-
-_WEIGHTS: Final = _weights()
-
-
-def contributions(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Shapley values in the order of `Inputs`, float64[8]. `probabilities`: of the rows of `subsets`, float32[256]."""
-    values: NDArray[np.float64] = _WEIGHTS @ probabilities.astype(np.float64)
-    return values

@@ -6,15 +6,14 @@ from typing import Final
 
 import numpy as np
 
-from fraud.core import rule, vector
-from fraud.core.features import VECTOR_NAMES
+from fraud.core import rule
 from fraud_serving.model.model import Model
-from fraud_serving.schema import ValidTransaction
-from fraud_serving.scoring.history import UserHistory
+from fraud_serving.request import ValidTransaction
+from fraud_serving.scoring.inputs import BaseValues
 
 RULE_VERSION: Final = "rule"
 RULE_THRESHOLD: Final = 0.5
-_NAN: Final = float("nan")
+_FLOAT_BYTES: Final = 4
 _ROWS_IN_LOOP: Final = 64
 """A larger batch is scored in a thread, so that single requests are answered meanwhile."""
 
@@ -34,27 +33,27 @@ class _MicroBatch:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self._rows = np.empty((model.micro_batch_rows, len(VECTOR_NAMES)), dtype=np.float32)
+        self._rows: list[BaseValues] = []
         self._futures: list[asyncio.Future[float]] = []
 
     @property
     def full(self) -> bool:
-        return len(self._futures) == len(self._rows)
+        return len(self._futures) == self.model.micro_batch_rows
 
-    def add(self, transaction: ValidTransaction, history: UserHistory, future: "asyncio.Future[float]") -> None:
-        velocity, average, merchants = history.windows
-        vector.fill_row(
-            self._rows[len(self._futures)], transaction.amount, transaction.hour, transaction.weekday,
-            transaction.request.distance_from_home, transaction.category,
-            velocity, average, merchants,  # type: ignore[arg-type] # the first and third are never null
-        )  # fmt: skip
+    def add(self, base: BaseValues, future: "asyncio.Future[float]") -> None:
+        self._rows.append(base)
         self._futures.append(future)
 
     def run(self) -> None:
         """Score the rows and set the futures; set InferenceError if the model call raised."""
         probabilities: list[float] | None = None
         try:
-            probabilities = self.model.score(self._rows[: len(self._futures)]).tolist()
+            vector, count = self.model.plan.vector, len(self._rows)
+            row_bytes = _FLOAT_BYTES * len(vector.names)
+            buffer = bytearray(count * row_bytes)
+            for i, base in enumerate(self._rows):
+                vector.write(buffer, i * row_bytes, base)
+            probabilities = self.model.score(np.frombuffer(buffer, np.float32).reshape(count, -1)).tolist()
         finally:  # the event loop's exception handler logs the exception once
             for i, future in enumerate(self._futures):
                 if future.done():  # cancelled
@@ -71,14 +70,14 @@ class Inference:
     def __init__(self) -> None:
         self._open: _MicroBatch | None = None
 
-    def score(self, model: Model, transaction: ValidTransaction, history: UserHistory) -> "asyncio.Future[float]":
+    def score(self, model: Model, base: BaseValues) -> "asyncio.Future[float]":
         """The fraud probability, at the end of this event-loop iteration. The future may hold InferenceError."""
         loop, batch = asyncio.get_running_loop(), self._open
         if batch is None or batch.model is not model or batch.full:
             batch = self._open = _MicroBatch(model)
             loop.call_soon(self._run, batch)
         future: asyncio.Future[float] = loop.create_future()
-        batch.add(transaction, history, future)
+        batch.add(base, future)
         return future
 
     def _run(self, batch: _MicroBatch) -> None:
@@ -87,27 +86,17 @@ class Inference:
         batch.run()
 
 
-async def score_batch(model: Model, rows: Sequence[ValidTransaction], histories: Sequence[UserHistory]) -> list[float]:
+async def score_batch(model: Model, rows: Sequence[BaseValues]) -> list[float]:
     """The fraud probabilities of the rows of one batch request."""
-    table = vector.fill_table(
-        np.array([row.amount for row in rows], dtype=np.float64),
-        np.array([row.hour for row in rows], dtype=np.int64),
-        np.array([row.weekday for row in rows], dtype=np.int64),
-        np.array([nan_if_none(row.request.distance_from_home) for row in rows], dtype=np.float64),
-        np.array([row.category for row in rows], dtype=np.int64),
-        np.array([history.windows[0] for history in histories], dtype=np.float64),
-        np.array([nan_if_none(history.windows[1]) for history in histories], dtype=np.float64),
-        np.array([history.windows[2] for history in histories], dtype=np.int64),
-    )
-    scores = model.score(table) if len(rows) <= _ROWS_IN_LOOP else await asyncio.to_thread(model.score, table)
-    probabilities: list[float] = scores.tolist()
-    return probabilities
+
+    def score() -> list[float]:
+        table = model.plan.vector.table([np.array(column, dtype=np.float64) for column in zip(*rows, strict=True)])
+        scores: list[float] = model.score(table).tolist()
+        return scores
+
+    return score() if len(rows) <= _ROWS_IN_LOOP else await asyncio.to_thread(score)
 
 
 def rule_probability(transaction: ValidTransaction) -> float:
     """The score while no model is loaded: 1.0 or 0.0, by the level 0 rule."""
     return 1.0 if rule.is_fraud(transaction.amount, transaction.hour) else 0.0
-
-
-def nan_if_none(value: float | None) -> float:
-    return _NAN if value is None else value

@@ -1,34 +1,29 @@
-"""Reasons of a decision: the inputs with the largest Shapley values."""
+"""Reasons of a decision: the groups of inputs with the largest Shapley values."""
 
 import asyncio
-from math import isnan
 
-from fraud.core.contract import CATEGORIES
 from fraud_serving.model import shapley
 from fraud_serving.model.model import Model
-from fraud_serving.schema import Reason, ValidTransaction
-from fraud_serving.scoring.history import UserHistory
-from fraud_serving.scoring.inference import nan_if_none
+from fraud_serving.schema import Reason
+from fraud_serving.scoring.inputs import BaseValues, Inputs
 
 
-async def reasons_of(model: Model, transaction: ValidTransaction, history: UserHistory) -> list[Reason]:
-    """The `shapley.MAX_REASONS` inputs with the largest contributions. A thread scores the 256 rows this needs."""
-    velocity, average, merchants = history.windows
-    inputs = shapley.Inputs(
-        transaction.amount, transaction.hour, transaction.weekday,
-        nan_if_none(transaction.request.distance_from_home), transaction.category,
-        velocity or 0.0, nan_if_none(average), merchants or 0,
-    )  # fmt: skip
-    probabilities = await asyncio.to_thread(model.score, shapley.subsets(inputs, model.reference))
-    contributions = shapley.contributions(probabilities).tolist()
-    reasons = [
-        Reason(name, round(part, 6), _as_json(name, value), _as_json(name, reference))  # type: ignore[arg-type]
-        for name, part, value, reference in zip(inputs._fields, contributions, inputs, model.reference, strict=True)
-    ]
-    return sorted(reasons, key=lambda reason: -abs(reason.contribution))[: shapley.MAX_REASONS]
+async def reasons_of(model: Model, inputs: Inputs, payment: BaseValues) -> list[Reason]:
+    """The `shapley.MAX_REASONS` groups with the largest contributions. A thread scores the rows that this needs."""
+    groups = model.groups
+    parts = await asyncio.to_thread(_contributions, model, payment)
+    own, ordinary = inputs.readable(payment), inputs.readable(groups.reference)
+    largest = sorted(zip(groups.names, parts, strict=True), key=lambda part: -abs(part[1]))[: shapley.MAX_REASONS]
+    return [
+        Reason(
+            group, round(part, 6),
+            {name: own[name] for name in groups.inputs[group]}, {name: ordinary[name] for name in groups.inputs[group]},
+        )
+        for group, part in largest
+    ]  # fmt: skip
 
 
-def _as_json(name: str, value: float) -> float | str | None:
-    if name == "merchant_category":
-        return CATEGORIES[int(value)]
-    return None if isnan(value) else value
+def _contributions(model: Model, payment: BaseValues) -> list[float]:
+    groups = model.groups
+    found: list[float] = groups.contributions(model.score(groups.vectors(payment))).tolist()
+    return found

@@ -3,7 +3,8 @@
 import msgspec
 
 from fraud_serving.metrics import Metrics
-from fraud_serving.schema import Answer, Transaction
+from fraud_serving.request import ValidTransaction
+from fraud_serving.schema import Answer
 from fraud_serving.store.store import Store
 
 
@@ -14,13 +15,13 @@ class FirstAnswers:
         self._store, self._metrics = store, metrics
         self._decode = msgspec.json.Decoder(Answer).decode
 
-    def keep(self, request: Transaction, answer: bytes) -> None:
+    def keep(self, transaction: ValidTransaction, answer: bytes) -> None:
         """Write the answer if none is kept. Does not wait for the store."""
-        self._store.keep_answer(_key(request), answer)
+        self._store.keep_answer(_key(transaction), answer)
 
-    async def find(self, request: Transaction) -> Answer | None:
+    async def find(self, transaction: ValidTransaction) -> Answer | None:
         """The first answer, marked as repeated; None if none is kept or the store does not reply in time."""
-        body = await self._store.find_answer(_key(request))
+        body = await self._store.find_answer(_key(transaction))
         if body is None:
             return None
         try:
@@ -32,5 +33,5 @@ class FirstAnswers:
         return msgspec.structs.replace(answer, repeated=True)
 
 
-def _key(request: Transaction) -> bytes:
-    return f"a:{request.user_id}\n{request.transaction_id}".encode()
+def _key(transaction: ValidTransaction) -> bytes:
+    return f"a:{transaction.user_id}\n{transaction.transaction_id}".encode()

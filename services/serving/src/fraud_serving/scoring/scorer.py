@@ -1,150 +1,173 @@
 """The decision path, in the order in which a request takes it:
 
-1. `schema.validated` checks the transaction;
-2. `history` appends it to the user's stored history and computes the window features;
-3. `retries` returns the first answer if this is a retry;
-4. `inference` scores the vector;
-5. `answer` builds the answer and its prediction record;
-6. the answer is kept for retries, counted in the metrics and logged.
+1. `RequestType.validated` checks the transaction;
+2. `reads` appends it to the stored histories and reads the daily rows, in one round trip;
+3. `inputs` computes the features;
+4. `retries` returns the first answer if this is a retry;
+5. `inference` scores the vector;
+6. `answer` builds the answer and its prediction record;
+7. the answer is kept for retries, counted in the metrics and logged.
 
-A request reads `Scorer.model` once, so one version makes the whole answer, also of a batch and with reasons, whatever
-is swapped in meanwhile.
+A request reads `Scorer.state` once, before it is parsed, so one version makes the whole answer, also of a batch and
+with reasons, whatever is swapped in meanwhile.
 """
 
 import asyncio
 import secrets
 import time
 from collections.abc import Sequence
+from typing import Any, Final
 
 import msgspec
 
-from fraud.core.contract import CATEGORY_INDEX, MAX_FUTURE_SKEW_US, OTHER_INDEX
+from fraud.core.contract import MAX_FUTURE_SKEW_US
 from fraud_serving.log.prediction_log import PredictionLog
 from fraud_serving.log.prediction_record import PredictionRecord
 from fraud_serving.metrics import Metrics
-from fraud_serving.model.model import Model
-from fraud_serving.schema import Answer, Answers, ContractError, Transaction, ValidTransaction, validated
+from fraud_serving.request import ValidTransaction
+from fraud_serving.schema import Answer, Answers, ContractError
 from fraud_serving.scoring.answer import answer_to, record_of
-from fraud_serving.scoring.history import (
-    ROWS_PER_ITERATION,
-    UserHistory,
-    append_event,
-    histories_of,
-    history_from_reply,
-    history_from_request,
-)
+from fraud_serving.scoring.challenger import shadow_of
 from fraud_serving.scoring.inference import RULE_VERSION, Inference, rule_probability, score_batch
+from fraud_serving.scoring.inputs import NO_FEATURES, BaseValues, Features
+from fraud_serving.scoring.reads import Reads, fill, read_all
 from fraud_serving.scoring.reasons import reasons_of
 from fraud_serving.scoring.retries import FirstAnswers
+from fraud_serving.scoring.state import State
+from fraud_serving.store.daily_snapshots import DailySnapshots
 from fraud_serving.store.store import Store
 
 _encode = msgspec.json.Encoder().encode
+ROWS_PER_ITERATION: Final = 200
+"""Rows of a batch that are processed in one event-loop iteration, so that single requests are answered meanwhile."""
 
 
 class Scorer:
-    """The decision path of one process. A swap replaces `model`; None: the level 0 rule decides."""
+    """The decision path of one process. A swap replaces `state`."""
 
     def __init__(self, store: Store, log: PredictionLog, metrics: Metrics) -> None:
-        self.model: Model | None = None
+        self.state = State()
+        self.snapshots: Final = DailySnapshots(store, metrics, lambda: self.state.reads.tables)
         self._store, self._log, self._metrics = store, log, metrics
         self._first_answers, self._inference = FirstAnswers(store, metrics), Inference()
         self._process, self._count = secrets.token_hex(8), 0
 
-    async def decide(self, request: Transaction, start_ns: int, *, explain: bool = False) -> bytes:
-        """The answer to one transaction, as JSON; `explain` adds its reasons. Raises ContractError, InferenceError."""
-        transaction = validated(request, _latest_us())
-        request = transaction.request
+    async def decide(self, state: State, request: Any, start_ns: int, *, explain: bool = False) -> bytes:  # noqa: ANN401
+        """The answer to one transaction, as JSON; `explain` adds its reasons. Raises ContractError, InferenceError.
 
-        if request.user_id is None:
-            history = history_from_request(request)
+        `request` is what `state.requests` parsed.
+        """
+        transaction = state.requests.validated(request, _latest_us())
+        reads, commands = state.reads.commands(transaction, self.snapshots)
+        if commands:
+            future = self._store.send(commands, len(reads.sent))
+            fill(reads, None if future is None else await future)
+        inputs, model = state.inputs, state.production
+        base: BaseValues = ()
+        if inputs is None or model is None:
+            features, probability = NO_FEATURES, rule_probability(transaction)
         else:
-            reply = append_event(self._store, transaction)
-            history = history_from_reply(transaction, None if reply is None else await reply)
-        if history.repeated and (first := await self._first_answers.find(request)) is not None:
-            return _encode(first)
+            features = inputs.features(transaction, transaction.values, reads)
+            if features.repeated and (first := await self._first_answers.find(transaction)) is not None:
+                return _encode(first)
+            base = inputs.base_values(transaction, transaction.values, features.values)
+            probability = await self._inference.score(model, base)
 
-        model = self.model
-        if model is None:
-            probability = rule_probability(transaction)
-        else:
-            probability = await self._inference.score(model, transaction, history)
-
-        answer = answer_to(transaction, history, model, probability, self._new_prediction_id())
-        record = record_of(answer, transaction, history, model)
+        answer = answer_to(state, transaction, features, probability, self._new_prediction_id())
+        record = record_of(answer, state, transaction, features)
         if explain:
-            reasons = [] if model is None else await reasons_of(model, transaction, history)
+            reasons = [] if model is None or inputs is None else await reasons_of(model, inputs, base)
             answer = msgspec.structs.replace(answer, reasons=reasons)
         body = _encode(answer)
 
-        if history.sequence is not None:
-            self._first_answers.keep(request, body)
-        self._count_inputs(transaction, history, model)
-        self._finish(record, start_ns)
+        if features.sequences and not features.store_failed:
+            self._first_answers.keep(transaction, body)
+        self._count_inputs(state, transaction, features)
+        self._finish(state, record, transaction, features, reads, start_ns)
         return body
 
-    async def decide_batch(self, requests: Sequence[Transaction], start_ns: int) -> bytes:
+    async def decide_batch(self, state: State, requests: Sequence[Any], start_ns: int) -> bytes:
         """The answers to 1..MAX_BATCH_ROWS transactions, as JSON. Raises ContractError naming the row."""
-        rows = await _validated_batch(requests)
-        histories = await histories_of(self._store, rows)
-        model = self.model
-        if model is None:
+        rows = await _validated_batch(state, requests)
+        reads = await read_all(state.reads, self._store, self.snapshots, rows, ROWS_PER_ITERATION)
+        model, inputs = state.production, state.inputs
+        features = [NO_FEATURES] * len(rows)
+        if model is None or inputs is None:
             probabilities = [rule_probability(row) for row in rows]
         else:
-            probabilities = await score_batch(model, rows, histories)
+            base = []
+            for i, (row, of_row) in enumerate(zip(rows, reads, strict=True)):
+                features[i] = inputs.features(row, row.values, of_row)
+                base.append(inputs.base_values(row, row.values, features[i].values))
+                if i % ROWS_PER_ITERATION == ROWS_PER_ITERATION - 1:
+                    await asyncio.sleep(0)
+            probabilities = await score_batch(model, base)
         answers: list[Answer] = []
-        records: list[PredictionRecord] = []
-        for i, (row, history, probability) in enumerate(zip(rows, histories, probabilities, strict=True)):
-            answer = await self._first_answers.find(row.request) if history.repeated else None
+        logged: list[tuple[PredictionRecord, object]] = []
+        for i, (row, of_row, found, probability) in enumerate(zip(rows, reads, features, probabilities, strict=True)):
+            answer = await self._first_answers.find(row) if found.repeated else None
             if answer is None:
-                answer = answer_to(row, history, model, probability, self._new_prediction_id())
-                records.append(record_of(answer, row, history, model))
-                self._count_inputs(row, history, model)
-                if history.sequence is not None:
-                    self._first_answers.keep(row.request, _encode(answer))
+                answer = answer_to(state, row, found, probability, self._new_prediction_id())
+                shadow = shadow_of(state, row, found.values, of_row)
+                logged.append((record_of(answer, state, row, found), shadow))
+                self._count_inputs(state, row, found)
+                if found.sequences and not found.store_failed:
+                    self._first_answers.keep(row, _encode(answer))
             answers.append(answer)
             if i % ROWS_PER_ITERATION == ROWS_PER_ITERATION - 1:
                 await asyncio.sleep(0)
         body = _encode(Answers(model.version if model else RULE_VERSION, answers))
-        self._finish_batch(records, start_ns)
+        self._finish_batch(logged, start_ns)
         return body
 
     def _new_prediction_id(self) -> str:
         self._count += 1
         return f"{self._process}-{self._count:x}"
 
-    def _count_inputs(self, transaction: ValidTransaction, history: UserHistory, model: Model | None) -> None:
+    def _count_inputs(self, state: State, transaction: ValidTransaction, features: Features) -> None:
         metrics = self._metrics
-        metrics.history[history.source] += 1
-        if history.store_failed:
+        metrics.history[features.source] += 1
+        if features.store_failed:
             metrics.degraded["store"] += 1
-        if model is None:
+        for table in features.daily:
+            metrics.daily[table] += 1
+        if state.inputs is None:
             metrics.degraded["model"] += 1
-        if transaction.category == OTHER_INDEX and transaction.request.merchant_category not in CATEGORY_INDEX:
-            metrics.unknown_category += 1
+        else:
+            metrics.unknown_category += state.inputs.unknown_categories(transaction, transaction.values)
 
-    def _finish(self, record: PredictionRecord, start_ns: int) -> None:
+    def _finish(
+        self,
+        state: State,
+        record: PredictionRecord,
+        transaction: ValidTransaction,
+        features: Features,
+        reads: Reads,
+        start_ns: int,
+    ) -> None:
         """Count the answer and queue its record."""
         elapsed_ns = time.perf_counter_ns() - start_ns
         record.served_us = time.time_ns() // 1000
         record.latency_us = elapsed_ns // 1000
         self._metrics.observe(record.amount, record.fraud_probability, record.threshold, elapsed_ns * 1e-9)
-        self._log.append(record)
+        self._log.append(record, shadow_of(state, transaction, features.values, reads))
 
-    def _finish_batch(self, records: Sequence[PredictionRecord], start_ns: int) -> None:
+    def _finish_batch(self, logged: Sequence[tuple[PredictionRecord, object]], start_ns: int) -> None:
         """Count the answers of a batch, which share one time and latency, and queue their records."""
-        if not records:
+        if not logged:
             return
         elapsed_ns, now_us = time.perf_counter_ns() - start_ns, time.time_ns() // 1000
-        for record in records:
+        for record, shadow in logged:
             record.served_us, record.latency_us = now_us, elapsed_ns // 1000
-            self._log.append(record)
+            self._log.append(record, shadow)
+        records = [record for record, _ in logged]
         self._metrics.observe_all(
             [r.amount for r in records], [r.fraud_probability for r in records], records[0].threshold, elapsed_ns * 1e-9
         )
 
 
-async def _validated_batch(requests: Sequence[Transaction]) -> list[ValidTransaction]:
-    latest_us, rows = _latest_us(), list[ValidTransaction]()
+async def _validated_batch(state: State, requests: Sequence[Any]) -> list[ValidTransaction]:
+    latest_us, rows, validated = _latest_us(), list[ValidTransaction](), state.requests.validated
     for i, request in enumerate(requests):
         try:
             rows.append(validated(request, latest_us))

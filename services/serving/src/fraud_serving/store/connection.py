@@ -18,7 +18,9 @@ HUNG_S: Final = 1.0
 """A connection whose oldest reply is this late is closed, so the deadline of a request cannot be longer."""
 
 Reply = Any
-"""A reply as hiredis parses it; None if the store did not reply in time or refused the command."""
+"""A reply as hiredis parses it, or NO_REPLY. None is the store's own null."""
+NO_REPLY: Final = Ellipsis
+"""The store did not reply in time, or it refused the command."""
 
 
 def command(*parts: bytes) -> bytes:
@@ -29,20 +31,26 @@ def command(*parts: bytes) -> bytes:
 LOAD_SCRIPT: Final = command(b"SCRIPT", b"LOAD", SCRIPT)
 
 
-class _PendingCommand:
-    """A command without a reply yet. `future` is None if its reply is not used."""
+class _Pending:
+    """Commands that were sent together and whose replies are not complete. `future` is None if they are not used."""
 
-    __slots__ = ("future", "sent_s")
+    __slots__ = ("future", "left", "replies", "sent_s")
 
-    def __init__(self, future: "asyncio.Future[Reply] | None", sent_s: float) -> None:
-        self.future, self.sent_s = future, sent_s
+    def __init__(self, future: "asyncio.Future[list[Reply]] | None", commands: int, sent_s: float) -> None:
+        self.future, self.left, self.sent_s = future, commands, sent_s
+        self.replies: list[Reply] = []
+
+    def end(self) -> None:
+        """Set the result, with NO_REPLY for each reply that is missing. Later replies are not used."""
+        if self.future is not None and not self.future.done():
+            self.future.set_result([*self.replies, *[NO_REPLY] * self.left] if self.left else self.replies)
 
 
 class Connection(asyncio.Protocol):
     """Replies arrive in the order of the commands. `on_error` is called with the kind of each error."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_error: Callable[[str], None]) -> None:
-        self.pending: deque[_PendingCommand] = deque()
+        self.pending: deque[_Pending] = deque()
         self.closed: asyncio.Future[None] = loop.create_future()
         self._loop, self._on_error = loop, on_error
         self._reader = hiredis.Reader(notEnoughData=Ellipsis)
@@ -53,21 +61,22 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's class does not inherit from it
 
-    def send(self, data: bytes, future: "asyncio.Future[Reply] | None") -> None:
-        """Queue a command. All commands queued in one event-loop iteration leave in one write.
+    def send(self, data: bytes, future: "asyncio.Future[list[Reply]] | None", commands: int = 1) -> None:
+        """Queue commands. All commands queued in one event-loop iteration leave in one write.
 
-        A command without a future leaves with the next one that has one, or with the next check of the deadlines.
+        The future gets the list of their replies. Commands without one leave with the next ones that have one, or with
+        the next check of the deadlines.
         """
         if self.closed.done():
             # Between the loss of the connection and the next step of the task that reconnects.
             if future is not None:
-                future.set_result(None)
+                future.set_result([NO_REPLY] * commands)
             return
         if future is not None and not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self.flush)
         self._out.append(data)
-        self.pending.append(_PendingCommand(future, self._loop.time()))
+        self.pending.append(_Pending(future, commands, self._loop.time()))
 
     def flush(self) -> None:
         """Write the queued commands. While the connection closes they are dropped; `connection_lost` ends them."""
@@ -77,41 +86,47 @@ class Connection(asyncio.Protocol):
         self._out.clear()
 
     def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
+        reader, pending = self._reader, self.pending
+        reader.feed(data)
         try:
-            while (reply := self._reader.gets()) is not Ellipsis:
-                self._resolve(self.pending.popleft(), reply)
+            while (reply := reader.gets()) is not Ellipsis:
+                first = pending[0]
+                first.left -= 1
+                reply = self._checked(reply)
+                if first.future is not None:
+                    first.replies.append(reply)
+                if not first.left:
+                    pending.popleft()
+                    first.end()
         except (hiredis.ProtocolError, IndexError):
             self._on_error("protocol")
             self.abort()
 
-    def _resolve(self, pending: _PendingCommand, reply: Reply) -> None:
-        if isinstance(reply, hiredis.ReplyError):
-            self._on_error("reply")
-            _log.warning("online store refused a command: %s", reply)
-            if str(reply).startswith("NOSCRIPT"):
-                self.send(LOAD_SCRIPT, None)
-            reply = None
-        if pending.future is not None and not pending.future.done():
-            pending.future.set_result(reply)
+    def _checked(self, reply: Reply) -> Reply:
+        if not isinstance(reply, hiredis.ReplyError):
+            return reply
+        self._on_error("reply")
+        _log.warning("online store refused a command: %s", reply)
+        if str(reply).startswith("NOSCRIPT"):
+            self.send(LOAD_SCRIPT, None)
+        return NO_REPLY
 
     def expire(self, before_s: float) -> None:
-        """Set None for commands sent before `before_s` (loop time). Close a connection that hangs."""
+        """End the wait for commands sent before `before_s` (loop time). Close a connection that hangs."""
         self.flush()
         for pending in self.pending:
             if pending.sent_s > before_s:
                 break
             if pending.future is not None and not pending.future.done():
                 self._on_error("timeout")
-                pending.future.set_result(None)
+                pending.end()
         if self.pending and self.pending[0].sent_s < self._loop.time() - HUNG_S:
             self._on_error("hung")
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         for pending in self.pending:
-            if pending.future is not None and not pending.future.done():
-                pending.future.set_result(None)
+            pending.end()
         self.pending.clear()
         if not self.closed.done():
             self.closed.set_result(None)

@@ -1,4 +1,4 @@
-"""The online store: users' histories, and the answers kept for retries.
+"""The online store: histories, daily rows, and the answers kept for retries.
 
 A request waits for the store no longer than the deadline. After that, and while the store is down, it is answered
 without history; a background task reconnects.
@@ -13,15 +13,10 @@ from urllib.parse import unquote, urlsplit
 
 import hiredis
 
-from fraud.core.features import MAX_EVENTS
-from fraud.core.history import append_arguments, history_key, ids_key
 from fraud_serving.metrics import Metrics
-from fraud_serving.store.connection import LOAD_SCRIPT, SCRIPT_SHA, Connection, Reply, command
+from fraud_serving.store.connection import LOAD_SCRIPT, NO_REPLY, Connection, Reply, command
 
 _log = logging.getLogger(__name__)
-_EVALSHA: Final = b"*9\r\n$7\r\nEVALSHA\r\n$40\r\n" + SCRIPT_SHA + b"\r\n$1\r\n2\r\n"
-_MAX_EVENTS: Final = str(MAX_EVENTS).encode()
-_MAX_EVENTS_PART: Final = b"\r\n$%d\r\n%b\r\n" % (len(_MAX_EVENTS), _MAX_EVENTS)
 _FIRST_RETRY_S: Final = 0.05
 _MAX_RETRY_S: Final = 1.0
 _CONNECT_S: Final = 2.0
@@ -29,7 +24,7 @@ _MAX_PENDING: Final = 50_000
 
 
 def _check_accepted(reply: Reply) -> None:
-    if reply is None:
+    if reply is NO_REPLY:
         raise ConnectionError("login refused or connection closed")
 
 
@@ -39,7 +34,9 @@ class Store:
     def __init__(self, url: str, deadline_s: float, answer_ttl_s: int, metrics: Metrics) -> None:
         self._url = urlsplit(url)
         self._deadline_s, self._metrics = deadline_s, metrics
-        self._answer_ttl_s = str(answer_ttl_s).encode()
+        self._set = b"*6\r\n$3\r\nSET\r\n$%%d\r\n%%b\r\n$%%d\r\n%%b\r\n$2\r\nEX\r\n$%d\r\n%d\r\n$2\r\nNX\r\n" % (
+            len(str(answer_ttl_s)), answer_ttl_s,
+        )  # fmt: skip
         self._connection: Connection | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._first_attempt = asyncio.Event()
@@ -64,44 +61,35 @@ class Store:
             self._connection.flush()
             self._connection.close()
 
-    def append(
-        self, user_id: str, transaction_id: str, event_us: int, units: int, merchant_id: str
-    ) -> "asyncio.Future[Reply] | None":
-        """Read the user's history and append this event, in one atomic round trip.
+    def send(self, data: bytes, commands: int) -> "asyncio.Future[list[Reply]] | None":
+        """Send `commands` commands. The future gets their replies; NO_REPLY after the deadline or an error.
 
-        The future holds the argument of `fraud.core.history.prior_history`, or None after the deadline or an error.
         There is no future while the store is not connected.
         """
-        record, id_, at = append_arguments(transaction_id, event_us, units, merchant_id)
-        history, ids, when = history_key(user_id).encode(), ids_key(user_id).encode(), b"%d" % at
-        data = b"".join(
-            (
-                _EVALSHA, b"$%d\r\n%b\r\n$%d\r\n%b\r\n$24\r\n" % (len(history), history, len(ids), ids), record,
-                b"\r\n$8\r\n", id_, b"\r\n$%d\r\n%b" % (len(when), when), _MAX_EVENTS_PART,
-            )
-        )  # fmt: skip
-        return self._send(data)
+        connection = self._connection
+        if connection is None or len(connection.pending) >= _MAX_PENDING:
+            self._metrics.store_error("down" if connection is None else "full")
+            return None
+        future: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
+        connection.send(data, future, commands)
+        return future
+
+    async def replies(self, *commands: bytes) -> list[Reply]:
+        """The replies to commands that are no part of a request."""
+        future = self.send(b"".join(commands), len(commands)) if self.connected else None
+        return [NO_REPLY] * len(commands) if future is None else await future
 
     async def find_answer(self, key: bytes) -> bytes | None:
         """The answer kept under `key`; None if there is none or the store does not reply in time."""
-        future = self._send(command(b"GET", key))
-        found = None if future is None else await future
+        future = self.send(command(b"GET", key), 1)
+        found = None if future is None else (await future)[0]
         return found if isinstance(found, bytes) else None
 
     def keep_answer(self, key: bytes, answer: bytes) -> None:
         """Keep an answer under `key` unless one is kept. Does not wait for the reply; the write may be lost."""
         connection = self._connection
         if connection is not None and len(connection.pending) < _MAX_PENDING:
-            connection.send(command(b"SET", key, answer, b"EX", self._answer_ttl_s, b"NX"), None)
-
-    def _send(self, data: bytes) -> "asyncio.Future[Reply] | None":
-        connection = self._connection
-        if connection is None or len(connection.pending) >= _MAX_PENDING:
-            self._metrics.store_error("down" if connection is None else "full")
-            return None
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        connection.send(data, future)
-        return future
+            connection.send(self._set % (len(key), key, len(answer), answer), None)
 
     async def _check_deadlines(self) -> None:
         loop = asyncio.get_running_loop()
@@ -143,9 +131,9 @@ class Store:
             )
             try:
                 for first in self._first_commands():
-                    future: asyncio.Future[Reply] = loop.create_future()
+                    future: asyncio.Future[list[Reply]] = loop.create_future()
                     connection.send(first, future)
-                    _check_accepted(await future)
+                    _check_accepted((await future)[0])
             except BaseException:
                 connection.abort()
                 raise

@@ -206,15 +206,17 @@ def _with_frauds(
     """The groups with a column `frauds`; a change on another day than the rows' has a group of its own."""
     if not len(deltas.known):
         return known, codes, {**columns, "frauds": np.zeros(len(codes), np.int64)}
-    pairs = np.concatenate([np.stack([known, codes]), np.stack([deltas.known, deltas.entity])], axis=1)
-    groups, place = np.unique(pairs, axis=1, return_inverse=True)
-    own, others = place.ravel()[: len(known)], place.ravel()[len(known) :]
-    wider = {name: np.zeros(groups.shape[1], np.int64) for name in (*columns, "frauds")}
+    size, first = int(codes.max()) + 1, int(min(known.min(), deltas.known.min()))
+    keys = (np.concatenate([known, deltas.known]) - first) * size + np.concatenate([codes, deltas.entity])
+    groups, place = np.unique(keys, return_inverse=True)
+    own, others = place[: len(known)], place[len(known) :]
+    wider = {name: np.zeros(len(groups), np.int64) for name in (*columns, "frauds")}
     for name, values in columns.items():
         wider[name][own] = values
     np.add.at(wider["frauds"], others, deltas.delta)
     kept = (wider["rows"] != 0) | (wider["frauds"] != 0)
-    return groups[0][kept], groups[1][kept], {name: values[kept] for name, values in wider.items()}
+    found = groups[kept]
+    return found // size + first, found % size, {name: values[kept] for name, values in wider.items()}
 
 
 def _new_values(

@@ -1,0 +1,48 @@
+"""What one swap puts into service: the production version, the challenger, and all that is derived from both.
+
+A state never changes. A request reads the current one once, before it is parsed, and uses no other.
+"""
+
+from typing import Final
+
+from fraud_serving.model.model import Model
+from fraud_serving.request import RequestType, ValidTransaction, VersionColumns
+from fraud_serving.schema import Value
+from fraud_serving.scoring.inputs import Inputs
+from fraud_serving.scoring.reads import ReadPlan
+
+
+class State:
+    """The loaded versions. Without production version the level 0 rule decides."""
+
+    def __init__(self, production: Model | None = None, challenger: Model | None = None) -> None:
+        self.production: Final = production
+        self.challenger: Final = challenger
+        first, second = (None if model is None else model.plan for model in (production, challenger))
+        self.requests: Final = RequestType(first, second)
+        self.reads: Final = ReadPlan(first, second, self.requests)
+        self.inputs: Final = self._inputs(production, self.requests.production)
+        self.challenger_inputs: Final = self._inputs(challenger, self.requests.challenger)
+        self.same_features: Final = (
+            first is not None
+            and second is not None
+            and (first.stored_hash, first.features) == (second.stored_hash, second.features)
+        )
+        """Whether both versions have the same window and daily features, in the same order."""
+        own = self.requests.production.declared
+        others = () if self.requests.challenger is None else self.requests.challenger.declared
+        self._own, self._built_in = own, len(self.requests.production.names) - len(own)
+        self._others = tuple((self._built_in + i, name) for i, name in enumerate(others) if name not in own)
+
+    def _inputs(self, model: Model | None, columns: VersionColumns | None) -> Inputs | None:
+        if model is None or columns is None:
+            return None
+        return Inputs(model.plan, columns, self.reads)
+
+    def columns_of(self, transaction: ValidTransaction) -> dict[str, Value]:
+        """The declared columns of a transaction, of production first; null is None."""
+        found: dict[str, Value] = dict(zip(self._own, transaction.values[self._built_in :], strict=True))
+        if transaction.challenger is not None:
+            for at, name in self._others:
+                found[name] = transaction.challenger[at]
+        return found

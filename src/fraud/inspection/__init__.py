@@ -1,0 +1,1 @@
+"""What a feature declaration contains, changes, costs, and gives for one entity."""
