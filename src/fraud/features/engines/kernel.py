@@ -216,11 +216,12 @@ def compute(
     places = np.arange(len(event_us)) if requested is None else np.where(requested, np.cumsum(requested) - 1, -1)
     out = np.empty((len(event_us) if requested is None else np.count_nonzero(requested), len(windows)))
     blocks = [block for block in _blocks(starts) if block[0] < block[-1]]
-    longest = max((int(block[-1] - block[0]) for block in blocks), default=0)
 
     def compute_every(first: int) -> None:
+        own = blocks[first::threads]
+        longest = max((int(block[-1] - block[0]) for block in own), default=1)
         worker = _Worker(windows, nulls, longest, bound, keep_us)
-        for block in blocks[first::threads]:
+        for block in own:
             worker.compute(block, order, event_us, ingested, columns, places, out)
 
     if blocks and windows:
