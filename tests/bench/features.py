@@ -38,9 +38,8 @@ import pyarrow as pa
 import redis
 
 from fraud import declaration_file
-from fraud.core import history
 from fraud.core.columns import NO_FLAG, NO_HASH, NO_NUMBER, to_stored
-from fraud.core.contract import US_PER_DAY, US_PER_HOUR, id_hash
+from fraud.core.contract import US_PER_DAY, US_PER_HOUR
 from fraud.core.plan import window_sets
 from fraud.core.windows import WindowSet
 from fraud.embedded.servers import valkey
@@ -303,17 +302,23 @@ def store_part(_size: argparse.Namespace, home: Path) -> Figures:
         cpu = json.loads(subprocess.check_output(serving, text=True))
         ratios = {"store_cpu_us_c16": cpu["cpu_us"]}
         store = OnlineHistory(client)
-        for n in (60, 1_000):
-            records = np.array([(FIRST_US + i, 1_000 + i, id_hash(f"m{i}")) for i in range(n)], dtype=history.RECORD)
-            store.load([Batch(f"at rest {n}", records, np.arange(n, dtype=np.uint64))])
-            for what, key in (("history", history.history_key), ("ids", history.ids_key)):
-                ratios[f"bytes_per_event_{what}_{n}"] = client.memory_usage(key(f"at rest {n}"), samples=0) / n
+        for prefix, path in (("", THREE_FILE), ("wide_", ROOT / declaration_file.NAME)):
+            layout = next(w for w in window_sets(declaration_file.load(path)) if w.layout.entity == "user").layout
+            ratios[f"{prefix}bytes_per_record"] = float(layout.record.itemsize)
+            for n in (60, 1_000):
+                records = np.zeros(n, dtype=layout.record)
+                records["event_us"] = FIRST_US + np.arange(n)
+                store.load(layout, [Batch(f"at rest {n}", records, np.arange(n, dtype=np.uint64))])
+                for what, key in (("history", layout.history_key), ("ids", layout.ids_key)):
+                    of_key = client.memory_usage(key(f"at rest {n}"), samples=0)
+                    ratios[f"{prefix}bytes_per_event_{what}_{n}"] = of_key / n
     return {"store": cpu}, ratios
 
 
 def training_part(size: argparse.Namespace, home: Path) -> Figures:
     """The job, and Feast alone on the same rows and an existing snapshot file."""
     small = lake(home / "small", size.small_rows, size.small_rows // 200, size.days)
+    job(small, "build-daily")
     job(small, "build-features")
     shutil.rmtree(small / "lake" / "training_sets", ignore_errors=True)
     took, mb, result = job(small, "training-set")
@@ -335,7 +340,8 @@ def training_part(size: argparse.Namespace, home: Path) -> Figures:
 
 
 def property_part(_size: argparse.Namespace, _home: Path) -> Figures:
-    command = [sys.executable, "-m", "pytest", "-q", "tests/unit/features/test_kernel.py"]
+    tests = [f"tests/unit/features/test_{name}.py" for name in ("kernel", "arrow_windows")]
+    command = [sys.executable, "-m", "pytest", "-q", *tests]
     environment = {**os.environ, "PROPERTY_EXAMPLES": "5000"}
     subprocess.run(command, env=environment, cwd=ROOT, check=True)  # prints its counts
     return {}, {}

@@ -137,7 +137,7 @@ def _engine(context: Context, declaration: Declaration, *, work: bool) -> Iterat
     if context.settings.feature_engine == "one-machine" or not work:
         yield partial(days.build_here, target), ROWS_IN_MEMORY
         return
-    from fraud.features.spark_days import build_on_spark  # noqa: PLC0415
+    from fraud.features.engines.spark_days import build_on_spark  # noqa: PLC0415
     from fraud.lake.spark import spark_session  # noqa: PLC0415 - Spark is imported only if needed
 
     with spark_session(context.settings, "build-features") as session:

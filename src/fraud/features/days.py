@@ -106,8 +106,8 @@ def build_here(target: Target, parts: Sequence[Part]) -> Iterator[tuple[str, lis
             if part.to_build:
                 to_build.append((part, rows))
                 rows += table.num_rows
-        wanted = np.concatenate([np.full(t.num_rows, p.to_build) for p, t in zip(parts, read, strict=True)])
-        values = arrow_windows.window_values(pa.concat_tables(read), target.declaration, wanted, cores)
+        requested = np.concatenate([np.full(t.num_rows, p.to_build) for p, t in zip(parts, read, strict=True)])
+        values = arrow_windows.window_values(pa.concat_tables(read), target.declaration, requested, cores)
         del read
 
         def put_day(part: Part, start: int) -> list[DataObject]:

@@ -120,8 +120,8 @@ def _extreme(moves: Moves, column: Column, divisor: int, highest: int, memory: M
     """The maximum (`highest` 1) or minimum (-1) by a heap of positions.
 
     An event that left stays in the heap until it is the first one: late events and the bound make events leave in
-    another order than they came, which a monotonic queue cannot follow. The flag of a position is 0 (not in the heap),
-    1 (in the heap) or 3 (in the heap and in the window).
+    another order than they entered, which a monotonic queue cannot follow. The flag of a position is 0 (not in the
+    heap), 1 (in the heap) or 3 (in the heap and in the window).
     """
     heap, flags, values = memory.counts, memory.flags, column.values
     size, inside, at = memory.numbers[0], memory.numbers[1], 0

@@ -117,9 +117,9 @@ def text_codes(values: pa.ChunkedArray) -> tuple[NDArray[np.int32], list[str | N
 
 def entity_values(
     entity: EntityWindows, codes: NDArray[np.int32], event_us: NDArray[np.int64], created_us: NDArray[np.int64],
-    stored: Sequence[NDArray[np.int64]], wanted: NDArray[np.bool_] | None = None, threads: int = 1,
+    stored: Sequence[NDArray[np.int64]], requested: NDArray[np.bool_] | None = None, threads: int = 1,
 ) -> Floats:  # fmt: skip
-    """Values of an entity's features for each (wanted) row: float64[len(entity.names), n], NaN for null.
+    """Values of an entity's features for each (requested) row: float64[len(entity.names), n], NaN for null.
 
     `codes` are equal for rows of the same entity, and -1 for a row without one, which has the values of an empty
     history. `stored` has the stored integers of `entity.columns`. Rows are sorted as `window_values` requires.
@@ -128,14 +128,14 @@ def entity_values(
     nulls = np.array([column.null for column in entity.columns], dtype=np.int64)
     return kernel.compute(
         entity.windows, starts, order, event_us, created_us, stored, nulls, entity.bound, entity.keep_us, threads,
-        wanted,
+        requested,
     )  # fmt: skip
 
 
 def window_values(
-    table: pa.Table, declaration: Declaration, wanted: NDArray[np.bool_] | None = None, threads: int = 1
+    table: pa.Table, declaration: Declaration, requested: NDArray[np.bool_] | None = None, threads: int = 1
 ) -> dict[str, Floats]:
-    """Values of the window features for each row of `table`, or for the `wanted` rows in their order.
+    """Values of the window features for each row of `table`, or for the `requested` rows in their order.
 
     `table` has `columns(declaration)`, is sorted by (event_timestamp, created_timestamp, transaction_id) and contains
     all rows of its entities that can be in a window. Raises BadInputError when it is not sorted.
@@ -149,7 +149,7 @@ def window_values(
             for column, declared in zip(entity.columns, entity.declared, strict=True)
         ]
         codes, _ = text_codes(table[entity.id_column])
-        computed = entity_values(entity, codes, event_us, created_us, stored, wanted, threads)
+        computed = entity_values(entity, codes, event_us, created_us, stored, requested, threads)
         values |= zip(entity.names, computed, strict=True)
     return values
 

@@ -3,7 +3,7 @@
 `fraud.core.windows` defines the values and computes them for one transaction. The kernel has no names of columns or
 features: it reads stored integers and returns numbers.
 
-Events are taken in order of ingestion, entity by entity. For each length of window, `follow` records which events
+Events are processed in order of ingestion, entity by entity. For each length of window, `follow` records which events
 enter and leave the window from one event to the next, and every aggregate of that window follows these moves
 (`fraud.features.engines.aggregates`). A late event is a step back of the window and a step forward again, so there is
 one code path for every order of ingestion. If nothing is late, each event enters and leaves once.
@@ -202,9 +202,9 @@ def _blocks(starts: Ints) -> Iterator[Ints]:
 
 def compute(
     windows: Sequence[Window], starts: Ints, order: Ints, event_us: Ints, ingested: Ints, columns: Sequence[Ints],
-    nulls: Ints, bound: int, keep_us: int, threads: int = 1, wanted: NDArray[np.bool_] | None = None,
+    nulls: Ints, bound: int, keep_us: int, threads: int = 1, requested: NDArray[np.bool_] | None = None,
 ) -> Floats:  # fmt: skip
-    """Window values of every row, or of the `wanted` ones in their order: float64[len(windows), n], null as NaN.
+    """Window values of every row, or of the `requested` ones in their order: float64[len(windows), n], null as NaN.
 
     Rows are sorted by (event_us, ingested, tie-break); entity g has the rows order[starts[g]:starts[g + 1]], in this
     order, and each row belongs to one entity (`group`). `ingested` orders the history: the sequence, or
@@ -213,14 +213,15 @@ def compute(
     `columns`, each int64[n], have stored integers (`fraud.core.columns`; a 64-bit hash as the int64 of the same bits),
     and `nulls` int64[c] the stored integer of a null. `bound` and `keep_us` are max_events and keep of the entity.
     """
-    places = np.arange(len(event_us)) if wanted is None else np.where(wanted, np.cumsum(wanted) - 1, -1)
-    out = np.empty((len(event_us) if wanted is None else np.count_nonzero(wanted), len(windows)))
+    places = np.arange(len(event_us)) if requested is None else np.where(requested, np.cumsum(requested) - 1, -1)
+    out = np.empty((len(event_us) if requested is None else np.count_nonzero(requested), len(windows)))
     blocks = [block for block in _blocks(starts) if block[0] < block[-1]]
-    longest = max((int(block[-1] - block[0]) for block in blocks), default=0)
 
     def compute_every(first: int) -> None:
+        own = blocks[first::threads]
+        longest = max((int(block[-1] - block[0]) for block in own), default=1)
         worker = _Worker(windows, nulls, longest, bound, keep_us)
-        for block in blocks[first::threads]:
+        for block in own:
             worker.compute(block, order, event_us, ingested, columns, places, out)
 
     if blocks and windows:

@@ -1,6 +1,6 @@
 """Which events enter and leave the windows of one length, from event to event of many entities.
 
-Events are taken in order of ingestion, entity by entity. The history of an entity, its bound and the time that it is
+Events are processed in order of ingestion, entity by entity. The history of an entity, its bound and how long it is
 kept are those of `fraud.core.history`. A late event is a step back of the window and a step forward again. If nothing
 is late, each event enters and leaves once. The number of moves of an event is at most the number of events in the
 history.

@@ -122,10 +122,10 @@ def values_of_group(group: pa.Table, entity: EntityWindows) -> pa.RecordBatch:
     """Position and values of the requested rows, in order of position."""
     order = np.argsort(group["position"].to_numpy(), kind="stable")
     codes, _ = text_codes(group["id"])
-    position, event_us, ingested_us, wanted, *stored = (
+    position, event_us, ingested_us, requested, *stored = (
         group[name].to_numpy()[order]
         for name in ("position", "event_us", "ingested_us", "to_build", *(f"column {c.name}" for c in entity.columns))
     )
-    values = entity_values(entity, codes[order], event_us, ingested_us, stored, wanted)
+    values = entity_values(entity, codes[order], event_us, ingested_us, stored, requested)
     columns = {name: np.ascontiguousarray(column) for name, column in zip(entity.names, values, strict=True)}
-    return pa.record_batch({"position": position[wanted], **columns})
+    return pa.record_batch({"position": position[requested], **columns})
