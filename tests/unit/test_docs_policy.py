@@ -67,6 +67,17 @@ def test_every_metric_of_serving_is_documented() -> None:
     assert {n for n in names if not (documented(n) or documented(f"{n}_total"))} == set()
 
 
+def test_every_metric_of_declarations_is_described_in_its_table() -> None:
+    module = (ROOT / "src/fraud/monitoring/declared_metrics.py").read_text()
+    names = set(re.findall(r'"(fraud_[a-z_]+)"', module))
+    table = (ROOT / "docs/monitoring.md").read_text().split("## Metrics of declarations")[1]
+    described = set(re.findall(r"`(fraud_[a-z_]+)`", table))
+    others = {name for name in described - names if name.startswith(("fraud_dataset_", "fraud_drift_"))}
+    assert described - others == names | {"fraud_source_up"}
+    exporter = (ROOT / "src/fraud/monitoring/platform_metrics.py").read_text()
+    assert {name for name in others if f'"{name}"' not in exporter} == set()
+
+
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch", "/health", "/ready", "/model", "/metrics"])
 def test_every_endpoint_is_documented(path: str) -> None:
     assert path in TEXT

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pyarrow as pa
 from pydantic import Field
 
 from fraud.errors import BadInputError
-from fraud.features.engines.arrow_vector import vectors
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog, reports
 from fraud.monitoring import concept_report
@@ -192,17 +190,16 @@ def _unknown(promise: Outcomes, lows: Mapping[str, float | None], days: Sequence
 def _promise(span: Span, artifact: "ModelArtifact", context: Context) -> Outcomes:
     """Outcomes of the model on its holdout, with labels of the same age as those of the compared days."""
     from fraud.scoring.onnx_session import OnnxModel  # noqa: PLC0415 - not needed for a report that is up to date
+    from fraud.scoring.scorer import Scorer  # noqa: PLC0415
 
-    model, plan, parts = OnnxModel(artifact.model), artifact.plan, []
-    features = catalog.features(plan.stored_hash).at(context.settings.lake_uri)
+    scorer, parts = Scorer(OnnxModel(artifact.model), artifact.version, artifact.plan, artifact.threshold), []
+    features = catalog.features(artifact.plan.stored_hash).at(context.settings.lake_uri)
     if span.holdout:
         labels = _labels(span.holdout[0], span, context)
         for day in span.holdout:
-            rows = features.read(day)
-            probabilities = model.probabilities(vectors(rows, plan)).astype(np.float64)
-            decided = rows.select(["transaction_id", "user_id", "amount"])
-            decided = decided.append_column("fraud_probability", pa.array(probabilities))
-            decided = decided.append_column("is_fraud", pa.array(probabilities >= artifact.threshold))
+            rows = features.read_as(day, scorer.input)
+            scored = scorer.score(rows)[0].select(["transaction_id", "fraud_probability", "is_fraud"])
+            decided = rows.select(["transaction_id", "user_id", "amount"]).join(scored, "transaction_id")
             parts.append(labels.judge(day, decided.sort_by("transaction_id"), served=0).outcomes)
     return _joined(parts)
 

@@ -93,8 +93,8 @@ def missing(lake_uri: str, some: Iterable[Declaration]) -> Iterator[Metric]:
 @lru_cache(maxsize=2)
 def _newest_hash(uris: tuple[str, ...]) -> str:
     """feature_hash of the last answer. Objects are named by their content, so the result can be kept."""
-    [found] = _read(uris[-1], ["feature_hash"])["feature_hash"].slice(-1).to_pylist() or [""]
-    return str(found)
+    hashes = _read(uris[-1], ["feature_hash"])["feature_hash"]
+    return str(hashes[len(hashes) - 1].as_py())
 
 
 @lru_cache(maxsize=2)

@@ -10,15 +10,16 @@ import mlflow
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.served_answers import THREE
 
 from fraud.audit import prediction_log
-from fraud.core.features import definition_hash
+from fraud.core.plan import Plan
 from fraud.errors import BadInputError, RefusedError
 from fraud.job import Context
 from fraud.lake import catalog
 from fraud.monitoring import concept_drift
 from fraud.scoring.onnx_session import OnnxModel
-from fraud.scoring.scorer import INPUT, Scorer
+from fraud.scoring.scorer import Scorer
 
 FIRST = dt.date(2026, 3, 2)
 HOLDOUT = [FIRST + dt.timedelta(days=n) for n in range(5)]
@@ -35,15 +36,15 @@ class World:
     def __init__(self, context: Context, version: str, model: bytes, features_of: Make) -> None:
         self.lake = context.settings.lake_uri
         self._version, self._features_of = version, features_of
-        self._scorer = Scorer(OnnxModel(model), version, definition_hash(), THRESHOLD)
+        self._scorer = Scorer(OnnxModel(model), version, Plan(THREE), THRESHOLD)
         self.frauds: dict[dt.date, list[str]] = {}
 
     def day(self, day: dt.date, *, caught: float = 0.8, scored: bool = True) -> pa.Table:
         """200 rows; 20 frauds, of which the model stops the share `caught`. Returns the scores."""
         rows = self._features_of(day, 200)
         catalog.TRANSACTIONS.at(self.lake).publish(str(day), rows.drop_columns(list(_WINDOWS)))
-        catalog.FEATURES.at(self.lake).publish(str(day), rows)
-        scores = self._scorer.score(rows.select(INPUT.names).cast(INPUT))[0]
+        catalog.features(THREE.stored_hash).at(self.lake).publish(str(day), rows)
+        scores = self._scorer.score(rows.select(self._scorer.input.names).cast(self._scorer.input))[0]
         if scored:
             catalog.SCORES.at(self.lake).publish(str(day), scores)
         stopped = [row["transaction_id"] for row in scores.to_pylist() if row["is_fraud"]]
@@ -155,16 +156,14 @@ def test_what_serving_answered_counts_before_the_nightly_score(context: Context,
     scores = world.day(AFTER[0]).to_pylist()
     world.label(world.frauds[AFTER[0]], AFTER[0] + dt.timedelta(days=7))
     missed = [row["transaction_id"] for row in scores if row["is_fraud"]]
-    first = {field.name: _filler(field) for field in prediction_log.SCHEMA}
+    first = {field.name: _filler(field) for field in prediction_log.FIXED}
     at_us = int(dt.datetime.combine(AFTER[0], dt.time(9), dt.UTC).timestamp()) * 1_000_000
     answers = [
         {**first, "prediction_id": f"p{n}-{i}", "transaction_id": i, "event_us": at_us, "served_us": at_us + 10**12 + n,
          "fraud_probability": 0.01, "is_fraud": False, "model_version": scores[0]["model_version"]}
         for i in missed for n in range(2)  # a retry has the same answer
     ]  # fmt: skip
-    catalog.PREDICTIONS.at(world.lake).publish(
-        "2026-03-19", pa.Table.from_pylist(answers, schema=prediction_log.SCHEMA)
-    )
+    catalog.PREDICTIONS.at(world.lake).publish("2026-03-19", prediction_log.table_of(answers, THREE))
     result = concept_drift.run(concept_drift.Config(), context)
     day = record_of(result)["days"][0]
     assert (day["served"], day["nightly"], day["undecided"]) == (len(missed), 200 - len(missed), 0)

@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import redis
+from tests.served_answers import THREE
 
 from fraud.audit import prediction_log, ship_predictions
 from fraud.core.contract import US_PER_DAY
-from fraud.core.features import definition_hash
+from fraud.core.plan import Plan
 from fraud.errors import BadInputError, FraudError, RefusedError
 from fraud.features.engines.arrow_vector import vectors
 from fraud.job import Context, JobResult
@@ -74,20 +75,20 @@ class Platform:
             some = rows.slice(0, ROWS[inputs.transactions]).drop_columns(WINDOWS)
             catalog.TRANSACTIONS.at(lake).publish(str(DAY), some)
         if inputs.features != "absent":
-            catalog.FEATURES.at(lake).publish(str(DAY), rows.slice(0, ROWS[inputs.features]))
+            catalog.features(THREE.stored_hash).at(lake).publish(str(DAY), rows.slice(0, ROWS[inputs.features]))
         if inputs.scores != "absent":
             self._publish_scores(lake, rows.slice(0, ROWS[inputs.scores]))
         if inputs.labels != "absent":
             catalog.LABELS.at(lake).publish(str(MATURE), self._labels(inputs.labels, rows["transaction_id"]))
         if inputs.answers != "absent":
-            table = pa.Table.from_pylist(list(self._answers(inputs.answers, rows)), schema=prediction_log.SCHEMA)
+            table = prediction_log.table_of(list(self._answers(inputs.answers, rows)), THREE)
             catalog.PREDICTIONS.at(lake).publish(str(DAY), table)
         if inputs.holdout:
-            catalog.FEATURES.at(lake).publish(str(HOLDOUT), self._features_of(HOLDOUT, 20))
+            catalog.features(THREE.stored_hash).at(lake).publish(str(HOLDOUT), self._features_of(HOLDOUT, 20))
         return context
 
     def probabilities(self, rows: pa.Table) -> np.ndarray[Any, np.dtype[np.float32]]:
-        return self._model.probabilities(vectors(rows))
+        return self._model.probabilities(vectors(rows, Plan(THREE)))
 
     def _publish_scores(self, lake: str, rows: pa.Table) -> None:
         found = self.probabilities(rows)
@@ -111,17 +112,20 @@ class Platform:
             probability = float(self.probabilities(rows.slice(i, 1))[0])
             event_us = int(rows["event_timestamp"].cast(pa.int64())[i].as_py())
             record = {
-                **{name: row.get(name) for name in prediction_log.SCHEMA.names}, "prediction_id": f"p{i}",
+                **{name: row.get(name) for name in catalog.PREDICTIONS.schema(THREE).names}, "prediction_id": f"p{i}",
                 "event_us": event_us, "hour_of_day": event_us // 3_600_000_000 % 24, "day_of_week": DAY.weekday(),
-                "served_us": MIDNIGHT_US + i, "sequence": i, "newest_us": 0, "history": "store", "degraded": False,
+                "served_us": MIDNIGHT_US + i, "sequence_user": i, "newest_us_user": 0, "history": "store",
+                "degraded": False,
                 "fraud_probability": probability, "is_fraud": probability >= THRESHOLD, "threshold": THRESHOLD,
-                "model_version": "1", "model_sha256": self._sha256, "feature_hash": definition_hash(),
+                "model_version": "1", "model_sha256": self._sha256, "feature_hash": THREE.hash,
                 "latency_us": 900,
             }  # fmt: skip
-            no_user = dict.fromkeys(("transaction_id", "user_id", "merchant_id", "event_us", "sequence", "newest_us"))
+            no_user = dict.fromkeys(
+                ("transaction_id", "user_id", "merchant_id", "event_us", "sequence_user", "newest_us_user")
+            )
             yield record | {
                 "without user": {**no_user, "history": "request"},
-                "degraded": {"history": "none", "degraded": True, "sequence": None, "newest_us": None},
+                "degraded": {"history": "none", "degraded": True, "sequence_user": None, "newest_us_user": None},
                 "by the rule": {**no_user, "history": "request", "model_version": "rule", "model_sha256": ""},
                 "not landed": {"transaction_id": f"elsewhere-{i}"},
             }.get(kind, {})
@@ -135,7 +139,7 @@ def platform(
 
     model = linear_model(bias=-2.3)
     rows = features_of(HOLDOUT, 30)
-    probability = pa.array(OnnxModel(model).probabilities(vectors(rows)))
+    probability = pa.array(OnnxModel(model).probabilities(vectors(rows, Plan(THREE))))
     version = register(model, THRESHOLD, reference=rows.append_column("fraud_probability", probability))
     part = {"first_day": str(HOLDOUT), "end_day": str(HOLDOUT + dt.timedelta(days=1))}
     (tmp_path / "training.json").write_text(json.dumps({"parts": {"holdout": part}}))

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 import redis
 from prometheus_client import CollectorRegistry
+from tests.served_answers import THREE
 
 from fraud.audit import receipt, replay
 from fraud.embedded.servers import mlflow_server
@@ -81,7 +82,7 @@ def test_a_day_without_transactions_goes_through_features_store_and_feast(
     lake = catalog.TRANSACTIONS.at(context.settings.lake_uri)
     lake.publish(str(DAY), rows.slice(0, 0))
     build_features.run(build_features.Config(), context)
-    assert catalog.FEATURES.at(context.settings.lake_uri).read(str(DAY)).num_rows == 0
+    assert catalog.features(THREE.stored_hash).at(context.settings.lake_uri).read(str(DAY)).num_rows == 0
     loaded = materialize.run(materialize.Config(), context)
     assert (loaded.rows, loaded.appended, loaded.days_loaded, loaded.feast_days) == (0, 0, 1, 1)
     assert store.keys("h:*") == []
@@ -143,6 +144,6 @@ def test_the_exporter_has_figures_for_a_production_version_with_an_empty_referen
 def scraped(context: Context) -> dict[tuple[str, str], float]:
     """(metric, source) -> value."""
     registry = CollectorRegistry()
-    registry.register(PlatformMetrics(context.settings, ()))
+    registry.register(PlatformMetrics(context, ()))
     samples = [sample for metric in registry.collect() for sample in metric.samples]
     return {(sample.name, sample.labels.get("source", "")): sample.value for sample in samples}

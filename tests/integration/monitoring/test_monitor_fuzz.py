@@ -17,17 +17,17 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from tests.served_answers import THREE
 
 from fraud.audit import prediction_log
 from fraud.core.contract import US_PER_DAY
-from fraud.core.features import definition_hash
+from fraud.core.plan import Plan
 from fraud.features.engines.arrow_vector import vectors
 from fraud.job import Context
 from fraud.lake import catalog
 from fraud.lake.labels import NO_LABELS
 from fraud.monitoring import concept_drift, consistency, drift, skew
 from fraud.scoring.onnx_session import OnnxModel
-from fraud.scoring.scorer import INPUT
 
 FIRST = dt.date(2026, 3, 2)
 DAYS = [FIRST + dt.timedelta(days=n) for n in range(3)]
@@ -84,15 +84,15 @@ class Lake:
         windows = ["transaction_velocity_1h", "avg_amount_7d", "unique_merchants_30d"]
         for day, rows in days.items():
             whole = _table(rows)
-            catalog.FEATURES.at(lake).publish(str(day), whole)
+            catalog.features(THREE.stored_hash).at(lake).publish(str(day), whole)
             catalog.TRANSACTIONS.at(lake).publish(str(day), whole.drop_columns(windows))
-            probabilities = self._model.probabilities(vectors(whole)).astype(np.float64).tolist()
+            probabilities = self._model.probabilities(vectors(whole, Plan(THREE))).astype(np.float64).tolist()
             for row, probability in zip(rows, probabilities, strict=True):
                 row["probability"], row["stopped"] = probability, probability >= 0.2
             self._scores(lake, day, [row for row in rows if row["scored"]])
             answers = [self._answer(row) for row in rows if row["answered"]]
             if answers:
-                table = pa.Table.from_pylist(answers, schema=prediction_log.SCHEMA)
+                table = prediction_log.table_of(answers, THREE)
                 catalog.PREDICTIONS.at(lake).publish(str(day), table)
         self._labels(lake, [row for rows in days.values() for row in rows])
         return context
@@ -112,12 +112,13 @@ class Lake:
         no_user = dict.fromkeys(("transaction_id", "user_id", "merchant_id", "event_us")) if (
             row["answered"] == "request") else {}  # fmt: skip
         return {
-            **{name: row.get(name) for name in prediction_log.SCHEMA.names}, "prediction_id": row["transaction_id"],
-            "hour_of_day": row["event_us"] // 3_600_000_000 % 24, "served_us": row["event_us"], "sequence": 0,
-            "day_of_week": dt.date.fromisoformat(row["transaction_id"][:10]).weekday(), "newest_us": 0,
+            **{name: row.get(name) for name in catalog.PREDICTIONS.schema(THREE).names},
+            "prediction_id": row["transaction_id"],
+            "hour_of_day": row["event_us"] // 3_600_000_000 % 24, "served_us": row["event_us"], "sequence_user": 0,
+            "day_of_week": dt.date.fromisoformat(row["transaction_id"][:10]).weekday(), "newest_us_user": 0,
             "history": row["answered"], "degraded": row["answered"] == "none",
             "fraud_probability": row["probability"], "is_fraud": row["stopped"], "threshold": 0.2,
-            "model_version": VERSION, "model_sha256": self._sha256, "feature_hash": definition_hash(),
+            "model_version": VERSION, "model_sha256": self._sha256, "feature_hash": THREE.hash,
             "latency_us": 1, **no_user,
         }  # fmt: skip
 
@@ -142,8 +143,7 @@ def _report(transaction_id: str, day: dt.date, *, fraud: bool) -> Row:
 
 def _table(rows: list[Row]) -> pa.Table:
     made = [{**row, "event_timestamp": row["event_us"], "created_timestamp": row["event_us"]} for row in rows]
-    more = [pa.field("created_timestamp", pa.timestamp("us", "UTC")), pa.field("merchant_id", pa.string())]
-    return pa.Table.from_pylist(made, schema=pa.schema([*INPUT, *more]))
+    return pa.Table.from_pylist(made, schema=catalog.features(THREE.stored_hash).schema(THREE))
 
 
 @pytest.fixture(name="lake")
