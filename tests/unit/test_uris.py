@@ -93,7 +93,7 @@ def test_a_home_of_any_name_is_read_whole_and_without_its_neighbours(tmp_path: P
 
 
 def test_feast_is_given_snapshots_whose_paths_are_no_pattern(tmp_path: Path) -> None:
-    lake, declaration = uri_of(tmp_path / "a[1]b"), load(ROOT / "tests/declarations/three.yaml")
+    lake, declaration = uri_of(tmp_path / "a[1]b"), THREE
     windows = {"transaction_velocity_1h": [0.0], "avg_amount_7d": [1.0], "unique_merchants_30d": [1]}
     at = pa.array([AT], pa.timestamp("us", "UTC"))
     catalog.features(declaration.stored_hash).at(lake).publish(

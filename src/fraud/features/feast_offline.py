@@ -24,7 +24,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 _AT = "event_timestamp"
 
 
-class AsOfOfflineStoreConfig(DuckDBOfflineStoreConfig):
+class AsOfOfflineStoreConfig(DuckDBOfflineStoreConfig):  # type: ignore[misc] # Feast is not typed
     """Section `offline_store` of feature_store.yaml."""
 
     type: str = "fraud.features.feast_offline.AsOfOfflineStore"
@@ -49,8 +49,8 @@ class AsOfOfflineStore(DuckDBOfflineStore):  # type: ignore[misc] # Feast is not
         Retrievals that this platform does not use are left to Feast's own join: events as SQL or with another time
         column, full names, renamed keys, and views without a ttl.
         """
-        plain = not isinstance(entity_df, str) and _AT in entity_df.columns and not full_feature_names
-        if not plain or any(other.values()) or not all(v.ttl and not v.projection.join_key_map for v in feature_views):
+        ours = all(view.ttl and not view.projection.join_key_map for view in feature_views)
+        if isinstance(entity_df, str) or _AT not in entity_df or not ours or full_feature_names or any(other.values()):
             return DuckDBOfflineStore.get_historical_features(
                 config, feature_views, feature_refs, entity_df, registry, project, full_feature_names, **other
             )

@@ -116,6 +116,22 @@ def test_events_that_are_in_one_place_only_are_marked(context: Context, declarat
     assert "store and lake DIFFER" in found.as_text()
 
 
+def test_an_event_that_was_ingested_later_is_marked(context: Context, declaration: Declaration) -> None:
+    """The store has it now; the batch value at that time does not include it."""
+    table = rows(declaration, [2, 3])
+    created = pa.array([AT - timedelta(hours=2), AT + timedelta(hours=1)], catalog.TIMESTAMP)
+    late = table.set_column(table.column_names.index("created_timestamp"), "created_timestamp", created)
+    publish(context, late)
+    load(context, late.slice(0, 1), "terminal")
+    found = explain.explained(declaration, "terminal", "t1", AT, context)
+    assert [(event.layer, event.sequence) for event in found.events] == [
+        ("lake only, ingested later", None),
+        ("in both", 0),
+    ]
+    assert found.agree
+    assert [feature.batch for feature in found.features] == [1.0, 2.0]
+
+
 def test_a_text_that_only_the_store_has_is_shown_as_its_hash(context: Context, declaration: Declaration) -> None:
     load(context, rows(declaration, [2]), "terminal")
     found = explain.explained(declaration, "terminal", "t1", AT, context)
