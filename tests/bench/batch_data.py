@@ -1,4 +1,4 @@
-"""Input of the batch benchmark: a day of features, and a model of 300 trees as ONNX and as an MLflow pyfunc."""
+"""Input of the batch benchmark: days of features, a model of 300 trees as ONNX and as an MLflow pyfunc."""
 
 from collections.abc import Iterator
 from datetime import date
@@ -11,23 +11,53 @@ import pyarrow.parquet as pq
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, Schema
 
-from fraud.core.contract import CATEGORIES, US_PER_DAY
-from fraud.core.features import CATEGORY_OFFSET, VECTOR_NAMES, definition_hash
+from fraud import declaration_file
+from fraud.core.contract import US_PER_DAY
+from fraud.core.declaration_types import CategoryColumn
+from fraud.core.plan import Plan
 from fraud.features.engines.arrow_vector import vectors
 from fraud.lake import catalog
 from fraud.lake.dataset import ROWS_PER_OBJECT, Dataset
 from fraud.params import Params
 from fraud.registry.model_versions import ModelArtifact
-from fraud.scoring.scorer import INPUT
+from fraud.scoring.scorer import input_schema, nullable
 from fraud.training.ladder import boosting
-from fraud.training.ladder.levels import Fitted, Sample
+from fraud.training.ladder.levels import Fitted, Inputs, Sample
 
 TREES, LEARNED_ROWS = 300, 60_000
+ROOT = Path(__file__).parents[2]
+THREE, SHIPPED = ROOT / "tests/declarations/three.yaml", ROOT / "feature_repo/features.yaml"
 
 
-def write_features(lake_uri: str, day: str, rows: int, dataset: str = "features") -> None:
-    """Write a partition with the schema of `features`, one object at a time. Equal arguments give equal bytes."""
+def plan_of(declared: Path) -> Plan:
+    """The plan of a declaration; a learnt category column has as many values as it may."""
+    found = declaration_file.load(declared)
+    sizes = {name: column.learn or 0 for name, column in found.columns.items() if isinstance(column, CategoryColumn)}
+    unknown = {name: column.unknown for name, column in found.columns.items() if isinstance(column, CategoryColumn)}
+    lists = {name: (*(f"v{n:03}" for n in range(sizes[name] - 1)), unknown[name]) for name in found.to_learn}
+    return Plan(found.resolved(lists))
 
+
+def _values(name: str, kind: pa.DataType, plan: Plan, rng: np.random.Generator, n: int) -> pa.Array:
+    """n values of a column of `features`; 2 to 15% null where a null is possible."""
+    column = plan.declaration.columns.get(name)
+    missing = rng.random(n) < (0.15 if column else 0.02) if name in nullable(plan) else None
+    if pa.types.is_string(kind):
+        values = (column.values if isinstance(column, CategoryColumn) else None) or ("other",)
+        return pa.array(np.array(values)[rng.integers(0, len(values), n)], kind)
+    if name == "amount":
+        return pa.array(np.rint(rng.lognormal(3.5, 1, n) * 1e4 + 100) / 1e4)
+    if pa.types.is_boolean(kind):
+        return pa.array(rng.random(n) < 0.5, mask=missing)
+    if pa.types.is_integer(kind):
+        return pa.array(rng.integers(0, 40, n), kind, mask=missing)
+    counted = missing is None
+    return pa.array(rng.poisson(0.3, n).astype(np.float64) if counted else rng.lognormal(3.5, 0.4, n), mask=missing)
+
+
+def write_features(features: Dataset, day: str, rows: int, plan: Plan) -> None:
+    """Write a partition with the columns that scoring reads, one object at a time. Equal arguments give equal bytes."""
+    schema = input_schema(plan)
     midnight_us = (date.fromisoformat(day) - date(1970, 1, 1)).days * US_PER_DAY
 
     def objects() -> Iterator[pa.Table]:
@@ -35,32 +65,24 @@ def write_features(lake_uri: str, day: str, rows: int, dataset: str = "features"
             n = min(ROWS_PER_OBJECT, rows - first)
             rng = np.random.default_rng([first, date.fromisoformat(day).toordinal()])
             at = midnight_us + np.sort(rng.integers(0, 86_400_000_000, n))
-            yield pa.table(
-                {
-                    "transaction_id": [f"{day}-{first + i:021x}" for i in range(n)],
-                    "user_id": pa.array(np.char.add("user-", rng.integers(0, 100_000, n).astype(str))),
-                    "event_timestamp": pa.array(at, pa.timestamp("us", tz="UTC")),
-                    "merchant_category": np.array(CATEGORIES)[rng.integers(0, len(CATEGORIES), n)],
-                    "amount": np.rint(rng.lognormal(3.5, 1, n) * 1e4 + 100) / 1e4,
-                    "distance_from_home": np.where(rng.random(n) < 0.15, None, rng.exponential(10, n)),
-                    "transaction_velocity_1h": rng.poisson(0.3, n).astype(np.float64),
-                    "avg_amount_7d": np.where(rng.random(n) < 0.02, None, rng.lognormal(3.5, 0.4, n)),
-                    "unique_merchants_30d": rng.integers(0, 40, n),
-                },
-                schema=INPUT,
-            )
+            fixed = {
+                "transaction_id": [f"{day}-{first + i:021x}" for i in range(n)],
+                "user_id": pa.array(np.char.add("user-", rng.integers(0, 100_000, n).astype(str))),
+                "event_timestamp": pa.array(at, pa.timestamp("us", tz="UTC")),
+            }
+            others = {f.name: _values(f.name, f.type, plan, rng, n) for f in schema if f.name not in fixed}
+            yield pa.table({name: (fixed | others)[name] for name in schema.names}, schema=schema)
 
-    Dataset(lake_uri, dataset).publish(day, objects())
+    features.publish(day, objects())
 
 
-def write_days(lake_uri: str, sizes: list[int]) -> dict[int, str]:
+def write_days(features: Dataset, sizes: list[int], plan: Plan) -> dict[int, str]:
     """A day of `features` for each size: the largest, and its first objects for the others. An existing day is kept."""
-    features = catalog.FEATURES.at(lake_uri)
     days = {rows: f"2026-03-{number:02}" for number, rows in enumerate(sizes, 1)}
     largest = days[max(sizes)]
     made = features.manifest(largest)
     if made is None or made.rows != max(sizes):
-        write_features(lake_uri, largest, max(sizes))
+        write_features(features, largest, max(sizes), plan)
     for rows, day in days.items():
         whole = features.manifest(largest)
         assert whole is not None
@@ -78,36 +100,39 @@ def write_days(lake_uri: str, sizes: list[int]) -> dict[int, str]:
     return days
 
 
-def write_flat(lake_uri: str, day: str, path: Path, rows: int) -> None:
+def write_flat(lake_uri: str, day: str, path: Path, rows: int, plan: Plan) -> None:
     """Finished vectors, one column per value, for contenders that read vectors."""
-    table = catalog.FEATURES.at(lake_uri).read(day).slice(0, rows)
-    columns = dict(zip(VECTOR_NAMES, vectors(table).T, strict=True))
+    table = catalog.features(plan.stored_hash).at(lake_uri).read(day).slice(0, rows)
+    columns = dict(zip(plan.vector.names, vectors(table, plan).T, strict=True))
     pq.write_table(pa.table({"transaction_id": table["transaction_id"], **columns}), path, row_group_size=100_000)
 
 
-def write_model(folder: Path) -> tuple[ModelArtifact, Path]:
+def write_model(folder: Path, plan: Plan) -> tuple[ModelArtifact, Path]:
     """The artifact of a model as training registers it, and the path of an MLflow model with equal predictions."""
-    data = _trees().to_onnx()
+    data = _trees(plan).to_onnx()
     path = folder / "pyfunc"
     (folder / "model.onnx").write_bytes(data)
-    signature = ModelSignature(Schema([ColSpec("float", name) for name in VECTOR_NAMES]), Schema([ColSpec("double")]))
+    inputs = Schema([ColSpec("float", name) for name in plan.vector.names])
+    signature = ModelSignature(inputs, Schema([ColSpec("double")]))
     mlflow.pyfunc.save_model(
         path, python_model=str(Path(__file__).with_name("batch_pyfunc.py")), signature=signature,
         artifacts={"model": str(folder / "model.onnx")}, pip_requirements=["onnxruntime"],
     )  # fmt: skip
-    return ModelArtifact("1", "bench", data, "bench", definition_hash(), 0.5), path
+    return ModelArtifact("1", "bench", data, "bench", plan.hash, 0.5, plan), path
 
 
-def _trees() -> Fitted:
-    """TREES trees with the settings of params.yaml, without early stopping."""
-    rng = np.random.default_rng(0)
-    wide = len(VECTOR_NAMES)
-    vectors = rng.gamma(2, 50, (LEARNED_ROWS, wide)).astype(np.float32)
-    vectors[:, CATEGORY_OFFSET:] = 0
-    vectors[np.arange(LEARNED_ROWS), CATEGORY_OFFSET + rng.integers(0, wide - CATEGORY_OFFSET, LEARNED_ROWS)] = 1
-    logit = vectors[:, 0] / 50 - vectors[:, 6] / 40 + vectors[:, 5] / 60 - 4
-    sample = Sample(vectors, rng.random(LEARNED_ROWS) < 1 / (1 + np.exp(-logit)))
-    training = Params.load(Path(__file__).parents[2] / "params.yaml").training
+def _trees(plan: Plan) -> Fitted:
+    """TREES trees with the settings of params.yaml, without early stopping, of rows like those of `write_features`."""
+    rng, schema = np.random.default_rng(0), input_schema(plan)
+    at = pa.array(rng.integers(0, US_PER_DAY, LEARNED_ROWS), pa.timestamp("us", tz="UTC"))
+    columns = [_values(f.name, f.type, plan, rng, LEARNED_ROWS) for f in list(schema)[3:]]
+    ids = pa.nulls(LEARNED_ROWS, pa.string())
+    found = vectors(pa.table([ids, ids, at, *columns], schema=schema), plan)
+    weights = rng.normal(0, 1, found.shape[1]) / np.maximum(found.std(axis=0), 1e-3)
+    logit = (found - found.mean(axis=0)) @ weights / np.sqrt(len(weights)) * 2 - 3
+    fraud = rng.random(LEARNED_ROWS) < 1 / (1 + np.exp(-logit))
+    sample = Sample(found, fraud, Inputs.of(plan.declaration, plan.vector.names))
+    training = Params.load(ROOT / "params.yaml").training
     never = {"max_iter": TREES, "early_stopping_rounds": TREES + 1}
     params = training.model_copy(update={"boosting": training.boosting.model_copy(update=never)})
     return boosting.fit(sample, sample, params, lambda *_args, **_facts: None)

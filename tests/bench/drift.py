@@ -103,9 +103,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fraud-bench-drift-") as name:
         home = Path(name)
         lake = f"file://{home}/lake"
+        plan = batch_data.plan_of(batch_data.THREE)
+        features = catalog.features(plan.stored_hash).at(lake)
         for day in WEEK:
-            batch_data.write_features(lake, day, arguments.rows // len(WEEK))
-        batch_data.write_features(lake, REFERENCE, 50_000, dataset="reference")
+            batch_data.write_features(features, day, arguments.rows // len(WEEK), plan)
+        batch_data.write_features(Dataset(lake, "reference"), REFERENCE, 50_000, plan)
         found = {contender: measure(contender, home) for contender in CONTENDERS}
     error = max(abs(found["sampled"]["psi"][n] - found["plain scan"]["psi"][n]) for n in drift.FEATURES)
     figures = {

@@ -206,7 +206,7 @@ def _with_own_windows(rows: pa.Table, plan: Plan) -> pa.Table:
     if not rows.num_rows:
         return pa.schema([*rows.schema, *((name, kinds[name]) for name in _window_names(plan))]).empty_table()
     ordered = rows.append_column(_POSITION, pa.array(range(rows.num_rows))).sort_by(catalog.TRANSACTIONS.order)
-    values = dict(zip(plan.features, window_values(ordered, plan), strict=True))
+    values = window_values(ordered, plan.declaration)
     for name in _window_names(plan):
         ordered = ordered.append_column(name, pa.array(values[name], from_pandas=True).cast(kinds[name]))
     return ordered.sort_by(_POSITION)

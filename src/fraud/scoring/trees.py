@@ -20,7 +20,7 @@ from fraud.scoring.onnx_session import OnnxModel
 
 MAX_LEAVES: Final = 32
 ROWS_AT_ONCE: Final = 256
-"""Rows that are evaluated together: their features (27 x 256 x 4 bytes) fit into the cache of a core."""
+"""Rows that are evaluated together: their features (130 columns x 256 x 4 bytes) fit into the cache of a core."""
 _SETTINGS: Final = {"n_targets": 1, "aggregate_function": b"SUM", "post_transform": b"NONE"}
 _MODES: Final = {b"BRANCH_LEQ", b"LEAF"}
 _PROBES: Final = 4_096

@@ -20,8 +20,11 @@ import structlog
 import yaml
 
 from fraud.cli import run_job
-from fraud.core.contract import ZONED_TIME, id_hash
-from fraud.core.features import definition_hash
+from fraud.core.columns import to_stored
+from fraud.core.contract import ZONED_TIME
+from fraud.core.history import EVENT_US
+from fraud.core.plan import Plan
+from fraud.declaration_file import load_of
 from fraud.errors import BadConfigError, BadInputError
 from fraud.features import ingest_events
 from fraud.features.online_store import OnlineHistory
@@ -36,12 +39,18 @@ from fraud.settings import Settings
 
 ROOT: Final = Path(__file__).parents[3]
 CASES: Final = json.loads((ROOT / "tests/contract_rows.json").read_text())
+DECLARATION: Final = load_of(ROOT)
+"""The shipped one: it has columns of each type."""
+PLAN: Final = Plan(DECLARATION.resolved(dict.fromkeys(DECLARATION.to_learn, ("other",))))
+COLUMNS: Final = ("user_id", "merchant_id", "amount", *PLAN.columns)
+NOT_GIVEN: Final = {name: "other" if c.type == "category" else None for name, c in DECLARATION.columns.items()}
 TIMESTAMP: Final = pa.timestamp("us", "UTC")
-TYPES: Final = {"event_timestamp": TIMESTAMP, "amount": pa.float64(), "distance_from_home": pa.float64()}
+TYPES: Final = {"event_timestamp": TIMESTAMP, "amount": pa.float64(), "distance_from_home": pa.float64(),
+                "card_present": pa.bool_()}  # fmt: skip
 MAPPING: Final = {
     "name": "same", "source": {"format": "csv"}, "event_timestamp": {"column": "event_timestamp", "format": "ISO8601"},
     "distance_from_home": {"column": "distance_from_home", "unit": "miles"},
-    **{n: {"column": n} for n in ("transaction_id", "user_id", "merchant_id", "merchant_category", "amount")},
+    **{n: {"column": n} for n in ("transaction_id", *COLUMNS) if n != "distance_from_home"},
 }  # fmt: skip
 Row = dict[str, Any]
 
@@ -55,19 +64,20 @@ def expected() -> dict[str, Row]:
     """What is kept of each accepted row, by transaction_id."""
     kept = {}
     for n, case in enumerate(CASES["accepted"].values()):
-        row = CASES["good"] | case["changes"] | {"event_us": 1_741_600_800_000_000} | case["kept"]
+        good = NOT_GIVEN | CASES["good"] | {"event_us": 1_741_600_800_000_000}
+        row = good | case["changes"] | case["kept"]
         kept[f"t-{n}"] = {name: row[name] for name in sorted(row) if name not in ("transaction_id", "event_timestamp")}
     return kept
 
 
 def context(home: Path, redis_url: str = "redis://127.0.0.1:1") -> Context:
     settings = Settings(home=home, project=ROOT, redis_url=redis_url)
-    return Context(settings, Params.load(ROOT / "params.yaml"), structlog.get_logger())
+    return Context(settings, Params.load(ROOT / "params.yaml"), DECLARATION, structlog.get_logger())
 
 
 def write_csv(path: Path, rows: list[Row]) -> Path:
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(CASES["good"]), lineterminator="\n")
+        writer = csv.DictWriter(file, list(NOT_GIVEN | CASES["good"]), lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: str(v).lower() if isinstance(v, bool) else v for k, v in row.items()} for row in rows)
     return path
@@ -105,8 +115,7 @@ def in_lake(*homes: Path) -> dict[str, Row]:
         table = catalog.TRANSACTIONS.at(f"file://{home}/lake").read_range("2000", "3000")
         for row in [] if table is None else table.to_pylist():
             event_us = int(row["event_timestamp"].timestamp() * 1_000_000)
-            names = ("user_id", "merchant_id", "merchant_category", "amount", "distance_from_home")
-            found[row["transaction_id"]] = dict(sorted({**{n: row[n] for n in names}, "event_us": event_us}.items()))
+            found[row["transaction_id"]] = dict(sorted({**{n: row[n] for n in COLUMNS}, "event_us": event_us}.items()))
     return found
 
 
@@ -134,7 +143,7 @@ def test_landing_zone_and_ingest(tmp_path: Path) -> None:
 
 @pytest.fixture
 def scorer(linear_model: Callable[..., Any]) -> Scorer:
-    return Scorer(OnnxModel(linear_model()), "1", definition_hash(), 0.2)
+    return Scorer(OnnxModel(linear_model(plan=PLAN)), "1", PLAN, 0.2)
 
 
 def test_file_scoring_of_csv(tmp_path: Path, scorer: Scorer) -> None:
@@ -175,17 +184,17 @@ def test_event_stream(tmp_path: Path, valkey_url: str) -> None:
             client.xadd("transactions", {"event": json.dumps(row)})
         result = ingest_events.run(ingest_events.Config(idle_seconds=0.05), context(tmp_path, valkey_url))
         assert (result.appended, result.rejected) == (len(CASES["accepted"]), len(CASES["refused"]))
-        events_of = defaultdict(list)
-        for row in expected().values():
-            units = round(row["amount"] * 10_000)
-            events_of[row["user_id"]].append((row["event_us"], units, id_hash(row["merchant_id"])))
-        store = OnlineHistory(client)
-        for user, events in events_of.items():
-            kept = store.read(user)[2]
-            found = zip(
-                kept["event_us"].tolist(), kept["units"].tolist(), kept["merchant"].tolist(), strict=True
-            )  # fmt: skip
-            assert sorted(found) == sorted(events)
+        for layout in (windows.layout for windows in PLAN.windows):
+            events_of = defaultdict(list)
+            for row in expected().values():
+                if row[layout.id_column] is not None:
+                    stored = (to_stored(column, row[column.name]) for column in layout.columns)
+                    events_of[row[layout.id_column]].append((row["event_us"], *stored))
+            assert events_of
+            for entity_id, events in events_of.items():
+                kept = OnlineHistory(client).read(layout, entity_id)[2]
+                names = (EVENT_US, *(column.name for column in layout.columns))
+                assert sorted(zip(*(kept[name].tolist() for name in names), strict=True)) == sorted(events)
 
 
 @pytest.mark.parametrize("now", ["2025-03-10T10:00:00", "1741600800", "2025-03-10"])

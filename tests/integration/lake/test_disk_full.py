@@ -4,6 +4,7 @@ Each job is the real command; the disk is a file system of its own with room for
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,12 +20,15 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from fraud.declaration_file import NAME, load
 from fraud.ingest.delivery import delivering
-from fraud.ingest.landing import SCHEMAS, landed_files
+from fraud.ingest.landing import landed_files, schema
 from fraud.lake import catalog
 from fraud.registry.model_versions import MODEL_NAME
 
 ROOT: Final = Path(__file__).parents[3]
+DECLARATION_FILE: Final = ROOT / "tests/declarations/three.yaml"
+THREE: Final = load(DECLARATION_FILE)
 ROWS: Final = 4_000
 FIRST: Final = datetime(2026, 1, 1, tzinfo=UTC)
 STAMP: Final = pa.timestamp("us", "UTC")
@@ -62,15 +66,15 @@ def small_disk(at: Path, size: str) -> Iterator[Disk]:
 
 
 class Home:
-    """A FRAUD_HOME, and the command run in it."""
+    """A FRAUD_HOME, a project with three window features, and the command run in them."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(self, home: Path, project: Path) -> None:
+        self.home, self.project = home, project
         self.landing, self.lake = f"file://{home}/landing", f"file://{home}/lake"
 
     def fraud(self, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
         command = [str(Path(sys.executable).with_name("fraud")), *arguments]
-        env = os.environ | {"FRAUD_HOME": str(self.home), "FRAUD_PROJECT": str(ROOT)} | env
+        env = os.environ | {"FRAUD_HOME": str(self.home), "FRAUD_PROJECT": str(self.project)} | env
         return subprocess.run(command, env=env, cwd=self.home, capture_output=True, text=True, check=False)
 
     def full(self, *arguments: str, **env: str) -> None:
@@ -91,9 +95,17 @@ class Home:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    found = Home(tmp_path / "home")
+    found = Home(tmp_path / "home", project_in(tmp_path / "plain"))
     found.home.mkdir()
     return found
+
+
+def project_in(folder: Path) -> Path:
+    """A project of params.yaml and a declaration."""
+    (folder / NAME).parent.mkdir(parents=True)
+    shutil.copy(DECLARATION_FILE, folder / NAME)
+    shutil.copy(ROOT / "params.yaml", folder)
+    return folder
 
 
 def transactions() -> pa.Table:
@@ -105,11 +117,11 @@ def transactions() -> pa.Table:
             "transaction_id": [random.bytes(16).hex() for _ in range(ROWS)],
             "event_timestamp": pa.array(at, STAMP), "created_timestamp": pa.array(at, STAMP),
             "user_id": [random.bytes(8).hex() for _ in range(ROWS)],
-            "merchant_id": [random.bytes(8).hex() for _ in range(ROWS)], "merchant_category": ["travel"] * ROWS,
+            "merchant_id": [random.bytes(8).hex() for _ in range(ROWS)],
             "amount": random.uniform(1, 100, ROWS).round(2), "distance_from_home": pa.nulls(ROWS, pa.float64()),
-            "parse_error": pa.nulls(ROWS, pa.string()),
+            "merchant_category": ["travel"] * ROWS, "parse_error": pa.nulls(ROWS, pa.string()),
         },
-        SCHEMAS["transactions"],
+        schema("transactions", THREE),
     )  # fmt: skip
 
 
@@ -166,10 +178,10 @@ def test_ingest_into_a_full_lake(home: Home) -> None:
 def test_build_features_into_a_full_lake(in_lake: Home) -> None:
     with small_disk(in_lake.home / "lake/features", "128k") as disk:
         in_lake.full("build-features")
-        assert catalog.FEATURES.at(in_lake.lake).partitions() == []
+        assert catalog.features(THREE.stored_hash).at(in_lake.lake).partitions() == []
         disk.grow()
         in_lake.completes("build-features")
-        assert catalog.FEATURES.at(in_lake.lake).verify("2026-01-01").rows == ROWS
+        assert catalog.features(THREE.stored_hash).at(in_lake.lake).verify("2026-01-01").rows == ROWS
 
 
 def training_set(days: int = 44, per_day: int = 60) -> pa.Table:
@@ -194,8 +206,8 @@ class Registry:
     """What `fraud train` needs besides the lake: a project whose ladder trains in seconds, and MLflow in a file."""
 
     def __init__(self, home: Home, folder: Path) -> None:
-        project, url = folder / "project", f"sqlite:///{folder}/mlflow.db"
-        (project / "requirements").mkdir(parents=True)
+        project, url = project_in(folder / "project"), f"sqlite:///{folder}/mlflow.db"
+        (project / "requirements").mkdir()
         (project / "requirements/ml.txt").write_text("a lock\n")
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
         for section, changes in QUICK.items():

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 import structlog
 from tests import s3
+from tests.served_answers import THREE, line
 
 from fraud.audit import ship_predictions
 from fraud.embedded.servers import mlflow_server, valkey
@@ -144,7 +145,7 @@ def context(home: Path, redis_url: str, base: str = "") -> Context:
     home.mkdir(exist_ok=True)
     where = {f"{name}_uri": f"{base}/{name}" for name in ("landing", "lake", "reports", "job_runs")} if base else {}
     settings = Settings.model_validate({"home": home, "project": ROOT, "redis_url": redis_url, **where})
-    return Context(settings, Params.load(ROOT / "params.yaml"), structlog.get_logger())
+    return Context(settings, Params.load(ROOT / "params.yaml"), THREE, structlog.get_logger())
 
 
 @pytest.mark.slow
@@ -165,7 +166,8 @@ def test_the_jobs_make_the_same_lake_on_s3_as_in_files(server: s3.Server, tmp_pa
         assert made[0][1].feast_days == 16
         assert made[0] == made[1]
         for definition in (
-            catalog.TRANSACTIONS, catalog.LABELS, catalog.FEATURES, catalog.QUARANTINE, catalog.TRAINING_SETS,
+            catalog.TRANSACTIONS, catalog.LABELS, catalog.features(THREE.stored_hash), catalog.QUARANTINE,
+            catalog.TRAINING_SETS,
         ):  # fmt: skip
             one, other = (definition.at(each.settings.lake_uri) for each in (files, objects))
             assert one.partitions(), definition.name
@@ -184,7 +186,7 @@ def test_answers_are_shipped_to_s3_once_each(server: s3.Server, tmp_path: Path) 
         "unique_merchants_30d": 0, "fraud_probability": 0.25, "is_fraud": False, "threshold": 0.5,
         "model_version": "1", "model_sha256": "0" * 64, "feature_hash": "0" * 64, "latency_us": 9,
     }  # fmt: skip
-    (log / "segment-1740000000000000-1.jsonl").write_text(json.dumps(record) + "\n")
+    (log / "segment-1740000000000000-1.jsonl").write_bytes(line(record, THREE))
     today = date(2025, 2, 20)
     assert ship_predictions.run(ship_predictions.Config(today=today), objects).rows == 1
     assert ship_predictions.run(ship_predictions.Config(today=today), objects).rows == 0

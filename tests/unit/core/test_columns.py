@@ -1,4 +1,4 @@
-"""Values of declared columns at an entrance."""
+"""Values of declared columns at an entry point."""
 
 import numpy as np
 import pytest

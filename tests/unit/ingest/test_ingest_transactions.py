@@ -17,7 +17,7 @@ from fraud.declaration_file import load
 from fraud.errors import BadInputError
 from fraud.ingest import ingest_transactions
 from fraud.ingest.delivery import delivering
-from fraud.ingest.landing import schema
+from fraud.ingest.landing import Feed, schema
 from fraud.job import Context
 from fraud.lake import catalog
 from fraud.params import Params
@@ -46,10 +46,9 @@ def row(number: int, **changes: object) -> dict[str, object]:
     return good | changes
 
 
-def land(home: Path, name: str, rows: list[dict[str, object]]) -> None:
-    table = pa.Table.from_pylist(rows, schema("transactions", THREE))
+def land(home: Path, name: str, rows: list[dict[str, object]], feed: Feed = "transactions") -> None:
     with delivering(f"file://{home}/landing") as delivery:
-        delivery.add("transactions", name, "test", table)
+        delivery.add(feed, name, "test", pa.Table.from_pylist(rows, schema(feed, THREE)))
 
 
 def run(home: Path) -> ingest_transactions.Result:
@@ -363,9 +362,7 @@ def labels_of_several_days(home: Path) -> None:
             }
             for n in range(day * 4, day * 4 + 7)
         ]
-        table = pa.Table.from_pylist([*rows, {"transaction_id": "bad"}], schema("labels", THREE))
-        with delivering(f"file://{home}/landing") as delivery:
-            delivery.add("labels", f"2025-03-0{day + 1}", "test", table)
+        land(home, f"2025-03-0{day + 1}", [*rows, {"transaction_id": "bad"}], "labels")
 
 
 @pytest.mark.parametrize("feed", ["transactions", "labels"])
