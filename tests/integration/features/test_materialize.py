@@ -7,11 +7,13 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import redis
 from tests.integration.features import online_platform as platform
 from tests.integration.features.online_platform import DAYS, Killed, content, fill, load, with_declaration
-from tests.integration.features_platform import FIRST_US, ROOT, day
+from tests.integration.features_platform import FIRST_US, ROOT, day, publish, the_store
 from tests.served_answers import THREE, TWO_ENTITIES
 
 from fraud.core.contract import US_PER_DAY, id_hash
@@ -19,7 +21,7 @@ from fraud.core.daily import snapshot_at, snapshots
 from fraud.core.declaration import Declaration
 from fraud.core.plan import Plan, tables
 from fraud.errors import BadInputError, UnavailableError
-from fraud.features import build_daily, online_store
+from fraud.features import build_daily, build_features, feast_snapshot, feast_store, online_store
 from fraud.features.daily_values import daily_values, snapshot_ids
 from fraud.features.online_store import OnlineHistory
 from fraud.job import Context
@@ -104,7 +106,7 @@ def check_published(two: Context, client: redis.Redis) -> int:
         if snapshot_ids(lake, TABLE, at)[0].as_py() != snapshot.id:
             continue
         for entity in ("m1", "m2", "café m3", "unknown"):
-            values = daily_values(lake, TABLE, platform.pa.array([entity]), at)[:, 0]
+            values = daily_values(lake, TABLE, pa.array([entity]), at)[:, 0]
             assert looked_up(client, int(at[0]), entity) == (
                 snapshot.id, [None if np.isnan(v) else float(v) for v in values],
             )  # fmt: skip
@@ -124,11 +126,11 @@ def test_the_newest_snapshots_are_published_and_a_superseded_one_stays_readable_
     assert check_published(two, client) == 12
     # A late row changes the last two snapshots.
     late = platform.rows(1, 1).set_column(
-        1, "event_timestamp", platform.pa.array([FIRST_US + (DAYS - 2) * US_PER_DAY], platform.TIMESTAMP)
+        1, "event_timestamp", pa.array([FIRST_US + (DAYS - 2) * US_PER_DAY], platform.TIMESTAMP)
     )
     late = late.set_column(2, "created_timestamp", late["event_timestamp"])
     dataset = catalog.TRANSACTIONS.at(two.settings.lake_uri)
-    whole = platform.pa.concat_tables([dataset.read(day(DAYS - 2)), late]).sort_by(catalog.TRANSACTIONS.order)
+    whole = pa.concat_tables([dataset.read(day(DAYS - 2)), late]).sort_by(catalog.TRANSACTIONS.order)
     dataset.publish(day(DAYS - 2), whole)
     build_daily.run(build_daily.Config(), two)
     again = load(two)
@@ -162,7 +164,7 @@ def test_a_run_killed_at_any_write_leaves_whole_snapshots_and_a_second_run_leave
     load(night, live=True)
     before = {key: client.dump(key) for key in client.keys("*")}
     after = with_declaration(two, THREE, TWO_ENTITIES)
-    fill(with_declaration(two, TWO_ENTITIES), platform.pa.concat_tables([first, second]).sort_by("event_timestamp"))
+    fill(with_declaration(two, TWO_ENTITIES), pa.concat_tables([first, second]).sort_by("event_timestamp"))
     load(after, live=True)
     expected = content(client)
     assert not client.exists(tables(old)[0].pointer_key)
@@ -279,3 +281,40 @@ def test_kill_9_between_two_entities_and_a_second_run_leave_what_one_run_leaves(
     assert len(client.keys("h:*")) == 2
     assert load(context).repeated > 0
     assert content(client) == expected
+
+
+def test_feasts_views_are_loaded_once_and_a_corrected_day_reaches_them(two: Context, client: redis.Redis) -> None:
+    table = platform.rows()
+    fill(two, table)
+    build_features.run(build_features.Config(), two)
+    first = load(two)
+    assert first.feast_days > 0
+    assert load(two).feast_days == 0
+
+    def served(entity: str, id_: str) -> dict[str, object]:
+        [view] = [view for view in feast_snapshot.views(TWO_ENTITIES) if view.entity == entity]
+        online = feast_store.online(the_store(two), view, [id_])
+        return {name: value for name, [value] in online.items()}
+
+    lake = two.settings.lake_uri
+    rows = catalog.features(TWO_ENTITIES.stored_hash).at(lake).read_range("", "9")
+    assert rows is not None
+    for entity, column, id_ in (("card", "user_id", "u2"), ("terminal", "terminal_id", "b")):
+        latest = [row for row in rows.to_pylist() if row[column] == id_][-1]
+        assert served(entity, id_) == {f.name: latest[f.name] for f in TWO_ENTITIES.windows(entity)}
+    at_last = np.array([FIRST_US + (DAYS - 1) * US_PER_DAY + TABLE.available_us])
+    newest = daily_values(lake, TABLE, pa.array(["m1"]), at_last)
+    assert list(served("shop", "m1").values()) == newest[:, 0].tolist()
+    # A late file has an event a minute before the latest one.
+    latest = [row for row in rows.to_pylist() if row["user_id"] == "u2"][-1]
+    late = table.filter(pc.equal(table["transaction_id"], latest["transaction_id"]))
+    at = pc.subtract(late["event_timestamp"], pa.scalar(timedelta(minutes=1)))
+    late = late.set_column(0, "transaction_id", pa.array(["late file"])).set_column(1, "event_timestamp", at)
+    publish(two, pa.concat_tables([table, late.set_column(2, "created_timestamp", at)]).sort_by(
+        catalog.TRANSACTIONS.order))  # fmt: skip
+    build_daily.run(build_daily.Config(), two)
+    build_features.run(build_features.Config(), two)
+    before = served("card", "u2")
+    assert load(two).feast_days > 0
+    name = TWO_ENTITIES.windows("card")[0].name
+    assert served("card", "u2")[name] == float(str(before[name])) + 1

@@ -20,13 +20,15 @@ import structlog
 from tests import s3
 from tests.served_answers import THREE, line
 
+from fraud import declaration_file
 from fraud.audit import ship_predictions
+from fraud.core.declaration import Declaration
 from fraud.embedded.servers import mlflow_server, valkey
 from fraud.errors import BadInputError, RefusedError
-from fraud.features import build_features, materialize
+from fraud.features import build_daily, build_features, materialize
 from fraud.ingest import ingest_labels, ingest_transactions
 from fraud.job import Context
-from fraud.lake import catalog, reports
+from fraud.lake import catalog, declarations, reports
 from fraud.lake.dataset import Dataset
 from fraud.params import Params
 from fraud.retention import expired
@@ -141,24 +143,27 @@ def test_killed_while_publishing_a_reader_sees_one_whole_version(server: s3.Serv
     assert len(things.read("2025-03-01")["n"].unique()) == 1
 
 
-def context(home: Path, redis_url: str, base: str = "") -> Context:
+def context(home: Path, redis_url: str, base: str = "", declared: Declaration = THREE) -> Context:
     home.mkdir(exist_ok=True)
     where = {f"{name}_uri": f"{base}/{name}" for name in ("landing", "lake", "reports", "job_runs")} if base else {}
     settings = Settings.model_validate({"home": home, "project": ROOT, "redis_url": redis_url, **where})
-    return Context(settings, Params.load(ROOT / "params.yaml"), THREE, structlog.get_logger())
+    return Context(settings, Params.load(ROOT / "params.yaml"), declared, structlog.get_logger())
 
 
 @pytest.mark.slow
 def test_the_jobs_make_the_same_lake_on_s3_as_in_files(server: s3.Server, tmp_path: Path) -> None:
     with valkey.running(tmp_path / "valkey") as online:
-        files = context(tmp_path / "files", online.url)
-        objects = context(tmp_path / "objects", online.url.removesuffix("/0") + "/1", server.uri("platform"))
+        shipped = declaration_file.load_of(ROOT)
+        files = context(tmp_path / "files", online.url, declared=shipped)
+        other_store = online.url.removesuffix("/0") + "/1"
+        objects = context(tmp_path / "objects", other_store, server.uri("platform"), shipped)
         made = []
         for each in (files, objects):
             world = simulate.Config(days=16, users=40, seed=1, start=date(2025, 1, 1), bad_rows_per_100k=2000)
             simulate.run(world, each)
             ingest_transactions.run(ingest_transactions.Config(), each)
             ingest_labels.run(ingest_labels.Config(), each)
+            build_daily.run(build_daily.Config(), each)
             build_features.run(build_features.Config(), each)
             snapshot = training_set.run(training_set.Config(), each)
             made.append((snapshot, materialize.run(materialize.Config(), each)))
@@ -166,12 +171,13 @@ def test_the_jobs_make_the_same_lake_on_s3_as_in_files(server: s3.Server, tmp_pa
         assert made[0][1].feast_days == 16
         assert made[0] == made[1]
         for definition in (
-            catalog.TRANSACTIONS, catalog.LABELS, catalog.features(THREE.stored_hash), catalog.QUARANTINE,
-            catalog.TRAINING_SETS,
+            catalog.TRANSACTIONS, catalog.LABELS, catalog.QUARANTINE, catalog.TRAINING_SETS,
+            *catalog.of_declarations([shipped]),
         ):  # fmt: skip
             one, other = (definition.at(each.settings.lake_uri) for each in (files, objects))
             assert one.partitions(), definition.name
             assert [one.manifest(p) for p in one.partitions()] == [other.manifest(p) for p in other.partitions()]
+        assert build_daily.run(build_daily.Config(), objects).days_built == 0
         assert build_features.run(build_features.Config(), objects).days_built == 0
 
 
@@ -200,6 +206,9 @@ def test_retention_weighs_and_removes_on_s3_what_it_would_in_files(server: s3.Se
     catalog.TRANSACTIONS.at(lake).publish("2025-03-01", numbers(2))
     catalog.QUARANTINE.at(lake).publish("b1", numbers(3))
     reports.write(f"{lake}/compare/1-2", "compare", "<p>", {})
+    catalog.features("a" * 64).at(lake).publish("2025-01-01", numbers(4))
+    catalog.features("b" * 64).at(lake).publish("2025-01-01", numbers(4))
+    declarations.record(lake, THREE)
     assert expired.newest_day(lake, date(2026, 1, 1)) == date(2025, 3, 1)
 
     def old() -> list[expired.Expired]:
@@ -208,10 +217,20 @@ def test_retention_weighs_and_removes_on_s3_what_it_would_in_files(server: s3.Se
             *expired.partitions_before(catalog.TRANSACTIONS, lake, "2025-01-03"),
             *expired.partitions_published_before(catalog.QUARANTINE, lake, later),
             *expired.report_folders(f"{lake}/compare", later),
+            *expired.unused_datasets(lake, {catalog.features("a" * 64).name}, later),
+            *expired.unused_declarations(lake, (), later),
         ]
 
     went = old()
-    assert [each.name for each in went] == ["transactions/2025-03-01", "2025-01-01", "2025-01-02", "b1", "1-2"]
+    assert [each.name for each in went] == [
+        "transactions/2025-03-01",
+        "2025-01-01",
+        "2025-01-02",
+        "b1",
+        "1-2",
+        f"declaration={'b' * 12}",
+        THREE.hash,
+    ]
     assert all(each.size_bytes > 0 for each in went)
     for each in went:
         each.remove()

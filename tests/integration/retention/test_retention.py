@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import structlog
+from tests.served_answers import THREE
 
 from fraud.embedded.servers import mlflow_server
 from fraud.errors import RefusedError
@@ -42,7 +43,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlflow_s
 @pytest.fixture
 def context(server: mlflow_server.Server, tmp_path: Path) -> Context:
     settings = Settings(home=tmp_path, project=ROOT, mlflow_url=server.url)
-    return Context(settings, Params.load(ROOT / "params.yaml"), structlog.get_logger())
+    return Context(settings, Params.load(ROOT / "params.yaml"), THREE, structlog.get_logger())
 
 
 def version(context: Context, number: int) -> tuple[str, str]:
@@ -50,6 +51,8 @@ def version(context: Context, number: int) -> tuple[str, str]:
     settings, runs = context.settings, TrainingRuns(context.settings)
     snapshots = catalog.TRAINING_SETS.at(settings.lake_uri)
     snapshots.publish(f"s{number}", pa.table({"n": [number], "shared": [0]}))
+    stored_hash = f"{number:064x}"[::-1]
+    catalog.features(stored_hash).at(settings.lake_uri).publish("2026-01-01", pa.table({"n": [number]}))
     data = data_versions.push_partition(settings.dvc_remote, snapshots, f"s{number}")
     model = settings.home / "model"
     model.mkdir(exist_ok=True)
@@ -57,6 +60,7 @@ def version(context: Context, number: int) -> tuple[str, str]:
     tags = {
         "snapshot": f"s{number}", "dvc_data_md5": data.md5,
         "dvc_model_md5": data_versions.push(settings.dvc_remote, model).md5,
+        "feature_hash": f"hash {number}", "stored_hash": stored_hash,
     }  # fmt: skip
     with runs.run(f"training {number}", tags) as run_id, runs.run("2-boosting", {}, parent=run_id) as level:
         runs.put_folder(run_id, model, "model")
@@ -92,7 +96,8 @@ def test_what_was_production_stays_whole_and_what_never_was_goes_after_its_term(
     assert planned["runs"] == sorted(made[2])
     assert planned["training_sets"] == ["s3"]
     assert planned["reports/training"] == [made[2][0]]
-    assert {"versions", "runs", "training_sets", "reports/training", "DVC remote"} == set(planned)
+    assert planned["features"] == [f"declaration=3{'0' * 11}"]
+    assert {"versions", "runs", "training_sets", "reports/training", "features", "DVC remote"} == set(planned)
     assert sorted(artifacts.rglob("*")) == files
 
     assert apply(context, LATER) == planned
@@ -103,6 +108,7 @@ def test_what_was_production_stays_whole_and_what_never_was_goes_after_its_term(
     assert [path for run in made[2] for path in artifacts.rglob(f"{run}/**/*") if path.is_file()] == []
     snapshots = catalog.TRAINING_SETS.at(settings.lake_uri)
     assert snapshots.partitions() == ["s1", "s2", "s4"]
+    assert [d.name[-12] for d in catalog.in_lake(settings.lake_uri)] == ["1", "2", "4"]
     for number in ("1", "2", "4"):
         tags = client.get_model_version(MODEL_NAME, number).tags
         data_versions.pull(settings.dvc_remote, tags["dvc_model_md5"], settings.home / f"back-{number}")
