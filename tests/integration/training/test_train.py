@@ -96,8 +96,8 @@ def test_what_was_registered_is_what_the_contract_says(platform: Platform) -> No
     version = platform.client.get_model_version(MODEL_NAME, made.version)
     assert version.source == f"runs:/{made.run_id}/model"
     expected = {
-        "model_sha256", "serving_sha256", "feature_hash", "stored_hash", "threshold", "level", "fingerprint", "git_commit",
-        "git_dirty", "data_sha256", "params_sha256", "lock_sha256", "seed", "gates", "champion",
+        "model_sha256", "serving_sha256", "feature_hash", "stored_hash", "threshold", "level", "fingerprint",
+        "git_commit", "git_dirty", "data_sha256", "params_sha256", "lock_sha256", "seed", "gates", "champion",
         "failed_gates", "snapshot", "dvc_data_md5", "dvc_model_md5",
     }  # fmt: skip
     assert expected <= version.tags.keys()
