@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,12 @@ def test_a_version_with_other_features_is_released_beside_the_old_one(project: P
     refused = project.fraud("promote", f"--version={new}", code=3)
     assert "fraud materialize" in json.dumps(refused)
     project.fraud("materialize", "--live")
-    project.fraud("promote", f"--version={new}", "--reason=more features")
+    waiver = (
+        "--waive=better_than_production",
+        "--waiver-reason=a test",
+        f"--waiver-expires={date.today() + timedelta(9)}",
+    )
+    project.fraud("promote", f"--version={new}", "--reason=more features", *waiver)
     served_by(project, new)
     sent = project.traffic("landing/held_back", 200)
     assert sent["answered"] == 200

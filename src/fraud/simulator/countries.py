@@ -33,6 +33,6 @@ ABROAD: Final = (
     Country("CN", 31.23, 121.47, 0.02, 0.20),
     Country("HK", 22.32, 114.17, 0.01, 0.08),
 )
-CODES: Final = (HOME, *(country.code for country in ABROAD))
-TRIPS: Final = np.cumsum([country.trips for country in ABROAD])
-SITES: Final = np.cumsum([country.sites for country in ABROAD])
+CODES: Final = (HOME, *(one.code for one in ABROAD))
+TRIPS: Final = np.cumsum([one.trips for one in ABROAD])
+SITES: Final = np.cumsum([one.sites for one in ABROAD])

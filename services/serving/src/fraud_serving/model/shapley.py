@@ -1,7 +1,7 @@
 """Exact Shapley values of groups of inputs against a reference payment.
 
-A declaration puts each base input into one of at most twelve groups. For every subset of the groups the model scores the
-payment with the inputs of the other groups replaced by those of the reference: at most 2^12 = 4,096 rows in one
+A declaration puts each base input into one of at most twelve groups. For every subset of the groups the model scores
+the payment with the inputs of the other groups replaced by those of the reference: at most 2^12 = 4,096 rows in one
 inference call. The values are computed without sampling. Their sum is the payment's probability minus that of the
 reference. Inputs are replaced before imputation and derived features, so that a ratio or a flag of a missing value
 always belongs to its inputs.
