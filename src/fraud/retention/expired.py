@@ -5,6 +5,7 @@ Finding and removing are separate steps: a dry run executes the same code except
 
 import datetime as dt
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -72,7 +73,8 @@ def _remove(dataset: Dataset) -> None:
     for partition in dataset.partitions():
         dataset.drop(partition)
     fs, path = located(dataset.uri)
-    fs.rm(path, recursive=True)
+    with suppress(FileNotFoundError):  # an object store has no empty folders
+        fs.rm(path, recursive=True)
 
 
 def unused_declarations(lake_uri: str, needed: Collection[str], before: dt.datetime) -> Iterator[Expired]:
