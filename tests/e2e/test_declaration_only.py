@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from datetime import date, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,7 @@ def test_a_version_with_other_features_is_released_beside_the_old_one(project: P
     waiver = (
         "--waive=better_than_production",
         "--waiver-reason=a test",
-        f"--waiver-expires={date.today() + timedelta(9)}",
+        f"--waiver-expires={datetime.now(UTC).date() + timedelta(9)}",
     )
     project.fraud("promote", f"--version={new}", "--reason=more features", *waiver)
     served_by(project, new)
