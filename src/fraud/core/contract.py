@@ -86,7 +86,12 @@ def _is_plain(text: str) -> bool:
 
 def id_hash(text: str) -> int:
     """A 64-bit hash of an id (BLAKE2b, 8 bytes, little endian), the same in every process and engine."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(id_digest(text), "little")
+
+
+def id_digest(text: str) -> bytes:
+    """The 8 bytes of `id_hash`."""
+    return blake2b(text.encode(), digest_size=8).digest()
 
 
 def hour_of_day(event_us: int) -> int:

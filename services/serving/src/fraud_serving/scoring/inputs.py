@@ -12,6 +12,7 @@ from fraud.core.daily import Table
 from fraud.core.declaration_types import CategoryColumn
 from fraud.core.plan import Plan
 from fraud.core.vector import Vector
+from fraud_serving.log.prediction_record import named_values
 from fraud_serving.request import USER_ID, ValidTransaction, VersionColumns
 from fraud_serving.schema import HistorySource, Value
 from fraud_serving.scoring.reads import ReadPlan, Reads
@@ -39,8 +40,6 @@ class Features(Struct, gc=False):
     repeated: bool = False
     """Whether the transaction is in the history of its user already."""
     store_failed: bool = False
-    named: dict[str, float | None] | None = None
-    """`values` by name, if they are known."""
 
 
 NO_FEATURES: Final = Features([])
@@ -57,8 +56,10 @@ class Inputs:
         self.tables: Final = tuple((of, reads.rows[of.id]) for of in plan.tables)
         by_user = [slot for of, _, slot in self.windows if of.layout.id_column == "user_id"]
         self._first = (by_user or [slot for _, _, slot in self.windows] or [-1])[0]
+        self.named: Final = named_values(plan.features)
+        """The type of the prediction record's `features`."""
         self._nothing = reads.nothing
-        self._empty = Features(list(plan.empty), named=dict(zip(plan.features, plan.empty, strict=True)))
+        self._empty = Features(list(plan.empty))
         names = [name for of in plan.windows for name in of.names]
         velocity = short_request.VELOCITY_FEATURE
         self._velocity = names.index(velocity) if velocity in names else -1
