@@ -84,10 +84,12 @@ class ReadPlan:
     def commands(self, transaction: ValidTransaction, snapshots: DailySnapshots) -> tuple[Reads, bytes]:
         """What to send for a transaction; b"" if there is nothing to read."""
         of_production, of_challenger = transaction.values, transaction.challenger or []
-        if (transaction.event_us is None or transaction.transaction_id is None) and all(
-            (of_challenger if daily.challenger else of_production)[daily.id_at] is None for daily in self._daily
-        ):
-            return self.nothing, b""
+        if transaction.event_us is None or transaction.transaction_id is None:
+            for daily in self._daily:
+                if (of_challenger if daily.challenger else of_production)[daily.id_at] is not None:
+                    break
+            else:
+                return self.nothing, b""
         reads = Reads(self._empty.copy(), self._empty.copy(), self._empty.copy(), [])
         own, sent, event_us = reads.own, reads.sent, transaction.event_us
         parts: list[bytes] = []
