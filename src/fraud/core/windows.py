@@ -149,6 +149,9 @@ class WindowSet:
                 continue
             slices.add(position, feature, (at, length), column)
         self._few_bytes = _FEW * layout.packer.size
+        self._few = tuple(
+            tuple(slices.few[name]) for name in ("sum", "mean", "min", "max", "distinct", "matches", "share")
+        )
         self._nullable = tuple((column, null, of) for column, (null, of) in slices.nullable.items())
         self._read = _Reader(layout, sorted({column for column, _ in slices.of}))
 
@@ -211,24 +214,24 @@ class WindowSet:
 
         A feature whose slice is empty keeps the value that it has without events.
         """
-        few = self._slices.few
-        for position, i, divisor in few["sum"]:
+        sums, means, mins, maxs, distincts, matches, shares = self._few
+        for position, i, divisor in sums:
             values[position] = float(sum(insides[i])) / divisor
-        for position, i, divisor in few["mean"]:
+        for position, i, divisor in means:
             if inside := insides[i]:
                 values[position] = float(sum(inside)) / float(len(inside) * divisor)
-        for position, i, divisor in few["min"]:
+        for position, i, divisor in mins:
             if inside := insides[i]:
                 values[position] = float(min(inside)) / divisor
-        for position, i, divisor in few["max"]:
+        for position, i, divisor in maxs:
             if inside := insides[i]:
                 values[position] = float(max(inside)) / divisor
-        for position, i, null in few["distinct"]:
+        for position, i, null in distincts:
             values[position] = float(len({*insides[i], null}) - 1)
-        for position, i, (column, null) in few["matches"]:
+        for position, i, (column, null) in matches:
             if own[column] != null:
                 values[position] = float(insides[i].count(own[column]))
-        for position, i, (value, null) in few["share"]:
+        for position, i, (value, null) in shares:
             inside = insides[i]
             present = len(inside) - inside.count(null)
             if present:

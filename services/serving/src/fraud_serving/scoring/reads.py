@@ -90,7 +90,7 @@ class ReadPlan:
                     break
             else:
                 return self.nothing, b""
-        reads = Reads(self._empty.copy(), self._empty.copy(), self._empty.copy(), [])
+        reads = Reads(self._empty, self._empty.copy(), self._empty.copy(), [])
         own, sent, event_us = reads.own, reads.sent, transaction.event_us
         parts: list[bytes] = []
         if event_us is not None and transaction.transaction_id is not None:
@@ -119,6 +119,10 @@ def fill(reads: Reads, replies: Sequence[Reply] | None) -> None:
     """Put the replies, in the order of the commands, into their slots; None: the store is not connected."""
     if replies is None:
         replies = [NO_REPLY] * len(reads.sent)
+    if len(reads.sent) == len(reads.own):
+        reads.replies = list(replies)
+        return
+    reads.replies = [None] * len(reads.own)
     for slot, reply in zip(reads.sent, replies, strict=True):
         reads.replies[slot] = reply
 
