@@ -35,6 +35,6 @@ def record_of(answer: Answer, state: State, transaction: ValidTransaction, featu
         answer.fraud_probability, answer.is_fraud, answer.threshold, answer.model_version,
         "" if model is None else model.model_sha256, "" if model is None else model.plan.hash, 0,
         state.columns_of(transaction),
-        _NO_FEATURES if inputs is None else inputs.named(*features.values),
+        _NO_FEATURES if inputs is None else inputs.named(features),
         features.sequences, features.newest_us, features.snapshots,
     )  # fmt: skip

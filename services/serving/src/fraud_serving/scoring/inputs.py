@@ -57,10 +57,10 @@ class Inputs:
         self.tables: Final = tuple((of, reads.rows[of.id]) for of in plan.tables)
         by_user = [slot for of, _, slot in self.windows if of.layout.id_column == "user_id"]
         self._first = (by_user or [slot for _, _, slot in self.windows] or [-1])[0]
-        self.named: Final = named_values(plan.features)
-        """The type of the prediction record's `features`."""
+        self._named = named_values(plan.features)
         self._nothing = reads.nothing
         self._empty = Features(list(plan.empty))
+        self._empty_named = self._named(*plan.empty)
         self._empty_values = np.array(plan.empty, dtype=np.float64).reshape(-1, 1)
         names = [name for of in plan.windows for name in of.names]
         velocity = short_request.VELOCITY_FEATURE
@@ -109,6 +109,10 @@ class Inputs:
             features[self._velocity] = given
             found.source = "store" if found.sequences else "request"
         return found
+
+    def named(self, features: Features) -> Struct:
+        """The `features` of a prediction record."""
+        return self._empty_named if features is self._empty else self._named(*features.values)
 
     def _of_nothing(self, transaction: ValidTransaction, values: Sequence[Any]) -> Features:
         given = self._given_velocity(transaction, values)
