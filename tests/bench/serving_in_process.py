@@ -2,8 +2,8 @@
 
     .venv/serving/bin/python tests/bench/serving_in_process.py FOLDER [--events 6] [--profile]
 
-Prints JSON. FOLDER is a verified local copy as `serving_model.write` makes it. CPU time is stable on a busy machine,
-where time per request is not. `serving_cpu.py` runs it for the bench's models.
+Prints JSON. FOLDER is a verified local copy as `serving_model.write` makes it. On a busy machine CPU time
+changes by up to a fifth, time per request by far more. `serving_cpu.py` runs it for the bench's models.
 """
 
 import argparse
