@@ -185,7 +185,7 @@ def test_a_version_with_other_features_is_released_beside_the_old_one(project: P
     project.fraud("materialize", "--live")
     waiver = (
         "--waive=better_than_production",
-        "--waiver-reason=a test",
+        "--waiver-reason=a test of two declarations",
         f"--waiver-expires={datetime.now(UTC).date() + timedelta(9)}",
     )
     project.fraud("promote", f"--version={new}", "--reason=more features", *waiver)
