@@ -36,10 +36,15 @@ import structlog
 from rest_replay_world import FILES, FIRST_DAY, ROOT, Month, Nights, model_of, nights, resolved, simulated
 
 from fraud import declaration_file
+from fraud.audit import replay as audit_replay
 from fraud.core.contract import US_PER_DAY, US_PER_SECOND
+from fraud.core.declaration import Declaration
 from fraud.core.plan import Plan
 from fraud.embedded.servers import mlflow_server, valkey
+from fraud.errors import RefusedError
 from fraud.features.online_store import OnlineHistory
+from fraud.job import Context
+from fraud.params import Params
 from fraud.settings import Settings
 
 sys.path.append(str(ROOT / "tests/serving"))
@@ -55,6 +60,10 @@ POLL_S: Final = 0.6
 """Serving reads the pointers of daily tables every half second."""
 ON_TIME: Final = 3
 """Every so many nights the clients do not wait for the snapshots."""
+
+
+FALSIFIED: Final = 5_000
+"""The comparison itself is tested with so many records, some of them changed."""
 
 
 class Sent(NamedTuple):
@@ -215,8 +224,8 @@ def night(
         counts["killed" if "sent" not in done else "completed"] += 1
     done = jobs.run("materialize")
     counts["completed"] += 1
-    # A run after killed ones sends less than a whole one; so that kills reach its end, the largest is not used.
-    counts["commands"] = max(done["sent"], 2)
+    # A run after killed ones sends less than a whole one, so the largest number is kept.
+    counts["commands"] = max(done["sent"], counts["commands"])
     counts["loaded"] += done["result"]["appended"]
     counts["repeated"] += done["result"]["repeated"]
     counts["left_out"] += done["result"]["too_late"] + done["result"]["full"]
@@ -295,15 +304,33 @@ def replay(home: Path, given: argparse.Namespace, running: ExitStack) -> dict[st
     print("comparing", file=sys.stderr)
     sent = [answer for some in clients.sent for answer in some]
     artifacts = dict(zip(versions, zip(plans, models, strict=True), strict=True))
-    found = checks.compare(settings, sent, artifacts, orders, pointers, month.rows)
+    records = checks.log_of(settings)
+    found = checks.compare(settings, records, sent, artifacts, orders, pointers, month.rows)
+    changed = checks.falsified(records[-FALSIFIED:])
+    control = checks.compare(settings, changed, [], artifacts, orders, pointers, month.rows)
     if given.audit:
-        found["audit"] = checks.audited(settings, declared[0], given.audit)
+        found["audit"] = audited(settings, declared[0], given.audit)
     return {
-        "rows": month.rows.num_rows, **found, "swaps": swapper.swaps, "kills": counts["killed"],
+        "rows": month.rows.num_rows, **found,
+        "found_of_falsified": {name: control[name] for name in ("mismatches", "mixed", "wrong_snapshot")},
+        "swaps": swapper.swaps, "kills": counts["killed"],
         "materialize_runs": counts["completed"] + 1, "loaded_by_materialize": counts["loaded"],
         "in_store_before": counts["repeated"], "left_out": counts["left_out"] + night_counts["full"],
         "snapshots_changed_by_full_rebuild": rebuilt["days_changed"], "snapshots": rebuilt["days_built"],
         "seconds": round(seconds, 1), "requests_per_s": round(len(sent) / seconds),
+    }  # fmt: skip
+
+
+def audited(settings: Settings, declaration: Declaration, newest: int) -> dict[str, Any]:
+    """What `fraud replay --newest` finds."""
+    context = Context(settings, Params.load(settings.project / "params.yaml"), declaration, structlog.get_logger())
+    try:
+        result = audit_replay.run(audit_replay.Config(newest=newest), context)
+    except RefusedError as error:
+        return {"refused": error.message, "got": error.got}
+    return {
+        "equal": result.equal, "different": result.different, "recomputed": result.recomputed,
+        "as_recorded": result.as_recorded,
     }  # fmt: skip
 
 

@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import structlog
 from numpy.typing import NDArray
 
-from fraud.audit import replay
 from fraud.audit.daily_snapshots import DailySnapshots
 from fraud.core.contract import US_PER_SECOND
 from fraud.core.daily import Table, snapshot_at, snapshots
@@ -24,15 +22,12 @@ from fraud.core.declaration import Declaration
 from fraud.core.history import Layout
 from fraud.core.plan import Plan
 from fraud.core.windows import WindowSet
-from fraud.errors import RefusedError
 from fraud.features.daily_values import daily_values
 from fraud.features.engines.arrow_records import as_declared, id_hashes
 from fraud.features.engines.arrow_vector import vectors
 from fraud.features.engines.arrow_windows import microseconds, window_values
 from fraud.features.online_store import OnlineHistory
-from fraud.job import Context
 from fraud.lake import catalog
-from fraud.params import Params
 from fraud.scoring.onnx_session import OnnxModel
 from fraud.settings import Settings
 
@@ -40,6 +35,8 @@ SLACK_US = 2 * US_PER_SECOND
 """An answer may use a pointer that was replaced so long before it: serving reads pointers every half second."""
 LAGS_US = tuple(int(s * US_PER_SECOND) for s in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0))
 Record = dict[str, Any]
+Files = tuple[Plan, tuple[bytes, bytes]]
+"""A version: its plan, and its model.onnx and serving.json."""
 Floats = NDArray[np.float64]
 SHOWN = 5
 
@@ -151,17 +148,38 @@ class _Found:
             self.examples[kind].append(example)
 
 
+def log_of(settings: Settings) -> list[Record]:
+    """The records of the prediction log, in order."""
+    paths = sorted(settings.prediction_log.glob("*.jsonl"))
+    return [json.loads(line) for path in paths for line in path.read_bytes().splitlines()]
+
+
+def falsified(records: Sequence[Record]) -> list[Record]:
+    """Copies of the records, six of them changed: a window value, a daily value, the last bit of a probability, a
+    sequence, the snapshot, and the version. `compare` must find each."""
+    copies: list[Record] = json.loads(json.dumps(records))
+    usable = iter(r for r in reversed(copies) if r["sequences"] and r["snapshots"])
+    window, daily, bit, place, snapshot, version = (next(usable) for _ in range(6))
+    name = next(name for name, value in window["features"].items() if value is not None)
+    window["features"][name] += 1.0
+    name = next(name for name, value in reversed(daily["features"].items()) if value is not None)
+    daily["features"][name] += 0.25
+    bit["fraud_probability"] = float(np.nextafter(np.float32(bit["fraud_probability"]), np.float32(1)))
+    place["sequences"] = {entity: n + 1 for entity, n in place["sequences"].items()}
+    own = [r["snapshots"] for r in records if r["model_version"] == snapshot["model_version"]]
+    snapshot["snapshots"] = {e: min(of[e] for of in own if e in of) for e in snapshot["snapshots"]}
+    version["model_version"] = next(
+        r["model_version"] for r in records if r["model_version"] != version["model_version"]
+    )
+    return copies
+
+
 def compare(
-    settings: Settings, sent: Sequence[Any], versions: Mapping[str, tuple[Plan, tuple[bytes, bytes]]],
-    orders: Orders, pointers: Sequence[Pointers], rows: pa.Table,
+    settings: Settings, records: Sequence[Record], sent: Sequence[Any], versions: Mapping[str, Files], orders: Orders,
+    pointers: Sequence[Pointers], rows: pa.Table,
 ) -> dict[str, Any]:  # fmt: skip
     """Compare all answers. `sent`: (row, status, body) of each request; `rows`: the transactions that were sent."""
     found = _Found()
-    records = [
-        json.loads(line)
-        for path in sorted(settings.prediction_log.glob("*.jsonl"))
-        for line in path.read_bytes().splitlines()
-    ]
     row_of = {name: i for i, name in enumerate(rows["transaction_id"].to_pylist())}
     _responses(sent, {record["prediction_id"]: record for record in records}, rows, found)
     lake = _of_lake(settings, rows)
@@ -202,7 +220,7 @@ def _of_lake(settings: Settings, rows: pa.Table) -> pa.Table:
     return stored.take(pa.array([place[name] for name in rows["transaction_id"].to_pylist()])).combine_chunks()
 
 
-def _missing(orders: Orders, versions: Mapping[str, tuple[Plan, Any]], lake: pa.Table) -> dict[str, list[int]]:
+def _missing(orders: Orders, versions: Mapping[str, Files], lake: pa.Table) -> dict[str, list[int]]:
     """By layout: the rows that are in no history, and were never."""
     found = {}
     for plan, _ in versions.values():
@@ -292,7 +310,10 @@ def _different(record: Record, names: Sequence[str], values: Floats) -> list[str
 def _logged_daily(
     settings: Settings, table: Table, records: Sequence[Record], rows: pa.Table, at: NDArray[np.int64]
 ) -> Floats:
-    """The values of a daily table in the snapshots that the answers name: float64[features, n]."""
+    """The values of a daily table in the snapshots that the answers name: float64[features, n].
+
+    Infinite, so that the answer differs, for a snapshot that the lake does not have.
+    """
     ids = rows[table.id_column].take(pa.array(at)).to_pylist()
     named = [record["snapshots"].get(table.entity) for record in records]
     lookups = [(table, name, id_) for name, id_ in zip(named, ids, strict=True) if name is not None and id_ is not None]
@@ -300,8 +321,7 @@ def _logged_daily(
     values = np.full((len(table.names), len(at)), np.nan)
     for k, (name, id_) in enumerate(zip(named, ids, strict=True)):
         found = lake.values(table, name, id_)
-        assert not isinstance(found, str), (found, name)
-        values[:, k] = [np.nan if value is None else value for value in found]
+        values[:, k] = np.inf if isinstance(found, str) else [np.nan if value is None else value for value in found]
     return values
 
 
@@ -371,16 +391,3 @@ def _of_challenger(
         left = [record for record, p in zip(left, again, strict=True) if record["challenger_probability"] != p]
     for record in left:
         found.add("challenger_mismatches", record)
-
-
-def audited(settings: Settings, declaration: Declaration, newest: int) -> dict[str, Any]:
-    """What `fraud replay --newest` finds."""
-    context = Context(settings, Params.load(settings.project / "params.yaml"), declaration, structlog.get_logger())
-    try:
-        result = replay.run(replay.Config(newest=newest), context)
-    except RefusedError as error:
-        return {"refused": error.message, "got": error.got}
-    return {
-        "equal": result.equal, "different": result.different, "recomputed": result.recomputed,
-        "as_recorded": result.as_recorded,
-    }  # fmt: skip
