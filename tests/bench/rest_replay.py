@@ -226,9 +226,6 @@ def night(
     counts["completed"] += 1
     # A run after killed ones sends less than a whole one, so the largest number is kept.
     counts["commands"] = max(done["sent"], counts["commands"])
-    counts["loaded"] += done["result"]["appended"]
-    counts["repeated"] += done["result"]["repeated"]
-    counts["left_out"] += done["result"]["too_late"] + done["result"]["full"]
 
 
 def replay(home: Path, given: argparse.Namespace, running: ExitStack) -> dict[str, Any]:
@@ -265,7 +262,7 @@ def replay(home: Path, given: argparse.Namespace, running: ExitStack) -> dict[st
     log = log_of(month)
     clients = Clients(serving.port, requests_of(month.rows), log)
     swapper, orders = Swapper(serving, registry, versions), checks.Orders(month.rows, plans)
-    counts = {"commands": 50, "killed": 0, "completed": 0, "loaded": 0, "repeated": 0, "left_out": 0}
+    counts = {"commands": 50, "killed": 0, "completed": 0}
     randomness, arrived = random.Random(7), month.arrived_us[log]  # noqa: S311 - of the bench
     print(f"ready after {time.monotonic() - started:.0f} s: {len(log)} requests", file=sys.stderr)
     traffic = time.monotonic()
@@ -297,7 +294,7 @@ def replay(home: Path, given: argparse.Namespace, running: ExitStack) -> dict[st
                 done.result()
         seconds = time.monotonic() - traffic
         print(f"sent after {seconds:.0f} s", file=sys.stderr)
-        night_counts = jobs.run("materialize")["result"]
+        jobs.run("materialize")
         orders.read(store)
     serving.stop()  # its log is complete then
     rebuilt = jobs.run("rebuild")["result"]
@@ -314,8 +311,7 @@ def replay(home: Path, given: argparse.Namespace, running: ExitStack) -> dict[st
         "rows": month.rows.num_rows, **found,
         "found_of_falsified": {name: control[name] for name in ("mismatches", "mixed", "wrong_snapshot")},
         "swaps": swapper.swaps, "kills": counts["killed"],
-        "materialize_runs": counts["completed"] + 1, "loaded_by_materialize": counts["loaded"],
-        "in_store_before": counts["repeated"], "left_out": counts["left_out"] + night_counts["full"],
+        "materialize_runs": counts["completed"] + 1,
         "snapshots_changed_by_full_rebuild": rebuilt["days_changed"], "snapshots": rebuilt["days_built"],
         "seconds": round(seconds, 1), "requests_per_s": round(len(sent) / seconds),
     }  # fmt: skip
