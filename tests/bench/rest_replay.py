@@ -58,7 +58,7 @@ LATEST_US: Final = 3 * 3_600 * US_PER_SECOND
 """The earliest `available_at` of the versions' daily tables: by then the night must be over."""
 POLL_S: Final = 0.6
 """Serving reads the pointers of daily tables every half second."""
-ON_TIME: Final = 3
+NIGHTS_UNTIL_LATE: Final = 3
 """Every so many nights the clients do not wait for the snapshots."""
 
 
@@ -276,7 +276,7 @@ def replay(home: Path, given: argparse.Namespace, running: ExitStack) -> dict[st
                 midnight = (FIRST_DAY + day + 1) * US_PER_DAY
                 end = int(np.searchsorted(np.maximum.accumulate(arrived), midnight))
                 waited = int(np.searchsorted(np.maximum.accumulate(arrived), midnight + LATEST_US))
-                clients.allow(waited if day % ON_TIME else end + (len(log) - end) // max(given.days - day, 1))
+                clients.allow(waited if day % NIGHTS_UNTIL_LATE else end + (len(log) - end) // max(given.days - day, 1))
                 clients.reached(end)
                 if running_night is not None:
                     running_night.result()
@@ -284,7 +284,7 @@ def replay(home: Path, given: argparse.Namespace, running: ExitStack) -> dict[st
                 running_night = pool.submit(
                     night, day, month, settings.landing_uri, jobs, given.kills, randomness, counts
                 )
-                if day % ON_TIME:
+                if day % NIGHTS_UNTIL_LATE:
                     running_night.result()
                     time.sleep(POLL_S)
                 print(f"day {day + 1}: {clients.count} sent, {swapper.swaps} swaps, {counts}", file=sys.stderr)
