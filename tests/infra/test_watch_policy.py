@@ -25,7 +25,10 @@ DASHBOARDS = sorted((ROOT / "infra/grafana/dashboards").glob("*.json"))
 SECTIONS = ["What it means", "Why it fires", "What to check", "What to do"]
 SEVERITIES = {"page": "Page: ", "ticket": "Ticket: ", "none": "No severity: "}
 """Severity of an alert -> how the first line of its runbook starts."""
-SOURCES = (ROOT / "src/fraud/monitoring/platform_metrics.py", ROOT / "services/serving/src/fraud_serving/metrics.py")
+SOURCES = (
+    ROOT / "src/fraud/monitoring/platform_metrics.py", ROOT / "src/fraud/monitoring/declared_metrics.py",
+    ROOT / "services/serving/src/fraud_serving/metrics.py",
+)  # fmt: skip
 # Exposed by Prometheus, Alertmanager and the client library themselves.
 THIRD_PARTY = re.compile(r"^(up|ALERTS|scrape_\w+|process_\w+|prometheus_\w+|alertmanager_\w+)$")
 SUFFIXES = ("", "_total", "_bucket", "_sum", "_count")

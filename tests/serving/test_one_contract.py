@@ -4,13 +4,25 @@ tests/integration/ingest/test_one_contract.py sends them through the other entry
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from servers import Serving, until
+from servers import Registry, Serving, Valkey, until
 
 CASES: Final = json.loads((Path(__file__).parents[1] / "contract_rows.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def serving(
+    registry: Registry, versions: list[str], shared_store: Valkey, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Serving]:
+    """A server of a version with the shipped declaration, which has columns of each type."""
+    registry.promote(versions[7])
+    server = Serving(tmp_path_factory.mktemp("contract"), shared_store.url, registry).start()
+    yield server
+    server.close()
 
 
 @pytest.mark.parametrize("name", CASES["accepted"])

@@ -20,6 +20,7 @@ MAX_AMOUNT: Final = 1e9
 MAX_ID_LENGTH: Final = 128
 MISSING_IDS: Final = frozenset({"nan", "null", "none", "<na>", "(null)", "\\n", "#n/a"})
 """Texts, in any case, that programs write for a missing id. An empty text is a separate error."""
+_LONGEST_PLAIN: Final = max(len(text) for text in MISSING_IDS if text.isalnum())
 ID_CONTROL: Final = "has a control character or a line break"
 ID_ROUNDED: Final = "is a long number in scientific notation, as a spreadsheet writes it (its last digits are lost)"
 ID_ERROR_CELL: Final = "is an error value of a spreadsheet"
@@ -68,7 +69,8 @@ def id_text(text: str) -> str | None:
     A text is never read as a number: leading zeros and a `.0` are kept. Raises ValueError with one of ID_FAULTS.
     """
     if text.isascii() and (text.isalnum() or (text[:1].isalpha() and _is_plain(text))):
-        return None if text.lower() in MISSING_IDS else text  # most ids: nothing below applies to them
+        # Most ids: nothing below applies to them.
+        return text if len(text) > _LONGEST_PLAIN or text.lower() not in MISSING_IDS else None
     found = text.strip(_SPACES)
     if _CONTROL.search(found):
         raise ValueError(ID_CONTROL)
@@ -86,7 +88,12 @@ def _is_plain(text: str) -> bool:
 
 def id_hash(text: str) -> int:
     """A 64-bit hash of an id (BLAKE2b, 8 bytes, little endian), the same in every process and engine."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(id_digest(text), "little")
+
+
+def id_digest(text: str) -> bytes:
+    """The 8 bytes of `id_hash`."""
+    return blake2b(text.encode(), digest_size=8).digest()
 
 
 def hour_of_day(event_us: int) -> int:

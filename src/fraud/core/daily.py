@@ -73,7 +73,10 @@ class Table:
 
     def unpack(self, data: bytes) -> list[float | None]:
         """The values of a row; None is null. Raises struct.error for another length."""
-        return [None if isnan(value) else value for value in self._row.unpack(data)]
+        values = self._row.unpack(data)
+        if any(map(isnan, values)):
+            return [None if isnan(value) else value for value in values]
+        return list(values)
 
     def day_of(self, at_us: int) -> int:
         """Day (since 1970) whose snapshot holds at a time."""

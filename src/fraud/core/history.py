@@ -28,12 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fraud.core.columns import StoredColumn
-from fraud.core.contract import id_hash
+from fraud.core.contract import id_digest
 
 HEADER: Final = struct.Struct("<qq")
 ENTRY: Final = np.dtype([("transaction", "<u8"), ("newest_before", "<i8")])
 EVENT_US: Final = "event_us"
-_ID: Final = struct.Struct("<Q")
 APPEND_SCRIPT: Final = files("fraud.core").joinpath("append_event.lua").read_text()
 LOAD_SCRIPT: Final = files("fraud.core").joinpath("load_events.lua").read_text()
 
@@ -83,7 +82,7 @@ class Layout:
     ) -> tuple[bytes, bytes, int, int, int, int]:
         """ARGV of `append_event.lua`. `stored`: the event's integers in the order of `columns`."""
         record = self.packer.pack(event_us, *stored)
-        return record, _ID.pack(id_hash(transaction_id)), event_us, self.max_events, self.keep_us, len(record)
+        return record, id_digest(transaction_id), event_us, self.max_events, self.keep_us, len(record)
 
     def load_arguments(self, records: NDArray[np.void], ids: NDArray[np.uint64]) -> tuple[bytes, bytes, int, int, int]:
         """ARGV of `load_events.lua`: events of one entity in order of ingestion, record[n] and hashed ids [n]."""

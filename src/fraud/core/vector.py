@@ -5,7 +5,7 @@ nulls, derived features. `row` computes one transaction, `table` many; both give
 """
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
@@ -48,7 +48,12 @@ class _Step(NamedTuple):
 
     target: int
     many: Callable[[list[Floats]], Floats]
-    one: Callable[[list[Any]], float | None] | None = None
+    quotient: tuple[int, int] | None = None
+    """The slots of a ratio's parts."""
+    difference: tuple[int, int] | None = None
+    """The slots of a difference's parts."""
+    of_time: tuple[int, Mapping[int, float]] | None = None
+    """The slot of the hour or weekday, and the value for each."""
     constant: float | None = None
     """Replaces a null."""
     other: int = -1
@@ -58,28 +63,18 @@ class _Step(NamedTuple):
 class _Phase:
     """Steps for one transaction, whose features need only those of earlier phases: compute, then replace nulls."""
 
-    __slots__ = ("constants", "derived", "others")
+    __slots__ = ("constants", "differences", "others", "quotients")
 
     def __init__(self, steps: Sequence[_Step]) -> None:
-        self.derived = tuple((step.target, step.one) for step in steps if step.one is not None)
+        self.quotients = tuple((step.target, *step.quotient) for step in steps if step.quotient is not None)
+        self.differences = tuple((step.target, *step.difference) for step in steps if step.difference is not None)
         self.constants = tuple((step.target, step.constant) for step in steps if step.constant is not None)
         self.others = tuple((step.target, step.other) for step in steps if step.other >= 0)
 
 
-class _Run:
-    """Numbers that lie side by side in the vector."""
-
-    __slots__ = ("packer", "start", "values")
-
-    def __init__(self, start: int, slots: Sequence[int]) -> None:
-        self.start, self.packer = start * _FLOAT_BYTES, struct.Struct(f"<{len(slots)}f")
-        self.values = _getter(slots)
-
-
 def _getter(slots: Sequence[int]) -> Callable[[list[Any]], tuple[Any, ...]]:
-    if len(slots) == 1:  # itemgetter of one index returns the bare value
-        slot = slots[0]
-        return lambda values: (values[slot],)
+    if len(slots) < 2:  # itemgetter of one index returns the bare value
+        return lambda values: tuple(values[slot] for slot in slots)
     return itemgetter(*slots)
 
 
@@ -103,6 +98,8 @@ class Vector:
         self._zeros = (0.0,) * len(derived)
         missing, phases = _steps(declaration, slots)
         self._missing = tuple((step.target, slots[f.of or ""]) for step, f in missing)
+        of_time = [(step.target, *step.of_time) for steps in phases for step in steps if step.of_time is not None]
+        self._of_time = tuple(of_time)
         self._phases = tuple(_Phase(steps) for steps in phases if steps)
         self._steps = (*(step for step, _ in missing), *(step for steps in phases for step in steps))
         self._numbers, self._blocks, names = list[tuple[int, int]](), list[tuple[int, int]](), list[str]()
@@ -118,38 +115,42 @@ class Vector:
                 names.append(feature.name)
         self.names: Final = tuple(names)
         """The columns of the vector."""
-        self._runs = tuple(_runs(self._numbers))
+        self._packer = struct.Struct(_format(self._numbers, len(names)))
+        self._packed = _getter([slot for _, slot in self._numbers])
 
     def row(self, out: NDArray[np.float32], base: Sequence[float | int | None]) -> None:
         """Fill `out` (float32[len(names)], contiguous, any content) from the base values of one transaction.
 
         None is null.
         """
-        out.fill(0)
         self.write(out.data.cast("B"), 0, base)
 
     def write(self, buffer: bytearray | memoryview, offset: int, base: Sequence[float | int | None]) -> None:
-        """`row` into a buffer of zeros: float32, little endian, from byte `offset`."""
+        """`row` into a buffer with any content: float32, little endian, from byte `offset`."""
         slots: list[Any] = [*base, *self._zeros]
         for target, of in self._missing:
             slots[target] = 1.0 if slots[of] is None else 0.0
+        for target, of, found in self._of_time:
+            slots[target] = found[slots[of]]
         for phase in self._phases:
-            for target, one in phase.derived:
-                slots[target] = one(slots)
+            for target, of, by in phase.quotients:
+                slots[target] = _divided(slots[of], slots[by])
+            for target, of, minus in phase.differences:
+                slots[target] = float(slots[of]) - float(slots[minus])
             for target, constant in phase.constants:
                 if slots[target] is None:
                     slots[target] = constant
             for target, other in phase.others:
                 if slots[target] is None:
                     slots[target] = slots[other]
-        for run in self._runs:
-            values = run.values(slots)
-            try:
-                run.packer.pack_into(buffer, offset + run.start, *values)
-            except (OverflowError, struct.error):  # as in `table`: infinite beyond float32, NaN for a null
-                with np.errstate(over="ignore"):
-                    packed = np.array(values, dtype=np.float64).astype("<f4").tobytes()
-                buffer[offset + run.start : offset + run.start + len(packed)] = packed
+        numbers = self._packed(slots)
+        try:
+            self._packer.pack_into(buffer, offset, *numbers)
+        except (OverflowError, struct.error):  # as in `table`: infinite beyond float32, NaN for a null
+            row = np.zeros(len(self.names), dtype="<f4")
+            with np.errstate(over="ignore"):
+                row[[position for position, _ in self._numbers]] = np.array(numbers, dtype=np.float64)
+            buffer[offset : offset + row.nbytes] = row.tobytes()
         for start, slot in self._blocks:
             at = offset + _FLOAT_BYTES * (start + slots[slot])
             buffer[at : at + _FLOAT_BYTES] = _ONE
@@ -170,18 +171,13 @@ class Vector:
         return out
 
 
-def _runs(numbers: Sequence[tuple[int, int]]) -> Iterator[_Run]:
-    """(position, slot) of the numbers, in order of position, as runs of neighbouring positions."""
-    start, slots = 0, list[int]()
-    for position, slot in numbers:
-        if slots and position != start + len(slots):
-            yield _Run(start, slots)
-            slots = []
-        if not slots:
-            start = position
-        slots.append(slot)
-    if slots:
-        yield _Run(start, slots)
+def _format(numbers: Sequence[tuple[int, int]], width: int) -> str:
+    """The format for `struct` of a vector of `width` columns that has numbers at (position, slot) and zeros between."""
+    text, end = "<", 0
+    for position, _ in numbers:
+        text += f"{_FLOAT_BYTES * (position - end)}xf"
+        end = position + 1
+    return f"{text}{_FLOAT_BYTES * (width - end)}x"
 
 
 def _time_slot(feature: Feature) -> int | None:
@@ -241,26 +237,27 @@ def _imputed(feature: Feature, target: int, slots: dict[str, int]) -> _Step:
 def _derived(feature: RequestFeature, target: int, slots: dict[str, int]) -> _Step:
     if feature.op == "ratio":
         of, by = slots[feature.of or ""], slots[feature.by or ""]
-        return _Step(target, lambda s: _all_divided(s[of], s[by]), lambda s: _divided(s[of], s[by]))
+        return _Step(target, lambda s: _all_divided(s[of], s[by]), quotient=(of, by))
     if feature.op == "difference":
         of, minus = slots[feature.of or ""], slots[feature.minus or ""]
-        return _Step(target, lambda s: s[of] - s[minus], lambda s: float(s[of]) - float(s[minus]))
+        return _Step(target, lambda s: s[of] - s[minus], difference=(of, minus))
     if feature.op == "day_in":
         days = frozenset(feature.days or ())
         return _Step(
-            target, lambda s: np.isin(s[WEEKDAY], list(days)).astype(np.float64), lambda s: float(s[WEEKDAY] in days)
+            target,
+            lambda s: np.isin(s[WEEKDAY], list(days)).astype(np.float64),
+            of_time=(WEEKDAY, {day: float(day in days) for day in range(7)}),
         )
     first, until = feature.first or 0, feature.until or 0
-    if first <= until:
-        return _Step(
-            target,
-            lambda s: ((first <= s[HOUR]) & (s[HOUR] < until)).astype(np.float64),
-            lambda s: float(first <= s[HOUR] < until),
-        )
+
+    def inside(hour: Floats) -> NDArray[np.bool_]:
+        return (first <= hour) & (hour < until) if first <= until else (hour >= first) | (hour < until)
+
+    every = np.arange(24, dtype=np.float64)
     return _Step(
         target,
-        lambda s: ((s[HOUR] >= first) | (s[HOUR] < until)).astype(np.float64),
-        lambda s: float(s[HOUR] >= first or s[HOUR] < until),
+        lambda s: inside(s[HOUR]).astype(np.float64),
+        of_time=(HOUR, dict(enumerate(inside(every).astype(np.float64).tolist()))),
     )
 
 

@@ -215,7 +215,8 @@ class Registry:
                 params[section][key] = {**params[section][key], **value} if isinstance(value, dict) else value
         (project / "params.yaml").write_text(yaml.safe_dump(params))
         self.env = {"FRAUD_PROJECT": str(project), "FRAUD_MLFLOW_URL": url, "MLFLOW_TRACKING_URI": url}
-        made_from = {"cut_off": "2026-03-01T00:00:00+00:00", "maturity_days": "7"}
+        stored_hash = load(project / NAME).stored_hash
+        made_from = {"cut_off": "2026-03-01T00:00:00+00:00", "maturity_days": "7", "declaration": stored_hash}
         catalog.TRAINING_SETS.at(home.lake).publish("s1", training_set(), made_from)
         catalog.TRANSACTIONS.at(home.lake).publish("2026-01-01", training_set().slice(0, 10))
         self._client = mlflow.MlflowClient(url, url)

@@ -63,6 +63,7 @@ FAULTS: Final[tuple[tuple[str, faults.Fault, tuple[str, ...]], ...]] = (
         faults.store_frozen,
         ("ServiceDown", "OnlineStoreDown", "DegradedAnswers"),
     ),
+    ("payments without a daily snapshot", faults.no_snapshot, ("DailySnapshotLate",)),
     ("Airflow's scheduler is stopped", faults.frozen("airflow-scheduler"), ("AirflowDown",)),
     ("Airflow's DAG processor is stopped", faults.frozen("airflow-dag-processor"), ("AirflowDown",)),
     ("Airflow's API server is stopped", faults.frozen("airflow-api-server"), ("AirflowDown",)),

@@ -40,6 +40,8 @@ _POLL_S: Final = 0.05
 _CALLERS: Final = 400
 """More than serving's limit of requests in progress (SERVING_MAX_IN_FLIGHT, 96)."""
 
+_BEFORE_SNAPSHOTS: Final = "2001-01-01T12:00:00Z"
+
 
 class NotPossibleError(Exception):
     """The stack lacks something that the fault needs. The message names it."""
@@ -194,6 +196,17 @@ def _payment(site: Site, transaction: str) -> dict[str, Any]:
         "event_timestamp": datetime.now(UTC).isoformat(), "amount": site.traffic.mean_amount,
         short_request.DISTANCE: 1.0,
     }  # fmt: skip
+
+
+@contextmanager
+def no_snapshot(site: Site) -> Iterator[None]:
+    """Payments at a merchant that are older than every daily snapshot. They have no user, so no history changes."""
+    if site.watch.value("sum(serving_daily_snapshot_total)") is None:
+        raise NotPossibleError("the Production version has no daily features")
+    payment = _payment(site, "") | {"event_timestamp": _BEFORE_SNAPSHOTS}
+    del payment["transaction_id"], payment["user_id"]
+    with _repeating(_caller(site, "/predict", lambda: payment)):
+        yield
 
 
 @contextmanager

@@ -73,6 +73,14 @@ class PredictionLog:
             return
         self._queue.append((record, shadow if queued < _MAX_SHADOWS else None))
 
+    def append_all(self, entries: Sequence[Entry]) -> None:
+        """`append` of the entries of a batch."""
+        if len(self._queue) + len(entries) < min(self._max_queued, _MAX_SHADOWS):
+            self._queue.extend(entries)
+            return
+        for record, shadow in entries:
+            self.append(record, shadow)
+
     def close(self) -> None:
         """Write and sync the queue, and end the thread. Called after the last request."""
         self._stop.set()

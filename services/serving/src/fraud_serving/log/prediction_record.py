@@ -1,6 +1,8 @@
 """The prediction record: one line of the prediction log."""
 
-from msgspec import Struct
+from collections.abc import Sequence
+
+from msgspec import Struct, defstruct
 
 
 class PredictionRecord(Struct, gc=False, omit_defaults=True):
@@ -24,10 +26,10 @@ class PredictionRecord(Struct, gc=False, omit_defaults=True):
     model_sha256: str
     feature_hash: str
     latency_us: int
-    columns: dict[str, float | str | bool | None]
-    """The declared columns."""
-    features: dict[str, float | None]
-    """The window and daily features."""
+    columns: Struct
+    """The declared columns; of a type that `named_values` returns."""
+    features: Struct
+    """The window and daily features; of a type that `named_values` returns."""
     sequences: dict[str, int]
     """Entity -> the transaction's place in the entity's stored history."""
     newest_us: dict[str, int]
@@ -36,3 +38,12 @@ class PredictionRecord(Struct, gc=False, omit_defaults=True):
     """Entity -> id of the daily snapshot."""
     challenger_version: str | None = None
     challenger_probability: float | None = None
+
+
+def named_values(names: Sequence[str]) -> type[Struct]:
+    """A type whose instances are created from values in the order of `names`, and encoded as an object of them.
+
+    A dictionary of 24 values takes ten times as long to create and has ten times the size.
+    """
+    fields = [(f"value_{i}", float | str | bool | None) for i in range(len(names))]
+    return defstruct("NamedValues", fields, gc=False, rename={f"value_{i}": name for i, name in enumerate(names)})

@@ -1,11 +1,15 @@
 """The answer to a transaction, and its prediction record."""
 
-from fraud_serving.log.prediction_record import PredictionRecord
+from typing import Final
+
+from fraud_serving.log.prediction_record import PredictionRecord, named_values
 from fraud_serving.request import ValidTransaction
 from fraud_serving.schema import Answer
 from fraud_serving.scoring.inference import RULE_THRESHOLD, RULE_VERSION
 from fraud_serving.scoring.inputs import Features
 from fraud_serving.scoring.state import State
+
+_NO_FEATURES: Final = named_values(())()
 
 
 def answer_to(
@@ -23,7 +27,7 @@ def answer_to(
 
 def record_of(answer: Answer, state: State, transaction: ValidTransaction, features: Features) -> PredictionRecord:
     """Everything the answer was computed from. `served_us` and `latency_us` are set once its bytes exist."""
-    model = state.production
+    model, inputs = state.production, state.inputs
     user_id, merchant_id, amount = transaction.values[:3]
     return PredictionRecord(
         answer.prediction_id, answer.transaction_id, user_id, merchant_id, amount, transaction.event_us,
@@ -31,6 +35,6 @@ def record_of(answer: Answer, state: State, transaction: ValidTransaction, featu
         answer.fraud_probability, answer.is_fraud, answer.threshold, answer.model_version,
         "" if model is None else model.model_sha256, "" if model is None else model.plan.hash, 0,
         state.columns_of(transaction),
-        {} if model is None else features.named or dict(zip(model.plan.features, features.values, strict=True)),
+        _NO_FEATURES if inputs is None else inputs.named(features),
         features.sequences, features.newest_us, features.snapshots,
     )  # fmt: skip

@@ -1,12 +1,13 @@
 """Inference: requests of one event-loop iteration share one call of the model."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 
 from fraud.core import rule
+from fraud.core.vector import Floats
 from fraud_serving.model.model import Model
 from fraud_serving.request import ValidTransaction
 from fraud_serving.scoring.inputs import BaseValues
@@ -86,15 +87,14 @@ class Inference:
         batch.run()
 
 
-async def score_batch(model: Model, rows: Sequence[BaseValues]) -> list[float]:
-    """The fraud probabilities of the rows of one batch request."""
+async def score_batch(model: Model, rows: int, base: Callable[[], Sequence[Floats]]) -> list[float]:
+    """The fraud probabilities of the rows of one batch request. `base` returns the argument of `Vector.table`."""
 
     def score() -> list[float]:
-        table = model.plan.vector.table([np.array(column, dtype=np.float64) for column in zip(*rows, strict=True)])
-        scores: list[float] = model.score(table).tolist()
+        scores: list[float] = model.score(model.plan.vector.table(base())).tolist()
         return scores
 
-    return score() if len(rows) <= _ROWS_IN_LOOP else await asyncio.to_thread(score)
+    return score() if rows <= _ROWS_IN_LOOP else await asyncio.to_thread(score)
 
 
 def rule_probability(transaction: ValidTransaction) -> float:

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any, Final
 
+import numpy as np
 from msgspec import Struct
 
 from fraud.core import short_request
 from fraud.core.daily import Table
 from fraud.core.declaration_types import CategoryColumn
 from fraud.core.plan import Plan
-from fraud.core.vector import Vector
+from fraud.core.vector import Floats, Vector
+from fraud_serving.log.prediction_record import named_values
 from fraud_serving.request import USER_ID, ValidTransaction, VersionColumns
 from fraud_serving.schema import HistorySource, Value
 from fraud_serving.scoring.reads import ReadPlan, Reads
@@ -39,8 +41,6 @@ class Features(Struct, gc=False):
     repeated: bool = False
     """Whether the transaction is in the history of its user already."""
     store_failed: bool = False
-    named: dict[str, float | None] | None = None
-    """`values` by name, if they are known."""
 
 
 NO_FEATURES: Final = Features([])
@@ -57,8 +57,11 @@ class Inputs:
         self.tables: Final = tuple((of, reads.rows[of.id]) for of in plan.tables)
         by_user = [slot for of, _, slot in self.windows if of.layout.id_column == "user_id"]
         self._first = (by_user or [slot for _, _, slot in self.windows] or [-1])[0]
+        self._named = named_values(plan.features)
         self._nothing = reads.nothing
-        self._empty = Features(list(plan.empty), named=dict(zip(plan.features, plan.empty, strict=True)))
+        self._empty = Features(list(plan.empty))
+        self._empty_named = self._named(*plan.empty)
+        self._empty_values = np.array(plan.empty, dtype=np.float64).reshape(-1, 1)
         names = [name for of in plan.windows for name in of.names]
         velocity = short_request.VELOCITY_FEATURE
         self._velocity = names.index(velocity) if velocity in names else -1
@@ -69,11 +72,17 @@ class Inputs:
             for name, column in plan.declaration.columns.items()
             if isinstance(column, CategoryColumn)
         )
+        self._known = tuple(
+            (at - _TIME_VALUES, frozenset(codes) - {unknown}, unknown, name)
+            for at, codes, unknown, name in self._categories
+        )
         self._codes = tuple((i, codes.get, codes[unknown]) for i, codes, unknown, _ in self._categories)
         first = _TIME_VALUES + len(columns.names)
-        self._base = itemgetter(
+        self._base_at = (
             0, 1, *(first + of.feature if of.column is None else at[of.column] for of in plan.sources)
-        )
+        )  # fmt: skip
+        """By base value: its position among hour, weekday, columns and features."""
+        self._base = itemgetter(*self._base_at)
 
     def features(self, transaction: ValidTransaction, values: Sequence[Any], reads: Reads) -> Features:
         """The features of a transaction. `values`: those of this version's columns."""
@@ -100,6 +109,10 @@ class Inputs:
             features[self._velocity] = given
             found.source = "store" if found.sequences else "request"
         return found
+
+    def named(self, features: Features) -> Struct:
+        """The `features` of a prediction record."""
+        return self._empty_named if features is self._empty else self._named(*features.values)
 
     def _of_nothing(self, transaction: ValidTransaction, values: Sequence[Any]) -> Features:
         given = self._given_velocity(transaction, values)
@@ -149,19 +162,38 @@ class Inputs:
         found: BaseValues = self._base(flat)
         return found
 
+    def base_columns(self, transactions: Sequence[ValidTransaction], features: Sequence[Features]) -> list[Floats]:
+        """`base_values` of n transactions, for `Vector.table`: float64[n] per input, NaN for null."""
+        n = len(transactions)
+        columns: list[Sequence[Any]] = [
+            [t.hour for t in transactions], [t.weekday for t in transactions],
+            *zip(*[t.values for t in transactions], strict=True),
+        ]  # fmt: skip
+        for at, code, unknown in self._codes:
+            columns[at] = [code(text, unknown) for text in columns[at]]
+        stored = np.repeat(self._empty_values, n, axis=1)
+        known = [i for i, of in enumerate(features) if of is not self._empty]
+        if known:
+            stored[:, known] = np.array([features[i].values for i in known], dtype=np.float64).T
+        found: list[Floats] = [
+            stored[at - len(columns)] if at >= len(columns) else np.array(columns[at], dtype=np.float64)
+            for at in self._base_at
+        ]
+        return found
+
     def categories(self, values: Sequence[Any]) -> dict[str, str]:
         """Category column -> the value that is used for a transaction."""
-        return {
-            name: text if (text := values[at - _TIME_VALUES]) in codes else unknown
-            for at, codes, unknown, name in self._categories
-        }
+        found = {}
+        for at, known, unknown, name in self._known:
+            text = values[at]
+            found[name] = text if text in known else unknown
+        return found
 
     def unknown_categories(self, transaction: ValidTransaction, values: Sequence[Any]) -> int:
         """Number of categories of the request that are not among the declared or learnt values."""
         count = 0
-        for at, codes, unknown, name in self._categories:
-            text = values[at - _TIME_VALUES]
-            if text == unknown or text not in codes:
+        for at, known, unknown, name in self._known:
+            if values[at] not in known:
                 given = getattr(transaction.request, name)
                 count += given is not None and given != unknown
         return count

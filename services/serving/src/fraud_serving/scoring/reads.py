@@ -16,7 +16,7 @@ from fraud.core.daily import Table
 from fraud.core.history import Layout
 from fraud.core.plan import Plan
 from fraud_serving.request import RequestType, ValidTransaction
-from fraud_serving.store.commands import HistoryAppend, PublishedSnapshot
+from fraud_serving.store.commands import HistoryAppend, PublishedSnapshot, event_arguments
 from fraud_serving.store.connection import NO_REPLY, Reply
 from fraud_serving.store.daily_snapshots import DailySnapshots
 from fraud_serving.store.store import Store
@@ -84,15 +84,17 @@ class ReadPlan:
     def commands(self, transaction: ValidTransaction, snapshots: DailySnapshots) -> tuple[Reads, bytes]:
         """What to send for a transaction; b"" if there is nothing to read."""
         of_production, of_challenger = transaction.values, transaction.challenger or []
-        if (transaction.event_us is None or transaction.transaction_id is None) and all(
-            (of_challenger if daily.challenger else of_production)[daily.id_at] is None for daily in self._daily
-        ):
-            return self.nothing, b""
-        reads = Reads(self._empty.copy(), self._empty.copy(), self._empty.copy(), [])
+        if transaction.event_us is None or transaction.transaction_id is None:
+            for daily in self._daily:
+                if (of_challenger if daily.challenger else of_production)[daily.id_at] is not None:
+                    break
+            else:
+                return self.nothing, b""
+        reads = Reads(self._empty, self._empty.copy(), self._empty.copy(), [])
         own, sent, event_us = reads.own, reads.sent, transaction.event_us
         parts: list[bytes] = []
         if event_us is not None and transaction.transaction_id is not None:
-            hashed = contract.id_hash(transaction.transaction_id).to_bytes(8, "little")
+            event = event_arguments(contract.id_digest(transaction.transaction_id), event_us)
             for slot, history in enumerate(self._histories):
                 values = of_challenger if history.challenger else of_production
                 entity_id = values[history.id_at]
@@ -100,7 +102,7 @@ class ReadPlan:
                     continue
                 stored = own[slot] = [convert(values[at]) for at, convert in history.stored]
                 append = history.append
-                parts.append(append.command(entity_id, append.pack(event_us, *stored), hashed, event_us))
+                parts += append.command(entity_id, append.pack(event_us, *stored), event)
                 sent.append(slot)
         for slot, daily in enumerate(self._daily, len(self._histories)):
             entity_id = own[slot] = (of_challenger if daily.challenger else of_production)[daily.id_at]
@@ -108,7 +110,7 @@ class ReadPlan:
                 continue
             snapshot = reads.snapshots[slot] = snapshots.at(daily.table, event_us)
             if snapshot is not None:
-                parts.append(snapshot.command(entity_id))
+                parts += snapshot.command(entity_id)
                 sent.append(slot)
         return reads, b"".join(parts)
 
@@ -117,6 +119,10 @@ def fill(reads: Reads, replies: Sequence[Reply] | None) -> None:
     """Put the replies, in the order of the commands, into their slots; None: the store is not connected."""
     if replies is None:
         replies = [NO_REPLY] * len(reads.sent)
+    if len(reads.sent) == len(reads.own):
+        reads.replies = list(replies)
+        return
+    reads.replies = [None] * len(reads.own)
     for slot, reply in zip(reads.sent, replies, strict=True):
         reads.replies[slot] = reply
 

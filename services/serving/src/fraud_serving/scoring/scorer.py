@@ -16,6 +16,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -82,7 +83,7 @@ class Scorer:
 
         if features.sequences and not features.store_failed:
             self._first_answers.keep(transaction, body)
-        self._count_inputs(state, transaction, features)
+        self._count_inputs(state, ((transaction, features),))
         self._finish(state, record, transaction, features, reads, start_ns)
         return body
 
@@ -95,27 +96,28 @@ class Scorer:
         if model is None or inputs is None:
             probabilities = [rule_probability(row) for row in rows]
         else:
-            base = []
             for i, (row, of_row) in enumerate(zip(rows, reads, strict=True)):
                 features[i] = inputs.features(row, row.values, of_row)
-                base.append(inputs.base_values(row, row.values, features[i].values))
                 if i % ROWS_PER_ITERATION == ROWS_PER_ITERATION - 1:
                     await asyncio.sleep(0)
-            probabilities = await score_batch(model, base)
+            probabilities = await score_batch(model, len(rows), partial(inputs.base_columns, rows, features))
         answers: list[Answer] = []
         logged: list[tuple[PredictionRecord, object]] = []
-        for i, (row, of_row, found, probability) in enumerate(zip(rows, reads, features, probabilities, strict=True)):
+        counted: list[tuple[ValidTransaction, Features]] = []
+        shadowed = state.challenger is not None
+        for i, (row, found, probability) in enumerate(zip(rows, features, probabilities, strict=True)):
             answer = await self._first_answers.find(row) if found.repeated else None
             if answer is None:
                 answer = answer_to(state, row, found, probability, self._new_prediction_id())
-                shadow = shadow_of(state, row, found.values, of_row)
+                shadow = shadow_of(state, row, found.values, reads[i]) if shadowed else None
                 logged.append((record_of(answer, state, row, found), shadow))
-                self._count_inputs(state, row, found)
+                counted.append((row, found))
                 if found.sequences and not found.store_failed:
                     self._first_answers.keep(row, _encode(answer))
             answers.append(answer)
             if i % ROWS_PER_ITERATION == ROWS_PER_ITERATION - 1:
                 await asyncio.sleep(0)
+        self._count_inputs(state, counted)
         body = _encode(Answers(model.version if model else RULE_VERSION, answers))
         self._finish_batch(logged, start_ns)
         return body
@@ -124,17 +126,19 @@ class Scorer:
         self._count += 1
         return f"{self._process}-{self._count:x}"
 
-    def _count_inputs(self, state: State, transaction: ValidTransaction, features: Features) -> None:
-        metrics = self._metrics
-        metrics.history[features.source] += 1
-        if features.store_failed:
-            metrics.degraded["store"] += 1
-        for table in features.daily:
-            metrics.daily[table] += 1
-        if state.inputs is None:
-            metrics.degraded["model"] += 1
-        else:
-            metrics.unknown_category += state.inputs.unknown_categories(transaction, transaction.values)
+    def _count_inputs(self, state: State, scored: Sequence[tuple[ValidTransaction, Features]]) -> None:
+        """Count what the answers were computed from."""
+        metrics, inputs = self._metrics, state.inputs
+        for transaction, features in scored:
+            metrics.history[features.source] += 1
+            if features.store_failed:
+                metrics.degraded["store"] += 1
+            for table in features.daily:
+                metrics.daily[table] += 1
+            if inputs is not None:
+                metrics.unknown_category += inputs.unknown_categories(transaction, transaction.values)
+        if inputs is None:
+            metrics.degraded["model"] += len(scored)
 
     def _finish(
         self,
@@ -157,10 +161,10 @@ class Scorer:
         if not logged:
             return
         elapsed_ns, now_us = time.perf_counter_ns() - start_ns, time.time_ns() // 1000
-        for record, shadow in logged:
-            record.served_us, record.latency_us = now_us, elapsed_ns // 1000
-            self._log.append(record, shadow)
-        records = [record for record, _ in logged]
+        records, latency_us = [record for record, _ in logged], elapsed_ns // 1000
+        for record in records:
+            record.served_us, record.latency_us = now_us, latency_us
+        self._log.append_all(logged)
         self._metrics.observe_all(
             [r.amount for r in records], [r.fraud_probability for r in records], records[0].threshold, elapsed_ns * 1e-9
         )

@@ -5,9 +5,11 @@ A state never changes. A request reads the current one once, before it is parsed
 
 from typing import Final
 
+from msgspec import Struct
+
+from fraud_serving.log.prediction_record import named_values
 from fraud_serving.model.model import Model
 from fraud_serving.request import RequestType, ValidTransaction, VersionColumns
-from fraud_serving.schema import Value
 from fraud_serving.scoring.inputs import Inputs
 from fraud_serving.scoring.reads import ReadPlan
 
@@ -30,19 +32,20 @@ class State:
         )
         """Whether both versions have the same window and daily features, in the same order."""
         own = self.requests.production.declared
+        self._first = len(self.requests.production.names) - len(own)
         others = () if self.requests.challenger is None else self.requests.challenger.declared
-        self._own, self._built_in = own, len(self.requests.production.names) - len(own)
-        self._others = tuple((self._built_in + i, name) for i, name in enumerate(others) if name not in own)
+        added = [(self._first + i, name) for i, name in enumerate(others) if name not in own]
+        self._added = tuple(at for at, _ in added)
+        self._columns = named_values((*own, *(name for _, name in added)))
 
     def _inputs(self, model: Model | None, columns: VersionColumns | None) -> Inputs | None:
         if model is None or columns is None:
             return None
         return Inputs(model.plan, columns, self.reads)
 
-    def columns_of(self, transaction: ValidTransaction) -> dict[str, Value]:
+    def columns_of(self, transaction: ValidTransaction) -> Struct:
         """The declared columns of a transaction, of production first; null is None."""
-        found: dict[str, Value] = dict(zip(self._own, transaction.values[self._built_in :], strict=True))
-        if transaction.challenger is not None:
-            for at, name in self._others:
-                found[name] = transaction.challenger[at]
-        return found
+        others = transaction.challenger
+        if others is None:
+            return self._columns(*transaction.values[self._first :])
+        return self._columns(*transaction.values[self._first :], *[others[at] for at in self._added])

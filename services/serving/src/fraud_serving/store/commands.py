@@ -1,4 +1,8 @@
-"""The commands of a transaction: append it to a history, read a daily row. Their constant parts are built once."""
+"""The commands of a transaction: append it to a history, read a daily row.
+
+A command is a tuple of byte strings, which the caller joins with those of the other commands. Its constant parts are
+built once per length of the entity's id.
+"""
 
 from typing import Final
 
@@ -6,7 +10,10 @@ from fraud.core.daily import Snapshot, Table
 from fraud.core.history import Layout
 from fraud_serving.store.connection import SCRIPT_SHA, command
 
-_ANY: Final = b"%b"
+
+def event_arguments(transaction: bytes, event_us: int) -> bytes:
+    """What the appends of one event to all histories have in common. `transaction`: 8 bytes, the hash of its id."""
+    return b"\r\n$8\r\n%b\r\n$%d\r\n%d" % (transaction, len(str(event_us)), event_us)
 
 
 class HistoryAppend:
@@ -19,40 +26,49 @@ class HistoryAppend:
         self.layout: Final = layout
         self.pack: Final = layout.packer.pack
         """(event time in us, stored integers) -> record."""
-        keys = [layout.history_key("\0").encode(), layout.ids_key("\0").encode()]
-        self._key_bytes = len(keys[0]) - 1
+        self._keys = tuple(key("\0").encode().split(b"\0") for key in (layout.history_key, layout.ids_key))
+        self._heads: dict[int, tuple[bytes, bytes, bytes]] = {}
         bounds = (layout.max_events, layout.keep_us, layout.packer.size)
-        self._text = b"".join(
-            (
-                b"*11\r\n$7\r\nEVALSHA\r\n$40\r\n", SCRIPT_SHA, b"\r\n$1\r\n2\r\n",
-                *(b"$%d\r\n" + key.replace(b"\0", _ANY) + b"\r\n" for key in keys),
-                b"$", str(layout.packer.size).encode(), b"\r\n%b\r\n$8\r\n%b\r\n$%d\r\n%b\r\n",
-                *(b"$%d\r\n%d\r\n" % (len(str(bound)), bound) for bound in bounds),
-            )
-        )  # fmt: skip
+        self._bounds = b"".join(b"\r\n$%d\r\n%d" % (len(str(bound)), bound) for bound in bounds) + b"\r\n"
 
-    def command(self, entity_id: str, record: bytes, transaction: bytes, event_us: int) -> bytes:
-        """The command. `transaction`: 8 bytes, the hash of the transaction id."""
-        id_, at = entity_id.encode(), b"%d" % event_us
-        size = self._key_bytes + len(id_)
-        return self._text % (size, id_, size, id_, record, transaction, len(at), at)
+    def command(self, entity_id: str, record: bytes, event: bytes) -> tuple[bytes, ...]:
+        """The command. `event`: as `event_arguments` returns it."""
+        id_ = entity_id.encode()
+        head = self._heads.get(len(id_))
+        if head is None:
+            head = self._heads[len(id_)] = self._head(len(id_))
+        return head[0], id_, head[1], id_, head[2], record, event, self._bounds
+
+    def _head(self, id_bytes: int) -> tuple[bytes, bytes, bytes]:
+        """What is before, between and after the two places of an id with this length, up to the record."""
+        (before, after), (ids_before, ids_after) = self._keys
+        size, ids_size = (id_bytes + len(a) + len(b) for a, b in self._keys)
+        return (
+            b"*11\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n2\r\n$%d\r\n%b" % (SCRIPT_SHA, size, before),
+            b"%b\r\n$%d\r\n%b" % (after, ids_size, ids_before),
+            b"%b\r\n$%d\r\n" % (ids_after, self.layout.packer.size),
+        )
 
 
 class PublishedSnapshot:
     """A published daily snapshot, and the command that reads an entity's row."""
 
-    __slots__ = ("_key_bytes", "_text", "day", "default", "id")
+    __slots__ = ("_heads", "_key", "day", "default", "id")
 
     def __init__(self, table: Table, snapshot: Snapshot) -> None:
         self.day, self.id, self.default = snapshot.day, snapshot.id, snapshot.default
-        key = table.row_key(snapshot.id, "\0").encode()
-        self._key_bytes = len(key) - 1
-        self._text = b"*2\r\n$3\r\nGET\r\n$%d\r\n" + key.replace(b"%", b"%%").replace(b"\0", _ANY) + b"\r\n"
+        self._key = table.row_key(snapshot.id, "\0").encode().split(b"\0")
+        self._heads: dict[int, tuple[bytes, bytes]] = {}
 
-    def command(self, entity_id: str) -> bytes:
+    def command(self, entity_id: str) -> tuple[bytes, ...]:
         """Read the row of an entity. The reply is its bytes (`Table.unpack`), or nil without one."""
         id_ = entity_id.encode()
-        return self._text % (self._key_bytes + len(id_), id_)
+        head = self._heads.get(len(id_))
+        if head is None:
+            before, after = self._key
+            size = len(before) + len(id_) + len(after)
+            head = self._heads[len(id_)] = (b"*2\r\n$3\r\nGET\r\n$%d\r\n%b" % (size, before), after + b"\r\n")
+        return head[0], id_, head[1]
 
 
 def pointer_command(table: Table) -> bytes:
