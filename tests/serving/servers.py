@@ -144,6 +144,7 @@ class Serving:
         self.log_folder, self.cache = folder / "log", folder / "cache"
         self.program: tuple[str, ...] = ()
         """Program to run instead of the package."""
+        self.python = sys.executable
         self.environment = {
             **{name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ},
             "SERVING_PORT": str(self.port), "SERVING_REDIS_URL": redis_url, "SERVING_OPEN": "1",
@@ -159,7 +160,7 @@ class Serving:
         """Start and wait until `path` answers 200."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "serving.log").open("ab") as log:
-            command = [sys.executable, *(self.program or ("-m", "fraud_serving"))]
+            command = [self.python, *(self.program or ("-m", "fraud_serving"))]
             self.process = subprocess.Popen(command, env=self.environment, stderr=log, cwd=self.folder)
         until(lambda: self._status(path) == 200, f"{path} (see {self.folder / 'serving.log'})")
         return self
