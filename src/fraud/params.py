@@ -48,7 +48,6 @@ class Logistic(_Section):
 
 
 class Boosting(_Section):
-    members: int = Field(gt=0, le=16, description="fits with different seeds whose log odds are averaged in one graph")
     learning_rate: float = Field(gt=0)
     max_iter: int = Field(gt=0)
     max_leaf_nodes: int = Field(gt=1)

@@ -133,6 +133,6 @@ def _trees(plan: Plan) -> Fitted:
     fraud = rng.random(LEARNED_ROWS) < 1 / (1 + np.exp(-logit))
     sample = Sample(found, fraud, Inputs.of(plan.declaration, plan.vector.names))
     training = Params.load(ROOT / "params.yaml").training
-    never = {"members": 1, "max_iter": TREES, "early_stopping_rounds": TREES + 1}
+    never = {"max_iter": TREES, "early_stopping_rounds": TREES + 1}
     params = training.model_copy(update={"boosting": training.boosting.model_copy(update=never)})
     return boosting.fit(sample, sample, params, lambda *_args, **_facts: None)

@@ -227,7 +227,7 @@ def trees(folder: Path, rounds: Rounds) -> None:
     if not path.exists():
         with threadpool_limits(limits=1):
             model, _ = serving_model.fitted()
-        path.write_bytes(FittedBoosting((model,)).to_onnx())
+        path.write_bytes(FittedBoosting(model, ()).to_onnx())
         began = time.process_time()
         tl2cgen.export_lib(
             treelite.sklearn.import_model(model),

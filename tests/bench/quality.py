@@ -10,8 +10,7 @@ holdout, with 95% intervals: paired percentile bootstrap over users.
 
 `--lake` contains a training set of each declaration (`fraud training-set`). Instead of a lake, `--world terminals` or
 `--world simulator` makes one in a temporary folder (tests/bench/worlds.py). With `--against`, the selected level of the
-other declaration is compared on the same holdouts as well. The first member of level 2 alone is compared too. Prints a
-table and writes build/bench/quality.json.
+other declaration is compared on the same holdouts as well. Prints a table and writes build/bench/quality.json.
 
     .venv/ml/bin/python tests/bench/quality.py --world terminals --users 2500 --seed 1 --key quality_terminals
 """
@@ -38,7 +37,6 @@ from fraud.params import Params
 from fraud.stats.comparison import Compared, select_level
 from fraud.stats.costs import costs_of
 from fraud.training import training_data
-from fraud.training.ladder.boosting import FittedBoosting
 from fraud.training.ladder.levels import LEVELS, Inputs, Sample
 from fraud.training.training_data import TrainingData
 
@@ -172,9 +170,6 @@ def trained(data: TrainingData, params: Params, numbers: list[int]) -> Ladder:
             validation.append(first.predict(later.vectors))
             final = level.refit(both, first, settings, lambda *_args, **_facts: None) if settings.refit else first
             holdout[str(level)] = final.predict(data.holdout.vectors)
-            if isinstance(final, FittedBoosting) and len(final.members) > 1:
-                alone = FittedBoosting(final.members[:1])
-                holdout[f"{level}, one member"] = alone.predict(data.holdout.vectors)
             facts = {name: round(value, 4) for name, value in final.facts().items() if not name.startswith("log_")}
             print(f"  {level}: {time.perf_counter() - began:.0f} s {facts}", flush=True)
         compared = Compared(

@@ -61,7 +61,7 @@ def write(cache: Path, path: Path = THREE) -> Path:
     """Train it on a declaration's vectors and write it as training does. Returns the path of model.onnx."""
     plan = plan_of(path)
     model, vectors = fitted(plan)
-    data = FittedBoosting((model,)).to_onnx()
+    data = FittedBoosting(model, ()).to_onnx()
     golden = vectors[:8]
     answers = onnxruntime.InferenceSession(data).run(["fraud_probability"], {"features": golden})[0]
     digest = sha256(data).hexdigest()

@@ -87,12 +87,11 @@ def theirs(level: str, train: tuple[np.ndarray, np.ndarray], later: tuple[np.nda
         ).fit(x, y)
     elif level == "boosting":
         b = settings.boosting
-        for member in range(b.members):
-            HistGradientBoostingClassifier(
-                learning_rate=b.learning_rate, max_iter=b.max_iter, max_leaf_nodes=b.max_leaf_nodes,
-                min_samples_leaf=b.min_samples_leaf, l2_regularization=b.l2_regularization, max_features=b.max_features,
-                early_stopping=True, n_iter_no_change=b.early_stopping_rounds, random_state=settings.seed + member,
-            ).fit(x, y, X_val=later_x, y_val=later_y)  # fmt: skip
+        HistGradientBoostingClassifier(
+            learning_rate=b.learning_rate, max_iter=b.max_iter, max_leaf_nodes=b.max_leaf_nodes,
+            min_samples_leaf=b.min_samples_leaf, l2_regularization=b.l2_regularization, max_features=b.max_features,
+            early_stopping=True, n_iter_no_change=b.early_stopping_rounds, random_state=settings.seed,
+        ).fit(x, y, X_val=later_x, y_val=later_y)  # fmt: skip
     else:
         plain_network(x, y, later_x, later_y)
 

@@ -117,8 +117,7 @@ def test_scikit_learns_trees_are_met_within_two_millionths() -> None:
     inputs = Inputs.of(THREE, Plan(THREE).vector.names)
     vectors = rng.gamma(2, 50, (20_000, len(inputs.names))).astype(np.float32)
     sample = Sample(vectors, vectors[:, 0] > vectors[:, 3] + rng.normal(0, 30, len(vectors)), inputs)
-    quick = TRAINING.model_copy(update={"boosting": TRAINING.boosting.model_copy(update={"max_iter": 60})})
-    fitted = boosting.fit(sample, sample, quick, lambda *_args, **_facts: None)
+    fitted = boosting.fit(sample, sample, TRAINING, lambda *_args, **_facts: None)
     fast = batch_model(fitted.to_onnx())
     assert isinstance(fast, FastTrees)
     assert np.max(np.abs(fast.probabilities(vectors) - fitted.predict(vectors))) <= 2e-6

@@ -53,7 +53,7 @@ def test_draws_are_seeded_and_within_their_bounds() -> None:
         assert all(bounds[name][0] <= value <= bounds[name][1] for name, value in trial.values.items())
         assert isinstance(trial.values["max_leaf_nodes"], int)
         assert trial.training.boosting.learning_rate == trial.values["learning_rate"]
-        assert trial.fitted.members[0].learning_rate == trial.values["learning_rate"]  # type: ignore[attr-defined]
+        assert trial.fitted.model.learning_rate == trial.values["learning_rate"]  # type: ignore[attr-defined]
 
 
 def test_it_ends_after_some_draws_that_were_no_better() -> None:
