@@ -8,13 +8,17 @@ holdout, with 95% intervals: paired percentile bootstrap over users.
     .venv/ml/bin/python tests/bench/quality.py --lake file:///path/to/lake --declaration feature_repo/features.yaml \
         --against tests/declarations/three.yaml --windows 4
 
-`--lake` contains a training set of each declaration (`fraud training-set`). With `--against`, the selected level of the
+`--lake` contains a training set of each declaration (`fraud training-set`). Instead of a lake, `--world terminals` or
+`--world simulator` makes one in a temporary folder (tests/bench/worlds.py). With `--against`, the selected level of the
 other declaration is compared on the same holdouts as well. Prints a table and writes build/bench/quality.json.
+
+    .venv/ml/bin/python tests/bench/quality.py --world terminals --users 2500 --seed 1 --key quality_terminals
 """
 
 import argparse
 import json
 import platform
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -22,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import worlds
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from threadpoolctl import threadpool_limits
@@ -52,7 +57,11 @@ class Ladder(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lake", required=True)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--lake", help="URI of a lake with training sets")
+    source.add_argument("--world", choices=list(worlds.DAYS), help="make this world instead")
+    parser.add_argument("--users", type=int, default=2_500, help="of the world")
+    parser.add_argument("--seed", type=int, default=1, help="of the world")
     parser.add_argument("--declaration", type=Path, default=ROOT / "feature_repo/features.yaml")
     parser.add_argument("--against", type=Path, help="another declaration with a training set in the lake")
     parser.add_argument("--windows", type=int, default=4)
@@ -66,6 +75,10 @@ def main() -> None:
     params = Params.load(arguments.params)
     declared = declaration_file.load(arguments.declaration)
     other = declaration_file.load(arguments.against) if arguments.against else None
+    if arguments.world:
+        paths = [path for path in (arguments.declaration, arguments.against) if path]
+        home = Path(tempfile.mkdtemp(prefix="fraud-bench-"))
+        arguments.lake = worlds.build(arguments.world, home, arguments.users, arguments.seed, paths)
     contenders = {}
     for first in _holdouts(arguments.lake, declared, params, arguments.windows, arguments.step_days):
         of_window = params.model_copy(update={"split": params.split.model_copy(update={"holdout_from": first.date()})})

@@ -17,7 +17,7 @@ from fraud import declaration_file
 from fraud.core.plan import Plan
 from fraud.params import Params
 from fraud.stats.metrics import Ranked
-from fraud.training.ladder.boosting import floor32
+from fraud.training.ladder.bins import floor32
 from fraud.training.ladder.levels import LEVELS, Fitted, Inputs, Level, Sample
 
 PROJECT = Path(__file__).resolve().parents[3]

@@ -24,8 +24,8 @@ DECIDING = {
     "features/engines/arrow_vector.py",
     "lake/dataset.py", "params.py", "registry/model_folder.py", "registry/training_runs.py",
     "scoring/onnx_session.py", "stats/comparison.py", "stats/costs.py", "stats/metrics.py", "stats/split.py",
-    "training/ladder/boosting.py", "training/ladder/logistic.py", "training/ladder/mlp.py", "training/ladder/rule.py",
-    "training/ladder/search.py", "training/train.py", "training/training_data.py",
+    "training/ladder/bins.py", "training/ladder/boosting.py", "training/ladder/logistic.py", "training/ladder/mlp.py",
+    "training/ladder/rule.py", "training/ladder/search.py", "training/train.py", "training/training_data.py",
 }  # fmt: skip
 NOT_DECIDING = {
     "cli.py", "features/build_features.py", "monitoring/drift.py", "printing.py",

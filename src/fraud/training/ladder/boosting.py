@@ -9,6 +9,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
 from fraud.params import Training
+from fraud.training.ladder.bins import Bins, floor32
 from fraud.training.ladder.levels import Progress, Sample, SplitPoint
 from fraud.training.ladder.onnx_graph import INPUT, ML, Graph
 
@@ -18,9 +19,10 @@ _LOGGED_EVERY: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class FittedBoosting:
-    """The fitted classifier. `losses` are the log losses on the validation part: before the first round and after each.
+    """The fitted classifier; its trees split values, not codes.
 
-    The trees are read from scikit-learn's private arrays; there is no public interface.
+    `losses` are the log losses on the validation part: before the first round and after each. The
+    trees are read from scikit-learn's private arrays; there is no public interface.
     """
 
     model: HistGradientBoostingClassifier
@@ -70,15 +72,6 @@ class FittedBoosting:
         return {"trees": float(self.model.n_iter_), "validation_log_loss": self.losses[-1]}
 
 
-def floor32(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The largest float32 that is not above each threshold: for float32 x, `x <= t` exactly when `x <= floor32(t)`.
-
-    Rounding to the nearest float32 would give another result for values between t and the rounded t.
-    """
-    nearest = thresholds.astype(np.float32)
-    return np.where(nearest > thresholds, np.nextafter(nearest, np.float32(-np.inf)), nearest)
-
-
 def fit(train: Sample, validation: Sample, params: Training, progress: Progress) -> FittedBoosting:
     """Fit until the loss on the validation part has not improved for `early_stopping_rounds` rounds.
 
@@ -88,8 +81,7 @@ def fit(train: Sample, validation: Sample, params: Training, progress: Progress)
         params, max_iter=params.boosting.max_iter, early_stopping=True,
         n_iter_no_change=params.boosting.early_stopping_rounds,
     )  # fmt: skip
-    with threadpool_limits(limits=1):
-        model.fit(train.vectors, train.is_fraud, X_val=validation.vectors, y_val=validation.is_fraud)
+    _fit(model, train, validation)
     losses = tuple((-model.validation_score_).tolist())
     for trees in range(_LOGGED_EVERY, len(losses), _LOGGED_EVERY):
         progress("round", step=trees, validation_loss=losses[trees])
@@ -100,10 +92,21 @@ def fit(train: Sample, validation: Sample, params: Training, progress: Progress)
 def refit(rows: Sample, first: FittedBoosting, params: Training, progress: Progress) -> FittedBoosting:
     """Fit with the number of trees of the first fit."""
     model = _classifier(params, max_iter=int(first.model.n_iter_), early_stopping=False)
-    with threadpool_limits(limits=1):
-        model.fit(rows.vectors, rows.is_fraud)
+    _fit(model, rows)
     progress("boosting refitted", trees=int(model.n_iter_))
     return FittedBoosting(model, first.losses)
+
+
+def _fit(model: HistGradientBoostingClassifier, rows: Sample, validation: Sample | None = None) -> None:
+    """Fit on the codes of `Bins` instead of values, and then replace the thresholds of the trees by the bounds."""
+    bins = Bins.of(rows.vectors, rows.is_fraud)
+    later = {} if validation is None else {"X_val": bins.codes(validation.vectors), "y_val": validation.is_fraud}
+    with threadpool_limits(limits=1):
+        model.fit(bins.codes(rows.vectors), rows.is_fraud, **later)
+    for stage in model._predictors:  # noqa: SLF001 - no public interface to the trees
+        nodes = stage[0].nodes
+        inner = nodes["is_leaf"] == 0
+        nodes["num_threshold"][inner] = bins.thresholds(nodes["feature_idx"][inner], nodes["num_threshold"][inner])
 
 
 def _classifier(params: Training, **stopping: float | bool) -> HistGradientBoostingClassifier:
