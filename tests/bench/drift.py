@@ -31,8 +31,9 @@ from fraud.job import Context
 from fraud.lake import catalog
 from fraud.lake.dataset import Dataset
 from fraud.monitoring import drift
+from fraud.monitoring.drift_inputs import compared, missing, values
 from fraud.params import Params
-from fraud.scoring.scorer import INPUT
+from fraud.registry.model_versions import ModelArtifact
 from fraud.settings import Settings
 from fraud.stats.psi import psi_categorical, psi_numerical
 
@@ -40,10 +41,14 @@ ROOT: Final = Path(__file__).parents[2]
 LAST: Final = dt.date(2026, 3, 9)
 WEEK: Final = [str(LAST - dt.timedelta(days=back)) for back in reversed(range(7))]
 REFERENCE: Final = "2026-01-31"
+PLAN: Final = batch_data.plan_of(batch_data.THREE)
+INPUTS: Final = compared(PLAN)
+VERSION: Final = ModelArtifact("1", "bench", b"", "bench", PLAN.hash, 0.5, PLAN)
 
 
 def context_of(home: Path) -> Context:
-    return Context(Settings(home=home, project=ROOT), Params.load(ROOT / "params.yaml"), structlog.get_logger())
+    settings = Settings(home=home, project=ROOT)
+    return Context(settings, Params.load(ROOT / "params.yaml"), PLAN.declaration, structlog.get_logger())
 
 
 def reference_of(home: Path) -> pa.Table:
@@ -54,21 +59,19 @@ def reference_of(home: Path) -> pa.Table:
 def sampled(home: Path) -> dict[str, float]:
     context = context_of(home)
     window = drift.Window(str(LAST), WEEK, {})
-    current = drift._current(window, context, "1")
-    measured, _ = drift._measure(reference_of(home), current, window, context, "1")
+    current = drift._current(window, context, VERSION)
+    measured, _ = drift._measure(reference_of(home), current, window, context, VERSION)
     return {name: found["psi"] for name, found in measured["features"].items()}
 
 
 def plain_scan(home: Path) -> dict[str, float]:
-    features = catalog.FEATURES.at(f"file://{home}/lake")
-    every = pa.concat_tables([features.read(day, INPUT.names) for day in WEEK])
-    every = every.append_column(drift.PREDICTION, pa.nulls(every.num_rows, pa.float32()))
-    reference, current = drift.columns(reference_of(home)), drift.columns(every)
+    features = catalog.features(PLAN.stored_hash).at(f"file://{home}/lake")
+    columns = sorted({"event_timestamp", *(one.column for one in INPUTS if one.column)})
+    every, reference = pa.concat_tables([features.read(day, columns) for day in WEEK]), reference_of(home)
     found = {}
-    for name in drift.FEATURES:
-        r, c = (column[name][~drift._missing(column[name])] for column in (reference, current))
-        categorical = name in drift.CATEGORICAL
-        found[name] = psi_categorical(r.tolist(), c.tolist()) if categorical else psi_numerical(r, c)
+    for one in INPUTS:
+        r, c = (column[~missing(column)] for column in (values(reference, one), values(every, one)))
+        found[one.name] = psi_categorical(r.tolist(), c.tolist()) if one.categorical else psi_numerical(r, c)
     return found
 
 
@@ -103,13 +106,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fraud-bench-drift-") as name:
         home = Path(name)
         lake = f"file://{home}/lake"
-        plan = batch_data.plan_of(batch_data.THREE)
-        features = catalog.features(plan.stored_hash).at(lake)
+        features = catalog.features(PLAN.stored_hash).at(lake)
         for day in WEEK:
-            batch_data.write_features(features, day, arguments.rows // len(WEEK), plan)
-        batch_data.write_features(Dataset(lake, "reference"), REFERENCE, 50_000, plan)
+            batch_data.write_features(features, day, arguments.rows // len(WEEK), PLAN)
+        batch_data.write_features(Dataset(lake, "reference"), REFERENCE, 50_000, PLAN)
         found = {contender: measure(contender, home) for contender in CONTENDERS}
-    error = max(abs(found["sampled"]["psi"][n] - found["plain scan"]["psi"][n]) for n in drift.FEATURES)
+    error = max(abs(found["sampled"]["psi"][one.name] - found["plain scan"]["psi"][one.name]) for one in INPUTS)
     figures = {
         "machine": {"platform": platform.platform(), "rows": arguments.rows},
         "contenders": {name: {"s": f["s"], "peak_mb": f["peak_mb"]} for name, f in found.items()},

@@ -31,16 +31,21 @@ import alert_false_alarms
 
 from fraud import declaration_file
 from fraud.core.contract import US_PER_DAY, US_PER_HOUR
+from fraud.core.plan import Plan as FeaturePlan
 from fraud.features.engines.arrow_vector import vectors
-from fraud.features.engines.arrow_windows import window_values, with_windows
-from fraud.monitoring.drift import FEATURES, PREDICTION, columns
+from fraud.features.engines.arrow_windows import window_values, with_features
+from fraud.monitoring.drift import PREDICTION, Columns, _columns
+from fraud.monitoring.drift_inputs import compared as compared_inputs
 from fraud.params import Params
 from fraud.simulator.deliveries import LABEL_MEDIAN_DAYS, LABEL_SIGMA, Plan, deliveries
 from fraud.stats.e_detector import HOLD_DAYS, evidence, promised, shares
 from fraud.stats.psi import MIN_ROWS, column_drift
 
 ROOT: Final = Path(__file__).parents[2]
-DECLARATION: Final = declaration_file.load_of(ROOT)
+DECLARATION: Final = declaration_file.load(ROOT / "tests/declarations/three.yaml")
+PLAN: Final = FeaturePlan(DECLARATION)
+INPUTS: Final = compared_inputs(PLAN)
+FEATURES: Final = tuple(one.name for one in INPUTS)
 PARAMS: Final = Params.load(ROOT / "params.yaml")
 START: Final = dt.date(2025, 1, 1)
 TRAIN, HOLDOUT, SCORED, INJECTED, DAYS = 30, 83, 97, 125, 185
@@ -116,13 +121,15 @@ def velocity_attack(share: float, payments: int = 10) -> Callable[[World, int], 
                 for n in range(payments):
                     at = int((day + (START - dt.date(1970, 1, 1)).days) * US_PER_DAY + starts)
                     at += int(rng.uniform(0, US_PER_HOUR))
-                    rows.append((f"attack-{day}-{user}-{n}", at, at + 2_000_000, user, f"m{rng.integers(50):05d}",
-                                 "misc_net", round(float(rng.uniform(1, 5)), 2), None))  # fmt: skip
+                    rows.append({
+                        "transaction_id": f"attack-{day}-{user}-{n}", "event_timestamp": at,
+                        "created_timestamp": at + 2_000_000, "user_id": user, "merchant_id": f"m{rng.integers(50):05d}",
+                        "merchant_category": "misc_net", "amount": round(float(rng.uniform(1, 5)), 2),
+                    })  # fmt: skip
                     delay = np.exp(rng.normal(np.log(LABEL_MEDIAN_DAYS), LABEL_SIGMA))
                     reported.append(day + int(delay))
         schema = world.table.schema
-        columns = zip(*rows, strict=True)
-        new = pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+        new = pa.table([pa.array([row.get(f.name) for row in rows], f.type) for f in schema], schema=schema)
         table = pa.concat_tables([world.table, new]).append_column(
             "reported", pa.array(np.concatenate([world.reported, reported]))
         )
@@ -169,8 +176,12 @@ class Model:
 
 
 def built(world: World) -> tuple[pa.Table, np.ndarray]:
-    table = with_windows(world.table, window_values(world.table))
-    return table, vectors(table)
+    table = with_features(world.table, DECLARATION, window_values(world.table, DECLARATION))
+    return table, vectors(table, PLAN)
+
+
+def columns(table: pa.Table) -> Columns:
+    return _columns(table, INPUTS)
 
 
 def monitored(world: World, stopped: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -298,7 +298,8 @@ def spark_part(size: argparse.Namespace, home: Path) -> Figures:
 
 def store_part(_size: argparse.Namespace, home: Path) -> Figures:
     with valkey.running(home / "valkey") as server, redis.Redis.from_url(server.url) as client:
-        serving = [str(ROOT / ".venv/serving/bin/python"), str(ROOT / "tests/bench/features_store.py"), server.url]
+        serving = [str(ROOT / ".venv/serving/bin/python"), str(ROOT / "tests/bench/features_store.py"), server.url,
+                   declaration_file.load(THREE_FILE).canonical()]  # fmt: skip
         cpu = json.loads(subprocess.check_output(serving, text=True))
         ratios = {"store_cpu_us_c16": cpu["cpu_us"]}
         store = OnlineHistory(client)

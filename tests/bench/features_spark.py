@@ -6,6 +6,7 @@ HOME has `lake/transactions`. Each contender runs twice, and the second run coun
 are compared. `wide` is the shipped declaration, whose daily tables are built before. Prints one line of JSON.
 """
 
+import argparse
 import json
 import shutil
 import sys
@@ -88,7 +89,9 @@ def mismatches(session: SparkSession, home: Path, out: Path) -> int:
 
 
 def main() -> None:
-    home = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("home", type=Path, help="whose lake has the transactions")
+    home = parser.parse_args().home
     out = home / "spark_sql"
     settings = context(home, "spark", WIDE).settings
     with redirect_stdout(sys.stderr), spark_session(settings, "bench") as session:

@@ -1,9 +1,10 @@
 """CPU of a serving process for reading a user's history and appending to it, sixteen requests at a time.
 
-    .venv/serving/bin/python tests/bench/features_store.py REDIS_URL [--requests 40000]
+    .venv/serving/bin/python tests/bench/features_store.py REDIS_URL DECLARATION [--requests 40000]
 
-It uses the store client and the event loop of serving. Users have sixty events, and every request is a new event. CPU
-is that of this process, minus that of the same loop with completed futures. Prints one line of JSON.
+DECLARATION is the canonical JSON of a declaration with windows of a user. The store client and the event loop are those
+of serving. Users have sixty events, and every request is a new event. CPU is that of this process, minus that of the
+same loop with completed futures. Prints one line of JSON.
 """
 
 import argparse
@@ -15,8 +16,13 @@ from typing import Any, Final
 
 import uvloop
 
-from fraud.core import history, windows
+from fraud.core.contract import id_hash
+from fraud.core.declaration import parse
+from fraud.core.plan import window_sets
+from fraud.core.windows import WindowSet
 from fraud_serving.metrics import Metrics
+from fraud_serving.store.commands import HistoryAppend
+from fraud_serving.store.connection import Reply
 from fraud_serving.store.store import Store
 
 CONNECTIONS: Final = 16
@@ -36,11 +42,20 @@ async def cpu_us(requests: int, begin: Callable[[int], Any]) -> tuple[float, flo
     return 1e6 * (time.process_time() - cpu) / requests, 1e6 * (time.perf_counter() - wall) / requests
 
 
-async def measured(url: str, requests: int) -> dict[str, float]:
+async def measured(url: str, windows: WindowSet, requests: int) -> dict[str, float]:
     store = Store(url, deadline_s=5.0, answer_ttl_s=60, metrics=Metrics())
     await store.start()
+    history = HistoryAppend(windows.layout)
+    own = [1] * len(windows.layout.columns)
+
+    async def appended(i: int, name: str, at: int) -> Reply:
+        hashed = id_hash(f"{name} {i}").to_bytes(8, "little")
+        future = store.send(history.command(f"u{i % USERS}", history.pack(at, *own), hashed, at), 1)
+        assert future is not None
+        return (await future)[0]
+
     for i in range(60 * USERS):
-        await store.append(f"u{i % USERS}", f"warm {i}", NOON + i, 10_000, f"m{i % 40}")
+        await appended(i, "warm", NOON + i)
     loop = asyncio.get_running_loop()
 
     async def nothing(_: int) -> None:
@@ -49,14 +64,12 @@ async def measured(url: str, requests: int) -> dict[str, float]:
         await done
 
     async def append(i: int) -> None:
-        reply = await store.append(f"u{i % USERS}", f"t{i}", NOON + 10**9 + i, 10_000, f"m{i % 40}")
-        history.prior_history(reply)
+        windows.layout.prior_history(await appended(i, "read", NOON + 10**9 + i))
 
     async def evaluated(i: int) -> None:
         at = NOON + 10**10 + i
-        reply = await store.append(f"u{i % USERS}", f"e{i}", at, 10_000, f"m{i % 40}")
-        known = history.prior_history(reply)
-        windows.evaluate(known.events, known.newest_us, at)
+        known = windows.layout.prior_history(await appended(i, "evaluated", at))
+        windows.evaluate(known.events, known.newest_us, at, own)
 
     empty, _ = await cpu_us(requests, nothing)
     round_trip, wall = await cpu_us(requests, append)
@@ -73,10 +86,13 @@ async def measured(url: str, requests: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
+    parser.add_argument("declaration")
     parser.add_argument("--requests", type=int, default=40_000)
     requested = parser.parse_args()
+    declaration = parse(json.loads(requested.declaration), learnt=True)
+    windows = next(found for found in window_sets(declaration) if found.layout.entity == "user")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        print(json.dumps(runner.run(measured(requested.url, requested.requests))))
+        print(json.dumps(runner.run(measured(requested.url, windows, requested.requests))))
 
 
 if __name__ == "__main__":

@@ -16,13 +16,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from fraud.core.features import CATEGORY_OFFSET, VECTOR_NAMES
+from fraud import declaration_file
+from fraud.core.plan import Plan
 from fraud.params import Params, Training
 from fraud.stats.metrics import Ranked
 from fraud.training.ladder import search
-from fraud.training.ladder.levels import LEVELS, Sample
+from fraud.training.ladder.levels import LEVELS, Inputs, Sample
 
 ROOT: Final = Path(__file__).parents[2]
+PLAN: Final = Plan(declaration_file.load(ROOT / "tests/declarations/three.yaml"))
+NAMES: Final = PLAN.vector.names
+CATEGORY_OFFSET: Final = NAMES.index("category_electronics")
 BOOSTING: Final = LEVELS[2]
 ROWS: Final = 4_000
 
@@ -32,11 +36,11 @@ def world(seed: int) -> list[Sample]:
     rng = np.random.default_rng(seed)
     samples = []
     for _ in range(3):
-        vectors = rng.gamma(2, 50, (ROWS, len(VECTOR_NAMES))).astype(np.float32)
+        vectors = rng.gamma(2, 50, (ROWS, len(NAMES))).astype(np.float32)
         vectors[:, CATEGORY_OFFSET:] = 0
-        vectors[np.arange(ROWS), CATEGORY_OFFSET + rng.integers(0, len(VECTOR_NAMES) - CATEGORY_OFFSET, ROWS)] = 1
+        vectors[np.arange(ROWS), CATEGORY_OFFSET + rng.integers(0, len(NAMES) - CATEGORY_OFFSET, ROWS)] = 1
         logit = vectors[:, 0] * vectors[:, 5] / 8e3 - vectors[:, 6] / 60 + vectors[:, 3] / 120 - 5
-        samples.append(Sample(vectors, rng.random(ROWS) < 1 / (1 + np.exp(-logit))))
+        samples.append(Sample(vectors, rng.random(ROWS) < 1 / (1 + np.exp(-logit)), Inputs.of(PLAN.declaration, NAMES)))
     return samples
 
 

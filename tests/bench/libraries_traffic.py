@@ -4,6 +4,7 @@ The server answers immediately, except for 1 s in the middle of 12 s. At 200 req
 scheduled in that second, so the 99th percentile from the scheduled time of a request to its answer is 0.88 s.
 """
 
+import argparse
 import asyncio
 import csv
 import json
@@ -171,4 +172,6 @@ def _figures(requests: float, p50_ms: float, p99_ms: float, cpu_s: float) -> dic
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(int(sys.argv[1])))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int, help="of the server that stops for a second")
+    asyncio.run(_serve(parser.parse_args().port))

@@ -50,7 +50,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fraud-bench-") as folder:
         seen = run(Path(folder), given.requests)
-    growth = seen[-1][1] - seen[1][1]
+    growth = seen[-1][1] - seen[:2][-1][1]  # the first sample includes the warm-up
     print(f"growth_mb {growth:.1f}")
     path = serving.ROOT / "build/bench/serving_memory.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,11 @@ uses sockets and epoll because the sender shares its core with the store: an eve
 measured latency.
 """
 
+import argparse
 import json
 import random
 import select
 import socket
-import sys
 import time
 from collections import Counter, deque
 from datetime import UTC, datetime, timedelta
@@ -113,5 +113,8 @@ def main(port: int, rate: float, seconds: float, key: str, name: str, first_s: i
 
 
 if __name__ == "__main__":
-    port_, rate_, seconds_, key_, name_, first_ = sys.argv[1:]
-    print(json.dumps(main(int(port_), float(rate_), float(seconds_), key_, name_, int(first_))))
+    parser = argparse.ArgumentParser(description=__doc__)
+    kinds = {"port": int, "rate": float, "seconds": float, "key": str, "name": str, "first_s": int}
+    for argument, kind in kinds.items():
+        parser.add_argument(argument, type=kind)
+    print(json.dumps(main(**vars(parser.parse_args()))))

@@ -26,11 +26,14 @@ from urllib.parse import urlparse
 
 import pyarrow as pa
 
-from fraud.core.contract import CATEGORIES, TRANSACTION_COLUMNS
+from fraud import declaration_file
+from fraud.core.declaration_types import CategoryColumn, Column, FlagColumn, NumberColumn
 from fraud.ingest.delivery import delivering
+from fraud.lake import catalog
 from fraud.settings import Settings
 
 ROOT: Final = Path(__file__).parents[2]
+DECLARATION: Final = declaration_file.load_of(ROOT)
 USERS: Final = 400
 RETRIES, LATE = 0.02, 0.02
 LATE_DAYS: Final = 3
@@ -47,11 +50,23 @@ def payments(count: int, seed: int) -> list[dict[str, Any]]:
             at = now - dt.timedelta(days=rng.uniform(0, LATE_DAYS))
         rows.append(
             {"transaction_id": f"skew-{run}-{number}", "event_timestamp": at, "user_id": f"skew-{rng.randrange(USERS)}",
-             "merchant_id": f"m{rng.randrange(300)}", "merchant_category": rng.choice(CATEGORIES),
-             "amount": round(rng.lognormvariate(3.7, 1.0) + 0.01, 2),
-             "distance_from_home": None if rng.random() < 0.15 else round(rng.expovariate(0.1), 4)}
+             "merchant_id": f"m{rng.randrange(300)}", "amount": round(rng.lognormvariate(3.7, 1.0) + 0.01, 2),
+             **{name: declared(column, rng) for name, column in DECLARATION.columns.items()}}
         )  # fmt: skip
     return rows
+
+
+def declared(column: Column, rng: random.Random) -> float | bool | str | None:
+    """A value of a declared column; 15% null."""
+    if rng.random() < 0.15:
+        return None
+    if isinstance(column, NumberColumn):
+        return round(min(max(rng.expovariate(0.1), column.min), column.max), 4)
+    if isinstance(column, FlagColumn):
+        return rng.random() < 0.5
+    if isinstance(column, CategoryColumn):
+        return rng.choice(column.values or ("a", "b", "c"))
+    return f"skew-{rng.randrange(USERS)}"
 
 
 class Caller(threading.Thread):
@@ -85,10 +100,8 @@ def land(settings: Settings, rows: list[dict[str, Any]]) -> None:
     rng = random.Random(1)  # noqa: S311
     rows = [*rows, *rng.sample(rows, len(rows) // 20)]
     rng.shuffle(rows)
-    at = pa.timestamp("us", "UTC")
     created = {"created_timestamp": dt.datetime.now(dt.UTC)}
-    types = {"event_timestamp": at, "created_timestamp": at, "amount": pa.float64(), "distance_from_home": pa.float64()}
-    schema = pa.schema([(name, types.get(name, pa.string())) for name in TRANSACTION_COLUMNS])
+    schema = pa.schema(catalog.transaction_columns(DECLARATION))
     table = pa.Table.from_pylist([{**row, **created} for row in rows], schema=schema)
     with delivering(settings.landing_uri) as delivery:
         delivery.add("transactions", f"{dt.datetime.now(dt.UTC):%Y-%m-%d-%H%M%S}", "bench-skew", table)
@@ -121,7 +134,7 @@ def main() -> None:
     failed = [text for caller in callers for text in caller.failed]
     print(f"{sent}, failed {len(failed)} {failed[:2]}, {seconds:.0f} s", flush=True)
     land(settings, rows)
-    for name in ("ingest", "build-features", "materialize", "ship-predictions"):
+    for name in ("ingest", "build-daily", "build-features", "materialize", "ship-predictions"):
         print(name, {k: v for k, v in job(name).items() if isinstance(v, int)}, flush=True)
     day = f"{dt.datetime.now(dt.UTC):%Y-%m-%d}"
     found = job("skew", f"--date={day}")

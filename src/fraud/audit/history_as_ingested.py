@@ -11,14 +11,13 @@ from typing import Final, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from fraud.audit.daily_snapshots import DailySnapshots, Lookup
 from fraud.core.daily import Table
 from fraud.core.plan import Plan
 from fraud.core.windows import WindowSet
 from fraud.features.daily_values import snapshot_id
-from fraud.features.engines.arrow_records import as_declared, stored_records
+from fraud.features.engines.arrow_records import as_declared, microseconds, stored_records
 from fraud.lake import catalog
 
 _ORDER: Final = ("created_timestamp", "event_timestamp", "transaction_id")
@@ -55,12 +54,6 @@ class LakeHistory:
         return cls(features, rows)
 
 
-def event_us(table: pa.Table) -> NDArray[np.int64]:
-    """event_timestamp in us since 1970, int64[n]."""
-    values: NDArray[np.int64] = table["event_timestamp"].cast(pa.int64()).to_numpy()
-    return values
-
-
 def _windows(lake_uri: str, plan: Plan, windows: WindowSet, rows: pa.Table) -> Iterator[tuple[str, list[float | None]]]:
     """The window features of an entity of each of `rows`, by transaction id."""
     layout = windows.layout
@@ -77,7 +70,7 @@ def _windows(lake_uri: str, plan: Plan, windows: WindowSet, rows: pa.Table) -> I
         tables.append(events.filter(pc.is_in(events[layout.id_column], entities)))
     events = pa.concat_tables(tables).sort_by([(key, "ascending") for key in (layout.id_column, *_ORDER)])
     selected = set(rows["transaction_id"].to_pylist())
-    records = stored_records(events, event_us(events), layout)
+    records = stored_records(events, microseconds(events["event_timestamp"]), layout)
     entity, newest_us, kept = None, 0, list[int]()
     for i, (name, transaction) in enumerate(
         zip(events[layout.id_column].to_pylist(), events["transaction_id"].to_pylist(), strict=True)
@@ -96,7 +89,7 @@ def _windows(lake_uri: str, plan: Plan, windows: WindowSet, rows: pa.Table) -> I
 def _daily(lake_uri: str, table: Table, rows: pa.Table) -> Iterator[tuple[str, list[float | None]]]:
     """The daily features of each of `rows` in the snapshot that holds at its event time, by transaction id."""
     snapshots, dataset = dict[int, str | None](), catalog.daily(table).at(lake_uri)
-    at_us, ids = event_us(rows).tolist(), rows[table.id_column].to_pylist()
+    at_us, ids = microseconds(rows["event_timestamp"]).tolist(), rows[table.id_column].to_pylist()
     for day in {table.day_of(us) for us in at_us}:
         name = str(np.datetime64(day, "D"))
         manifest = dataset.manifest(name)

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from fraud.audit import prediction_log
 from fraud.audit.answering_versions import RULE, AnsweringVersions
 from fraud.audit.daily_snapshots import DailySnapshots, Lookup
-from fraud.audit.history_as_ingested import event_us
 from fraud.core import history
 from fraud.core.columns import StoredColumn, stored_column, to_stored
 from fraud.core.contract import TRANSACTION_COLUMNS, US_PER_DAY, id_hash
@@ -30,7 +29,7 @@ from fraud.core.short_request import VELOCITY_FEATURE
 from fraud.core.windows import WindowSet
 from fraud.errors import RefusedError
 from fraud.features import online_store
-from fraud.features.engines.arrow_records import as_declared, id_hashes, stored_records
+from fraud.features.engines.arrow_records import as_declared, id_hashes, microseconds, stored_records
 from fraud.job import Context
 from fraud.lake import catalog
 from fraud.lake.dataset import Dataset
@@ -239,7 +238,7 @@ def _of_entities(
         names = [name for name in dataset.columns(day) if name in used]
         table = _filtered(dataset.read(day, names), ids)
         table = table.append_column("dt", pa.repeat(day, table.num_rows))
-        at_us = event_us(table) if time == "event_timestamp" else table[time].to_numpy()
+        at_us = microseconds(table["event_timestamp"]) if time == "event_timestamp" else table[time].to_numpy()
         yield Events(table, at_us, frozenset(names))
 
 

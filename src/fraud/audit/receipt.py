@@ -11,11 +11,11 @@ from pydantic_settings import CliPositionalArg
 
 from fraud.audit.answering_versions import BY_RULE, RULE, AnsweringVersions
 from fraud.audit.answers import Answer, Values, find, recorded_features
-from fraud.audit.history_as_ingested import event_us
 from fraud.audit.prediction_log import FIXED, typed
 from fraud.core.contract import day_of_week, hour_of_day
 from fraud.core.plan import Plan
 from fraud.errors import RefusedError
+from fraud.features.engines.arrow_records import microseconds
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
 from fraud.registry import model_versions
@@ -120,7 +120,7 @@ def _transactions(lake_uri: str, answers: Sequence[Answer]) -> dict[str, dict[st
         rows = dataset.read(day)
         ids = pa.array([answer.id for answer in answers if answer.day == day], pa.string())
         rows = rows.filter(pc.is_in(rows["transaction_id"], ids))
-        for row, at_us in zip(rows.to_pylist(), event_us(rows).tolist(), strict=True):
+        for row, at_us in zip(rows.to_pylist(), microseconds(rows["event_timestamp"]).tolist(), strict=True):
             time = {"hour_of_day": hour_of_day(at_us), "day_of_week": day_of_week(at_us)}
             found[row["transaction_id"]] = {**row, **time}
     return found

@@ -20,13 +20,14 @@ from pydantic_settings import CliPositionalArg
 
 from fraud.audit.answering_versions import RULE, AnsweringVersions
 from fraud.audit.answers import Answer, Values, find, newest, recorded_features
-from fraud.audit.history_as_ingested import LakeHistory, event_us
+from fraud.audit.history_as_ingested import LakeHistory
 from fraud.audit.history_as_served import ServedHistory
 from fraud.audit.prediction_log import typed
 from fraud.core import rule
 from fraud.core.contract import day_of_week, hour_of_day
 from fraud.core.plan import Plan
 from fraud.errors import BadInputError, RefusedError
+from fraud.features.engines.arrow_records import microseconds
 from fraud.job import Context, JobConfig, JobResult
 from fraud.stats.served_skew import same
 
@@ -174,7 +175,7 @@ def _features(record: Mapping[str, Any], versions: AnsweringVersions) -> tuple[s
 
 def _with_times(rows: pa.Table) -> list[dict[str, Any]]:
     """The transactions with hour_of_day and day_of_week, as in a prediction record."""
-    at_us = event_us(rows).tolist()
+    at_us = microseconds(rows["event_timestamp"]).tolist()
     return [
         {**row, "hour_of_day": hour_of_day(us), "day_of_week": day_of_week(us)}
         for row, us in zip(rows.to_pylist(), at_us, strict=True)

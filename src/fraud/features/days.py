@@ -18,6 +18,7 @@ from fraud.core.plan import tables
 from fraud.errors import UnavailableError
 from fraud.features.daily_values import daily_values
 from fraud.features.engines import arrow_windows
+from fraud.features.engines.arrow_records import microseconds
 from fraud.features.engines.arrow_windows import Floats, Values
 from fraud.lake import catalog
 from fraud.lake.dataset import ROWS_PER_OBJECT, DataObject, Dataset, conformed, opened
@@ -136,7 +137,7 @@ def put_piece(target: Target, piece: Piece, windows: Values) -> DataObject:
         before += stored.rows
     rows = _read(objects or piece.objects[:1]).slice(piece.first - skipped, piece.end - piece.first)
     table = conformed(rows, pa.schema(catalog.transaction_columns(target.declaration)))
-    event_us = arrow_windows.microseconds(table["event_timestamp"])
+    event_us = microseconds(table["event_timestamp"])
     values = dict(windows)
     for of_entity in tables(target.declaration):
         daily = daily_values(target.lake_uri, of_entity, table[of_entity.id_column], event_us)

@@ -20,6 +20,7 @@ from fraud.core.daily import Table
 from fraud.core.declaration import Declaration
 from fraud.errors import BadInputError
 from fraud.features import feast_snapshot
+from fraud.features.engines.arrow_records import microseconds
 from fraud.features.feast_snapshot import View
 from fraud.job import Context
 from fraud.lake import catalog
@@ -46,7 +47,8 @@ def compare(context: Context, declaration: Declaration, rows: pa.Table) -> dict[
             else:
                 dataset = catalog.daily(view.table).at(settings.lake_uri)
                 held = sorted({_held(view.table, day, offset) for day in days for offset in (0, 1)})
-                feast_snapshot.write_daily(path, view.table, dataset, [day for day in held if dataset.manifest(day)])
+                published = [day for day in held if dataset.manifest(day)]
+                feast_snapshot.write_daily(path, view.table, dataset, published, compression="none")
         store = feast_store.open_store(
             settings.project, sqlite_url(Path(folder) / "registry.db"), settings.redis_url.get_secret_value()
         )
@@ -58,7 +60,9 @@ def compare(context: Context, declaration: Declaration, rows: pa.Table) -> dict[
         raise BadInputError(
             "Feast returned another number of rows", expected=f"{rows.num_rows} rows", got=f"{joined.num_rows} rows"
         )
-    joined = joined.take(np.argsort(joined["row"].to_numpy(), kind="stable"))
+    order = joined["row"].to_numpy()
+    if np.any(np.diff(order) < 0):
+        joined = joined.take(np.argsort(order, kind="stable"))
     return differences(settings.lake_uri, views, rows, joined)
 
 
@@ -70,7 +74,7 @@ def differences(lake_uri: str, views: Sequence[View], rows: pa.Table, joined: pa
         if view.table is None:
             last = feast_snapshot.last_of_key(rows, view.id_column)
             for feature in view.features:
-                ours = _numbers(rows[feature.name].take(pa.array(last)))
+                ours = _numbers(rows[feature.name])[last]
                 empty = np.nan if feature.empty is None else feature.empty
                 wrong[feature.name] = _wrong(ours, _numbers(joined[feature.name]), without, np.full(len(ours), empty))
             continue
@@ -97,7 +101,7 @@ def _equal(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.b
 def _defaults(lake_uri: str, table: Table, rows: pa.Table) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """For n transactions: the values without a row, float64[len(table.names), n], and whether there is a row."""
     dataset, ids = catalog.daily(table).at(lake_uri), rows[table.id_column].combine_chunks()
-    days = (rows["event_timestamp"].cast(pa.int64()).to_numpy() - table.available_us) // US_PER_DAY
+    days = (microseconds(rows["event_timestamp"]) - table.available_us) // US_PER_DAY
     stated = np.empty((len(table.names), len(ids)))
     stated[:] = np.array([[np.nan if value is None else value] for value in table.empty])
     has_row = np.zeros(len(ids), dtype=bool)
@@ -119,7 +123,7 @@ def _defaults(lake_uri: str, table: Table, rows: pa.Table) -> tuple[NDArray[np.f
 
 def _days(rows: pa.Table) -> list[int]:
     """The event days of rows, since 1970."""
-    found: list[int] = np.unique(rows["event_timestamp"].cast(pa.int64()).to_numpy() // US_PER_DAY).tolist()
+    found: list[int] = np.unique(microseconds(rows["event_timestamp"]) // US_PER_DAY).tolist()
     return found
 
 

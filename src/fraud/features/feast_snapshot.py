@@ -25,6 +25,7 @@ from fraud.core.daily import Table
 from fraud.core.declaration import Declaration
 from fraud.core.declaration_types import DailyFeature, WindowFeature
 from fraud.core.plan import tables, window_sets
+from fraud.features.engines.arrow_records import microseconds
 from fraud.lake import catalog
 from fraud.lake.dataset import Dataset, located, opened
 from fraud.uris import duckdb_file, path_or_uri
@@ -152,7 +153,10 @@ def write_windows(
     _write(path, _schema(view), chosen(), made_from, compression)
 
 
-def write_daily(path: Path, table: Table, dataset: Dataset, days: Iterable[str], made_from: str = "") -> None:
+def write_daily(
+    path: Path, table: Table, dataset: Dataset, days: Iterable[str], made_from: str = "",
+    compression: str = _COMPRESSION,
+) -> None:  # fmt: skip
     """Write daily snapshots into the snapshot of a view. A row holds from `available_at` of its day.
 
     The default row, which has no id, is not part of it.
@@ -168,7 +172,7 @@ def write_daily(path: Path, table: Table, dataset: Dataset, days: Iterable[str],
             yield pa.table({table.id_column: rows[table.id_column], **dict.fromkeys(_KEY, at),
                             **{name: rows[name] for name in table.names}})  # fmt: skip
 
-    _write(path, _schema(view), dated(), made_from)
+    _write(path, _schema(view), dated(), made_from, compression)
 
 
 def last_of_key(rows: pa.Table, id_column: str) -> NDArray[np.int64]:
@@ -177,7 +181,7 @@ def last_of_key(rows: pa.Table, id_column: str) -> NDArray[np.int64]:
     It is the row's own index, except for transactions of an entity at the same microsecond. Null is an id like others.
     """
     codes = rows[id_column].combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy()
-    event_us = rows["event_timestamp"].cast(pa.int64()).to_numpy()
+    event_us = microseconds(rows["event_timestamp"])
     order = np.lexsort((event_us, codes))
     ends = np.ones(len(order), dtype=bool)
     ends[:-1] = (np.diff(codes[order]) != 0) | (np.diff(event_us[order]) != 0)

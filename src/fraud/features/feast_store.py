@@ -13,14 +13,13 @@ from pathlib import Path
 from types import ModuleType
 from urllib.parse import unquote, urlsplit
 
-import ibis
 import pyarrow as pa
 import yaml
-from feast import FeatureStore, RepoConfig
 from pydantic import ValidationError
 
 from fraud.core.declaration import Declaration
 from fraud.errors import BadConfigError
+from fraud.features.feast_import import FeatureStore, RepoConfig
 from fraud.features.feast_snapshot import View, views
 
 SERVICE = "fraud_detector_v1"
@@ -128,6 +127,7 @@ def _quietly() -> Iterator[None]:
             warnings.filterwarnings("ignore", message="fetch_arrow_table", category=DeprecationWarning)
             yield
     finally:
-        if (backend := ibis.options.default_backend) is not None:
+        ibis = sys.modules.get("ibis")  # imported with the offline store
+        if ibis and (backend := ibis.options.default_backend) is not None:
             backend.disconnect()
             ibis.options.default_backend = None

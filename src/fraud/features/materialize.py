@@ -23,7 +23,7 @@ from fraud.core.history import Layout
 from fraud.core.plan import tables, window_sets
 from fraud.errors import BadInputError
 from fraud.features import online_store
-from fraud.features.engines.arrow_records import as_declared, id_hashes, stored_records
+from fraud.features.engines.arrow_records import as_declared, id_hashes, microseconds, stored_records
 from fraud.features.engines.daily_parts import read_columns
 from fraud.features.online_store import Batch, Loaded, OnlineHistory
 from fraud.job import Context, JobConfig, JobResult
@@ -169,9 +169,9 @@ def _batches(table: pa.Table, layout: Layout) -> Iterator[Batch]:
         return
     entities = table[layout.id_column].cast(pa.string()).combine_chunks().dictionary_encode()
     codes = entities.indices.to_numpy()
-    created_us = table["created_timestamp"].cast(pa.int64()).to_numpy()
+    created_us = microseconds(table["created_timestamp"])
     order = np.lexsort((created_us, codes))
-    records = stored_records(table, table["event_timestamp"].cast(pa.int64()).to_numpy(), layout)
+    records = stored_records(table, microseconds(table["event_timestamp"]), layout)
     ids = id_hashes(table["transaction_id"].to_pylist())
     starts = np.searchsorted(codes[order], np.arange(len(entities.dictionary) + 1))
     for code, entity in enumerate(entities.dictionary.to_pylist()):

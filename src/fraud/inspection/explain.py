@@ -23,7 +23,7 @@ from fraud.core.history import EVENT_US, Layout
 from fraud.core.plan import window_sets
 from fraud.errors import BadConfigError, BadInputError
 from fraud.features import online_store
-from fraud.features.engines.arrow_records import as_declared, stored_records
+from fraud.features.engines.arrow_records import as_declared, microseconds, stored_records
 from fraud.job import Context, JobResult
 from fraud.lake import catalog
 from fraud.lake.dataset import conformed
@@ -137,7 +137,7 @@ def explained(declaration: Declaration, entity: str, entity_id: str, at: datetim
     if rows.num_rows == 0 and len(kept) == 0:
         days = -(-layout.keep_us // 86_400_000_000)
         raise BadInputError(f"no events of {entity} {entity_id!r} within {days} days of {at:%Y-%m-%d}")
-    records = stored_records(rows, rows["event_timestamp"].cast(pa.int64()).to_numpy(), layout)
+    records = stored_records(rows, microseconds(rows["event_timestamp"]), layout)
     listed = rows.to_pylist()
     sequences = {int(entry): base + i for i, entry in enumerate(order.ids)}
     in_lake = {id_hash(row["transaction_id"]): row for row in listed}

@@ -4,11 +4,11 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from fraud.audit.history_as_ingested import event_us
 from fraud.core import columns
 from fraud.core.contract import amount_units
 from fraud.core.declaration import Declaration
 from fraud.core.declaration_types import CategoryColumn, NumberColumn
+from fraud.features.engines.arrow_records import microseconds
 from fraud.ingest import landing
 from fraud.job import Context
 
@@ -20,7 +20,7 @@ def delivered_requests(context: Context, transactions: Collection[str]) -> dict[
     """The delivered rows of these transactions by id, with `event_us`."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     rows = landing.delivered(context.settings.landing_uri, transactions, context.declaration)
-    for row, at_us in zip(rows.to_pylist(), event_us(rows).tolist(), strict=True):
+    for row, at_us in zip(rows.to_pylist(), microseconds(rows["event_timestamp"]).tolist(), strict=True):
         found[row["transaction_id"]].append({**row, "event_us": at_us})
     return found
 

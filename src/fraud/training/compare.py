@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
@@ -19,7 +17,7 @@ from fraud.printing import figure
 from fraud.registry import model_versions
 from fraud.registry.mlflow_client import ModelVersion
 from fraud.scoring.onnx_session import OnnxModel
-from fraud.stats.comparison import MEASURES, Compared, Rows, slice_losses
+from fraud.stats.comparison import MEASURES, Compared, slice_losses
 from fraud.stats.costs import costs_of
 from fraud.stats.metrics import calibration
 from fraud.training import gate_report, plots, training_data
@@ -104,7 +102,11 @@ def run(config: Config, context: Context) -> Result:
     slices = [{"name": s.name, "frauds": s.frauds, "first": s.opponent, "second": s.candidate, "gain": list(s.loss)}
               for s in losses]  # fmt: skip
     named = {f"version {number}": answer for number, answer in zip(numbers, answers, strict=True)}
-    page = _page({**record, "slices": slices}, _plots(named, rows, context), params.gates.min_slice_frauds)
+    page = _page(
+        {**record, "slices": slices},
+        plots.of_models(named, rows.amount, rows.is_fraud, costs),
+        params.gates.min_slice_frauds,
+    )
     folder = f"{settings.reports_uri.rstrip('/')}/compare/{numbers[0]}-{numbers[1]}-{manifest.partition}"
     reports.write(folder, "compare", page, {**record, "slices": slices})
     context.log.info("versions compared", first=numbers[0], second=numbers[1], rows=len(rows.is_fraud))
@@ -139,16 +141,6 @@ def _trained_until_us(version: ModelVersion, context: Context) -> int:
     training = json.loads(model_versions.artifact(context.settings, version.run_id, "training.json"))
     day = training["parts"]["final"]["end_day"]
     return round(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp()) * 1_000_000
-
-
-def _plots(named: Mapping[str, NDArray[np.float32]], rows: Rows, context: Context) -> list[str]:
-    costs = costs_of(context.params)
-    gains = costs.gains(rows.amount, rows.is_fraud)
-    drawn = (
-        plots.precision_recall(named, rows.is_fraud), plots.roc(named, rows.is_fraud),
-        plots.calibrated(named, rows.is_fraud), plots.money(named, rows.is_fraud, gains, costs),
-    )  # fmt: skip
-    return [plots.svg(figure) for figure in drawn]
 
 
 def _page(record: Mapping[str, Any], drawn: Sequence[str], min_frauds: int) -> str:

@@ -180,7 +180,7 @@ def judge(version: ModelVersion, data: TrainingData, context: Context, runs: Tra
     named |= {
         name: m.probabilities(data.holdout.vectors) for name, m in ladder.items() if name != version.tags["level"]
     }
-    drawn = _plots(named, data.holdout, costs)
+    drawn = plots.of_models(named, data.holdout.amount, data.holdout.is_fraud, costs)
     page = gate_report.page(record, training, drawn, plots.svg(plots.importance(features)), params)
     runs.put_text(run_id, f"{REPORT}/gates.html", page)
     runs.put_text(run_id, f"{REPORT}/gates.json", as_json(record))
@@ -295,15 +295,6 @@ def _features(data: TrainingData, model: OnnxModel, seed: int) -> list[dict[str,
         }
         for name, loss, spread in importances(model.probabilities, rows.vectors, rows.is_fraud, columns, seed)
     ]  # fmt: skip
-
-
-def _plots(named: Mapping[str, NDArray[np.float32]], rows: Rows, costs: Costs) -> list[str]:
-    gains = costs.gains(rows.amount, rows.is_fraud)
-    figures = (
-        plots.precision_recall(named, rows.is_fraud), plots.roc(named, rows.is_fraud),
-        plots.calibrated(named, rows.is_fraud), plots.money(named, rows.is_fraud, gains, costs),
-    )  # fmt: skip
-    return [plots.svg(figure) for figure in figures]
 
 
 def _bounds_sha256(params: Params) -> str:

@@ -28,6 +28,16 @@ _STYLE: Final = {
 }  # fmt: skip
 
 
+def of_models(named: Named, amount: NDArray[np.float64], is_fraud: NDArray[np.bool_], costs: Costs) -> list[str]:
+    """The four plots of models on the same rows, as SVG. `amount` in USD, [n]."""
+    gains = costs.gains(amount, is_fraud)
+    figures = (
+        precision_recall(named, is_fraud), roc(named, is_fraud), calibrated(named, is_fraud),
+        money(named, is_fraud, gains, costs),
+    )  # fmt: skip
+    return [svg(figure) for figure in figures]
+
+
 def precision_recall(named: Named, is_fraud: NDArray[np.bool_]) -> "Figure":
     """Precision over recall. Without both classes, an empty plot with the reason."""
     if _one_class(is_fraud):

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from tests.integration.features_platform import (
 )
 
 from fraud.core.contract import US_PER_DAY, US_PER_HOUR
-from fraud.core.features import WINDOW_NAMES
 from fraud.errors import BadInputError
 from fraud.job import Context
 from fraud.lake import catalog
@@ -33,11 +33,12 @@ def test_a_training_set_holds_every_mature_row_with_the_values_of_its_own_moment
     result, by_id = snapshot(context)
     assert (result.first_day, result.last_day) == (day(0), day(42))
     assert result.cut_off == datetime(2026, 2, 20, tzinfo=UTC)
-    lake = catalog.FEATURES.at(context.settings.lake_uri).read_range(day(0), day(42))
+    features = catalog.features(context.declaration.stored_hash).at(context.settings.lake_uri)
+    lake, names = features.read_range(day(0), day(42)), [f.name for f in context.declaration.stored_features]
     assert lake is not None
     assert result.feature_rows_compared == result.rows == lake.num_rows
     for row in lake.to_pylist():
-        assert {name: by_id[row["transaction_id"]][name] for name in WINDOW_NAMES} == {n: row[n] for n in WINDOW_NAMES}
+        assert {name: by_id[row["transaction_id"]][name] for name in names} == {name: row[name] for name in names}
 
 
 def test_the_same_inputs_find_the_same_snapshot(context: Context) -> None:
@@ -119,14 +120,18 @@ def test_a_feast_view_with_swapped_timestamps_stops_the_training_set(context: Co
     definitions.write_text(text)
     settings = context.settings.model_copy(update={"project": project})
     with pytest.raises(BadInputError, match="differ in unique_merchants_30d"):
-        snapshot(Context(settings, context.params, context.log))
+        snapshot(replace(context, settings=settings))
 
 
-def test_a_job_that_used_feast_prints_no_report_of_leaked_connections(context: Context) -> None:
+def test_a_job_that_used_feast_prints_no_report_of_leaked_connections(context: Context, tmp_path: Path) -> None:
     """DuckDB prints one if a connection is open when the interpreter exits; Feast leaves its connection open."""
     publish(context, many(10, seed=8))
     build(context)
-    environment = {**os.environ, "FRAUD_HOME": str(context.settings.home), "FRAUD_PROJECT": str(ROOT)}
+    project = tmp_path / "project"
+    shutil.copytree(ROOT / "feature_repo", project / "feature_repo", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "tests/declarations/three.yaml", project / "feature_repo/features.yaml")
+    shutil.copy(ROOT / "params.yaml", project)
+    environment = {**os.environ, "FRAUD_HOME": str(context.settings.home), "FRAUD_PROJECT": str(project)}
     command = [str(Path(sys.executable).with_name("fraud")), "training-set", "--json"]
     ended = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=120)
     assert "leaked" not in ended.stderr + ended.stdout

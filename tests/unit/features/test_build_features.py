@@ -18,7 +18,7 @@ from fraud.core.plan import tables
 from fraud.errors import BadInputError
 from fraud.features import build_daily, build_features, days
 from fraud.features.daily_values import daily_values
-from fraud.features.engines import arrow_windows
+from fraud.features.engines import arrow_records, arrow_windows
 from fraud.job import Context
 from fraud.lake import catalog
 from fraud.params import Params
@@ -178,7 +178,7 @@ def test_nightly_builds_with_late_rows_end_in_the_bytes_of_one_clean_build_and_i
     for name, expected in expected_windows(everything).items():
         assert rows[name].to_pylist() == expected, name
     (merchants,) = tables(TWO_ENTITIES)
-    event_us = arrow_windows.microseconds(everything["event_timestamp"])
+    event_us = arrow_records.microseconds(everything["event_timestamp"])
     daily = daily_values(f"file://{tmp_path}/clean/lake", merchants, everything["merchant_id"], event_us)
     assert rows["merchant_count"].to_pylist() == daily[0].tolist()
     assert len(set(daily[0].tolist())) > 10

@@ -1,14 +1,18 @@
 """The as-of join of Feast's views against Feast's own join."""
 
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
 from feast.data_format import ParquetFormat
+from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.types import Float64, Int64
 
 from fraud.features import feast_store
@@ -81,8 +85,34 @@ def test_the_as_of_join_equals_feasts_own(tmp_path: Path, seed: int) -> None:
         refs = [f"{v.name}:{field.name}" for v in views for field in v.schema if field.name not in v.join_keys]
         with feast_store._quietly():
             job = store(tmp_path, kind, views).get_historical_features(entity_df=events.to_pandas(), features=refs)
-            found.append(job.to_arrow().sort_by("row"))
-    own, ours = found
-    assert ours.num_rows == events.num_rows
+            found.append(job.to_arrow())
+    own, ours = found[0].sort_by("row"), found[1]
+    assert ours["row"].to_pylist() == list(range(events.num_rows))
     assert ours.select(own.column_names).to_pylist() == own.to_pylist()
     assert 0 < ours["user_id_mean"].null_count < events.num_rows
+
+
+def test_the_result_can_be_saved_as_a_data_set(tmp_path: Path) -> None:
+    own = view(tmp_path, "user_id", {("a", 0): 0.5})
+    events = pd.DataFrame(
+        {"event_timestamp": [pd.Timestamp(START + 1, unit="us", tz="UTC")] * 2, "user_id": ["a", "b"]}
+    )
+    feast = store(tmp_path, "fraud.features.feast_offline.AsOfOfflineStore", [own])
+    with feast_store._quietly():
+        job = feast.get_historical_features(entity_df=events, features=["user_id_view:user_id_distinct"])
+        job.persist(SavedDatasetFileStorage(str(tmp_path / "saved.parquet")))
+    assert pq.read_table(tmp_path / "saved.parquet")["user_id_distinct"].to_pylist() == [50, None]
+
+
+def test_the_import_of_feast_leaves_torch_and_typeguard_as_they_were() -> None:
+    """In a process of its own, because the first import of Feast decides."""
+    code = """
+import sys, typeguard
+before = typeguard.typechecked
+from fraud.features import feast_store
+assert "torch" not in sys.modules
+assert typeguard.typechecked is before
+import torch
+print(torch.tensor([2]).item())
+"""
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "2\n"

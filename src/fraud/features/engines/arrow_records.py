@@ -1,17 +1,16 @@
 """Arrow tables of transactions as the integers that histories store (`fraud.core.history`)."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fraud.core.columns import NO_FLAG, NO_HASH, StoredColumn, numbers_to_stored, text_hash
+from fraud.core.columns import StoredColumn, category, numbers_to_stored, text_hash
 from fraud.core.contract import id_hash
 from fraud.core.declaration import Declaration
-from fraud.core.declaration_types import CategoryColumn
+from fraud.core.declaration_types import CategoryColumn, Column
 from fraud.core.history import EVENT_US, Layout
 
 
@@ -44,17 +43,43 @@ def stored_records(table: pa.Table, at_us: NDArray[np.int64], layout: Layout) ->
     records[EVENT_US] = at_us
     for column in layout.columns:
         has = column.name in table.column_names and not pa.types.is_null(table.schema.field(column.name).type)
-        records[column.name] = _stored(table[column.name], column) if has else column.null
+        stored = stored_values(column, table[column.name]) if has else np.array(column.null)
+        records[column.name] = stored.astype(layout.record[column.name])
     return records
 
 
-def _stored(values: pa.ChunkedArray, column: StoredColumn) -> NDArray[np.integer[Any]]:
+def stored_values(column: StoredColumn, values: pa.ChunkedArray, declared: Column | None = None) -> NDArray[np.int64]:
+    """The stored integers (`fraud.core.columns`) of a column of the lake, int64[n]; a hash has the bits of its uint64.
+
+    `values` are numbers, bool, or text as it is or dictionary-encoded. With `declared`, null and a text that is not in
+    the closed list of a category are its unknown value, as with `as_declared`: the lake may have another list.
+    """
     if column.type == "number":
-        return numbers_to_stored(column, pc.fill_null(values.cast(pa.float64()), np.nan).to_numpy())
+        given: NDArray[np.float64] = pc.fill_null(values.cast(pa.float64()), float("nan")).to_numpy()
+        return numbers_to_stored(column, given)
     if column.type == "flag":
-        flags: NDArray[np.uint8] = pc.fill_null(values.cast(pa.bool_()).cast(pa.uint8()), NO_FLAG).to_numpy()
+        flags: NDArray[np.int64] = pc.fill_null(values.cast(pa.bool_()).cast(pa.int64()), column.null).to_numpy()
         return flags
-    texts = values.cast(pa.string()).combine_chunks().dictionary_encode()
-    hashes = np.array([*(text_hash(text) for text in texts.dictionary.to_pylist()), NO_HASH], dtype=np.uint64)
-    stored: NDArray[np.uint64] = hashes[pc.fill_null(texts.indices, len(hashes) - 1).to_numpy()]
-    return stored
+    codes, texts = text_codes(values)
+    given_or_null: list[str | None] = [*texts, None]  # the code of a null, -1, is the last one
+    if isinstance(declared, CategoryColumn):
+        given_or_null = [category(declared, text) for text in given_or_null]
+    hashes = np.array([column.null if t is None else text_hash(t) for t in given_or_null], dtype=np.uint64)
+    of_rows: NDArray[np.int64] = hashes.view(np.int64)[codes]
+    return of_rows
+
+
+def text_codes(values: pa.ChunkedArray) -> tuple[NDArray[np.int32], list[str | None]]:
+    """A text column as int32 codes, [n], of the different texts; -1 for null."""
+    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+    whole = encoded.unify_dictionaries().combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):  # without rows, or with several chunks in older versions
+        whole = whole.chunk(0) if whole.num_chunks else pa.array([], encoded.type)
+    codes: NDArray[np.int32] = pc.fill_null(whole.indices, -1).cast(pa.int32()).to_numpy()
+    return codes, whole.dictionary.to_pylist()
+
+
+def microseconds(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """A timestamp[us] column without nulls as int64 microseconds since 1970."""
+    values: NDArray[np.int64] = column.cast(pa.int64()).to_numpy()
+    return values

@@ -8,12 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fraud.core.columns import StoredColumn, category, numbers_to_stored, text_hash, to_stored
+from fraud.core.columns import StoredColumn, to_stored
 from fraud.core.declaration import Declaration
-from fraud.core.declaration_types import CategoryColumn, Column
+from fraud.core.declaration_types import Column
 from fraud.core.plan import layout
 from fraud.errors import BadInputError
 from fraud.features.engines import kernel
+from fraud.features.engines.arrow_records import microseconds, stored_values, text_codes
 
 Floats = NDArray[np.float64]
 Values = Mapping[str, Floats]
@@ -71,48 +72,11 @@ def columns(declaration: Declaration) -> list[str]:
     return [*ORDER, *sorted(needed)]
 
 
-def microseconds(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    """A timestamp[us] column without nulls as int64 microseconds since 1970."""
-    values: NDArray[np.int64] = column.cast(pa.int64()).to_numpy()
-    return values
-
-
 def check_order(event_us: NDArray[np.int64], created_us: NDArray[np.int64]) -> None:
     """Raises BadInputError unless rows are sorted by event time, then ingestion time."""
     later = np.diff(event_us)
     if np.any((later < 0) | ((later == 0) & (np.diff(created_us) < 0))):
         raise BadInputError("transactions are not sorted", expected="order of event time, then ingestion time")
-
-
-def stored_values(column: StoredColumn, declared: Column, values: pa.ChunkedArray) -> NDArray[np.int64]:
-    """The stored integers (`fraud.core.columns`) of a column of the lake, int64[n]; a hash has the bits of its uint64.
-
-    `values` are float64, bool, or text as it is or dictionary-encoded. Null, and a text that is not in the closed list
-    of a category, is the category's unknown value, as in a request: the lake has the list of another declaration.
-    """
-    if column.type == "number":
-        given: Floats = pc.fill_null(values.cast(pa.float64()), float("nan")).to_numpy()
-        return numbers_to_stored(column, given)
-    if column.type == "flag":
-        flags: NDArray[np.int64] = pc.fill_null(values.cast(pa.int64()), column.null).to_numpy()
-        return flags
-    codes, texts = text_codes(values)
-    given_or_null: list[str | None] = [*texts, None]  # the code of a null, -1, is the last one
-    if isinstance(declared, CategoryColumn):
-        given_or_null = [category(declared, text) for text in given_or_null]
-    hashes = np.array([column.null if t is None else text_hash(t) for t in given_or_null], dtype=np.uint64)
-    of_rows: NDArray[np.int64] = hashes.view(np.int64)[codes]
-    return of_rows
-
-
-def text_codes(values: pa.ChunkedArray) -> tuple[NDArray[np.int32], list[str | None]]:
-    """A text column as int32 codes, [n], of the different texts; -1 for null."""
-    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-    whole = encoded.unify_dictionaries().combine_chunks()
-    if isinstance(whole, pa.ChunkedArray):  # without rows, or with several chunks in older versions
-        whole = whole.chunk(0) if whole.num_chunks else pa.array([], encoded.type)
-    codes: NDArray[np.int32] = pc.fill_null(whole.indices, -1).cast(pa.int32()).to_numpy()
-    return codes, whole.dictionary.to_pylist()
 
 
 def entity_values(
@@ -145,7 +109,7 @@ def window_values(
     values: dict[str, Floats] = {}
     for entity in entities(declaration):
         stored = [
-            stored_values(column, declared, table[column.name])
+            stored_values(column, table[column.name], declared)
             for column, declared in zip(entity.columns, entity.declared, strict=True)
         ]
         codes, _ = text_codes(table[entity.id_column])

@@ -17,13 +17,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fraud.features.engines.arrow_records import microseconds, stored_values, text_codes
 from fraud.features.engines.arrow_windows import (
     EntityWindows,
     check_order,
     entity_values,
-    microseconds,
-    stored_values,
-    text_codes,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -82,7 +80,7 @@ def events(
                 "event_us": event_us,
                 "ingested_us": ingested_us,
                 "to_build": pa.repeat(pa.scalar(to_build), table.num_rows),
-                **{f"column {c.name}": stored_values(c, declared, table[c.name]) for c, declared in stored},
+                **{f"column {c.name}": stored_values(c, table[c.name], declared) for c, declared in stored},
             }
         )
         rows = [(of_shard, packed(part)) for of_shard, part in split(batch, shard)]
