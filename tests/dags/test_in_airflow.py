@@ -89,8 +89,8 @@ def test_a_cleared_task_emits_its_asset_again_only_after_a_change(platform: Airf
     dag = "build_features"
 
     def clear(run: str) -> None:
-        # The scheduler ends a run after its last task. A task that is cleared in between stays without a state: the
-        # scheduler sets the run, which the request has queued again, to its end.
+        # The scheduler ends a run after its last task. A task that was cleared in between was seen to stay without a
+        # state, probably because the scheduler then ended the run that the request had queued again.
         until_ended(platform, dag, run)
         with platform.api as api:
             body = {"dry_run": False, "task_ids": ["build_features"], "dag_run_id": run, "only_failed": False}
