@@ -13,15 +13,16 @@ from fraud.registry import model_versions
 from fraud.registry.model_versions import MODEL_NAME
 from fraud.registry.promotion_log import STAGING, Promotion
 from fraud.registry.training_runs import TrainingRuns
-from fraud.training import evaluate, gate_report, model_card, train
+from fraud.training import evaluate, gate_report, model_card, plots, train
 from fraud.training.dvc import outputs
 
 STEPS: list[tuple[object, str, int]] = [
     (TrainingRuns, "tag_version", 1), (TrainingRuns, "artifacts", 1), (TrainingRuns, "artifacts", 2),
-    (model_versions, "fetch", 1), (evaluate, "_opponent", 1), (evaluate, "_measure", 1), (evaluate, "_plots", 1),
-    (gate_report, "page", 1), (TrainingRuns, "put_text", 1), (TrainingRuns, "put_text", 2), (model_card, "card", 1),
-    (TrainingRuns, "put_text", 3), (reports, "write", 1), (TrainingRuns, "record", 1), (TrainingRuns, "tag_version", 2),
-    (TrainingRuns, "stage", 1), (Promotion, "repair", 1), (TrainingRuns, "url", 1), (outputs, "write_model", 1),
+    (model_versions, "fetch", 1), (evaluate, "_opponent", 1), (evaluate, "_measure", 1), (plots, "of_models", 1),
+    (plots, "importance", 1), (gate_report, "page", 1), (TrainingRuns, "put_text", 1), (TrainingRuns, "put_text", 2),
+    (model_card, "card", 1), (TrainingRuns, "put_text", 3), (reports, "write", 1), (TrainingRuns, "record", 1),
+    (TrainingRuns, "tag_version", 2), (TrainingRuns, "stage", 1), (Promotion, "repair", 1), (TrainingRuns, "url", 1),
+    (outputs, "write_model", 1),
 ]  # fmt: skip
 """What happens after the registration, in order: who does it, its name, and which of its calls."""
 
