@@ -107,6 +107,11 @@ def build(declaration: Declaration, config: Config, context: Context) -> Result:
     inputs = {day: _inputs(day, sources, look_back) for day in requested}
     made_from = _Fingerprints(declaration, lake_uri, sources)
     stale = [day for day in requested if config.full or not _up_to_date(features, day, made_from.of(day, inputs[day]))]
+    for table in tables(declaration) if stale else ():
+        if not catalog.daily(table).at(lake_uri).partitions():
+            context.log.warning(
+                "no snapshot, daily features get their defaults", table=table.id, hint="fraud build-daily"
+            )
     changed = 0
     with _engine(context, declaration, work=bool(stale)) as (build_days, rows_at_once):
         for chunk in _chunks(stale, inputs, sources, rows_at_once):

@@ -94,7 +94,9 @@ class _AsOfJob(RetrievalJob):  # type: ignore[misc] # Feast is not typed
                 rows = pq.read_table(file, columns=[key, at, *names])
             row_us = microseconds(rows[at].cast(catalog.TIMESTAMP))
             latest = _latest(rows[key], row_us, events[key], event_us)
-            stale = (latest == _NEVER) | (row_us[latest] + view.ttl // timedelta(microseconds=1) < event_us)
+            stale = latest == _NEVER
+            has_row = np.flatnonzero(~stale)
+            stale[has_row] = row_us[latest[has_row]] + view.ttl // timedelta(microseconds=1) < event_us[has_row]
             values = rows.select(names).combine_chunks().take(pa.array(latest, mask=stale))
             for name in names:
                 events = events.append_column(name, values[name])

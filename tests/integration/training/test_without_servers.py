@@ -75,7 +75,7 @@ def test_import_to_promotion(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         return run_job(job, list(arguments)).model_dump(mode="json")
 
     fraud("import", "--source", str(project / "export.csv"), "--mapping", str(project / "mapping.yaml"))
-    for job in ("ingest", "ingest-labels", "build-features", "training-set"):
+    for job in ("ingest", "ingest-labels", "build-daily", "build-features", "training-set"):
         fraud(job, *(["--now", "2026-03-01T00:00:00Z"] if job.startswith("ingest") else []))
     trained = run_job("train", [])
     made = trained.model_dump(mode="json")

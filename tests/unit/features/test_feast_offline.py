@@ -26,7 +26,7 @@ def view(folder: Path, key: str, rows: dict[tuple[str, int], float]) -> FeatureV
     """A view of rows (id, time) -> value."""
     table = pa.table(
         {
-            key: [name for name, _ in rows],
+            key: pa.array([name for name, _ in rows], pa.string()),
             "event_timestamp": pa.array([START + at for _, at in rows], UTC_US),
             "created_timestamp": pa.array([START + at for _, at in rows], UTC_US),
             f"{key}_mean": pa.array([None if value < 0.1 else value for value in rows.values()], pa.float64()),
@@ -90,6 +90,15 @@ def test_the_as_of_join_equals_feasts_own(tmp_path: Path, seed: int) -> None:
     assert ours["row"].to_pylist() == list(range(events.num_rows))
     assert ours.select(own.column_names).to_pylist() == own.to_pylist()
     assert 0 < ours["user_id_mean"].null_count < events.num_rows
+
+
+def test_a_view_without_rows_gives_nulls(tmp_path: Path) -> None:
+    """A daily table of which no snapshot was built."""
+    events = pd.DataFrame({"event_timestamp": [pd.Timestamp(START, unit="us", tz="UTC")], "user_id": ["a"]})
+    feast = store(tmp_path, "fraud.features.feast_offline.AsOfOfflineStore", [view(tmp_path, "user_id", {})])
+    with feast_store._quietly():
+        job = feast.get_historical_features(entity_df=events, features=["user_id_view:user_id_distinct"])
+        assert job.to_arrow()["user_id_distinct"].to_pylist() == [None]
 
 
 def test_the_result_can_be_saved_as_a_data_set(tmp_path: Path) -> None:
