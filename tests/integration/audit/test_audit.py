@@ -184,12 +184,12 @@ def test_the_version_is_made_again_to_the_byte_from_the_lake_and_from_the_dvc_re
 
 def test_with_a_changed_parameter_it_names_the_input(world: World) -> None:
     params = yaml.safe_load(subprocess.check_output(["git", "-C", str(world.project), "show", "HEAD:params.yaml"]))
-    changed = lay({"training": {"boosting": {"max_iter": 30}}}, params)
+    changed = lay({"split": {"train_days": 15}}, params)  # every level is fitted on them
     (world.project / "params.yaml").write_text(yaml.safe_dump(changed))
     refused = world.fraud("reproduce", "1", "--here", code=3)
     print(refused["got"])
     assert refused["message"] == "retraining version 1 gave another model"
-    assert "training.boosting.max_iter: 40 -> 30" in refused["got"]
+    assert "split.train_days: 16 -> 15" in refused["got"]
     assert refused["hint"] == "these inputs differ: params"
     (world.project / "params.yaml").write_text(yaml.safe_dump(params))
 
