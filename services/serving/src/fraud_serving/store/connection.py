@@ -92,7 +92,8 @@ class Connection(asyncio.Protocol):
             while (reply := reader.gets()) is not Ellipsis:
                 first = pending[0]
                 first.left -= 1
-                reply = self._checked(reply)
+                if isinstance(reply, hiredis.ReplyError):
+                    reply = self._refused(reply)
                 if first.future is not None:
                     first.replies.append(reply)
                 if not first.left:
@@ -102,9 +103,7 @@ class Connection(asyncio.Protocol):
             self._on_error("protocol")
             self.abort()
 
-    def _checked(self, reply: Reply) -> Reply:
-        if not isinstance(reply, hiredis.ReplyError):
-            return reply
+    def _refused(self, reply: hiredis.ReplyError) -> Reply:
         self._on_error("reply")
         _log.warning("online store refused a command: %s", reply)
         if str(reply).startswith("NOSCRIPT"):
