@@ -69,9 +69,14 @@ class _Connection:
         self.pending: tuple[()] = ()
         self._replies = replies
 
-    def send(self, _data: bytes, future: "asyncio.Future[list[Any]] | None", _commands: int = 1) -> None:
-        if future is not None:
-            asyncio.get_running_loop().call_soon(future.set_result, self._replies)
+    def request(self, _data: bytes, _commands: int = 1) -> "asyncio.Future[list[Any]]":
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Any]] = loop.create_future()
+        loop.call_soon(future.set_result, self._replies)
+        return future
+
+    def send(self, _data: bytes) -> None:
+        """Keep nothing."""
 
 
 def scorer_of(model: Model, events: int) -> tuple[Scorer, PredictionLog]:

@@ -30,10 +30,10 @@ class _MicroBatch:
     changes no bit of a row's score (`Model.micro_batch_rows`).
     """
 
-    __slots__ = ("_futures", "_rows", "model")
+    __slots__ = ("_futures", "_rows", "loop", "model")
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, model: Model, loop: asyncio.AbstractEventLoop) -> None:
+        self.model, self.loop = model, loop
         self._rows: list[BaseValues] = []
         self._futures: list[asyncio.Future[float]] = []
 
@@ -41,9 +41,11 @@ class _MicroBatch:
     def full(self) -> bool:
         return len(self._futures) == self.model.micro_batch_rows
 
-    def add(self, base: BaseValues, future: "asyncio.Future[float]") -> None:
+    def add(self, base: BaseValues) -> "asyncio.Future[float]":
+        future: asyncio.Future[float] = self.loop.create_future()
         self._rows.append(base)
         self._futures.append(future)
+        return future
 
     def run(self) -> None:
         """Score the rows and set the futures; set InferenceError if the model call raised."""
@@ -73,13 +75,11 @@ class Inference:
 
     def score(self, model: Model, base: BaseValues) -> "asyncio.Future[float]":
         """The fraud probability, at the end of this event-loop iteration. The future may hold InferenceError."""
-        loop, batch = asyncio.get_running_loop(), self._open
+        batch = self._open
         if batch is None or batch.model is not model or batch.full:
-            batch = self._open = _MicroBatch(model)
-            loop.call_soon(self._run, batch)
-        future: asyncio.Future[float] = loop.create_future()
-        batch.add(base, future)
-        return future
+            batch = self._open = _MicroBatch(model, asyncio.get_running_loop())  # a system call: once per batch
+            batch.loop.call_soon(self._run, batch)
+        return batch.add(base)
 
     def _run(self, batch: _MicroBatch) -> None:
         if self._open is batch:

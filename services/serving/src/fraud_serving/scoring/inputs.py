@@ -88,25 +88,29 @@ class Inputs:
         """The features of a transaction. `values`: those of this version's columns."""
         if reads is self._nothing:
             return self._of_nothing(transaction, values)
-        found = Features([], "none", {}, {}, {}, [])
-        features, replies = found.values, reads.replies
+        values_of: list[float | None] = []
+        sequences: dict[str, int] = {}
+        newest_us: dict[str, int] = {}
+        replies, own, at_us = reads.replies, reads.own, transaction.event_us or 0
+        repeated = failed = False
         for windows, entity, slot in self.windows:
             reply = replies[slot]
             if reply is None or reply is NO_REPLY:
-                features += windows.empty
-                found.store_failed |= reply is NO_REPLY
+                values_of += windows.empty
+                failed |= reply is NO_REPLY
                 continue
-            found.sequences[entity], found.newest_us[entity], repeated, records = reply
+            sequences[entity], newest_us[entity], again, records = reply
             if slot == self._first:
-                found.repeated = repeated == 1
-            features += windows.evaluate_records(records, reply[1], transaction.event_us or 0, reads.own[slot] or ())
+                repeated = again == 1
+            values_of += windows.evaluate_records(records, reply[1], at_us, own[slot] or ())
+        found = Features(values_of, "none", sequences, newest_us, {}, [], repeated, failed)
         for table, slot in self.tables:
             self._add_daily(found, table, slot, transaction.event_us, reads)
         if found.sequences:
             found.source = "store"
         given = self._given_velocity(transaction, values)
         if given is not None and replies[self._velocity_slot] is None:
-            features[self._velocity] = given
+            found.values[self._velocity] = given
             found.source = "store" if found.sequences else "request"
         return found
 
@@ -149,7 +153,7 @@ class Inputs:
                 found.daily.append((table.entity, "missing"))
                 return
         found.snapshots[table.entity] = snapshot.id
-        current = event_us is None or snapshot.day == table.day_of(event_us)
+        current = event_us is None or event_us < snapshot.until_us
         found.daily.append((table.entity, "current" if current else "stale"))
 
     def base_values(

@@ -6,6 +6,7 @@ built once per length of the entity's id.
 
 from typing import Final
 
+from fraud.core.contract import US_PER_DAY
 from fraud.core.daily import Snapshot, Table
 from fraud.core.history import Layout
 from fraud_serving.store.connection import SCRIPT_SHA, command
@@ -53,10 +54,14 @@ class HistoryAppend:
 class PublishedSnapshot:
     """A published daily snapshot, and the command that reads an entity's row."""
 
-    __slots__ = ("_heads", "_key", "day", "default", "id")
+    __slots__ = ("_heads", "_key", "day", "default", "from_us", "id", "until_us")
 
     def __init__(self, table: Table, snapshot: Snapshot) -> None:
         self.day, self.id, self.default = snapshot.day, snapshot.id, snapshot.default
+        self.from_us = snapshot.day * US_PER_DAY + table.available_us
+        """First event time (us) for which it holds."""
+        self.until_us = self.from_us + US_PER_DAY
+        """First event time (us) for which it is stale."""
         self._key = table.row_key(snapshot.id, "\0").encode().split(b"\0")
         self._heads: dict[int, tuple[bytes, bytes]] = {}
 

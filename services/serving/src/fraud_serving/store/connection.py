@@ -61,22 +61,28 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's class does not inherit from it
 
-    def send(self, data: bytes, future: "asyncio.Future[list[Reply]] | None", commands: int = 1) -> None:
-        """Queue commands. All commands queued in one event-loop iteration leave in one write.
+    def request(self, data: bytes, commands: int = 1) -> "asyncio.Future[list[Reply]]":
+        """Queue commands. The future gets the list of their replies.
 
-        The future gets the list of their replies. Commands without one leave with the next ones that have one, or with
-        the next check of the deadlines.
+        All commands queued in one event-loop iteration leave in one write.
         """
+        future: asyncio.Future[list[Reply]] = self._loop.create_future()
         if self.closed.done():
             # Between the loss of the connection and the next step of the task that reconnects.
-            if future is not None:
-                future.set_result([NO_REPLY] * commands)
-            return
-        if future is not None and not self._flush_scheduled:
+            future.set_result([NO_REPLY] * commands)
+            return future
+        if not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self.flush)
         self._out.append(data)
         self.pending.append(_Pending(future, commands, self._loop.time()))
+        return future
+
+    def send(self, data: bytes) -> None:
+        """Queue a command whose reply is not used. It leaves with the next request or check of the deadlines."""
+        if not self.closed.done():
+            self._out.append(data)
+            self.pending.append(_Pending(None, 1, self._loop.time()))
 
     def flush(self) -> None:
         """Write the queued commands. While the connection closes they are dropped; `connection_lost` ends them."""
@@ -92,7 +98,8 @@ class Connection(asyncio.Protocol):
             while (reply := reader.gets()) is not Ellipsis:
                 first = pending[0]
                 first.left -= 1
-                reply = self._checked(reply)
+                if isinstance(reply, hiredis.ReplyError):
+                    reply = self._refused(reply)
                 if first.future is not None:
                     first.replies.append(reply)
                 if not first.left:
@@ -102,13 +109,11 @@ class Connection(asyncio.Protocol):
             self._on_error("protocol")
             self.abort()
 
-    def _checked(self, reply: Reply) -> Reply:
-        if not isinstance(reply, hiredis.ReplyError):
-            return reply
+    def _refused(self, reply: hiredis.ReplyError) -> Reply:
         self._on_error("reply")
         _log.warning("online store refused a command: %s", reply)
         if str(reply).startswith("NOSCRIPT"):
-            self.send(LOAD_SCRIPT, None)
+            self.send(LOAD_SCRIPT)
         return NO_REPLY
 
     def expire(self, before_s: float) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from fraud.core.contract import US_PER_DAY, US_PER_SECOND
+from fraud.core.contract import US_PER_SECOND
 from fraud.core.daily import Snapshot, Table
 from fraud_serving.metrics import Metrics
 from fraud_serving.store.commands import PublishedSnapshot, pointer_command
@@ -50,9 +50,8 @@ class DailySnapshots:
         published = self._published.get(table.id, ())
         if at_us is None:
             return published[0] if published else None
-        day = table.day_of(at_us)
         for snapshot in published:
-            if snapshot.day <= day:
+            if snapshot.from_us <= at_us:
                 return snapshot
         return None
 
@@ -98,7 +97,7 @@ class DailySnapshots:
         for table in self._tables():
             published = self._published.get(table.id, ())
             if published:
-                since_us = now_us - published[0].day * US_PER_DAY - table.available_us
+                since_us = now_us - published[0].from_us
                 ages[table.entity] = max(since_us / US_PER_SECOND, ages.get(table.entity, 0.0))
         return ages
 

@@ -70,9 +70,7 @@ class Store:
         if connection is None or len(connection.pending) >= _MAX_PENDING:
             self._metrics.store_error("down" if connection is None else "full")
             return None
-        future: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
-        connection.send(data, future, commands)
-        return future
+        return connection.request(data, commands)
 
     async def replies(self, *commands: bytes) -> list[Reply]:
         """The replies to commands that are no part of a request."""
@@ -89,7 +87,7 @@ class Store:
         """Keep an answer under `key` unless one is kept. Does not wait for the reply; the write may be lost."""
         connection = self._connection
         if connection is not None and len(connection.pending) < _MAX_PENDING:
-            connection.send(self._set % (len(key), key, len(answer), answer), None)
+            connection.send(self._set % (len(key), key, len(answer), answer))
 
     async def _check_deadlines(self) -> None:
         loop = asyncio.get_running_loop()
@@ -131,9 +129,7 @@ class Store:
             )
             try:
                 for first in self._first_commands():
-                    future: asyncio.Future[list[Reply]] = loop.create_future()
-                    connection.send(first, future)
-                    _check_accepted((await future)[0])
+                    _check_accepted((await connection.request(first))[0])
             except BaseException:
                 connection.abort()
                 raise
