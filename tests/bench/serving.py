@@ -45,6 +45,8 @@ ROOT: Final = Path(__file__).parents[2]
 PYTHON: Final = str(ROOT / ".venv/serving/bin/python")
 CONNECTIONS: Final = (16, 64)
 FIRST_S: Final = int(time.time()) - 200 * 86_400
+STEP_S: Final = 8.64
+"""Simulated seconds between two payments of serving.lua and serving_open_loop.py."""
 PAYMENTS: Final = Path(__file__).with_name("serving.lua")
 WIDE: Final = "wide"
 PLAIN: Final = Path(__file__).parent / "serving_peers/plain.lua"
@@ -142,11 +144,11 @@ def load(server: Server, connections: int, seconds: int, script: Path, *argument
     }  # fmt: skip
 
 
-def load_two(servers: tuple[Server, Server], each: int, seconds: int, name: str, key: str) -> Figures:
+def load_two(servers: tuple[Server, Server], each: int, seconds: int, name: str, key: str, first_s: int) -> Figures:
     """Two workers at the same time, with `each` connections each."""
     before = sum(cpu_s(server.pid) for server in servers)
     with servers[0].awake(), servers[1].awake():
-        clients = [wrk(s.port, each, seconds, PAYMENTS, f"{name}{n}", key, str(FIRST_S)) for n, s in enumerate(servers)]
+        clients = [wrk(s.port, each, seconds, PAYMENTS, f"{name}{n}", key, str(first_s)) for n, s in enumerate(servers)]
         figures = [finished(client, "two workers") for client in clients]
     requests = sum(s["requests"] for s in figures)
     return {
@@ -156,9 +158,9 @@ def load_two(servers: tuple[Server, Server], each: int, seconds: int, name: str,
     }  # fmt: skip
 
 
-def open_loop(server: Server, rate: float, seconds: int, key: str, name: str) -> dict[str, Any]:
+def open_loop(server: Server, rate: float, seconds: int, key: str, name: str, first_s: int) -> dict[str, Any]:
     script = str(Path(__file__).with_name("serving_open_loop.py"))
-    command = [PYTHON, script, str(server.port), str(rate), str(seconds), key, name, str(FIRST_S)]
+    command = [PYTHON, script, str(server.port), str(rate), str(seconds), key, name, str(first_s)]
     with server.awake():
         found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return found
@@ -261,6 +263,23 @@ def run(folder: Path, rounds: int, seconds: int, *, with_peers: bool, baseline: 
             if number:  # the first round is a warm-up
                 figures[name][what].append(value)
 
+    # Each run on the histories of a contender begins where the one before ended, so that payments are in order.
+    first_s: dict[str, int] = defaultdict(lambda: FIRST_S)
+
+    def payments(histories: str, server: Server, connections: int, run: str, *more: str) -> Figures:
+        found = load(server, connections, seconds, PAYMENTS, run, key, str(first_s[histories]), *more)
+        first_s[histories] += simulated_s(found["requests_per_s"])
+        return found
+
+    def simulated_s(rate: float) -> int:
+        """Simulated seconds of a run at this rate, with a margin for the end of the run."""
+        return int(rate * seconds * STEP_S * 1.2)
+
+    def arrivals(histories: str, server: Server, rate: float, run: str) -> dict[str, Any]:
+        found = open_loop(server, rate, seconds, key, run, first_s[histories])
+        first_s[histories] += simulated_s(rate)
+        return found
+
     with valkey.running(folder / "valkey") as store, ExitStack() as stack:
         bench = Bench(folder, model, store.url, keys)
         ours, second = bench.ours(stack, "ours"), bench.ours(stack, "second", core=0)
@@ -277,11 +296,13 @@ def run(folder: Path, rounds: int, seconds: int, *, with_peers: bool, baseline: 
         for number in range(rounds + 1):
             for c in CONNECTIONS:
                 for name, server in (contenders | {"constant": constant}).items():
-                    arguments = (f"{name}{number}c{c}", key, str(FIRST_S), *([WIDE] if name == "wide" else []))
-                    keep(f"{name}_c{c}", load(server, c, seconds, PAYMENTS, *arguments), number)
-            keep("unmetered_c16", load(unmetered, 16, seconds, PAYMENTS, f"u{number}", key, str(FIRST_S)), number)
-            keep("two_workers_c16_each", load_two((ours, second), 16, seconds, f"two{number}", key), number)
-            keep("second_c16", load(second, 16, seconds, PAYMENTS, f"s{number}", key, str(FIRST_S)), number)
+                    columns = [WIDE] if name == "wide" else []
+                    keep(f"{name}_c{c}", payments(name, server, c, f"{name}{number}c{c}", *columns), number)
+            keep("unmetered_c16", payments("ours", unmetered, 16, f"u{number}"), number)
+            two = load_two((ours, second), 16, seconds, f"two{number}", key, first_s["ours"])
+            first_s["ours"] += simulated_s(two["requests_per_s"])
+            keep("two_workers_c16_each", two, number)
+            keep("second_c16", payments("ours", second, 16, f"s{number}"), number)
             for name, (peer, server) in peers.items():
                 body = folder / f"{name}.body"
                 body.write_bytes(peer.body)
@@ -291,13 +312,11 @@ def run(folder: Path, rounds: int, seconds: int, *, with_peers: bool, baseline: 
         )
         for number in range(rounds):
             for share in (0.5, 1.5):
-                opened[f"open_loop_{share:.0%}"].append(
-                    open_loop(ours, share * most, seconds, key, f"o{share}{number}")
-                )
+                opened[f"open_loop_{share:.0%}"].append(arrivals("ours", ours, share * most, f"o{share}{number}"))
                 opened[f"wide_open_loop_{share:.0%}"].append(
-                    open_loop(contenders["wide"], share * wide_most, seconds, key, f"w{share}{number}")
+                    arrivals("wide", contenders["wide"], share * wide_most, f"w{share}{number}")
                 )
-            opened["open_loop_50%_constant"].append(open_loop(constant, 0.5 * constant_most, seconds, key, "o"))
+            opened["open_loop_50%_constant"].append(arrivals("constant", constant, 0.5 * constant_most, "o"))
         with ours.awake():
             batch, bare = batch_ratio(ours.port, key, model)
         with contenders["wide"].awake():

@@ -8,6 +8,7 @@ from fraud_serving.metrics import Metrics
 METRICS = Metrics()
 METRICS.model_info = {"version": "1", "sha256": "0" * 64, "level": "boosting"}
 METRICS.store_up = 1
+METRICS.count_daily_tables(["merchant"])
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -19,6 +20,7 @@ class Handler(BaseHTTPRequestHandler):
             METRICS.observe(20.0 + number, 0.9 if number == 0 else 0.01, 0.5, 0.002)
             METRICS.requests["/predict", 200] += 1
             METRICS.history["store"] += 1
+            METRICS.daily["merchant", "current"] += 1
             METRICS.log_written += 1
         body = METRICS.render()
         self.send_response(200)

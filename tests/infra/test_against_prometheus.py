@@ -22,9 +22,9 @@ import structlog
 from mlflow.tracking import MlflowClient
 from tests.infra.conftest import ROOT, rules, tool
 
+from fraud import declaration_file
 from fraud.embedded.servers import mlflow_server, valkey
 from fraud.lake import catalog
-from fraud.lake.dataset import Dataset
 from fraud.lake.job_runs import recorded
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a registry, an exporter and a Prometheus start
@@ -44,9 +44,10 @@ def panel_queries() -> list[tuple[str, str]]:
 
 def fill_lake(home: Path) -> None:
     """Two days of each dataset that the exporter reads."""
-    for name in ("transactions", "labels", "features", "predictions"):
+    features = catalog.features(declaration_file.load_of(ROOT).stored_hash)
+    for dataset in (catalog.TRANSACTIONS, catalog.LABELS, features, catalog.PREDICTIONS):
         for day in DAYS:
-            Dataset(f"file://{home}/lake", name).publish(day, pa.table({"x": [1, 2, 3]}))
+            dataset.at(f"file://{home}/lake").publish(day, pa.table({"x": [1, 2, 3]}))
     made_from = {"model_version": "1", "flagged": "1"}
     for day in DAYS:
         catalog.SCORES.at(f"file://{home}/lake").publish(day, pa.table({"x": [1, 2, 3]}), made_from)
@@ -55,8 +56,14 @@ def fill_lake(home: Path) -> None:
 def fill_reports(home: Path) -> None:
     """A report of each kind, as the jobs write them."""
     drift = {
-        "features": {"amount": {"psi": 0.02, "newest_day_psi": 0.03, "missing": {"current": 0.0}, "drifted": False}},
-        "unknown_category": {"current": 0.01}, "prediction": {"psi": 0.01, "drifted": False}, "rows": 900,
+        "features": {
+            "amount": {"psi": 0.02, "newest_day_psi": 0.03, "missing": {"current": 0.0}, "drifted": False},
+            "merchant_category": {
+                "psi": 0.02, "newest_day_psi": 0.03, "missing": {"current": 0.0}, "drifted": False,
+                "unknown": {"current": 0.01},
+            },
+        },
+        "prediction": {"psi": 0.01, "drifted": False}, "rows": 900,
         "drifted_share": 0.0, "thresholds": {"psi": 0.05, "newest_day_psi": 0.2, "drifted_share": 0.3}, "verdict": "ok",
     }  # fmt: skip
     counts = {"equal": 3, "mismatch": 0, "missing": 0, "extra": 0}
