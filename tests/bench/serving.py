@@ -263,7 +263,7 @@ def run(folder: Path, rounds: int, seconds: int, *, with_peers: bool, baseline: 
             if number:  # the first round is a warm-up
                 figures[name][what].append(value)
 
-    # Each run on the histories of a contender begins where the one before ended, so that payments are in order.
+    # Each run on the histories of a contender starts where the one before ended, so that payments are in order.
     first_s: dict[str, int] = defaultdict(lambda: FIRST_S)
 
     def payments(histories: str, server: Server, connections: int, run: str, *more: str) -> Figures:

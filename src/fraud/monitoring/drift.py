@@ -248,13 +248,18 @@ def _too_few(reference_rows: int, current_rows: int) -> str:
 def _newest_day(then: Columns, current: pa.Table, inputs: Sequence[Compared], day: str) -> dict[str, float | None]:
     """PSI of each input, including missing values, on the last day of the window; None if it has too few rows.
 
-    It detects a sudden change earlier than the window of several days. `then`: the values of the reference.
+    It detects a sudden change earlier than the window of several days. `then`: the values of the reference. Daily
+    features are None: their values of a day come from one or two snapshots, and the base rate that fraud rates are
+    smoothed towards moves all of them from day to day.
     """
     first_us = (dt.date.fromisoformat(day) - dt.date(1970, 1, 1)).days * US_PER_DAY
     rows = current.filter(pc.greater_equal(current["event_timestamp"].cast(pa.int64()), first_us))
     if rows.num_rows < MIN_ROWS:
         return {one.name: None for one in inputs}
-    return {one.name: _rounded(column_drift(then[one.name], values(rows, one)).worst) for one in inputs}
+    return {
+        one.name: None if one.kind == "daily" else _rounded(column_drift(then[one.name], values(rows, one)).worst)
+        for one in inputs
+    }
 
 
 def _columns(table: pa.Table, inputs: Sequence[Compared]) -> Columns:

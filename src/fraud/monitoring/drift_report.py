@@ -61,7 +61,8 @@ _SUMMARY: Final = """<title>Drift {{ day }}</title>
 {%- else %}no{% endif %}
 <td>{{ prediction.notes|join("; ") }}</tr></table>
 <p><small>A feature drifted when the PSI of its values or of its missing share is {{ thresholds.psi }} or more;
-   on the newest day alone, when it is {{ thresholds.newest_day_psi }} or more. Retraining is requested when more than
+   on the newest day alone, when it is {{ thresholds.newest_day_psi }} or more; daily features are not compared on one
+   day, whose values come from one or two snapshots. Retraining is requested when more than
    {{ "%.0f"|format(100 * thresholds.drifted_share) }} % of the features drifted. Values are compared if both
    sides have at least {{ "{:,}".format(thresholds.rows) }}.
    {% if shown %}Below, the distributions of the columns whose values were compared.{% endif %}</small></p>

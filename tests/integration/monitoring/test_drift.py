@@ -248,6 +248,28 @@ def test_the_inputs_of_any_declaration_are_compared_by_kind_and_shown_by_entity(
     assert rows == sorted(rows)
 
 
+def test_a_daily_feature_is_not_compared_on_the_newest_day_alone(
+    context: Context, register: Make, linear_model: Make
+) -> None:
+    """All its values of a day come from one or two snapshots, so they move together from day to day."""
+    model = linear_model(plan=Plan(TWO_ENTITIES), card_count_1h=0.1)
+    january = pa.concat_tables([two_entities(dt.date(2026, 1, 11) + dt.timedelta(n), 1_200, seed=1) for n in range(4)])
+    register(model, reference=with_probability(january, model, TWO_ENTITIES), declaration=TWO_ENTITIES)
+    lake = catalog.features(TWO_ENTITIES.stored_hash).at(context.settings.lake_uri)
+    name = "shop_fraud_rate_7d"
+    for day in WEEK:
+        table = two_entities(day, 1_200)
+        if day == LAST:
+            moved = pa.array(table[name].to_numpy() + 50.0)
+            table = table.set_column(table.column_names.index(name), name, moved)
+        lake.publish(str(day), table)
+    result = drift.run(drift.Config(), context)
+    assert (result.verdict, result.jumped_features, result.drifted_features) == ("ok", [], [name])
+    newest = {one: values["newest_day_psi"] for one, values in record_of(result)["features"].items()}
+    assert newest[name] is None
+    assert newest["terminal_mean_7d"] is not None
+
+
 def test_a_missing_input_is_named(
     context: Context, register: Make, linear_model: Make, features: Dataset, features_of: Make
 ) -> None:
