@@ -20,15 +20,19 @@ export interface Folder {
 /** Reads and verifies the files. Throws RefusedError. */
 export async function readFolder(options: LoadOptions): Promise<Folder> {
   const read = options.read ?? reader(new URL(options.base ?? ".", options.base ? documentBase() : import.meta.url));
-  const manifest = await readFile(read, "manifest.json");
+  // All are requested at once; nothing is used before it was compared with the manifest.
+  const [manifest, ...contents] = await Promise.all(["manifest.json", ...NAMES].map((name) => readFile(read, name)));
+  if (manifest === undefined) {
+    throw new RefusedError("missing", "manifest.json: cannot be read");
+  }
   const manifestSha256 = await sha256(manifest);
   if (options.manifestSha256 !== undefined && options.manifestSha256.toLowerCase() !== manifestSha256) {
     throw mismatch("manifest.json", options.manifestSha256, manifestSha256, manifest.length);
   }
   const expected = listed(parseJson("manifest.json", manifest));
   const entries = await Promise.all(
-    NAMES.map(async (name): Promise<[Name, Uint8Array, string]> => {
-      const data = await readFile(read, name);
+    NAMES.map(async (name, i): Promise<[Name, Uint8Array, string]> => {
+      const data = contents[i] ?? new Uint8Array();
       const got = await sha256(data);
       if (got !== expected[name]) {
         throw mismatch(name, expected[name] ?? "(not in manifest.json)", got, data.length);
