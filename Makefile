@@ -63,12 +63,8 @@ NODE_MAJOR := $(shell node --version 2>/dev/null | sed 's/^v//; s/\..*//')
 HAS_NODE := $(shell [ "$(or $(NODE_MAJOR),0)" -ge 20 ] 2>/dev/null && echo yes)
 EDGE_SOURCES := $(wildcard edge/*.mjs edge/*.json edge/*.txt edge/src/* edge/page/* edge/test/* edge/tools/*.ts edge/tools/lib/*)
 
-ifeq ($(HAS_NODE),yes)
-edge: edge/node_modules/.built
-else
-edge:
-	@echo "edge: skipped, the browser scorer needs Node 20 or later (Debian: nodejs, npm); found $(or $(NODE_MAJOR),none)"
-endif
+edge: $(if $(HAS_NODE),edge/node_modules/.built) ## build the browser scorer and the what-if page, where Node 20 or later is installed
+	@$(if $(HAS_NODE),:,echo "edge: skipped, the browser scorer needs Node 20 or later (Debian: nodejs, npm); found $(or $(NODE_MAJOR),none)")
 
 edge/node_modules/.ready: edge/package-lock.json edge/.npmrc
 	cd edge && npm ci --silent

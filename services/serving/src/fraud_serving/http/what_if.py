@@ -1,8 +1,8 @@
 """The what-if page: the files of an exported version (`fraud export --target web`), served under /what-if/.
 
 Off by default. The files are verified and read once, at the start, so only what the manifest lists can be requested,
-and a later change of the folder has no effect. The page computes in the caller's browser: whoever can reach it has the
-model.
+and a later change of the folder has no effect. The page computes in the caller's browser: each of its
+visitors has the model.
 """
 
 import json
