@@ -15,6 +15,9 @@ export const MAX_FUTURE_SKEW_US = US_PER_DAY;
 /** 2000-01-01. */
 export const MIN_EVENT_US = 946_684_800 * US_PER_SECOND;
 
+/** Most ids: letters and digits, or a letter and then letters, digits, - and _. No fault below applies to them. */
+const PLAIN = /^(?:[A-Za-z0-9]+|[A-Za-z][A-Za-z0-9_-]*)$/;
+const LONGEST_PLAIN_MISSING = 4;
 const MISSING_IDS = new Set(["nan", "null", "none", "<na>", "(null)", "\\n", "#n/a"]);
 const SPACES = "\u0020\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000";
 const SURROUNDING = new RegExp(`^[${SPACES}]+|[${SPACES}]+$`, "g");
@@ -52,6 +55,9 @@ export function lengthOf(text: string): number {
  * Throws an Error with the fault.
  */
 export function idText(text: string): string | null {
+  if (text.length > LONGEST_PLAIN_MISSING && PLAIN.test(text)) {
+    return text;
+  }
   const found = text.replace(SURROUNDING, "");
   if (CONTROL.test(found)) {
     throw new Error("has a control character or a line break");

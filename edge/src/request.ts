@@ -190,7 +190,7 @@ function text(least: number, most: number): TypeCheck {
 
 /** Whether a text has no lone surrogates. */
 function isWellFormed(value: string): boolean {
-  return !/\p{Surrogate}/u.test(value);
+  return !/[\ud800-\udfff]/.test(value) || !/\p{Surrogate}/u.test(value);
 }
 
 const flag: TypeCheck = (value, field) => {
