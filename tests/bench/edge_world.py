@@ -155,14 +155,17 @@ def _files(model: bytes, level: str, made: World, later: Sample) -> tuple[bytes,
     answers = OnnxModel(model).probabilities(later.vectors)
     order = np.argsort(answers, kind="stable")
     golden = order[np.linspace(0, len(order) - 1, GOLDEN).astype(np.int64)]
-    reference = [0 if of.categories else None if np.isnan(v).mean() > 1 / 2 else float(np.nanquantile(v, 1 / 2, method="lower"))
-                 for of, v in zip(made.plan.vector.inputs, made.base, strict=True)]  # fmt: skip
+    reference = [
+        0 if of.categories else None if np.isnan(v).mean() > 1 / 2 else float(np.nanmedian(v))
+        for of, v in zip(made.plan.vector.inputs, made.base, strict=True)
+    ]
     facts = {
         "model_sha256": sha256(model).hexdigest(), "model_bytes": len(model), "feature_hash": made.plan.hash,
         "declaration": json.loads(made.plan.declaration.canonical()), "reference": reference,
         "threshold": float(answers[order[-len(order) // 100]]), "level": level,
         "golden": {
-            "vectors": later.vectors[golden].astype(float).tolist(), "probabilities": answers[golden].astype(float).tolist(),
+            "vectors": later.vectors[golden].astype(float).tolist(),
+            "probabilities": answers[golden].astype(float).tolist(),
         },
     }  # fmt: skip
     return model, json.dumps(facts, sort_keys=True).encode()

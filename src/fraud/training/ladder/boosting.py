@@ -37,7 +37,7 @@ class FittedBoosting:
         return [stage[0].nodes for stage in self.model._predictors]  # noqa: SLF001 - no public interface to the trees
 
     def to_onnx(self) -> bytes:
-        """One TreeEnsembleRegressor and a sigmoid in float64, with the nodes in scikit-learn's order: parents before children."""
+        """One TreeEnsembleRegressor and a sigmoid. The nodes are in scikit-learn's order: parents before children."""
         trees = self._trees()
         nodes = np.concatenate(trees)
         tree = np.repeat(np.arange(len(trees)), [len(t) for t in trees])
