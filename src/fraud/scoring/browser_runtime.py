@@ -58,7 +58,7 @@ def browser_probabilities(project: Path, model: bytes, vectors: NDArray[np.float
         folder = Path(name)
         (folder / "model.onnx").write_bytes(model)
         (folder / "vectors").write_bytes(np.ascontiguousarray(vectors, _FLOAT32).tobytes())
-        command = [found, program.resolve(), "model.onnx", "vectors", str(vectors.shape[1]), "probabilities"]
+        command = [found, str(program.resolve()), "model.onnx", "vectors", str(vectors.shape[1]), "probabilities"]
         try:
             run = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
         except subprocess.TimeoutExpired:
