@@ -64,7 +64,7 @@ def _check_absent(out: Path) -> None:
 
 
 def _remove_abandoned(out: Path) -> None:
-    """Remove the partial folders of killed processes: nobody holds their lock."""
+    """Remove the partial folders of killed processes, which hold no lock."""
     for path in out.parent.iterdir():
         if not (path.name.startswith(f".{out.name}.") and path.name.endswith(_PARTIAL) and path.is_dir()):
             continue
