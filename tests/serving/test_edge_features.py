@@ -102,7 +102,9 @@ class Server:
             "categories": self._inputs.categories(found.values),
         }  # fmt: skip
 
-    def _reply(self, slot: int, found: ValidTransaction, reads: Reads, daily: dict[str, dict[str, float | None]]) -> Any:
+    def _reply(
+        self, slot: int, found: ValidTransaction, reads: Reads, daily: dict[str, dict[str, float | None]]
+    ) -> Any:
         windows = self._plan.windows
         if slot >= len(windows):
             table = next(of for of in self._plan.tables if self._reads.rows[of.id] == slot)
@@ -155,7 +157,9 @@ def _payments(draw: st.DrawFn, declaration: Declaration) -> dict[str, Any]:
         payment |= draw(st.fixed_dictionaries({}, optional={"transaction_velocity": st.floats(0, 1e6)}))
     else:
         payment |= {"event_timestamp": time, "transaction_velocity": 3}
-        payment |= draw(st.fixed_dictionaries({}, optional={"transaction_id": st.just("t-1"), "merchant_id": st.just("m-1")}))
+        payment |= draw(
+            st.fixed_dictionaries({}, optional={"transaction_id": st.just("t-1"), "merchant_id": st.just("m-1")})
+        )
     raw = {name: _raw(column) for name, column in declaration.columns.items()}
     return payment | draw(st.fixed_dictionaries({}, optional=raw))
 

@@ -3,32 +3,43 @@
 import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tests.browser import needs_edge
-from tests.integration.training_platform import POOR, ROOT, Platform
+from tests.integration.training_platform import FRAUD, POOR, ROOT, Platform
 
+from fraud.audit import version_tree
 from fraud.embedded.servers import mlflow_server
 from fraud.errors import RefusedError
 from fraud.export import export
 from fraud.export.onnx_folder import EXAMPLE
 from fraud.registry import history, model_versions, rollback
 from fraud.registry.model_versions import MODEL_NAME
-from fraud.registry.promotion_log import GENESIS, Promotion, opened
+from fraud.registry.promotion_log import GENESIS, Export, Promotion, opened
+from fraud.registry.retained import divided
 from fraud.scoring.onnx_session import OnnxModel
 
 
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mlflow_server.Server]:
+    with mlflow_server.running(tmp_path_factory.mktemp("mlflow")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def platform(server: mlflow_server.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """Versions 1 and 2, both promoted; version 3 with failed gates. Its project has the checkout's edge/."""
-    with mlflow_server.running(tmp_path_factory.mktemp("mlflow")) as server, pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         for name, value in server.client_environment().items():
             patch.setenv(name, value)
         found = Platform(server, tmp_path_factory.mktemp("home"))
@@ -96,7 +107,7 @@ def test_a_web_folder_that_the_scorer_refuses_is_not_made(
     before = recorded(platform)
     # As if the code of serving computed another amount than the scorer.
     monkeypatch.setattr("fraud.core.contract.UNITS_PER_USD", 10_001)
-    with pytest.raises(RefusedError, match="golden.json: row 0: amount"):
+    with pytest.raises(RefusedError, match=r"golden\.json: row 0: amount"):
         exported(platform, "web", tmp_path / "web")
     monkeypatch.undo()
     assert list(tmp_path.iterdir()) == []
@@ -172,6 +183,28 @@ def test_entries_from_before_there_were_exports_keep_their_hash(platform: Platfo
     assert first.hash == sha256(link.encode()).hexdigest()
 
 
+def test_retention_keeps_what_was_exported_and_lineage_shows_it(platform: Platform) -> None:
+    later = datetime.now(UTC) + timedelta(days=1)
+    assert [v.version for v in divided(platform.settings, 0, later).expire] == ["3"]
+    with opened(platform.settings) as promotion:
+        version = platform.client.get_model_version(MODEL_NAME, "3")
+        promotion.record_export(version, Export(target="web", sha256="ab" * 32), actor="eve", reason="a copy")
+    assert divided(platform.settings, 0, later).expire == []
+    tree = version_tree.run(version_tree.Config(version="3"), platform.context()).as_text()
+    assert f"exported for web, manifest {'ab' * 32}, by eve: a copy" in tree
+
+
+def test_the_command_prints_what_was_made(platform: Platform, server: mlflow_server.Server, tmp_path: Path) -> None:
+    command = [FRAUD, "export", "--version", "2", "--target", "onnx", "--out", str(tmp_path / "made"), "--json"]
+    run = subprocess.run(command, env=platform.environment(server), capture_output=True, text=True, check=True)
+    made = json.loads(run.stdout)
+    digest = sha256((tmp_path / "made/manifest.json").read_bytes()).hexdigest()
+    assert (made["manifest_sha256"], made["files"], made["version"]) == (digest, 4, "2")
+    assert made["bytes"] == sum(path.stat().st_size for path in (tmp_path / "made").iterdir())
+    text = history.run(history.Config(), platform.context()).as_text()
+    assert re.search(rf"^\s*\d+ .* 2 .* onnx +{digest} +exported by hand$", text, re.MULTILINE)
+
+
 def test_a_version_whose_gates_failed_is_refused(platform: Platform, tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="version 3 did not pass its gates"):
         exported(platform, "onnx", tmp_path / "out", version=3)
@@ -236,8 +269,8 @@ def killed_at(step: int, platform: Platform, out: Path) -> bool:
     try:
         count = 0
 
-        def counted(write):  # type: ignore[no-untyped-def]
-            def dying(*arguments, **named):  # type: ignore[no-untyped-def]
+        def counted(write: Callable[..., Any]) -> Callable[..., Any]:
+            def dying(*arguments: object, **named: object) -> object:
                 nonlocal count
                 count += 1
                 if count == step:
