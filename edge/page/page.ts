@@ -54,6 +54,7 @@ class Page {
         "everything is computed in this browser",
     );
     byId("main", HTMLElement).hidden = false;
+    performance.mark("ready");
     this.set(examples.short(scorer), []);
     void this.comparison.readLineage();
   }

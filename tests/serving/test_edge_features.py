@@ -1,36 +1,29 @@
 """The browser's features of drawn payments are those of serving, bit by bit, for drawn declarations.
 
-Serving's own code computes the expected values: `RequestType`, `ReadPlan`, `Inputs`, `Vector`. The store is a model of
-append_event.lua in Python, which tests/integration/core/test_history_scripts.py compares with the script.
+`edge_server.Server` computes the expected values with serving's own code.
 """
 
 import json
-import struct
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any, Final
 
 import edge_node
-import numpy as np
 import pytest
+from edge_server import NOW_US, Server
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.declaration_strategy import AT_US, WORDS, declarations
 
-from fraud.core.contract import MAX_FUTURE_SKEW_US, US_PER_DAY
-from fraud.core.daily import Snapshot, Table
+from fraud.core.contract import US_PER_DAY
 from fraud.core.declaration import Declaration
 from fraud.core.declaration_types import CategoryColumn, Column, FlagColumn, NumberColumn
-from fraud.core.history import Layout
 from fraud.core.plan import Plan
-from fraud_serving.request import RequestType, ValidTransaction
-from fraud_serving.schema import ContractError
-from fraud_serving.scoring.inputs import Inputs
-from fraud_serving.scoring.reads import ReadPlan, Reads, fill
-from fraud_serving.store.commands import PublishedSnapshot
+from fraud.declaration_file import load
 
 pytestmark = pytest.mark.skipif(bool(edge_node.MISSING), reason=edge_node.MISSING)
-NOW_US: Final = AT_US + 100 * US_PER_DAY
+CASES: Final = json.loads((edge_node.ROOT / "tests/contract_rows.json").read_text())
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SPANS: Final = (0, 90, 900, 3_600, 129_600, 604_800, 2_592_000, 7_776_000)
 """Lengths of windows (s), so that events lie at their edges."""
@@ -40,81 +33,6 @@ _SPANS: Final = (0, 90, 900, 3_600, 129_600, 604_800, 2_592_000, 7_776_000)
 def browser() -> Iterator[edge_node.Features]:
     with edge_node.features() as found:
         yield found
-
-
-class Store:
-    """The histories of one version, as append_event.lua keeps them."""
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[str, str], list[tuple[str, int, bytes, int]]] = {}
-        """(layout, entity id) -> (transaction id, event time, record, newest before) in order of sequence."""
-
-    def append(self, layout: Layout, entity_id: str, name: str, event_us: int, record: bytes) -> list[Any]:
-        """The reply of the script."""
-        kept = self._kept.setdefault((layout.id, entity_id), [])
-        newest = max((time for _, time, _, _ in kept), default=0)
-        for i, (other, _, _, before) in enumerate(kept):
-            if other == name:
-                return [i, before, 1, self._records(layout, kept[:i])]
-        reply = [len(kept), newest, 0, self._records(layout, kept)]
-        if event_us >= newest - layout.keep_us:
-            kept.append((name, event_us, record, newest))
-        return reply
-
-    def _records(self, layout: Layout, kept: list[tuple[str, int, bytes, int]]) -> bytes:
-        return b"".join(record for _, _, record, _ in kept[-layout.max_events :])
-
-
-class Published:
-    """A snapshot of each table that has always been published."""
-
-    def at(self, table: Table, at_us: int | None) -> PublishedSnapshot:
-        return PublishedSnapshot(table, Snapshot(0, "0-a", list(table.empty)))
-
-
-class Server:
-    """What one version's server computes for payments, one after the other."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan, self._requests = plan, RequestType(plan, None)
-        self._reads = ReadPlan(plan, None, self._requests)
-        self._inputs = Inputs(plan, self._requests.production, self._reads)
-        self._store = Store()
-
-    def answer(self, sent: dict[str, Any], daily: dict[str, dict[str, float | None]]) -> dict[str, Any]:
-        """In the form of `edge_node.Features.of`; without the reason of a refusal."""
-        try:
-            request = self._requests.parse(json.dumps(sent).encode())
-            found = self._requests.validated(request, NOW_US + MAX_FUTURE_SKEW_US)
-        except ContractError as error:
-            return {"field": error.field}
-        reads, commands = self._reads.commands(found, Published())  # type: ignore[arg-type]
-        if commands:
-            fill(reads, [self._reply(slot, found, reads, daily) for slot in reads.sent])
-        features = self._inputs.features(found, found.values, reads)
-        base = self._inputs.base_values(found, found.values, features.values)
-        vector = np.zeros(len(self._plan.vector.names), dtype="<f4")
-        self._plan.vector.row(vector, base)
-        return {
-            "base": struct.pack(f"<{len(base)}d", *(float("nan") if v is None else v for v in base)).hex(),
-            "vector": vector.tobytes().hex(),
-            "history": features.source, "degraded": features.store_failed, "repeated": features.repeated,
-            "categories": self._inputs.categories(found.values),
-        }  # fmt: skip
-
-    def _reply(
-        self, slot: int, found: ValidTransaction, reads: Reads, daily: dict[str, dict[str, float | None]]
-    ) -> Any:
-        windows = self._plan.windows
-        if slot >= len(windows):
-            table = next(of for of in self._plan.tables if self._reads.rows[of.id] == slot)
-            row = daily.get(table.entity)
-            return None if row is None else table.pack([row[name] for name in table.names])
-        layout = next(of.layout for of in windows if self._reads.appends[of.layout.id] == slot)
-        event_us = found.event_us or 0
-        record = layout.packer.pack(event_us, *reads.own[slot])
-        entity_id = found.values[self._requests.production.names.index(layout.id_column)]
-        return self._store.append(layout, entity_id, found.transaction_id or "", event_us, record)
 
 
 def _texts(texts: tuple[str, ...]) -> st.SearchStrategy[str]:
@@ -201,3 +119,37 @@ def test_features_of_drawn_payments_have_the_bits_of_serving(
 
 def _enters(payment: dict[str, Any]) -> bool:
     return payment.get("transaction_id") is not None and payment.get("event_timestamp") is not None
+
+
+def contract_row(name: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """A row of tests/contract_rows.json as it is sent."""
+    return CASES["good"] | {"transaction_id": f"one-contract {name}"} | changes
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Declaration:
+    """The shipped declaration with categories as training finds them."""
+    declaration = load(Path(edge_node.ROOT / "feature_repo/features.yaml"))
+    return declaration.resolved(dict.fromkeys(declaration.to_learn, ("GB", "other")))
+
+
+@pytest.mark.parametrize("name", CASES["accepted"])
+def test_a_valid_row_is_read_as_at_every_other_entry_point(
+    browser: edge_node.Features, shipped: Declaration, name: str
+) -> None:
+    case = CASES["accepted"][name]
+    row = {"transaction": contract_row(name, case["changes"]), "history": [], "daily": {}}
+    [found] = browser.of(json.loads(shipped.canonical()), NOW_US, [row])
+    names = ["user_id", "merchant_id", "amount", *sorted(shipped.columns)]
+    read = dict(zip(names, found["payment"]["values"], strict=True)) | {"event_us": found["payment"]["eventUs"]}
+    assert {field: read[field] for field in case["kept"]} == case["kept"]
+
+
+@pytest.mark.parametrize("name", CASES["refused"])
+def test_an_invalid_row_is_refused_naming_the_field(
+    browser: edge_node.Features, shipped: Declaration, name: str
+) -> None:
+    changes = CASES["refused"][name]
+    row = {"transaction": contract_row(name, changes), "history": [], "daily": {}}
+    [found] = browser.of(json.loads(shipped.canonical()), NOW_US, [row])
+    assert [found["field"]] == [*changes], found
