@@ -27,6 +27,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -238,6 +239,25 @@ def _typed(plan: Plan, base: dict[str, float | int | None]) -> Sequence[float | 
     return [*first, *(int(base[of.name] or 0) if of.categories else base[of.name] for of in others)]
 
 
+def check_comparison(plan: Plan, rows: Path, answers: Path, records: dict[str, dict[str, Any]]) -> None:
+    """Falsify one value of each kind in copies of the first answers: the comparison must find exactly these."""
+    with rows.open() as given, answers.open() as got:
+        few, found = list(islice(given, 4)), [json.loads(text) for text in islice(got, 4)]
+    found[0]["probability"] = float(np.nextafter(np.float32(found[0]["probability"]), np.float32(1)))
+    found[1]["is_fraud"] = not found[1]["is_fraud"]
+    name = next(name for name, value in found[2]["features"].items() if isinstance(value, float))
+    found[2]["features"][name] = float(np.nextafter(found[2]["features"][name], np.inf))
+    found[3]["vector"] = found[3]["vector"][:-1] + ("1" if found[3]["vector"][-1] == "0" else "0")
+    falsified = answers.with_name("falsified.jsonl")
+    falsified.write_text("".join(json.dumps(row) + "\n" for row in found))
+    few_rows = answers.with_name("few.jsonl")
+    few_rows.write_text("".join(few))
+    counts = compare(plan, few_rows, falsified, records)
+    kinds = ("features", "vectors", "probabilities", "verdicts")
+    if [counts[kind] for kind in kinds] != [1, 1, 1, 1]:
+        raise SystemExit(f"the comparison does not find what was falsified: {counts}")
+
+
 def level(home: Path, made: World, order: NDArray[np.int64], rows: Path, files: tuple[bytes, bytes]) -> dict[str, Any]:
     """Score, compare and measure one level."""
     home.mkdir()
@@ -252,6 +272,7 @@ def level(home: Path, made: World, order: NDArray[np.int64], rows: Path, files: 
     if run.returncode:
         raise SystemExit(f"bench.mjs: {run.stderr[-2000:]}")
     browser = json.loads(run.stdout)
+    check_comparison(plan, rows, answers, records)
     some = made.vectors[made.scored[:BATCH]]
     native = {
         "one_ms": median_ms(lambda: model.probabilities(some[:1]), 2_000),
