@@ -54,7 +54,8 @@ def golden_json(
         }
         for row, values, vector, answer in zip(rows, base, vectors.astype(np.float64).tolist(), answers, strict=True)
     ]  # fmt: skip
-    return json.dumps({"format": FORMAT, "tolerance": tolerance, "now_us": NOW_US, "rows": found}).encode()
+    content = {"format": FORMAT, "tolerance": tolerance, "now_us": NOW_US, "rows": found}
+    return json.dumps(content, allow_nan=False).encode()
 
 
 def _base_values(plan: Plan, row: Row, default: Daily) -> list[float | int | None]:

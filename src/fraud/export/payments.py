@@ -55,10 +55,15 @@ class _Drawing:
 
     def _short(self) -> list[Row]:
         """The six fields of the short request, with and without its optional ones."""
-        short = {
-            "amount": 4999.99, short_request.CATEGORY: "electronics", "hour_of_day": 3, "day_of_week": 2,
-            short_request.VELOCITY: 12.0, short_request.DISTANCE: 850.5,
-        }  # fmt: skip
+        short: Payment = {"amount": 4999.99, "hour_of_day": 3, "day_of_week": 2, short_request.VELOCITY: 12.0}
+        declared = self._plan.declaration.columns
+        if isinstance(declared.get(short_request.CATEGORY), CategoryColumn | None):
+            short[short_request.CATEGORY] = "electronics"
+        distance = declared.get(short_request.DISTANCE)
+        if distance is None:
+            short[short_request.DISTANCE] = 850.5
+        elif isinstance(distance, NumberColumn):
+            short[short_request.DISTANCE] = min(distance.max, max(distance.min, 850.5))
         least = {"amount": 0.00006, "hour_of_day": 23, "day_of_week": 6}
         return [Row(short, None, None), Row(least, None, None), Row({**least, "amount": 1e9}, None, None)]
 
