@@ -16,7 +16,7 @@ const common = { bundle: true, format: "esm", target: "es2022", legalComments: "
 /** The sources of a folder, by name without ending. */
 function entries(folder, ending) {
   const names = readdirSync(folder).filter((name) => name.endsWith(ending));
-  return Object.fromEntries(names.map((name) => [name.slice(0, -ending.length), join(folder, name)]));
+  return Object.fromEntries(names.map((name) => [name.slice(0, -3), join(folder, name)]));
 }
 
 for (const folder of ["dist", "build"]) {
@@ -58,7 +58,7 @@ await build({
 });
 await build({
   ...common,
-  entryPoints: entries("test", ".ts"),
+  entryPoints: { ...entries("test", ".test.ts"), ...entries("test", ".chromium.ts") },
   outdir: "build/test",
   outExtension: { ".js": ".mjs" },
   platform: "node",

@@ -80,7 +80,7 @@ class Page {
 
   private readPaymentText(): void {
     const found = parsed(this.paymentText.value);
-    if (typeof found !== "object" || found === null || Array.isArray(found)) {
+    if (!isObject(found)) {
       this.valid = false;
       this.refuse(`payment: expected a JSON object${found instanceof Error ? `: ${found.message}` : ""}`, "");
       return;
@@ -124,7 +124,7 @@ class Page {
   private readDailyText(): void {
     const written = this.dailyText.value.trim();
     const found = written === "" ? null : parsed(written);
-    const valid = found === null || (typeof found === "object" && !(found instanceof Error) && !Array.isArray(found));
+    const valid = found === null || isObject(found);
     show(byId("daily-fault", HTMLElement), valid ? "" : "Expected a JSON object: entity, feature, number or null.");
     this.daily = valid ? (found as Daily | null) : null;
     this.refresh();
@@ -248,6 +248,12 @@ class Page {
   }
 }
 
+/** Whether a parsed text is a JSON object. */
+function isObject(found: unknown): boolean {
+  return typeof found === "object" && found !== null && !Array.isArray(found) && !(found instanceof Error);
+}
+
+/** The JSON of a text, or the error. */
 function parsed(written: string): unknown {
   try {
     return JSON.parse(written) as unknown;

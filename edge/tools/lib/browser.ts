@@ -58,13 +58,14 @@ export function chromiumPath(): string | null {
   return process.env["CHROMIUM"] ?? found ?? null;
 }
 
-export async function launch(): Promise<Browser> {
+/** Starts Chromium. Throws an Error where it is not installed. */
+export async function launch(more: readonly string[] = []): Promise<Browser> {
   const executablePath = chromiumPath();
   if (executablePath === null) {
     throw new Error("chromium is not installed (Debian: chromium); set CHROMIUM to its path");
   }
   // --no-sandbox: Chromium's sandbox does not start for root. Only pages of loopback are loaded.
-  return chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-dev-shm-usage"] });
+  return chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-dev-shm-usage", ...more] });
 }
 
 /** The requests of a browser context: those to other hosts than loopback are aborted. */
@@ -74,16 +75,17 @@ export class Requests {
   readonly aborted: string[] = [];
 }
 
-/** A context of its own cache and storage. */
+/** A context of its own cache and storage. `loopback`: host names that this browser resolves to loopback. */
 export async function isolated(
   browser: Browser,
   options: BrowserContextOptions = {},
+  loopback: readonly string[] = [],
 ): Promise<{ context: BrowserContext; requests: Requests }> {
   const context = await browser.newContext(options);
   const requests = new Requests();
   await context.route("**/*", async (route) => {
     const { hostname, protocol } = new URL(route.request().url());
-    if (["127.0.0.1", "localhost", "[::1]"].includes(hostname) || ["data:", "blob:"].includes(protocol)) {
+    if (["127.0.0.1", "localhost", "[::1]", ...loopback].includes(hostname) || ["data:", "blob:"].includes(protocol)) {
       requests.loopback++;
       await route.continue();
     } else {

@@ -46,12 +46,12 @@ def read(folder: Path) -> dict[str, bytes]:
     if format_ != _FORMAT or "index.html" not in stated:
         got = f"format {format_} with the files {', '.join(sorted(stated))}"
         raise BadExportError(f"{folder / MANIFEST}: expected a web export of format {_FORMAT}, got {got}")
+    if outside := [name for name in stated if Path(name).name != name]:
+        raise BadExportError(f"{folder / MANIFEST}: expected names of files in the folder, got {outside[0]!r}")
     if sum(size for _, size in stated.values()) > _LARGEST_BYTES:
         raise BadExportError(f"{folder}: expected at most {_LARGEST_BYTES} bytes in all")
     files = {MANIFEST: manifest}
     for name, (expected, size) in stated.items():
-        if Path(name).name != name:
-            raise BadExportError(f"{folder / MANIFEST}: expected names of files in the folder, got {name!r}")
         data = _bytes_of(folder / name, size)
         if (got := sha256(data).hexdigest()) != expected:
             raise BadExportError(f"{folder / name}: expected sha256 {expected}, got {got} of {len(data)} bytes")
