@@ -137,8 +137,8 @@ def test_every_level_ranks_better_than_chance(level: Level, fitted: Fitted) -> N
 
 
 _SCRIPT = """
-import hashlib, sys
-sys.path.insert(0, sys.argv[1])
+import hashlib, pathlib, sys
+sys.path[:0] = [sys.argv[1], str(pathlib.Path(sys.argv[1]).parents[2])]
 from test_ladder import LATER, LEVELS, PARAMS, QUICK, TRAIN, sample
 train, params = (sample(60_000, 4), PARAMS) if sys.argv[2] == "large" else (TRAIN, QUICK)
 for level in LEVELS:
