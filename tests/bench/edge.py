@@ -301,9 +301,7 @@ def main() -> None:
     if len(scored) < given.rows:
         raise SystemExit(f"{len(scored):,} payments after the warm-up; give more --users or --days")
     chosen, order = set(scored[-given.rows :]), arrival(made)
-    versions = {
-        n: files for n, files in edge_world.versions(made, quick=given.quick).items() if int(n[0]) in given.levels
-    }
+    versions = edge_world.versions(made, given.levels, quick=given.quick)
     found = {}
     with tempfile.TemporaryDirectory(prefix="fraud-bench-") as name:
         home = Path(name)
@@ -339,7 +337,11 @@ def show(title: str, of: dict[str, Any]) -> None:
 
 
 def report(found: dict[str, dict[str, Any]]) -> None:
-    """Write build/bench/edge.json."""
+    """Write build/bench/edge.json. Levels that another run measured are kept."""
+    target = ROOT / "build/bench/edge.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        found = json.loads(target.read_text())["contenders"] | found
     worst = {
         "download_bytes": max(of["browser"]["download_bytes"] for of in found.values()),
         "ready_ms": max(statistics.median(of["browser"]["ready_ms"]) for of in found.values()),
@@ -351,8 +353,6 @@ def report(found: dict[str, dict[str, Any]]) -> None:
         sum(of["differing"][n] for of in found.values() for n in of["differing"] if n not in ("rows", "degraded"))
     )
     ratios["requests_off_loopback"] = float(sum(of["browser"]["refused_requests"] for of in found.values()))
-    target = ROOT / "build/bench/edge.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
     machine = platform.processor() or platform.machine()
     target.write_text(json.dumps({"machine": machine, "contenders": found, "ratios": ratios}, indent=1))
     print(json.dumps(ratios, indent=1))
