@@ -35,7 +35,7 @@ def write(folder: Path, version: str, model: bytes, serving: bytes) -> None:
 
 
 def payments() -> list[dict[str, Any]]:
-    """Nine payments of a user in the order in which they come in, not in that of their times."""
+    """Nine payments of a user in the order of their arrival, not in that of their times."""
     return [
         {
             "transaction_id": f"g-{i}", "user_id": "g-user", "merchant_id": f"g-m{i % 3}", "amount": 10.03125 * (i + 1),
