@@ -58,16 +58,17 @@ $(VENV)/ml/.ready: requirements/ml.txt requirements/torch.txt requirements/test.
 	$(UV) pip install --quiet --no-deps --python $(@D)/bin/python --editable .
 	@touch $@
 
-# The browser scorer needs Node 20 or later. Without it everything else works, and its tests and its export are skipped.
+# The browser scorer needs Node 20 or later and npm. Without them, or with EDGE=no, everything else works, and its tests and the
+# export for browsers are skipped with a message.
 NODE_MAJOR := $(shell node --version 2>/dev/null | sed 's/^v//; s/\..*//')
-HAS_NODE := $(shell [ "$(or $(NODE_MAJOR),0)" -ge 20 ] 2>/dev/null && echo yes)
+HAS_NODE := $(if $(filter no,$(EDGE)),,$(shell [ "$(or $(NODE_MAJOR),0)" -ge 20 ] && command -v npm >/dev/null && echo yes))
 EDGE_SOURCES := $(wildcard edge/*.mjs edge/*.json edge/*.txt edge/src/* edge/page/* edge/test/* edge/tools/*.ts edge/tools/lib/*)
 
 edge: $(if $(HAS_NODE),edge/node_modules/.built) ## build the browser scorer and the what-if page, where Node 20 or later is installed
-	@$(if $(HAS_NODE),:,echo "edge: skipped, the browser scorer needs Node 20 or later (Debian: nodejs, npm); found $(or $(NODE_MAJOR),none)")
+	@$(if $(HAS_NODE),:,echo "edge: skipped; the browser scorer needs Node 20 or later and npm (Debian: nodejs, npm), found Node: $(or $(NODE_MAJOR),none)")
 
 edge/node_modules/.ready: edge/package-lock.json edge/.npmrc
-	cd edge && npm ci --silent
+	cd edge && npm ci --silent || { echo "edge: npm ci failed; EDGE=no sets up everything but the browser scorer" >&2; exit 1; }
 	@touch $@
 
 edge/node_modules/.built: edge/node_modules/.ready $(EDGE_SOURCES)
@@ -169,6 +170,7 @@ lint: setup secret-scan ## check format, rules, types (Python and TypeScript), s
 	MYPYPATH=plugins $(VENV)/tools/bin/mypy --python-executable $(VENV)/airflow/bin/python plugins dags
 	$(if $(HAS_NODE),cd edge && npm run --silent lint)
 	@git ls-files -z '*.sh' .ci/run | xargs -0 -r $(VENV)/tools/bin/shellcheck
+	@! grep -n '"resolved"' edge/package-lock.json || { echo "edge/package-lock.json names a registry; see edge/.npmrc" >&2; exit 1; }
 	@! git grep -nIE '^(-i|-f|--(extra-)?index-url|--find-links)\b' -- 'requirements/*' 'services/*/requirements*' || \
 	  { echo "a requirements file names an index; configure indexes outside of the repository" >&2; exit 1; }
 

@@ -127,17 +127,11 @@ export class Comparison {
       ["version", own.model_version, server.model_version],
       ["history", own.history, server.history],
     ];
-    const equal = rows.slice(0, 4).every(([, a, b]) => Object.is(a, b));
-    const difference = Math.abs(own.fraud_probability - server.fraud_probability);
+    const differing = rows.slice(0, 4).filter(([, a, b]) => !Object.is(a, b));
+    const equal = differing.length === 0;
     const verdict = equal
       ? element("p", { class: "equal" }, "Equal, bit for bit.")
-      : element(
-          "p",
-          { class: "unequal" },
-          Number.isFinite(difference) && difference > 0
-            ? `Different: probability by ${difference.toPrecision(3)}.`
-            : "Different.",
-        );
+      : element("p", { class: "unequal" }, `Different: ${differing.map(([name]) => name).join(", ")}.`);
     const hint =
       equal || own.history !== "store"
         ? ""

@@ -1,6 +1,7 @@
 /** The controls of a payment: one for each declared column, so that a new feature needs no change of the page. */
 
 import type { DeclaredColumn, Scorer, Transaction, Value } from "../src/public.ts";
+import { VELOCITY, VELOCITY_FEATURE } from "../src/shortRequest.ts";
 import { element } from "./dom.ts";
 
 /** Range of the slider of the amount, USD; the field next to it takes any amount. */
@@ -30,6 +31,7 @@ export class Controls {
       amount(change),
       hour(change),
       weekday(change),
+      ...(takesVelocity(scorer) ? [velocity(change)] : []),
       ...declared.filter(([, column]) => column.type !== "id").map(([name, column]) => ofColumn(name, column, change)),
     ];
     const texts = ["transaction_id", "user_id", "merchant_id", "event_timestamp"];
@@ -54,6 +56,11 @@ export class Controls {
       control.wrong(control.fields.includes(field));
     }
   }
+}
+
+/** Whether a payment without a user can give the number of payments in the hour before. */
+export function takesVelocity(scorer: Scorer): boolean {
+  return Object.values(scorer.groups).some((inputs) => inputs.includes(VELOCITY_FEATURE));
 }
 
 /** Hour (UTC) of a payment; null if it states none. */
@@ -154,6 +161,23 @@ function hour(change: Change): Control {
     },
     wrong: marking(slider),
   };
+}
+
+/** The number of payments in the hour before; of a payment with a user it is that of the history. */
+function velocity(change: Change): Control {
+  const most = 30;
+  const control = numeric(
+    VELOCITY,
+    "payments in the hour before",
+    (count) => Math.round((count / most) * STEPS),
+    (place) => Math.round((place / STEPS) * most),
+    change,
+  );
+  const read = (payment: Transaction) => {
+    control.node.hidden = Boolean(payment.user_id);
+    control.read(payment);
+  };
+  return { ...control, read };
 }
 
 /** The weekday; a payment with an event time has that of its time. */

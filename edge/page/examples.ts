@@ -1,6 +1,8 @@
 /** Payments to begin with, built from the declared columns. */
 
 import type { Scorer, Transaction } from "../src/public.ts";
+import { VELOCITY } from "../src/shortRequest.ts";
+import { takesVelocity } from "./controls.ts";
 
 const DAY_MS = 86_400_000;
 
@@ -20,7 +22,8 @@ function ofColumns(scorer: Scorer, seed: number): Partial<Transaction> {
 
 /** A payment without ids, as the handbook's short request. */
 export function short(scorer: Scorer): Transaction {
-  return { amount: 4999.99, hour_of_day: 3, day_of_week: 2, ...ofColumns(scorer, 0) };
+  const velocity = takesVelocity(scorer) ? { [VELOCITY]: 12 } : {};
+  return { amount: 4999.99, hour_of_day: 3, day_of_week: 2, ...velocity, ...ofColumns(scorer, 0) };
 }
 
 /** A payment of a user, and the earlier ones. */

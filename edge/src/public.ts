@@ -60,7 +60,7 @@ export interface Answer {
   history: "store" | "request" | "none";
   /** True if the payment's entities have histories and none were given. */
   degraded: boolean;
-  /** True if the payment's `transaction_id` is in the history. It is scored as if it came in for the first time. */
+  /** True if the payment's `transaction_id` is in the history. It is scored as at its first attempt. */
   repeated: boolean;
   /** The groups with the largest contributions, in descending order; with `explain` only. */
   reasons?: Reason[];

@@ -10,7 +10,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import type { Browser, BrowserContextOptions, Page } from "playwright-core";
-import type { Answer, Load, Transaction } from "../src/public.ts";
+import type { Answer, Daily, Load, Transaction } from "../src/public.ts";
 import { isolated, launch, type Requests, serve } from "../tools/lib/browser.ts";
 
 const FOLDER = process.env["FRAUD_EDGE_FOLDER"] ?? "";
@@ -23,6 +23,7 @@ const REFUSED = "#refused:not([hidden])";
 interface GoldenRow {
   transaction: Transaction;
   history: Transaction[] | null;
+  daily: Daily | null;
   probability: number;
   is_fraud: boolean;
 }
@@ -98,7 +99,7 @@ test("golden payments are scored as the server's code scored them, in an untouch
     const answers = await page.evaluate(async (rows) => {
       const { load } = (await import(new URL("fraud-scorer.js", document.baseURI).href)) as { load: Load };
       const scorer = await load({ base: document.baseURI });
-      return scorer.scoreMany(rows.map(({ transaction, history }) => ({ transaction, history })));
+      return scorer.scoreMany(rows.map(({ transaction, history, daily }) => ({ transaction, history, daily })));
     }, golden);
     assert.deepEqual(
       answers.map((answer: Answer) => [answer.fraud_probability, answer.is_fraud]),
@@ -244,7 +245,7 @@ test("a change of a control changes probability, reasons and curves at once", as
 test("a pasted payment and history are scored; an invalid one is named and the old score is not shown as its own", async () => {
   await onFileServer(async (page) => {
     await page.locator("summary", { hasText: "As JSON" }).click();
-    const last = golden[8];
+    const last = golden.at(-1);
     assert.ok(last);
     await page.locator("#history").fill(JSON.stringify(last.history));
     await page.locator("#payment").fill(JSON.stringify(last.transaction));
@@ -283,7 +284,7 @@ test("under /what-if/ the page compares with the server's answer, alone and with
     await page.locator("#server-state").filter({ hasText: "The server serves the same model" }).waitFor();
     await page.locator("#compare").click();
     await page.locator("#comparison .equal").waitFor();
-    const last = golden[8];
+    const last = golden.at(-1);
     assert.ok(last);
     await page.locator("summary", { hasText: "As JSON" }).click();
     await page.locator("#history").fill(JSON.stringify(last.history));
@@ -297,6 +298,32 @@ test("under /what-if/ the page compares with the server's answer, alone and with
     await page.locator("#comparison .equal").waitFor();
     assert.match(await textOf(page, "#comparison"), /history\s+store\s+store/);
     assert.deepEqual(violations, []);
+  });
+});
+
+test("the reasons are those of the server", { skip: SERVING === "" }, async () => {
+  await opened(`${SERVING}/what-if`, async (page) => {
+    const payments: Transaction[] = [2_000, 4.5, 12_000].map((amount, i) => ({
+      amount,
+      hour_of_day: 3 + i,
+      day_of_week: 6 - i,
+      transaction_velocity: 7 * i,
+    }));
+    const found = await page.evaluate(async (rows) => {
+      const { load } = (await import(new URL("fraud-scorer.js", document.baseURI).href)) as { load: Load };
+      const scorer = await load({ base: document.baseURI });
+      const server: unknown[] = [];
+      const own: unknown[] = [];
+      for (const row of rows) {
+        const headers = { "content-type": "application/json" };
+        const response = await fetch("../predict?explain=true", { method: "POST", headers, body: JSON.stringify(row) });
+        const { prediction_id: _, ...answer } = (await response.json()) as Answer & { prediction_id: string };
+        server.push(answer);
+        own.push(await scorer.score(row, null, null, { explain: true }));
+      }
+      return { server, own };
+    }, payments);
+    assert.deepEqual(found.own, found.server);
   });
 });
 

@@ -91,7 +91,7 @@ test("a repeated id counts once, a late event is not added, and the bound counts
   assert.equal(values(of, { transaction: now, history: nine })["n"], 8);
 });
 
-test("a payment that is in its history is scored with what came before it", () => {
+test("a payment that is in its history is scored with the events before it", () => {
   const of = plan([ofWindow("n", "count", "7d")]);
   const history = [payment("a", 0), payment("b", 1), payment("c", 2)];
   const found = of.compute({ transaction: payment("b", 1), history });

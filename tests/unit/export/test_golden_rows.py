@@ -73,7 +73,7 @@ def test_a_repeated_payment_counts_once_and_one_that_is_too_old_does_not() -> No
     assert found == {"transaction_velocity_1h": 1.0, "avg_amount_7d": 1.0, "unique_merchants_30d": 1.0}
 
 
-def test_a_payment_that_is_in_the_history_has_what_came_before_it() -> None:
+def test_a_payment_that_is_in_the_history_has_only_the_events_before_it() -> None:
     found = features(payment(1, -60, amount=1.0), payment(0, 0), payment(2, -30, amount=9.0))
     assert found == {"transaction_velocity_1h": 1.0, "avg_amount_7d": 1.0, "unique_merchants_30d": 1.0}
 
