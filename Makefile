@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup lock system demo start down drill status follow up ps logs stop smoke images standins secrets rolling-restart backup restore
-.PHONY: test test-slow test-long lint docs secret-scan audit clean
+.PHONY: test test-slow test-long lint docs secret-scan audit clean edge
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -25,7 +25,7 @@ endif
 help: ## list the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-setup: $(VENV)/airflow/.ready $(VENV)/ml/.ready $(VENV)/serving/.ready $(VENV)/tools/.audit ## install the three environments from their lock files
+setup: $(VENV)/airflow/.ready $(VENV)/ml/.ready $(VENV)/serving/.ready $(VENV)/tools/.audit edge ## install the three environments from their lock files, build the browser scorer
 
 lock: $(UV) ## update the lock files from the .in files
 	$(VENV)/tools/bin/python requirements/lock.py
@@ -56,6 +56,23 @@ $(VENV)/ml/.ready: requirements/ml.txt requirements/torch.txt requirements/test.
 	$(INSTALL) $(@D)/bin/python -r requirements/ml.txt -r requirements/test.txt
 	$(INSTALL_TORCH)
 	$(UV) pip install --quiet --no-deps --python $(@D)/bin/python --editable .
+	@touch $@
+
+# The browser scorer needs Node 20 or later and npm. Without them, or with EDGE=no, everything else works, and its tests and the
+# export for browsers are skipped with a message.
+NODE_MAJOR := $(shell node --version 2>/dev/null | sed 's/^v//; s/\..*//')
+HAS_NODE := $(if $(filter no,$(EDGE)),,$(shell [ "$(or $(NODE_MAJOR),0)" -ge 20 ] && command -v npm >/dev/null && echo yes))
+EDGE_SOURCES := $(wildcard edge/*.mjs edge/*.json edge/*.txt edge/src/* edge/page/* edge/test/* edge/tools/*.ts edge/tools/lib/*)
+
+edge: $(if $(HAS_NODE),edge/node_modules/.built) ## build the browser scorer and the what-if page, where Node 20 or later is installed
+	@$(if $(HAS_NODE),:,echo "edge: skipped; the browser scorer needs Node 20 or later and npm (Debian: nodejs, npm), found Node: $(or $(NODE_MAJOR),none)")
+
+edge/node_modules/.ready: edge/package-lock.json edge/.npmrc
+	cd edge && npm ci --silent || { echo "edge: npm ci failed; EDGE=no sets up everything but the browser scorer" >&2; exit 1; }
+	@touch $@
+
+edge/node_modules/.built: edge/node_modules/.ready $(EDGE_SOURCES)
+	cd edge && node build.mjs
 	@touch $@
 
 system: ## install Java, Prometheus and Alertmanager from system packages if they are missing
@@ -142,16 +159,18 @@ test-slow: setup system ## run the tests that take minutes
 test-long: setup system ## run the retraining loop end to end, about ten minutes
 	@$(VENV)/ml/bin/python tests/run.py --long
 
-bench-%: setup ## run one benchmark: features, daily, online_memory, serving, batch, training, drift; ARGS= are its arguments
+bench-%: setup ## run one benchmark: features, daily, online_memory, serving, batch, training, drift, edge; ARGS= are its arguments
 	$(VENV)/ml/bin/python tests/bench/$*.py $(ARGS)
 
-lint: setup secret-scan ## check format, rules, types, shell scripts, lock files and secrets
+lint: setup secret-scan ## check format, rules, types (Python and TypeScript), shell scripts, lock files and secrets
 	$(VENV)/tools/bin/ruff format --check .
 	$(VENV)/tools/bin/ruff check .
 	$(VENV)/tools/bin/mypy --python-executable $(VENV)/ml/bin/python src
 	MYPYPATH=src:services/serving/src $(VENV)/tools/bin/mypy --python-executable $(VENV)/serving/bin/python services/serving/src
 	MYPYPATH=plugins $(VENV)/tools/bin/mypy --python-executable $(VENV)/airflow/bin/python plugins dags
+	$(if $(HAS_NODE),cd edge && npm run --silent lint)
 	@git ls-files -z '*.sh' .ci/run | xargs -0 -r $(VENV)/tools/bin/shellcheck
+	@! grep -n '"resolved"' edge/package-lock.json || { echo "edge/package-lock.json names a registry; see edge/.npmrc" >&2; exit 1; }
 	@! git grep -nIE '^(-i|-f|--(extra-)?index-url|--find-links)\b' -- 'requirements/*' 'services/*/requirements*' || \
 	  { echo "a requirements file names an index; configure indexes outside of the repository" >&2; exit 1; }
 
@@ -159,7 +178,7 @@ lint: setup secret-scan ## check format, rules, types, shell scripts, lock files
 secret-scan: $(VENV)/tools/.audit ## search tracked files for secrets; .secrets.baseline lists known false findings
 	@mkdir -p build && cp .secrets.baseline build/secrets.baseline
 	@$(VENV)/tools/bin/detect-secrets-hook --baseline build/secrets.baseline \
-	  $$(git ls-files -- . ':!requirements/*.txt' ':!services/*/requirements.txt' ':!infra/grafana/dashboards/*' ':!.secrets.baseline') \
+	  $$(git ls-files -- . ':!requirements/*.txt' ':!services/*/requirements.txt' ':!edge/package-lock.json' ':!infra/grafana/dashboards/*' ':!.secrets.baseline') \
 	  || [ $$? -eq 3 ] || { echo "see docs/threat-model.md, \"Secrets in the repository\"" >&2; exit 1; }
 
 audit: $(VENV)/tools/.audit ## list known vulnerabilities of the locked packages, from PyPI's service

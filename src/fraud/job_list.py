@@ -55,7 +55,10 @@ JOBS: Final[dict[str, Job]] = {
         "fraud.registry.expire_waivers", "roll back the production version if its waiver has expired"
     ),
     "production-version": Job("fraud.registry.production_version", "print the number of the production version"),
-    "history": Job("fraud.registry.history", "verify and print the promotion history"),
+    "history": Job("fraud.registry.history", "verify and print the promotion history, with the exports"),
+    "export": Job(
+        "fraud.export.export", "write a version to a folder for browsers or for ONNX Runtime on a device, and record it"
+    ),
     "lineage": Job("fraud.audit.version_tree", "print the inputs, gates, decisions and scores of a version as a tree"),
     "compare": Job("fraud.training.compare", "compare two versions on one holdout and write an HTML report"),
     "receipt": Job("fraud.audit.receipt", "print the model, commit, data, run, gates and approver behind one answer"),

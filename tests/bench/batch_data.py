@@ -118,7 +118,7 @@ def write_model(folder: Path, plan: Plan) -> tuple[ModelArtifact, Path]:
         path, python_model=str(Path(__file__).with_name("batch_pyfunc.py")), signature=signature,
         artifacts={"model": str(folder / "model.onnx")}, pip_requirements=["onnxruntime"],
     )  # fmt: skip
-    return ModelArtifact("1", "bench", data, "bench", plan.hash, 0.5, plan), path
+    return ModelArtifact("1", "bench", data, "bench", plan.hash, 0.5, plan, b"", ""), path
 
 
 def _trees(plan: Plan) -> Fitted:

@@ -43,7 +43,7 @@ WEEK: Final = [str(LAST - dt.timedelta(days=back)) for back in reversed(range(7)
 REFERENCE: Final = "2026-01-31"
 PLAN: Final = batch_data.plan_of(batch_data.THREE)
 INPUTS: Final = compared(PLAN)
-VERSION: Final = ModelArtifact("1", "bench", b"", "bench", PLAN.hash, 0.5, PLAN)
+VERSION: Final = ModelArtifact("1", "bench", b"", "bench", PLAN.hash, 0.5, PLAN, b"", "")
 
 
 def context_of(home: Path) -> Context:

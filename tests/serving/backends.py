@@ -48,22 +48,25 @@ def build(folder: Path, declared: str, bias: float) -> None:
     declaration = load(ROOT / declared)
     plan = Plan(declaration.resolved({name: LEARNT[name] for name in declaration.to_learn}))
     names = plan.vector.names
-    weights = np.zeros((len(names), 1), dtype=np.float32)
+    weights = np.zeros((len(names), 1), dtype=np.float64)
     for name, weight in {**WEIGHTS, **(OF_ENTITIES if declared == ENTITIES else {})}.items():
         weights[names.index(name)] = weight
     graph = helper.make_graph(
         [
-            helper.make_node("MatMul", ["features", "weights"], ["weighted"]),
+            # In float64, as the graphs of the ladder, so that a browser computes the same bits.
+            helper.make_node("Cast", ["features"], ["wide"], to=TensorProto.DOUBLE),
+            helper.make_node("MatMul", ["wide", "weights"], ["weighted"]),
             helper.make_node("Add", ["weighted", "bias"], ["logit"]),
             helper.make_node("Sigmoid", ["logit"], ["column"]),
-            helper.make_node("Reshape", ["column", "flat"], ["fraud_probability"]),
+            helper.make_node("Cast", ["column"], ["narrow"], to=TensorProto.FLOAT),
+            helper.make_node("Reshape", ["narrow", "flat"], ["fraud_probability"]),
         ],
         "tiny",
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, len(names)])],
         [helper.make_tensor_value_info("fraud_probability", TensorProto.FLOAT, [None])],
         [
             numpy_helper.from_array(weights, "weights"),
-            numpy_helper.from_array(np.array([bias], dtype=np.float32), "bias"),
+            numpy_helper.from_array(np.array([bias], dtype=np.float64), "bias"),
             numpy_helper.from_array(np.array([-1], dtype=np.int64), "flat"),
         ],
     )
@@ -71,7 +74,7 @@ def build(folder: Path, declared: str, bias: float) -> None:
     onnx.checker.check_model(model)
     data = model.SerializeToString(deterministic=True)
     vectors = np.random.default_rng(3).uniform(0, 100, (8, len(names))).astype(np.float32)
-    logits = vectors.astype(np.float64) @ weights.astype(np.float64) + bias
+    logits = vectors.astype(np.float64) @ weights + bias
     facts = {
         "model_sha256": sha256(data).hexdigest(), "model_bytes": len(data), "feature_hash": plan.hash,
         "declaration": json.loads(plan.declaration.canonical()),

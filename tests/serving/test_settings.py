@@ -63,7 +63,15 @@ def test_a_wrong_setting_ends_the_start_naming_the_variable_and_no_secret(name: 
 
 
 def test_every_setting_with_a_range_is_tried_out_of_it() -> None:
-    texts = {"model_name", "model_alias", "model_cache", "prediction_log", "mlflow_username", "mlflow_password"}
+    texts = {
+        "model_name",
+        "model_alias",
+        "model_cache",
+        "prediction_log",
+        "what_if",
+        "mlflow_username",
+        "mlflow_password",
+    }
     assert {name.lower() for name in WRONG} - {"ports"} == Settings.model_fields.keys() - texts
 
 

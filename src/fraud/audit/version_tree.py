@@ -61,7 +61,7 @@ def run(config: Config, context: Context) -> Result:
     with registry_errors(), opened(settings) as promotion:
         version = model_versions.named(settings, config.version)
         number, tags = str(version.version), dict(version.tags)
-        history = promotion.history()
+        history = promotion.entries()
         try:
             promotion.verify()
             chain = "history verified"
@@ -186,6 +186,8 @@ def _decisions(number: str, tags: Mapping[str, str], history: Sequence[Recorded]
         if number not in (entry.version, entry.replaced):
             continue
         what = f"{entry.action} to version {entry.version}" + (f" from {entry.replaced}" if entry.replaced else "")
+        if entry.export:
+            what = f"exported for {entry.export.target}, manifest {entry.export.sha256}"
         waiver = entry.waiver
         below = (
             (Node(text=f"waived {', '.join(waiver.gates)} until {waiver.expires}: {waiver.reason}"),) if waiver else ()

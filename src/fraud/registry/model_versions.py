@@ -34,6 +34,9 @@ class ModelArtifact:
     threshold: float
     plan: Plan
     """Compiled from the declaration that the version contains."""
+    serving: bytes
+    """The content of serving.json."""
+    serving_sha256: str
 
 
 def fetch(settings: Settings, version: int | None = None) -> ModelArtifact:
@@ -53,7 +56,8 @@ def fetch(settings: Settings, version: int | None = None) -> ModelArtifact:
     plan = _plan(str(found.version), facts)
     return ModelArtifact(
         version=str(found.version), run_id=found.run_id, model=model, model_sha256=found.tags["model_sha256"],
-        feature_hash=plan.hash, threshold=float(facts["threshold"]), plan=plan,
+        feature_hash=plan.hash, threshold=float(facts["threshold"]), plan=plan, serving=serving,
+        serving_sha256=found.tags["serving_sha256"],
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ alias that changed without a history entry gets the entry of the matching intent
 and the approval's tags are derived again from history and alias.
 
 The history is a hash chain: the hash of an entry covers the entry and the hash before it. `verify` detects changed,
-removed and inserted entries.
+removed and inserted entries. Exports of versions are entries of the same chain; they change no alias.
 """
 
 import json
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 PREVIOUS: Final = "previous"
 STAGING: Final = "staging"
+EXPORT: Final = "export"
+"""The action of an entry that is no change of Production."""
 GENESIS: Final = "0" * 64
 _LOCK_WAIT_S: Final = 60
 _CREATE_TABLES: Final = 0x6672617564
@@ -70,14 +72,25 @@ class Waiver(BaseModel):
     """YYYY-MM-DD: first day on which the waiver is no longer valid."""
 
 
+class Export(BaseModel):
+    """A folder with a version that was made for use outside of the platform."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: str
+    """web or onnx."""
+    sha256: str
+    """sha256 of the folder's manifest.json, which has the sha256 of every other file."""
+
+
 class Entry(BaseModel):
-    """One change of Production."""
+    """One change of Production, or one export."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     intent: str
     action: str
-    """promote, rollback, expire (of a waiver), or observed: the alias was changed without this module."""
+    """promote, rollback, expire (of a waiver), observed (the alias was changed without this module), or export."""
     version: str
     replaced: str | None
     """The production version before; None for the first change."""
@@ -87,6 +100,7 @@ class Entry(BaseModel):
     at: str
     """Time of the request, ISO 8601, UTC."""
     waiver: Waiver | None = None
+    export: Export | None = None
 
 
 class Recorded(BaseModel):
@@ -176,14 +190,19 @@ class Promotion:
             return self._repair(connection)
 
     def history(self) -> list[Recorded]:
-        """All changes, oldest first."""
+        """All changes of Production, oldest first."""
         with _service_errors(), self._engine.connect() as connection:
             return self._history(connection)
 
+    def entries(self) -> list[Recorded]:
+        """All changes and exports, oldest first."""
+        with _service_errors(), self._engine.connect() as connection:
+            return _entries(connection)
+
     def verify(self) -> list[Recorded]:
-        """Verify the hash chain; returns the history. Raises RefusedError with the first changed entry."""
+        """Verify the hash chain; returns all entries. Raises RefusedError with the first changed entry."""
         before = GENESIS
-        recorded = self.history()
+        recorded = self.entries()
         for expected, row in enumerate(recorded, start=1):
             if row.sequence != expected or row.hash != _hash(before, row.sequence, row.entry):
                 raise RefusedError(
@@ -226,9 +245,9 @@ class Promotion:
         return current
 
     def _append(self, connection: sa.Connection, entry: Entry) -> None:
-        history = self._history(connection)
-        before = history[-1].hash if history else GENESIS
-        sequence = len(history) + 1
+        entries = _entries(connection)
+        before = entries[-1].hash if entries else GENESIS
+        sequence = len(entries) + 1
         digest = _hash(before, sequence, entry)
         connection.execute(_HISTORY.insert().values(sequence=sequence, entry=entry.model_dump_json(), hash=digest))
         self._settle(connection, entry.intent)
@@ -268,14 +287,27 @@ class Promotion:
                 self._client.delete_registered_model_alias(MODEL_NAME, STAGING)
             self._repair(connection)
 
+    def record_export(self, version: ModelVersion, made: Export, *, actor: str, reason: str) -> Entry:
+        """Append an export to the chain. Production does not change."""
+        entry = Entry(
+            intent="", action=EXPORT, version=str(version.version), replaced=None,
+            model_sha256=version.tags.get("model_sha256", ""), actor=actor, reason=reason,
+            at=datetime.now(UTC).isoformat(timespec="seconds"), export=made,
+        )  # fmt: skip
+        with _service_errors(), self._locked() as connection:
+            self._append(connection, entry)
+        return entry
+
     def _history(self, connection: sa.Connection) -> list[Recorded]:
-        rows = connection.execute(sa.select(_HISTORY).order_by(_HISTORY.c.sequence))
-        return [
-            Recorded(sequence=row.sequence, entry=Entry.model_validate_json(row.entry), hash=row.hash) for row in rows
-        ]
+        return [row for row in _entries(connection) if row.entry.action != EXPORT]
 
     def _settle(self, connection: sa.Connection, intent: str) -> None:
         connection.execute(_INTENTS.update().where(_INTENTS.c.id == intent).values(settled=True))
+
+
+def _entries(connection: sa.Connection) -> list[Recorded]:
+    rows = connection.execute(sa.select(_HISTORY).order_by(_HISTORY.c.sequence))
+    return [Recorded(sequence=row.sequence, entry=Entry.model_validate_json(row.entry), hash=row.hash) for row in rows]
 
 
 @contextmanager
@@ -308,7 +340,9 @@ def _approval_tags(entry: Entry) -> dict[str, str]:
 
 
 def _hash(before: str, sequence: int, entry: Entry) -> str:
-    link: dict[str, Any] = {"before": before, "sequence": sequence, "entry": entry.model_dump(mode="json")}
+    # Entries from before exports were recorded have no field `export`; their hashes must stay valid.
+    content = entry.model_dump(mode="json", exclude=None if entry.export else {"export"})
+    link: dict[str, Any] = {"before": before, "sequence": sequence, "entry": content}
     return sha256(json.dumps(link, sort_keys=True).encode()).hexdigest()
 
 

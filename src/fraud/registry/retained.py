@@ -1,4 +1,4 @@
-"""Retention of versions: kept are versions with an alias, versions ever in production, and recent versions."""
+"""Retention of versions: kept are versions with an alias, versions ever in production or exported, and recent ones."""
 
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple

@@ -1,8 +1,8 @@
 """Remove data older than its retention: partitions, landed files, model versions never used, their runs and reports.
 
-Never removed: a version that an alias names or that ever was in production, its run, its training set, the features and
-daily tables of its declaration, its data in the DVC remote and its report. Answers and drift, concept and skew reports
-are expired by the jobs that write them (docs/operations.md).
+Never removed: a version that an alias names or that ever was in production or exported, its run, its training set, the
+features and daily tables of its declaration, its data in the DVC remote and its report. Answers and drift, concept and
+skew reports are expired by the jobs that write them (docs/operations.md).
 """
 
 import datetime as dt

@@ -95,6 +95,14 @@ class FastTrees:
         return self._rest.probabilities(self._trees.logits(vectors))
 
 
+def probes(data: bytes) -> NDArray[np.float32]:
+    """Rows with values beside the splits of a model's first node, float32[n, d]; no rows if it is no forest."""
+    columns = OnnxModel(data).columns
+    first = onnx.load_from_string(data).graph.node[0]
+    trees = _forest(first) if first.op_type == "TreeEnsembleRegressor" else None
+    return np.empty((0, columns), np.float32) if trees is None else _beside_splits(trees, columns)
+
+
 def batch_model(data: bytes) -> FastTrees | OnnxModel:
     """FastTrees if the first node of the graph is a forest and probes beside its splits give the same bits
     as in ONNX Runtime; otherwise ONNX Runtime.

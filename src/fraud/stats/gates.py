@@ -55,6 +55,8 @@ class Measured:
     """Expected over observed frauds."""
     slices: tuple[SliceLoss, ...] | None
     onnx_difference: float | None
+    browser_parity: str
+    """What the comparison with the browser's runtime found, or why there was none."""
     latency_us: float | None
     feature_mismatches: int | None
     reasons: dict[str, str]
@@ -98,8 +100,8 @@ def judge(measured: Measured, bounds: Gates) -> tuple[Gate, ...]:
               "an improvement on average must not be a large loss for a group: recall at capacity that a slice lost",
               loss_detail, needs_holdout=True),
         _gate(m, "onnx_parity", m.onnx_difference, "at most", bounds.max_onnx_difference,
-              "the served model must be the measured one",
-              "largest difference to the native model, including rows beside every split"),
+              "the served model must be the measured one, in the browser too",
+              f"largest difference to the native model, including rows beside every split; {m.browser_parity}"),
         _gate(m, "latency", m.latency_us, "at most", bounds.max_latency_us,
               "a customer waits for the answer", "p99 of one row through ONNX Runtime on one thread, in us"),
         _gate(m, "feature_parity", m.feature_mismatches, "at most", 0,

@@ -7,6 +7,7 @@ tags of the version. `fraud train` ends with this evaluation. `fraud evaluate` r
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -26,6 +27,7 @@ from fraud.registry.mlflow_client import ModelVersion, registry_errors
 from fraud.registry.model_versions import MODEL_NAME
 from fraud.registry.promotion_log import opened
 from fraud.registry.training_runs import TrainingRuns, as_json
+from fraud.scoring import browser_runtime
 from fraud.scoring.onnx_session import OnnxModel
 from fraud.stats import gates
 from fraud.stats.comparison import Compared, Rows, slice_losses
@@ -40,6 +42,8 @@ from fraud.training.training_data import TrainingData
 REPORT: Final = "report"
 PENDING: Final = "pending"
 _OPPONENT_GATES: Final = ("better_than_production", "slices")
+_BROWSER_ROWS: Final = 20_000
+"""Rows of the holdout that the browser's runtime scores, in one to two seconds."""
 
 
 class Config(JobConfig):
@@ -155,13 +159,15 @@ def judge(version: ModelVersion, data: TrainingData, context: Context, runs: Tra
     champion = model_versions.production_version(settings) or ""
     training = json.loads(runs.artifacts(run_id, "training.json")["training.json"])
     ladder = {name.removesuffix(".onnx"): OnnxModel(m) for name, m in runs.artifacts(run_id, "ladder").items()}
-    model = OnnxModel(model_versions.fetch(settings, int(number)).model)
+    model_bytes = model_versions.fetch(settings, int(number)).model
+    model = OnnxModel(model_bytes)
     opponent = _opponent(context, champion, data)
     context.log.info("evaluation started", version=number, against=opponent.name, **training["parts"]["holdout"])
 
     costs = costs_of(params)
     simpler = _simpler(version.tags["level"], ladder, data.holdout)
     measured, slices = _measure(data, model, opponent, simpler, training, costs, context)
+    measured = _in_browser(measured, model_bytes, data.holdout.vectors, context)
     verdicts = gates.judge(measured, params.gates)
     began = time.monotonic()
     features = _features(data, model, params.training.seed)
@@ -272,6 +278,7 @@ def _measure(
         calibration_ratio=compared.interval(0, "expected_over_seen"),
         slices=losses,
         onnx_difference=training["levels"][training["selected"]]["onnx_difference"],
+        browser_parity="",
         latency_us=onnx_checks.latency_us(model, rows.vectors),
         feature_mismatches=data.feature_mismatches(),
         reasons=dict.fromkeys(_OPPONENT_GATES, opponent.reason),
@@ -280,6 +287,34 @@ def _measure(
         {"name": s.name, "frauds": s.frauds, "candidate": s.candidate, "opponent": s.opponent, "loss": list(s.loss)}
         for s in losses
     ]
+
+
+def _in_browser(
+    measured: gates.Measured, model: bytes, vectors: NDArray[np.float32], context: Context
+) -> gates.Measured:
+    """Compare the probabilities with those of the browser's runtime. Other bits fail the gate."""
+    from fraud.scoring.trees import probes  # noqa: PLC0415 - numba takes a second to import
+
+    chosen = np.linspace(0, len(vectors) - 1, min(_BROWSER_ROWS, len(vectors))).astype(np.int64)
+    began = time.monotonic()
+    try:
+        found = browser_runtime.browser_parity(
+            context.settings.project, model, np.vstack([vectors[chosen], probes(model)])
+        )
+    except browser_runtime.NotAvailableError as error:
+        context.log.info("not compared with the browser's runtime", reason=str(error))
+        return replace(measured, browser_parity=f"not compared with the browser's runtime: {error}")
+    except browser_runtime.FailedError as error:
+        reason = f"the browser's runtime does not score the model: {error}"
+        return replace(measured, reasons=measured.reasons | {"onnx_parity": reason})
+    context.log.info("browser's runtime compared", **asdict(found), seconds=round(time.monotonic() - began, 1))
+    if found.differing:
+        reason = (
+            f"{found.differing:,} of {found.rows:,} rows have another probability in the browser's runtime, the "
+            f"largest difference is {found.largest:.1e}"
+        )
+        return replace(measured, reasons=measured.reasons | {"onnx_parity": reason})
+    return replace(measured, browser_parity=f"the browser's runtime gives the same bits for {found.rows:,} rows")
 
 
 def _features(data: TrainingData, model: OnnxModel, seed: int) -> list[dict[str, Any]]:

@@ -13,7 +13,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from tests.integration.training_platform import FRAUD, OTHER_SEED, POOR, Platform, world
+from onnx import TensorProto
+from tests.browser import needs_edge
+from tests.integration.training_platform import FRAUD, OTHER_SEED, POOR, ROOT, Platform, world
 
 from fraud.embedded.servers import mlflow_server
 from fraud.errors import BadInputError, RefusedError, UnavailableError
@@ -25,6 +27,7 @@ from fraud.registry.model_versions import MODEL_NAME, PRODUCTION, reference
 from fraud.registry.promotion_log import STAGING
 from fraud.training import evaluate, train
 from fraud.training.dvc import data_versions, files
+from fraud.training.ladder.onnx_graph import Graph
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +149,32 @@ def test_what_was_registered_is_what_the_contract_says(platform: Platform) -> No
         "http://creativecommons.org", ""
     )
     assert json.loads(Path(made.report_uri.removeprefix("file://")).with_suffix(".json").read_text())["version"] == "1"
+    [parity] = [gate for gate in made.gates if gate["name"] == "onnx_parity"]
+    assert parity["passed"]
+    assert "not compared with the browser's runtime" in parity["detail"]  # the project of this test has no edge/
+
+
+@needs_edge
+def test_a_model_with_other_bits_in_the_browser_fails_the_gate_of_parity(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (platform.project / "edge").symlink_to(ROOT / "edge")
+    made = platform.train(POOR)
+    [parity] = [gate for gate in made.gates if gate["name"] == "onnx_parity"]
+    assert (parity["passed"], parity["value"]) == (True, 0.0)
+    assert "gives the same bits for" in parity["detail"]
+    add = Graph.node
+
+    def narrow_sigmoid(graph: Graph, operator: str, *inputs: str, **attributes: object) -> str:
+        if operator == "Sigmoid":
+            inputs = (add(graph, "Cast", *inputs, to=TensorProto.FLOAT),)
+        return add(graph, operator, *inputs, **attributes)
+
+    monkeypatch.setattr(Graph, "node", narrow_sigmoid)
+    narrow = platform.train(force=True)
+    [parity] = [gate for gate in narrow.gates if gate["name"] == "onnx_parity"]
+    assert (parity["passed"], parity["value"]) == (False, None)
+    assert "rows have another probability in the browser's runtime" in parity["detail"]
 
 
 @pytest.mark.slow

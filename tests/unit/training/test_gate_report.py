@@ -36,7 +36,7 @@ def nothing_measured() -> tuple[dict[str, Any], dict[str, Any]]:
             average_precision_lift=float("nan"), auc=undefined, gain=undefined, opponent="the default rule",
             simpler_gain=undefined, simpler="level 0-rule", calibration_error=float("nan"),
             calibration_ratio=undefined, slices=(),
-            onnx_difference=None, latency_us=None, feature_mismatches=None, reasons={},
+            onnx_difference=None, browser_parity="", latency_us=None, feature_mismatches=None, reasons={},
         ), PARAMS.gates,
     )  # fmt: skip
     part = {"first_day": "2026-03-01", "end_day": "2026-03-01", "rows": 0, "frauds": 0}

@@ -12,10 +12,12 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
+from tests.browser import needs_edge
 
 from fraud import declaration_file
 from fraud.core.plan import Plan
 from fraud.params import Params
+from fraud.scoring.browser_runtime import BrowserParity, browser_parity
 from fraud.stats.metrics import Ranked
 from fraud.training.ladder.bins import floor32
 from fraud.training.ladder.levels import LEVELS, Fitted, Inputs, Level, Sample
@@ -98,7 +100,13 @@ def test_one_row_answers_as_it_does_among_many(fitted: Fitted) -> None:
     model = fitted.to_onnx()
     together = answers(model, LATER.vectors[:50])
     alone = np.concatenate([answers(model, LATER.vectors[i : i + 1]) for i in range(50)])
-    assert np.max(np.abs(together - alone)) <= 1e-6
+    assert together.tobytes() == alone.tobytes()
+
+
+@needs_edge
+def test_the_runtime_of_browsers_gives_the_same_bits_beside_every_split_too(fitted: Fitted) -> None:
+    vectors = np.vstack([LATER.vectors, TRAIN.vectors, beside(fitted, LATER.vectors)])
+    assert browser_parity(PROJECT, fitted.to_onnx(), vectors) == BrowserParity(len(vectors), 0, 0.0)
 
 
 def test_extreme_vectors_still_get_a_probability(fitted: Fitted) -> None:
@@ -129,8 +137,8 @@ def test_every_level_ranks_better_than_chance(level: Level, fitted: Fitted) -> N
 
 
 _SCRIPT = """
-import hashlib, sys
-sys.path.insert(0, sys.argv[1])
+import hashlib, pathlib, sys
+sys.path[:0] = [sys.argv[1], str(pathlib.Path(sys.argv[1]).parents[2])]
 from test_ladder import LATER, LEVELS, PARAMS, QUICK, TRAIN, sample
 train, params = (sample(60_000, 4), PARAMS) if sys.argv[2] == "large" else (TRAIN, QUICK)
 for level in LEVELS:

@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from fraud_serving.api_keys import ApiKeys
+from fraud_serving.http import what_if
 from fraud_serving.log.access_log import AccessLog
 from fraud_serving.log.prediction_log import PredictionLog
 from fraud_serving.metrics import Metrics
@@ -26,8 +27,12 @@ _log = logging.getLogger(__name__)
 class Service:
     """The parts of one process. Create it with `of`; `start` and `stop` run on the serving event loop."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, keys: ApiKeys | None) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics, keys: ApiKeys | None, page: Mapping[str, bytes] | None = None
+    ) -> None:
         self.settings, self.metrics, self.keys = settings, metrics, keys
+        self.what_if: Final = page
+        """The files of the what-if page by name; None without one."""
         self._store = Store(
             settings.redis_url.get_secret_value(),
             settings.store_deadline_ms / 1e3,
@@ -55,7 +60,7 @@ class Service:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Raises BadSettingError if the file of keys or a folder cannot be used."""
+        """Raises BadSettingError if the file of keys, a folder or the export of the what-if page cannot be used."""
         for name, folder in (("MODEL_CACHE", settings.model_cache), ("PREDICTION_LOG", settings.prediction_log)):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -65,9 +70,15 @@ class Service:
             keys = None if settings.api_keys is None else ApiKeys(settings.api_keys)
         except (OSError, ValueError) as error:
             raise BadSettingError(f"SERVING_API_KEYS: {error}") from None
+        try:
+            page = None if settings.what_if is None else what_if.read(settings.what_if)
+        except what_if.BadExportError as error:
+            raise BadSettingError(f"SERVING_WHAT_IF: {error}") from None
         if keys is None:
             _log.warning("SERVING_OPEN=1: no API key is required")
-        return cls(settings, Metrics(), keys)
+        if page is not None:
+            _log.warning("SERVING_WHAT_IF: the model in %s can be downloaded without an API key", settings.what_if)
+        return cls(settings, Metrics(), keys, page)
 
     @property
     def store_connected(self) -> bool:

@@ -66,6 +66,9 @@ class Settings(BaseModel):
     access_log: Literal["none", "refused", "all"] = Field(
         default="refused", description="which requests get a line on standard error"
     )
+    what_if: Path | None = Field(
+        default=None, description="folder of a web export that is served under /what-if/; empty: none"
+    )
     log_queue_records: int = Field(
         default=100_000, ge=1000, le=10_000_000, description="records that may wait for the disk"
     )

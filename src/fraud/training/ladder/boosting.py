@@ -37,7 +37,7 @@ class FittedBoosting:
         return [stage[0].nodes for stage in self.model._predictors]  # noqa: SLF001 - no public interface to the trees
 
     def to_onnx(self) -> bytes:
-        """One TreeEnsembleRegressor and a sigmoid, with the nodes in scikit-learn's order: parents before children."""
+        """One TreeEnsembleRegressor and a sigmoid. The nodes are in scikit-learn's order: parents before children."""
         trees = self._trees()
         nodes = np.concatenate(trees)
         tree = np.repeat(np.arange(len(trees)), [len(t) for t in trees])
@@ -58,7 +58,7 @@ class FittedBoosting:
             target_treeids=tree[leaf].tolist(), target_nodeids=number[leaf].tolist(),
             target_ids=[0] * int(leaf.sum()), target_weights=nodes["value"][leaf].astype(np.float32).tolist(),
         )  # fmt: skip
-        return graph.to_bytes(graph.node("Sigmoid", logit))
+        return graph.to_bytes(graph.sigmoid(logit))
 
     def split_points(self) -> list[SplitPoint]:
         """The distinct splits of all trees."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto
 from torch import nn
 
 from fraud.params import Mlp, Training
@@ -40,13 +39,13 @@ class FittedNetwork:
         return answer
 
     def to_onnx(self) -> bytes:
-        """Scaling in float64, then one Gemm per layer in float32."""
+        """Scaling, then one Gemm per layer, in float64: the order of a sum depends on the processor."""
         graph = Graph(len(self.scaling.names))
-        value = graph.node("Cast", self.scaling.nodes(graph), to=TensorProto.FLOAT)
+        value = self.scaling.nodes(graph)
         layers = [layer for layer in self.network if isinstance(layer, nn.Linear)]
         for position, layer in enumerate(layers):
-            weight, bias = (graph.constant(p.detach().numpy()) for p in (layer.weight, layer.bias))
-            value = graph.node("Gemm", value, weight, bias, transB=1)
+            weight, bias = (p.detach().numpy().astype(np.float64) for p in (layer.weight, layer.bias))
+            value = graph.node("Gemm", value, graph.constant(weight.T), graph.constant(bias))
             if position < len(layers) - 1:
                 value = graph.node("Relu", value)
         return graph.to_bytes(graph.node("Sigmoid", value))

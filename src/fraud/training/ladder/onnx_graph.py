@@ -1,6 +1,10 @@
 """Write ONNX graphs whose bytes depend on the model alone: they contain no time, producer or path.
 
 docs/adr/0004-onnx-only.md explains why no converter is used.
+
+A graph must give the same bits on every processor, in WebAssembly, and for one row as for many. Trees are sums of
+float32 in one order everywhere. Everything else that rounds is computed in float64 and rounded to float32 at the end:
+sums and functions that differ in their last bits are then equal (docs/adr/0050-same-bits-in-the-browser.md).
 """
 
 from typing import Any, Final
@@ -37,6 +41,10 @@ class Graph:
         output = f"value_{len(self._nodes)}"
         self._nodes.append(helper.make_node(operator, list(inputs), [output], output, domain=domain, **attributes))
         return output
+
+    def sigmoid(self, logit: str) -> str:
+        """Add the sigmoid of a float32 or float64 value, computed in float64; returns the name of the output."""
+        return self.node("Sigmoid", self.node("Cast", logit, to=TensorProto.DOUBLE))
 
     def to_bytes(self, probability: str) -> bytes:
         """Serialize the model. Its output is the given value (any float type, n elements) as float32[n]."""

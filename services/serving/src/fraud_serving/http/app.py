@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fraud_serving.http import docs_page, openapi
+from fraud_serving.http import docs_page, openapi, what_if
 from fraud_serving.http.predict import PredictApp
 from fraud_serving.http.rate_limit import RateLimit
 from fraud_serving.schema import Problem
@@ -72,6 +72,8 @@ def public(service: Service) -> PredictApp:
     if not service.settings.internal_port:
         _add_metrics(app, service)
     docs_page.add(app)
+    if service.what_if is not None:
+        what_if.add(app, service.what_if)
     _add_error_handler(app)
     # FastAPI documents replacing this method as the way to extend the document.
     app.openapi = lambda: _document(app, service)  # type: ignore[method-assign]
