@@ -16,6 +16,9 @@ JOBS: Final[dict[str, Job]] = {
         "fraud.ingest.import_data",
         "convert a CSV or Parquet file to the contract with a mapping, and write it to the landing zone",
     ),
+    "ingest-topic": Job(
+        "fraud.ingest.ingest_topic", "write the new messages of a Kafka topic to the landing zone, each exactly once"
+    ),
     "ingest": Job(
         "fraud.ingest.ingest_transactions",
         "validate landed transactions, write them to the lake and quarantine invalid rows",
@@ -37,7 +40,10 @@ JOBS: Final[dict[str, Job]] = {
     ),
     "ingest-events": Job(
         "fraud.features.ingest_events",
-        "append events of the stream to the online store, for transactions that bypass POST /predict",
+        "append events of a stream to the online store, for transactions that bypass POST /predict",
+    ),
+    "rejected": Job(
+        "fraud.streams.rejected", "list the messages that were rejected from a Kafka topic, or send them to it again"
     ),
     "training-set": Job("fraud.training.training_set", "build the point-in-time training set"),
     "train": Job(
@@ -103,8 +109,8 @@ ENDLESS: Final = frozenset({"export-metrics", "ingest-events", "traffic"})
 
 MONITORED: Final = frozenset(
     {
-        "ingest", "ingest-labels", "build-daily", "build-features", "materialize", "training-set", "train", "promote",
-        "rollback", "expire-waivers", "reproduce",
+        "ingest-topic", "ingest", "ingest-labels", "build-daily", "build-features", "materialize", "training-set",
+        "train", "promote", "rollback", "expire-waivers", "reproduce",
         "score", "consistency", "drift", "concept-drift", "ship-predictions", "skew",
         "apply-retention",
     }

@@ -10,9 +10,9 @@ from fraud.core.contract import id_hash
 from fraud.core.plan import Plan
 from fraud.errors import UnavailableError
 from fraud.features import ingest_events
-from fraud.features.event_stream import RedisStream
 from fraud.features.online_store import OnlineHistory
 from fraud.job import Context
+from fraud.streams.redis_stream import RedisStream
 
 MINUTE_US = 60_000_000
 FIRST_US = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z

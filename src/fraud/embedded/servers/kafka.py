@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Final
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from fraud.embedded.servers import child
 from fraud.embedded.sockets import free_port
@@ -95,7 +96,7 @@ def wait_until_ready(bootstrap: str, seconds: float = 15.0, ended: Callable[[], 
             client.list_topics(timeout=1.0)
         except KafkaException as error:
             if time.monotonic() > deadline or ended():
-                raise UnavailableError(f"Kafka does not answer", got=str(error)) from error
+                raise UnavailableError("Kafka does not answer", got=str(error)) from error
             time.sleep(_POLL_SECONDS)
         else:
             return
