@@ -15,7 +15,8 @@ from fraud.streams.source import Delivery
 from fraud.streams.topic_reader import Record, as_record
 
 _JOIN_SECONDS: Final = 90.0
-"""Longest wait for the group to assign partitions. Brokers wait for members of a killed run, 45 s by default."""
+"""Longest wait for the group to assign partitions. The brokers wait for a member of a killed run for _SESSION_MS."""
+_SESSION_MS: Final = 10_000
 
 
 class KafkaTopic:
@@ -39,6 +40,7 @@ class KafkaTopic:
                 **kafka.client_config(settings, self._errors),
                 "group.id": group, "client.id": consumer, "enable.auto.commit": False, "auto.offset.reset": "earliest",
                 "partition.assignment.strategy": "cooperative-sticky", "isolation.level": "read_committed",
+                "session.timeout.ms": _SESSION_MS,
             }
         )  # fmt: skip
         self._consumer.subscribe([topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke)

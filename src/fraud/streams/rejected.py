@@ -80,9 +80,8 @@ class Listing(JobResult):
 
     def as_text(self) -> str:
         """The counts, then a table."""
-        head = (
-            f"{self.topic}: {self.messages} rejected, {self.replayed} of them replayed; {printing.cell(self.reasons)}"
-        )
+        counts = f"{self.messages} rejected, {self.replayed} of them replayed"
+        head = f"{self.topic}: {counts}; {printing.cell(self.reasons)}"
         return "\n".join([head, "", *printing.table(row.model_dump() for row in self.rows)]) if self.rows else head
 
 
