@@ -22,7 +22,7 @@ import structlog
 from mlflow.tracking import MlflowClient
 from tests.infra.conftest import ROOT, rules, tool
 
-from fraud.embedded.servers import mlflow_server, valkey
+from fraud.embedded.servers import child, mlflow_server, valkey
 from fraud.lake import catalog
 from fraud.lake.dataset import Dataset
 from fraud.lake.job_runs import recorded
@@ -126,7 +126,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             patch.setenv(name, value)
         register_version(registry.url, home)
         store = valkey.start(home / "valkey", PASSWORD)
-        stack.callback(valkey.stop, store.pid)
+        stack.callback(child.stop, store.pid)
         ports = {name: valkey.free_port() for name in ("platform", "serving", "prometheus")}
         env = {
             "FRAUD_HOME": str(home), "FRAUD_PROJECT": str(ROOT), "FRAUD_MLFLOW_URL": registry.url,
