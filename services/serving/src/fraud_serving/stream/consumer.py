@@ -70,7 +70,7 @@ class TopicConsumer:
         try:
             while not self._stop.is_set():
                 self._work()
-            self._progress.wait_until_acknowledged(self._settings.drain_seconds)
+            self._progress.wait_until_decided(self._settings.drain_seconds)
             self._commit_decided(wait=True)
         finally:
             consumer.close()
@@ -171,7 +171,7 @@ class TopicConsumer:
 
     def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Another consumer gets the partitions: first finish and commit what was polled from them."""
-        if not self._progress.wait_until_acknowledged(self._settings.drain_seconds):
+        if not self._progress.wait_until_decided(self._settings.drain_seconds):
             _log.warning("partitions revoked before all decisions were acknowledged; these messages are repeated")
         self._commit_decided(wait=True)
         self._lost_or_revoked(partitions, "revoked")

@@ -4,6 +4,7 @@ Shared by three threads: the consumer's polls, the event loop scores and publish
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
@@ -13,6 +14,7 @@ from confluent_kafka import Message
 from fraud_serving.log.prediction_log import PredictionLog
 from fraud_serving.stream.metrics import StreamMetrics
 
+_LOG_POLL_S: Final = 0.02
 BATCHES_AT_ONCE: Final = 2
 """While one batch waits for the store, the next one is parsed or scored. A batch is polled when there is room for it, so
 that it has all messages that arrived until then."""
@@ -72,16 +74,23 @@ class Progress:
     def _has_room(self) -> bool:
         return self._processing < BATCHES_AT_ONCE and self._unacknowledged < self._max
 
-    def wait_until_acknowledged(self, seconds: float) -> bool:
-        """Wait until the decisions of everything that was polled are acknowledged."""
+    def wait_until_decided(self, seconds: float) -> bool:
+        """Wait until the decisions of everything that was polled are acknowledged and their records are written."""
+        deadline_s = time.monotonic() + seconds
         with self._changed:
-            return self._changed.wait_for(lambda: not self._unacknowledged, seconds)
+            while not all(map(self._is_decided, self._batches)):
+                if time.monotonic() >= deadline_s:
+                    return False
+                self._changed.wait(_LOG_POLL_S)
+        return True
+
+    def _is_decided(self, batch: Batch) -> bool:
+        return not batch.unacknowledged and batch.log_mark <= self._log.written
 
     def decided(self) -> list[Batch]:
         """Remove and return the first batches whose decisions are acknowledged and whose records are written."""
         found: list[Batch] = []
-        written = self._log.written
         with self._changed:
-            while self._batches and not self._batches[0].unacknowledged and self._batches[0].log_mark <= written:
+            while self._batches and self._is_decided(self._batches[0]):
                 found.append(self._batches.popleft())
         return found
