@@ -101,10 +101,14 @@ JOBS: Final[dict[str, Job]] = {
     "traffic": Job(
         "fraud.simulator.traffic", "send transactions to POST /predict at a given rate, as a checkout service does"
     ),
+    "traffic-topic": Job(
+        "fraud.simulator.topic_traffic",
+        "send transactions to a Kafka topic at a given rate, and wait for the decisions",
+    ),
 }
 """Command -> the module with its `Config`, `Result` and `run`."""
 
-ENDLESS: Final = frozenset({"export-metrics", "ingest-events", "traffic"})
+ENDLESS: Final = frozenset({"export-metrics", "ingest-events", "traffic", "traffic-topic"})
 """Jobs that may run until they are stopped. They log no `still running` lines."""
 
 MONITORED: Final = frozenset(

@@ -3,7 +3,7 @@
 A file is `<feed>/topic=<name>/id=<id>/partition=<p>/<first>-<last>.parquet`. It has the messages at the offsets first
 to last, and is put into the landing zone in one step. No other record of the progress exists. A file that was ingested
 and later removed by retention is found in the ledger. `id` is the topic's id, so that a topic that was deleted and
-created again, or another cluster's topic of the same name, begins from its first offset.
+created again, or another cluster's topic of the same name, starts at its first offset.
 """
 
 import io

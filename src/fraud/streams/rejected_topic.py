@@ -111,6 +111,16 @@ class Sender:
             else:
                 return
 
+    def poll(self) -> None:
+        """Take acknowledgements without waiting. Raises the error of a message that was not stored."""
+        self._producer.poll(0)
+        self._check()
+
+    def _check(self) -> None:
+        if self._failed:
+            topic, error = self._failed[0]
+            raise kafka.as_fraud_error(topic, error, self._errors)
+
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
             self._failed.append((message.topic() or "", error))
@@ -141,8 +151,6 @@ class Sender:
     def flush(self) -> None:
         """Wait until every message is acknowledged. Raises UnavailableError, BadInputError or BadConfigError."""
         left = self._producer.flush(kafka.REQUEST_SECONDS)
-        if self._failed:
-            topic, error = self._failed[0]
-            raise kafka.as_fraud_error(topic, error, self._errors)
+        self._check()
         if left:
             raise UnavailableError("Kafka did not acknowledge all messages", got=f"{left} left")

@@ -1,7 +1,7 @@
 """Read a Kafka topic by offsets, without a consumer group: the reader decides where each partition begins and ends."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NamedTuple, cast
 from uuid import UUID
@@ -90,6 +90,15 @@ class TopicReader:
             raise kafka.raised(self.topic, error, self._errors) from error
         return int(low)
 
+    def end(self, partition: int) -> int:
+        """The offset after the last message of the partition."""
+        where = TopicPartition(self.topic, partition)
+        self._consumer.assign([TopicPartition(self.topic, partition, self.oldest(partition))])
+        (found,) = self._next(1)
+        if found.error() is not None:
+            return found.offset() or 0
+        return int(self._consumer.get_watermark_offsets(where, cached=True)[1])
+
     def chunks(self, partition: int, start: int, end: int | None, size: int) -> Iterator[Chunk]:
         """The messages from `start` up to `end`, by default the end of the partition when it is first read.
 
@@ -151,6 +160,40 @@ def as_record(message: Message) -> Record:
         message.offset() or 0, message.key(), message.value(), milliseconds * 1_000 if known else None,
         tuple(cast("list[tuple[str, bytes | None]]", message.headers() or [])),
     )  # fmt: skip
+
+
+@contextmanager
+def follow(settings: Settings, topics: Sequence[str]) -> Iterator[Callable[[float], list[tuple[str, Record]]]]:
+    """Read the messages that arrive in these topics from now on: a function of the seconds to wait for the first one.
+
+    It returns (topic, message). Raises as `TopicReader` does.
+    """
+    starts = []
+    for name in topics:
+        with reading(settings, name) as reader:
+            starts += [TopicPartition(name, p, reader.end(p)) for p in describe(settings, name).partitions]
+    errors = ClientErrors()
+    consumer = Consumer(
+        {
+            **kafka.client_config(settings, errors), "group.id": "fraud-topic-reader", "enable.auto.commit": False,
+            "auto.offset.reset": "error", "isolation.level": "read_committed", "fetch.wait.max.ms": 10,
+        }
+    )  # fmt: skip
+    consumer.assign(starts)
+
+    def read(wait_seconds: float) -> list[tuple[str, Record]]:
+        first = consumer.poll(wait_seconds)
+        found = [] if first is None else [first, *consumer.consume(_AT_ONCE, timeout=0)]
+        for message in found:
+            error = message.error()
+            if error is not None:
+                raise kafka.as_fraud_error(message.topic() or "", error, errors)
+        return [(message.topic() or "", as_record(message)) for message in found]
+
+    try:
+        yield read
+    finally:
+        consumer.close()
 
 
 @contextmanager

@@ -311,7 +311,7 @@ def test_kill_9_at_each_step_lands_each_message_once(tmp_path: Path, kafka_broke
         result = ingest(home)
         assert (result.rows_in, result.accepted, result.quarantined, result.duplicates) == (4, 3, 1, 0)
         assert in_lake(home) == expected
-    # Sent to the rejected topic by every run that came to it, and listed once.
+    # Sent to the rejected topic by every run that reached it, and listed once.
     listed = rejections(clean, kafka_broker, topic)
     assert (listed.messages, [row.where for row in listed.rows]) == (1, ["0@1"])
 

@@ -102,13 +102,13 @@ def wait_until_ready(bootstrap: str, seconds: float = 15.0, ended: Callable[[], 
             return
 
 
-def create_topics(bootstrap: str, topics: Mapping[str, int]) -> None:
+def create_topics(bootstrap: str, topics: Mapping[str, int], seconds: float = _REQUEST_SECONDS) -> None:
     """Create topics that do not exist: name -> number of partitions. Raises UnavailableError."""
     client = admin(bootstrap)
     try:
-        known = client.list_topics(timeout=_REQUEST_SECONDS).topics
+        known = client.list_topics(timeout=seconds).topics
         missing = [NewTopic(name, count, 1) for name, count in topics.items() if name not in known]
-        created = client.create_topics(missing, request_timeout=_REQUEST_SECONDS) if missing else {}
+        created = client.create_topics(missing, request_timeout=seconds) if missing else {}
         for future in created.values():
             future.result()
     except KafkaException as error:
