@@ -41,7 +41,7 @@ class StreamSettings(BaseModel):
         description="longest wait for acknowledgements when the process ends or partitions are revoked",
     )  # fmt: skip
     session_seconds: float = Field(
-        default=45.0, ge=1, le=1800, description="without a heartbeat for this long the group removes the consumer"
+        default=45.0, ge=1, le=300, description="without a heartbeat for this long the group removes the consumer"
     )
     fetch_wait_ms: int = Field(
         default=100, ge=1, le=10_000, description="longest wait of the broker for a fetch without messages"
