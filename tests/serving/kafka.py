@@ -126,8 +126,14 @@ class Client:
 
     def read(self) -> None:
         """Add what is published by now."""
-        while messages := self._consumer.consume(1_000, 0.1):
-            self.published += [_published(message) for message in messages if message.error() is None]
+        while self.read_once(0.1):
+            pass
+
+    def read_once(self, seconds: float = 0.0) -> int:
+        """Add what has been fetched, at most 1,000 messages; their number."""
+        messages = self._consumer.consume(1_000, seconds)
+        self.published += [_published(message) for message in messages if message.error() is None]
+        return len(messages)
 
     def wait(self, count: int, topic: str = "decisions", seconds: float = DEADLINE_S) -> list[Published]:
         """Wait until a topic has `count` messages in all, and return them in the order of reading."""
