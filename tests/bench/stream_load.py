@@ -23,11 +23,14 @@ def payments(name: str, first_s: int, count: int, *, wide: bool = False) -> Iter
             f',"device_id":"d{n * 7919 % 4000:05d}","country":"country-{n * 31 % 60:02d}",'
             f'"card_present":{str(n % 3 == 0).lower()}'
         ) if wide else ""  # fmt: skip
-        yield user, (
-            f'{{"transaction_id":"{name}-{n}","user_id":"{user}","merchant_id":"m{n * 104729 % 2000:04d}",'
-            f'"event_timestamp":"{moment}.{n % 1000000:06d}Z","amount":{5 + n * 37 % 400:.2f},'
-            f'"merchant_category":"{CATEGORIES[n % 5]}","distance_from_home":{n % 50:.1f}{more}}}'
-        ).encode()
+        yield (
+            user,
+            (
+                f'{{"transaction_id":"{name}-{n}","user_id":"{user}","merchant_id":"m{n * 104729 % 2000:04d}",'
+                f'"event_timestamp":"{moment}.{n % 1000000:06d}Z","amount":{5 + n * 37 % 400:.2f},'
+                f'"merchant_category":"{CATEGORIES[n % 5]}","distance_from_home":{n % 50:.1f}{more}}}'
+            ).encode(),
+        )
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,9 @@ def test_every_message_is_counted_and_sigterm_commits_all(
         client.transaction(payment(f"henry{number % 7}", number))
     client.wait(before + 50)
     until(lambda: stream.metric("stream_unacknowledged_messages") == 0, "every decision acknowledged")
-    outcomes = {of: stream.metric(f'stream_messages_total{{outcome="{of}"}}') for of in ("decided", "repeated", "rejected")}
+    outcomes = {
+        of: stream.metric(f'stream_messages_total{{outcome="{of}"}}') for of in ("decided", "repeated", "rejected")
+    }
     assert outcomes["decided"] + outcomes["repeated"] == len(client.of("decisions"))
     assert outcomes["rejected"] == len(client.of("transactions.rejected"))
     assert stream.metric("stream_redelivered_total") == outcomes["repeated"]

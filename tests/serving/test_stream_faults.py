@@ -57,7 +57,11 @@ def streams(
 def transactions(count: int = SENT) -> list[dict[str, Any]]:
     """Of 40 users, in an order in which each user's payments are some apart."""
     return [
-        payment(f"user{n % USERS}", n // USERS, event_timestamp=f"2026-04-01T{n // 3600:02d}:{n // 60 % 60:02d}:{n % 60:02d}Z")
+        payment(
+            f"user{n % USERS}",
+            n // USERS,
+            event_timestamp=f"2026-04-01T{n // 3600:02d}:{n // 60 % 60:02d}:{n % 60:02d}Z",
+        )
         for n in range(count)
     ]
 
@@ -212,7 +216,9 @@ def test_a_missing_topic_is_reported_and_consumed_once_it_exists(
         broker.stop()
 
 
-def test_a_clock_that_jumps_back_does_not_stop_the_stream(client: Client, streams: Callable[..., Stream], tmp_path: Path) -> None:
+def test_a_clock_that_jumps_back_does_not_stop_the_stream(
+    client: Client, streams: Callable[..., Stream], tmp_path: Path
+) -> None:
     step = tmp_path / "step"
     step.write_text("0")
     stream = streams(STEP=str(step), PROGRAM="fraud_serving.stream.__main__")

@@ -1,6 +1,5 @@
 """A message of the topic `transactions`: its transaction, or why it is rejected; the headers of what is published."""
 
-from collections.abc import Sequence
 from typing import Final
 
 from confluent_kafka import Message
@@ -9,7 +8,7 @@ from msgspec import Struct
 from fraud_serving.request import NotJsonError, RequestType, ValidTransaction
 from fraud_serving.schema import ContractError
 
-Headers = Sequence[tuple[str, str | bytes | None]]
+Headers = list[tuple[str, str | bytes | None]]
 TRACE: Final = "traceparent"
 VERSION: Final = "model-version"
 REJECTED: Final = "rejected-"
@@ -47,16 +46,18 @@ def read(message: Message, requests: RequestType, max_bytes: int, latest_us: int
     return transaction
 
 
-def decision_headers(message: Message, version: bytes) -> list[tuple[str, bytes]]:
-    """The headers of a decision."""
-    headers = [(VERSION, version)]
-    given = message.headers()
-    if given is not None:
-        headers += [(TRACE, value) for name, value in given if name == TRACE and isinstance(value, bytes)][:1]
-    return headers
+def version_headers(version: str) -> Headers:
+    """The headers of a decision of a transaction without trace."""
+    return [(VERSION, version)]
 
 
-def rejected_headers(message: Message, rejection: Rejection) -> list[tuple[str, str | bytes | None]]:
+def decision_headers(message: Message, of_version: Headers) -> Headers:
+    """The headers of a decision: those of its version, and the trace of the transaction."""
+    given = message.headers() or []
+    return of_version + [(name, value) for name, value in given if name == TRACE][:1]
+
+
+def rejected_headers(message: Message, rejection: Rejection) -> Headers:
     """The headers of a rejected message: its own ones and where it was, and why it is rejected."""
     value = message.value()
     added = {
