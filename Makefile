@@ -63,17 +63,18 @@ system: ## install Java, Prometheus and Alertmanager from system packages if the
 
 EMBEDDED = $(VENV)/ml/bin/python -m fraud.embedded
 # Values with arbitrary characters are passed in the environment, so that neither make nor the shell expands them.
+WITH_STREAM = $(if $(STREAM),$(if $(filter 0,$(STREAM)),--no-stream,--stream))
 export DEMO_SOURCE = $(value SOURCE)
 export DEMO_MAPPING = $(value MAPPING)
 export BACKUP_TO = $(value TO)
 export BACKUP_FROM = $(value FROM)
 
-demo: setup system ## start the embedded stack and run the main job: SOURCE= MAPPING= or DAYS= USERS= SEED=; DETACH=1
+demo: setup system ## start the embedded stack and run the main job: SOURCE= MAPPING= or DAYS= USERS= SEED=; STREAM=1 DETACH=1
 	@$(EMBEDDED) demo $(if $(value SOURCE),--source "$$DEMO_SOURCE") $(if $(value MAPPING),--mapping "$$DEMO_MAPPING") \
-	  $(if $(DAYS),--days $(DAYS)) $(if $(USERS),--users $(USERS)) $(if $(SEED),--seed $(SEED)) $(if $(DETACH),--detach)
+	  $(if $(DAYS),--days $(DAYS)) $(if $(USERS),--users $(USERS)) $(if $(SEED),--seed $(SEED)) $(WITH_STREAM) $(if $(DETACH),--detach)
 
-start: setup system ## start the embedded stack: Airflow, MLflow, Valkey, serving, Prometheus, Alertmanager
-	@$(EMBEDDED) up
+start: setup system ## start the embedded stack: Airflow, MLflow, Valkey, serving, Prometheus, Alertmanager; STREAM=1: Kafka too
+	@$(EMBEDDED) up $(WITH_STREAM)
 
 down: ## stop the embedded stack
 	@[ ! -x $(VENV)/ml/bin/python ] || $(EMBEDDED) down

@@ -1,13 +1,17 @@
-"""Run in the serving environment: the service's own metrics, with answers counted, on the port given."""
+"""Run in the serving environment: the metrics of serving and of the stream, with answers counted, on the port given."""
 
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from fraud_serving.metrics import Metrics
+from fraud_serving.stream.metrics import StreamMetrics
 
 METRICS = Metrics()
 METRICS.model_info = {"version": "1", "sha256": "0" * 64, "level": "boosting"}
 METRICS.store_up = 1
+STREAM = StreamMetrics()
+STREAM.lag, STREAM.assigned, STREAM.broker_up = {0: 3}, 1, 1
+METRICS.add(STREAM)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -20,6 +24,9 @@ class Handler(BaseHTTPRequestHandler):
             METRICS.requests["/predict", 200] += 1
             METRICS.history["store"] += 1
             METRICS.log_written += 1
+            STREAM.decided += 1
+            STREAM.batch.observe(1.0)
+            STREAM.decision.observe(0.01)
         body = METRICS.render()
         self.send_response(200)
         self.send_header("Content-Type", "text/plain; version=0.0.4")

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Final
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from fraud.embedded.servers import child
 from fraud.embedded.sockets import free_port
@@ -95,19 +96,19 @@ def wait_until_ready(bootstrap: str, seconds: float = 15.0, ended: Callable[[], 
             client.list_topics(timeout=1.0)
         except KafkaException as error:
             if time.monotonic() > deadline or ended():
-                raise UnavailableError(f"Kafka does not answer", got=str(error)) from error
+                raise UnavailableError("Kafka does not answer", got=str(error)) from error
             time.sleep(_POLL_SECONDS)
         else:
             return
 
 
-def create_topics(bootstrap: str, topics: Mapping[str, int]) -> None:
+def create_topics(bootstrap: str, topics: Mapping[str, int], seconds: float = _REQUEST_SECONDS) -> None:
     """Create topics that do not exist: name -> number of partitions. Raises UnavailableError."""
     client = admin(bootstrap)
     try:
-        known = client.list_topics(timeout=_REQUEST_SECONDS).topics
+        known = client.list_topics(timeout=seconds).topics
         missing = [NewTopic(name, count, 1) for name, count in topics.items() if name not in known]
-        created = client.create_topics(missing, request_timeout=_REQUEST_SECONDS) if missing else {}
+        created = client.create_topics(missing, request_timeout=seconds) if missing else {}
         for future in created.values():
             future.result()
     except KafkaException as error:
