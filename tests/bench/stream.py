@@ -64,7 +64,7 @@ class Bench:
 
     def _load(self, name: str) -> Load:
         topics = (f"{name}.transactions", f"{name}.decisions")
-        kafka.create_topics(self.brokers, {topic: PARTITIONS for topic in topics} | {f"{name}.rejected": 1})
+        kafka.create_topics(self.brokers, dict.fromkeys(topics, PARTITIONS) | {f"{name}.rejected": 1})
         return Load(self.brokers, *topics)
 
     def stream(self, stack: ExitStack, name: str, cache: str = "cache", *, wide: bool = False) -> Contender:

@@ -16,7 +16,7 @@ from fraud_serving.stream import __main__ as program
 from fraud_serving.stream import consumer, progress, publisher, worker
 
 STEPS: dict[str, tuple[type[Any], str, str]] = {
-    "polled": (worker.Worker, "take", "before"),
+    "polled": (worker.Worker, "_start", "before"),
     "appended": (MessageScorer, "score", "before"),
     "kept": (MessageScorer, "finish", "before"),
     "produced": (publisher.Publisher, "publish", "after"),

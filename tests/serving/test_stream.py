@@ -1,8 +1,7 @@
 """The stream process against a real broker: decisions equal to those of REST, rejected messages, drain, metrics."""
 
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import TOPICS, Broker, Client, Published, Stream, committed
-from servers import Registry, Serving, Valkey, until
+from kafka import Broker, Client, Published, Stream, committed
+from servers import Registry, Valkey, until
 from test_stream import payment
 
 USERS = 40

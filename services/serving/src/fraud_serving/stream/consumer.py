@@ -18,8 +18,8 @@ _POLL_S: Final = 0.2
 COMMIT_S: Final = 0.2
 _LAG_S: Final = 1.0
 PAUSE_AFTER_S: Final = 1.0
-"""Without room for this long, the consumer pauses its partitions. Not at once: librdkafka drops what it has fetched ahead
-of a paused partition. Meanwhile it does not poll, which delays a rebalance."""
+"""Without room for this long, the consumer pauses its partitions. Not at once: librdkafka drops what it has fetched
+ahead of a paused partition. Meanwhile it does not poll, which delays a rebalance."""
 
 
 class TopicConsumer:
@@ -139,7 +139,10 @@ class TopicConsumer:
         self._offsets |= self._commit
         self._commit = {}
         try:
-            self._consumer.commit(offsets=offsets, asynchronous=not wait)
+            if wait:
+                self._consumer.commit(offsets=offsets, asynchronous=False)
+            else:
+                self._consumer.commit(offsets=offsets)
         except KafkaException as error:
             self._committed(error.args[0], offsets)
 

@@ -39,7 +39,7 @@ class _Steps:
 
 
 class Worker:
-    """Runs on the event loop. `take` is called with each batch, in the order of the polls."""
+    """Processes batches on the event loop."""
 
     def __init__(
         self, scorer: Scorer, messages: MessageScorer, publisher: Publisher, progress: Progress, max_bytes: int
@@ -51,7 +51,10 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, batch: Batch) -> None:
-        """Start to process a batch."""
+        """Process a batch on the event loop, after those before. Called on the consumer's thread."""
+        self._loop.call_soon_threadsafe(self._start, batch)
+
+    def _start(self, batch: Batch) -> None:
         before, steps = self._last, _Steps(self._loop)
         self._last = steps
         task = self._loop.create_task(self._process(batch, before, steps))
@@ -74,7 +77,7 @@ class Worker:
         """The outcome of each message. If scoring the batch raises, each message is scored alone."""
         try:
             return await self._outcomes(batch.messages, before, steps)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, it must not stop the partition
             _log.exception("a batch of %d messages could not be scored", len(batch.messages))
         if before is not None:
             await before.done[2]
@@ -82,7 +85,7 @@ class Worker:
         for message in batch.messages:
             try:
                 found += await self._outcomes([message], None, None)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - as above
                 _log.exception("the message at %d, %d is rejected", message.partition(), message.offset())
                 found.append(Rejection("internal", f"scoring raised {type(error).__name__}; its log has the cause"))
         return found
