@@ -84,8 +84,8 @@ class Bench:
     def peer(self, stack: ExitStack, name: str, python: Path, program: str) -> Contender:
         load = self._load(name)
         command = [
-            str(python), str(PEERS / program), self.brokers, f"{name}.transactions", f"{name}.decisions", str(self.model),
-            self.store_url,
+            str(python), str(PEERS / program), self.brokers, f"{name}.transactions", f"{name}.decisions",
+            str(self.model), self.store_url,
         ]  # fmt: skip
         return Contender(self._started(stack, name, command, {"PATH": os.environ["PATH"]}, 0, load), load)
 

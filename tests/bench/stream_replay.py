@@ -4,10 +4,10 @@
 
 Two stores with the same daily snapshots, one model with the shipped declaration. Sixteen clients send the month to
 POST /predict, each one the payments of its own users, in order of arrival; some arrive up to six days late, and a
-twelfth is sent twice. The same messages in the same order are produced to the topic at `--rate` per second. One consumer
-runs all the time; a second one joins, and leaves by SIGTERM or kill -9 in turn, so that partitions move and messages are
-delivered again. A device is one of its user here: the order of events of an entity that several users share is that of
-their arrival, which differs from run to run, over REST too.
+twelfth is sent twice. The same messages in the same order are produced to the topic at `--rate` per second. One
+consumer runs all the time; a second one joins, and leaves by SIGTERM or kill -9 in turn, so that partitions move and
+messages are delivered again. A device is one of its user here: the order of events of an entity that several users
+share is that of their arrival, which differs from run to run, over REST too.
 
 Compared are the bytes of the answers (without prediction_id and `repeated`) and, in the records of the prediction
 logs, columns, features, sequences, newest event times, snapshots and probability. Prints one line of JSON.
@@ -52,8 +52,8 @@ TOGETHER_S: Final = 6.0
 FALSIFIED: Final = 100
 RECORDED: Final = (
     "user_id", "merchant_id", "amount", "event_us", "hour_of_day", "day_of_week", "history", "degraded",
-    "fraud_probability", "is_fraud", "threshold", "model_version", "model_sha256", "feature_hash", "columns", "features",
-    "sequences", "newest_us", "snapshots",
+    "fraud_probability", "is_fraud", "threshold", "model_version", "model_sha256", "feature_hash", "columns",
+    "features", "sequences", "newest_us", "snapshots",
 )  # fmt: skip
 """What a record has in common with the one of the same transaction in the other log."""
 Pairs = list[tuple[str, bytes]]

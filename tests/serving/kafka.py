@@ -77,14 +77,14 @@ class Published(NamedTuple):
 
 
 class Client:
-    """Produces to and reads the topics of a broker."""
+    """Produces to and reads the topics of a broker. A retry after a kill of the broker may send a message twice."""
 
     def __init__(self, bootstrap: str, topics: dict[str, int] = TOPICS) -> None:
         self._topics = topics
         self._producer = Producer(
             {
-                "bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 1, "partitioner": "murmur2_random",
-                "message.max.bytes": LARGEST, **QUIET,
+                "bootstrap.servers": bootstrap, "max.in.flight": 1, "linger.ms": 1,
+                "partitioner": "murmur2_random", "message.max.bytes": LARGEST, **QUIET,
             }
         )  # fmt: skip
         self._consumer = Consumer(
@@ -103,18 +103,20 @@ class Client:
         )
         self.published: list[Published] = []
 
-    def send(
-        self, key: str | bytes | None, value: object, headers: Sequence[tuple[str, bytes]] = (), **more: Any
-    ) -> None:
+    def send(self, key: str | bytes | None, value: object, headers: Sequence[tuple[str, bytes]] = ()) -> None:
         """Queue a message for `transactions`; a value that is not bytes is sent as JSON."""
         body = value if isinstance(value, bytes) or value is None else json.dumps(value).encode()
         while True:
             try:
-                self._producer.produce("transactions", body, key, headers=list(headers), **more)
+                self._producer.produce("transactions", body, key, headers=list(headers))
             except BufferError:
                 self._producer.poll(0.1)
             else:
                 return
+
+    def serve(self) -> None:
+        """Run what is due of the producer."""
+        self._producer.poll(0)
 
     def flush(self, seconds: float = DEADLINE_S) -> None:
         assert self._producer.flush(seconds) == 0
@@ -155,9 +157,13 @@ class Client:
 def _published(message: Message) -> Published:
     key, headers = message.key(), message.headers() or []
     return Published(
-        message.topic() or "", message.partition() or 0, message.offset() or 0, None if key is None else key.decode(errors="surrogateescape"),
+        message.topic() or "", message.partition() or 0, message.offset() or 0, _text(key),
         message.value(), {name: value.decode() for name, value in headers},
     )  # fmt: skip
+
+
+def _text(key: bytes | None) -> str | None:
+    return None if key is None else key.decode(errors="surrogateescape")
 
 
 def committed(bootstrap: str, partitions: int = 4, group: str = "fraud-scoring") -> list[int]:

@@ -33,12 +33,12 @@ def killed(method: Callable[..., Any], when: str, at: int) -> Callable[..., Any]
         if not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    async def in_turn(*arguments: Any) -> Any:
+    async def in_turn(*arguments: object) -> object:
         found = await method(*arguments)
         reached()
         return found
 
-    def at_once(*arguments: Any) -> Any:
+    def at_once(*arguments: object) -> object:
         if when == "before":
             reached()
         found = method(*arguments)

@@ -8,15 +8,7 @@ import pytest
 from expected import probability
 from kafka import Broker, Client, Stream, committed
 from servers import Registry, Serving, Valkey, until
-
-AT = "2026-04-01T12:00:{:02d}Z"
-
-
-def payment(user: str, number: int, **more: object) -> dict[str, Any]:
-    return {
-        "user_id": user, "transaction_id": f"{user}-{number}", "merchant_id": f"m{number % 3}", "amount": 10.0 + number,
-        "event_timestamp": AT.format(number), "merchant_category": "travel", "distance_from_home": 1.0, **more,
-    }  # fmt: skip
+from stream_checks import payment
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +143,7 @@ def test_every_message_is_counted_and_sigterm_commits_all(
     assert stream.metric("stream_redelivered_total") == outcomes["repeated"]
     assert stream.metric("stream_decision_seconds_count") == sum(outcomes.values())
     assert stream.metric("stream_paused") == 0
+    until(lambda: stream.metric("stream_broker_up") == 1, "the broker seen")
     assert stream.stop(signal.SIGTERM) == 0
     assert sum(committed(broker.bootstrap)) == sum(outcomes.values())
     ids = {of.json["prediction_id"] for of in client.of("decisions")}

@@ -1,4 +1,4 @@
-"""kill -9 of the consumer at every step, of the broker and of the store; outages; rebalances; back-pressure.
+"""kill -9 of the consumer at every step and of the store; outages; rebalances; back-pressure.
 
 What must hold after each: every transaction has a decision, all decisions of a transaction are equal except for
 `repeated`, and none but the first is without it.
@@ -7,19 +7,15 @@ What must hold after each: every transaction has a decision, all decisions of a 
 import json
 import signal
 import threading
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import killed_stream
 import pytest
-from kafka import Broker, Client, Published, Stream, committed
+from kafka import Broker, Client, Stream, committed
 from servers import Registry, Valkey, until
-from test_stream import payment
-
-USERS = 40
-SENT = 2_000
-STEPS = ("polled", "appended", "kept", "produced", "acknowledged", "committed")
+from stream_checks import SENT, all_decided, by_transaction, check, payment, transactions
 
 
 @pytest.fixture
@@ -52,53 +48,6 @@ def streams(
     yield make
     for stream in made:
         stream.close()
-
-
-def transactions(count: int = SENT) -> list[dict[str, Any]]:
-    """Of 40 users, in an order in which each user's payments are some apart."""
-    return [
-        payment(
-            f"user{n % USERS}",
-            n // USERS,
-            event_timestamp=f"2026-04-01T{n // 3600:02d}:{n // 60 % 60:02d}:{n % 60:02d}Z",
-        )
-        for n in range(count)
-    ]
-
-
-def by_transaction(decisions: list[Published]) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for decision in decisions:
-        found[decision.json["transaction_id"]].append(decision.json)
-    return found
-
-
-def check(sent: list[dict[str, Any]], decisions: list[Published]) -> Counter[str]:
-    """Every transaction is decided; later decisions of it are marked and equal. Returns what was counted."""
-    found = by_transaction(decisions)
-    counts = Counter(sent=len(sent), decisions=len(decisions))
-    counts["lost"] = len({of["transaction_id"] for of in sent} - found.keys())
-    for answers in found.values():
-        first, *others = [answer | {"repeated": False} for answer in answers]
-        counts["different"] += any(other != first for other in others)
-        counts["repeated"] += sum(answer["repeated"] for answer in answers)
-        counts["more than one without mark"] += sum(not answer["repeated"] for answer in answers) > 1
-        counts["degraded"] += first["degraded"]
-    assert counts["lost"] == counts["different"] == counts["more than one without mark"] == 0, counts
-    return counts
-
-
-def all_decided(client: Client, sent: list[dict[str, Any]], seconds: float = 120.0) -> list[Published]:
-    """Read until every transaction has a decision."""
-    expected = {of["transaction_id"] for of in sent}
-
-    def look() -> bool:
-        client.read()
-        return expected <= by_transaction(client.of("decisions")).keys()
-
-    client.flush()
-    until(look, "a decision for every transaction", seconds)
-    return client.of("decisions")
 
 
 def test_partitions_are_shared_and_no_decision_is_lost_when_consumers_come_and_go(
@@ -236,7 +185,7 @@ def test_a_clock_that_jumps_back_does_not_stop_the_stream(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", killed_stream.STEPS)
 def test_kill_9_of_the_consumer_loses_nothing_and_decides_nothing_differently(
     step: str, client: Client, streams: Callable[..., Stream]
 ) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from fraud_serving.stream.errors import ClientErrors
@@ -36,7 +37,8 @@ class TopicConsumer:
         self._settings, self._progress, self._metrics, self._errors = settings, progress, metrics, errors
         self._take = take
         self._consumer = Consumer(
-            {**settings.consumer(), "error_cb": errors.seen, "on_commit": self._committed}, logger=errors.logger
+            {**settings.consumer(), "error_cb": errors.seen, "on_commit": self._committed, "stats_cb": self._stats},
+            logger=errors.logger,
         )
         self._epochs: dict[int, int] = {}
         """Assigned partition -> number of its assignment."""
@@ -154,6 +156,11 @@ class TopicConsumer:
         # The offsets of a later commit include these. After a failure, their messages are delivered again.
         self._metrics.commits["failed"] += 1
         self._errors.seen(failed)
+
+    def _stats(self, statistics: str) -> None:
+        """Whether a broker is connected."""
+        brokers = msgspec.json.decode(statistics)["brokers"].values()
+        self._metrics.broker_up = int(any(of["state"] == "UP" and of["nodeid"] >= 0 for of in brokers))
 
     def _measure_lag(self) -> None:
         topic, lag = self._settings.transactions_topic, dict[int, int]()
