@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,7 @@ UV: Final = ROOT / ".venv/tools/bin/uv"
 CONNECTIONS: Final = 64
 HALF_S: Final = 10.0
 Figures = dict[str, float]
+Keep = Callable[[str, Mapping[str, float], int], None]
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,36 @@ def memory(contender: Contender, count: int) -> list[tuple[int, float]]:
     return seen
 
 
+def peers_of(bench: Bench, stack: ExitStack) -> dict[str, Contender]:
+    """The peers that can be installed, started."""
+    found = {"plain_loop": bench.peer(stack, "plain_loop", Path(serving.PYTHON), "plain.py")}
+    why_not = quix_environment()
+    if why_not:
+        print(f"quixstreams: skipped, {why_not}")
+    else:
+        found["quixstreams"] = bench.peer(stack, "quixstreams", QUIX / "bin/python", "quix.py")
+    return found
+
+
+def measure(
+    bench: Bench, stack: ExitStack, streams: dict[str, Contender], given: argparse.Namespace, key: str, keep: Keep
+) -> None:
+    """The interleaved rounds."""
+    streams["stream_wide"] = bench.stream(stack, "stream_wide", "wide-cache", wide=True)
+    over_rest = {
+        "rest": (bench.serving.ours(stack, "rest"), False),
+        "rest_wide": (bench.serving.ours(stack, "rest_wide", cache="wide-cache"), True),
+    }
+    peers = {} if given.without_peers else peers_of(bench, stack)
+    for number in range(given.rounds + 1):
+        for name, contender in streams.items():
+            keep(name, backlog(contender, f"{name}{number}", given.messages), number)
+        for name, (server, wide) in over_rest.items():
+            keep(name, rest(server, f"{name}{number}", key, given.seconds, wide=wide), number)
+        for name, contender in peers.items():
+            keep(name, backlog(contender, f"{name}{number}", given.messages // 5), number)
+
+
 def run(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     made = [serving.PYTHON, "-m", "fraud_serving.api_keys", "new", "bench", str(folder / "keys")]
     key = subprocess.run(made, check=True, capture_output=True, text=True).stdout.strip()
@@ -181,32 +212,12 @@ def run(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
         streams = {"stream": bench.stream(stack, "stream")}
         if given.memory:
             seen = memory(streams["stream"], given.memory)
-        over_rest: dict[str, tuple[serving.Server, bool]] = {}
         if given.rounds:
-            streams["stream_wide"] = bench.stream(stack, "stream_wide", "wide-cache", wide=True)
-            over_rest["rest"] = (bench.serving.ours(stack, "rest"), False)
-            over_rest["rest_wide"] = (bench.serving.ours(stack, "rest_wide", cache="wide-cache"), True)
-        peers: dict[str, Contender] = {}
-        if given.rounds and not given.without_peers:
-            peers["plain_loop"] = bench.peer(stack, "plain_loop", Path(serving.PYTHON), "plain.py")
-            why_not = quix_environment()
-            if why_not:
-                print(f"quixstreams: skipped, {why_not}")
-            else:
-                peers["quixstreams"] = bench.peer(stack, "quixstreams", QUIX / "bin/python", "quix.py")
-        for number in range(given.rounds + 1 if given.rounds else 0):
+            measure(bench, stack, streams, given, key, keep)
             for name, contender in streams.items():
-                keep(name, backlog(contender, f"{name}{number}", given.messages), number)
-            for name, (server, wide) in over_rest.items():
-                keep(name, rest(server, f"{name}{number}", key, given.seconds, wide=wide), number)
-            for name, contender in peers.items():
-                keep(name, backlog(contender, f"{name}{number}", given.messages // 5), number)
-        for name, contender in streams.items():
-            if not given.rounds:
-                break
-            rate = statistics.median(measured[name]["transactions_per_s"]) / 2
-            for number in range(given.rounds):
-                keep(f"{name}_half_load", half_load(contender, f"half{number}", rate), 1)
+                rate = statistics.median(measured[name]["transactions_per_s"]) / 2
+                for number in range(given.rounds):
+                    keep(f"{name}_half_load", half_load(contender, f"half{number}", rate), 1)
     contenders: dict[str, Any] = {
         name: {what: statistics.median(values) for what, values in of.items()} for name, of in measured.items()
     }

@@ -16,7 +16,7 @@ from servers import Registry, free_port, until
 
 TOPICS = {"transactions": 4, "decisions": 4, "transactions.rejected": 1}
 QUIET = {"log_level": 0, "log.connection.close": False}
-LARGEST = 16 * 1024 * 1024
+LARGEST = 32 * 1024 * 1024
 DEADLINE_S = 60.0
 
 
@@ -57,6 +57,36 @@ class Broker:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+
+class MockBroker:
+    """A broker whose records outlive `down` and `up` (mock_broker.py)."""
+
+    def __init__(self, topics: dict[str, int] = TOPICS) -> None:
+        program = str(Path(__file__).with_name("mock_broker.py"))
+        self._process = subprocess.Popen(
+            [sys.executable, program, *(f"{name}:{count}" for name, count in topics.items())],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        self.bootstrap = self._process.stdout.readline().decode().strip()
+
+    def down(self) -> None:
+        self._tell("down")
+
+    def up(self) -> None:
+        self._tell("up")
+
+    def _tell(self, command: str) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(command.encode() + b"\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == b"done\n"
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.communicate()
 
 
 class Published(NamedTuple):
@@ -167,11 +197,11 @@ def _text(key: bytes | None) -> str | None:
 
 
 def committed(bootstrap: str, partitions: int = 4, group: str = "fraud-scoring") -> list[int]:
-    """The committed offset of each partition of `transactions`; -1001 without one."""
+    """The committed offset of each partition of `transactions`, 0 without one."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, **QUIET})
     try:
         return [
-            of.offset
+            max(of.offset, 0)
             for of in consumer.committed([TopicPartition("transactions", i) for i in range(partitions)], timeout=10)
         ]
     finally:

@@ -127,6 +127,17 @@ def test_a_poison_message_is_rejected_with_its_bytes_and_does_not_stop_the_other
     assert int(message.headers["rejected-bytes"]) == len(message.value or b"")
 
 
+def test_of_a_message_that_the_broker_would_refuse_the_beginning_is_published(stream: Stream, client: Client) -> None:
+    rejected = len(client.of("transactions.rejected"))
+    value = bytes(range(256)) * (17 * 4096)
+    client.send("ida", value)
+    (message,) = client.wait(rejected + 1, "transactions.rejected")[rejected:]
+    assert message.value == value[:65_536]
+    assert message.headers["rejected-truncated"] == "true"
+    assert message.headers["rejected-bytes"] == str(len(value))
+    assert message.headers["rejected-reason"] == "too_large"
+
+
 def test_every_message_is_counted_and_sigterm_commits_all(
     broker: Broker, stream: Stream, client: Client, serving: Serving
 ) -> None:

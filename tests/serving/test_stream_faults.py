@@ -13,7 +13,7 @@ from typing import Any
 
 import killed_stream
 import pytest
-from kafka import Broker, Client, Stream, committed
+from kafka import Broker, Client, MockBroker, Stream, committed
 from servers import Registry, Valkey, until
 from stream_checks import SENT, all_decided, by_transaction, check, payment, transactions
 
@@ -101,6 +101,31 @@ def test_consumption_pauses_without_acknowledgements_and_resumes(
     assert stream.stop() == 0
 
 
+def test_a_broker_that_goes_down_and_comes_back_with_its_log_loses_nothing(
+    registry: Registry, versions: list[str], store: Valkey, tmp_path: Path
+) -> None:
+    registry.promote(versions[0])
+    broker = MockBroker()
+    client = Client(broker.bootstrap)
+    stream = Stream(tmp_path / "stream", broker.bootstrap, store.url, registry).start()
+    sent = transactions()
+    try:
+        for part in range(4):
+            for transaction in sent[part::4]:
+                client.transaction(transaction)
+            broker.down()
+            until(lambda: stream.metric("stream_broker_up") == 0, "the outage seen")
+            broker.up()
+            until(lambda: stream.metric("stream_broker_up") == 1, "the broker seen")
+        check(sent, all_decided(client, sent))
+        assert stream.stop() == 0
+        assert sum(committed(broker.bootstrap)) >= SENT
+    finally:
+        client.close()
+        stream.close()
+        broker.stop()
+
+
 @pytest.mark.parametrize("seconds", [1, 15])
 def test_a_broker_that_is_away_loses_nothing(
     seconds: int, broker: Broker, client: Client, streams: Callable[..., Stream]
@@ -143,6 +168,41 @@ def test_a_killed_store_gives_degraded_answers_and_recovers(
     assert counts["degraded"] == 500
     assert counts["repeated"] == 0
     assert stream.metric('serving_degraded_total{reason="store"}') == 500
+
+
+def test_sigterm_during_an_outage_ends_the_process_and_the_next_one_decides(
+    broker: Broker, client: Client, streams: Callable[..., Stream]
+) -> None:
+    stream = streams(STREAM_DRAIN_SECONDS="2").start()
+    sent = transactions()
+    for transaction in sent:
+        client.transaction(transaction)
+    client.flush()
+    until(lambda: stream.metric("stream_batch_messages_count") > 0, "a batch polled")
+    broker.signal(signal.SIGSTOP)
+    assert stream.stop() == 0
+    broker.signal(signal.SIGCONT)
+    streams().start(wait_for="")
+    check(sent, all_decided(client, sent))
+
+
+def test_a_message_whose_scoring_raises_is_rejected_and_its_batch_is_decided(
+    client: Client, streams: Callable[..., Stream], tmp_path: Path
+) -> None:
+    stream = streams()
+    stream.program = (str(Path(__file__).with_name("failing_stream.py")),)
+    for number in range(30):
+        client.transaction(payment("ok", number))
+        if number % 10 == 5:
+            client.transaction(payment("bad", number))
+    client.flush()
+    stream.start()
+    assert [of.json["transaction_id"] for of in client.wait(30)] == [f"ok-{number}" for number in range(30)]
+    rejected = client.wait(3, "transactions.rejected")
+    assert {of.headers["rejected-reason"] for of in rejected} == {"internal"}
+    assert {of.json["transaction_id"] for of in rejected} == {"bad-5", "bad-15", "bad-25"}
+    assert "ZeroDivisionError" in rejected[0].headers["rejected-detail"]
+    assert stream.stop() == 0
 
 
 def test_a_missing_topic_is_reported_and_consumed_once_it_exists(

@@ -40,7 +40,7 @@ class Stream:
         progress = Progress(service.predictions, settings.max_unacknowledged, metrics)
         self._publisher = Publisher(settings, progress, metrics, errors)
         messages = MessageScorer(service.scorer, service.store, service.predictions)
-        worker = Worker(service.scorer, messages, self._publisher, progress, max_bytes)
+        worker = Worker(service.scorer, messages, self._publisher, progress, errors, max_bytes)
         self._consumer = TopicConsumer(settings, progress, metrics, errors, worker.take)
 
     def _fail(self) -> None:

@@ -48,7 +48,6 @@ class TopicConsumer:
         self._commit: dict[int, int] = {}
         self._committed_s = self._lag_s = 0.0
         self._stop = threading.Event()
-        self._failed = False
         self._thread = threading.Thread(target=self._run, name="stream-consumer", daemon=True)
 
     def start(self) -> None:
@@ -64,6 +63,10 @@ class TopicConsumer:
         self._thread.join()
 
     def _run(self) -> None:
+        with self._errors.fatal("the consumer"):
+            self._consume()
+
+    def _consume(self) -> None:
         consumer = self._consumer
         consumer.subscribe(
             [self._settings.transactions_topic],

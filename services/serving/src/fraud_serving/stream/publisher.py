@@ -202,5 +202,6 @@ class Publisher:
         self._ready.set()
 
     def _poll(self) -> None:
-        while not self._stop.is_set():
-            self._producer.poll(_POLL_S)
+        with self._errors.fatal("the producer"):
+            while not self._stop.is_set():
+                self._producer.poll(_POLL_S)

@@ -17,6 +17,7 @@ from fraud_serving.request import ValidTransaction
 from fraud_serving.scoring.messages import MessageScorer, Replies
 from fraud_serving.scoring.scorer import Scorer
 from fraud_serving.store.connection import Reply
+from fraud_serving.stream.errors import ClientErrors
 from fraud_serving.stream.messages import Rejection, read
 from fraud_serving.stream.progress import Batch, Progress
 from fraud_serving.stream.publisher import Outcome, Publisher
@@ -42,9 +43,11 @@ class Worker:
     """Processes batches on the event loop."""
 
     def __init__(
-        self, scorer: Scorer, messages: MessageScorer, publisher: Publisher, progress: Progress, max_bytes: int
-    ) -> None:
+        self, scorer: Scorer, messages: MessageScorer, publisher: Publisher, progress: Progress, errors: ClientErrors,
+        max_bytes: int,
+    ) -> None:  # fmt: skip
         self._scorer, self._messages, self._publisher, self._progress = scorer, messages, publisher, progress
+        self._errors = errors
         self._max_bytes = max_bytes
         self._loop = asyncio.get_running_loop()
         self._last: _Steps | None = None
@@ -62,13 +65,12 @@ class Worker:
         task.add_done_callback(self._tasks.discard)
 
     async def _process(self, batch: Batch, before: _Steps | None, steps: _Steps) -> None:
-        try:
+        with self._errors.fatal("a batch"):
             outcomes = await self._outcomes_or_reasons(batch, before, steps)
             if before is not None:
                 await before.done[2]
             batch.log_mark = self._messages.log.accepted
             await self._publisher.publish(batch, outcomes)
-        finally:
             for step in range(_STEPS):
                 steps.finish(step)
             self._progress.published()
@@ -114,11 +116,6 @@ class Worker:
             steps.finish(1)
         decisions = iter(self._messages.finish(scored, await _replies(scored.replies)))
         return [of if isinstance(of, Rejection) else next(decisions) for of in found]
-
-    async def drained(self) -> None:
-        """Wait until every batch that was taken is published."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
 
 
 async def _replies(future: Replies) -> list[Reply] | None:
