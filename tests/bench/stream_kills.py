@@ -117,19 +117,20 @@ def server_killed(world: World, kill: Callable[[], None], kills: int, sent: Paym
     ended = threading.Event()
     supervisor = threading.Thread(target=supervised, args=(world, ended))
     supervisor.start()
-    first = sent[:20]
-    send(world.client, first)
-    all_decided(world.client, first)
-    sending = threading.Thread(target=paced, args=(world.client, sent[20:], 2 * kills * PAUSE_S))
-    sending.start()
-    for _ in range(kills):
-        threading.Event().wait(PAUSE_S)
-        kill()
-    sending.join()
-    counts = tally(sent, all_decided(world.client, sent, 300))
-    ended.set()
-    supervisor.join()
-    return counts
+    try:
+        first = sent[:20]
+        send(world.client, first)
+        all_decided(world.client, first)
+        sending = threading.Thread(target=paced, args=(world.client, sent[20:], 2 * kills * PAUSE_S))
+        sending.start()
+        for _ in range(kills):
+            threading.Event().wait(PAUSE_S)
+            kill()
+        sending.join()
+        return tally(sent, all_decided(world.client, sent, 300))
+    finally:
+        ended.set()
+        supervisor.join()
 
 
 def paced(client: Client, sent: Payments, seconds: float) -> None:
