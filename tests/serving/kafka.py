@@ -5,20 +5,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from servers import Registry, free_port, until
 
 TOPICS = {"transactions": 4, "decisions": 4, "transactions.rejected": 1}
 QUIET = {"log_level": 0, "log.connection.close": False}
-LARGEST = 16 * 1024 * 1024
+LARGEST = 32 * 1024 * 1024
 DEADLINE_S = 60.0
 
 
@@ -61,6 +59,36 @@ class Broker:
             self.process = None
 
 
+class MockBroker:
+    """A broker whose records outlive `down` and `up` (mock_broker.py)."""
+
+    def __init__(self, topics: dict[str, int] = TOPICS) -> None:
+        program = str(Path(__file__).with_name("mock_broker.py"))
+        self._process = subprocess.Popen(
+            [sys.executable, program, *(f"{name}:{count}" for name, count in topics.items())],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        self.bootstrap = self._process.stdout.readline().decode().strip()
+
+    def down(self) -> None:
+        self._tell("down")
+
+    def up(self) -> None:
+        self._tell("up")
+
+    def _tell(self, command: str) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(command.encode() + b"\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == b"done\n"
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
 class Published(NamedTuple):
     """A message of a topic, with its value parsed if it is JSON."""
 
@@ -79,14 +107,14 @@ class Published(NamedTuple):
 
 
 class Client:
-    """Produces to and reads the topics of a broker."""
+    """Produces to and reads the topics of a broker. A retry after a kill of the broker may send a message twice."""
 
     def __init__(self, bootstrap: str, topics: dict[str, int] = TOPICS) -> None:
         self._topics = topics
         self._producer = Producer(
             {
-                "bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 1, "partitioner": "murmur2_random",
-                "message.max.bytes": LARGEST, **QUIET,
+                "bootstrap.servers": bootstrap, "max.in.flight": 1, "linger.ms": 1,
+                "partitioner": "murmur2_random", "message.max.bytes": LARGEST, **QUIET,
             }
         )  # fmt: skip
         self._consumer = Consumer(
@@ -105,18 +133,20 @@ class Client:
         )
         self.published: list[Published] = []
 
-    def send(
-        self, key: str | bytes | None, value: object, headers: Sequence[tuple[str, bytes]] = (), **more: Any
-    ) -> None:
+    def send(self, key: str | bytes | None, value: object, headers: Sequence[tuple[str, bytes]] = ()) -> None:
         """Queue a message for `transactions`; a value that is not bytes is sent as JSON."""
         body = value if isinstance(value, bytes) or value is None else json.dumps(value).encode()
         while True:
             try:
-                self._producer.produce("transactions", body, key, headers=list(headers), **more)
+                self._producer.produce("transactions", body, key, headers=list(headers))
             except BufferError:
                 self._producer.poll(0.1)
             else:
                 return
+
+    def serve(self) -> None:
+        """Run what is due of the producer."""
+        self._producer.poll(0)
 
     def flush(self, seconds: float = DEADLINE_S) -> None:
         assert self._producer.flush(seconds) == 0
@@ -126,8 +156,14 @@ class Client:
 
     def read(self) -> None:
         """Add what is published by now."""
-        while messages := self._consumer.consume(1_000, 0.1):
-            self.published += [_published(message) for message in messages if message.error() is None]
+        while self.read_once(0.1):
+            pass
+
+    def read_once(self, seconds: float = 0.0) -> int:
+        """Add what has been fetched, at most 1,000 messages; their number."""
+        messages = self._consumer.consume(1_000, seconds)
+        self.published += [_published(message) for message in messages if message.error() is None]
+        return len(messages)
 
     def wait(self, count: int, topic: str = "decisions", seconds: float = DEADLINE_S) -> list[Published]:
         """Wait until a topic has `count` messages in all, and return them in the order of reading."""
@@ -151,17 +187,21 @@ class Client:
 def _published(message: Message) -> Published:
     key, headers = message.key(), message.headers() or []
     return Published(
-        message.topic() or "", message.partition() or 0, message.offset() or 0, None if key is None else key.decode(errors="surrogateescape"),
+        message.topic() or "", message.partition() or 0, message.offset() or 0, _text(key),
         message.value(), {name: value.decode() for name, value in headers},
     )  # fmt: skip
 
 
+def _text(key: bytes | None) -> str | None:
+    return None if key is None else key.decode(errors="surrogateescape")
+
+
 def committed(bootstrap: str, partitions: int = 4, group: str = "fraud-scoring") -> list[int]:
-    """The committed offset of each partition of `transactions`; -1001 without one."""
+    """The committed offset of each partition of `transactions`, 0 without one."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, **QUIET})
     try:
         return [
-            of.offset
+            max(of.offset, 0)
             for of in consumer.committed([TopicPartition("transactions", i) for i in range(partitions)], timeout=10)
         ]
     finally:

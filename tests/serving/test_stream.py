@@ -1,23 +1,14 @@
 """The stream process against a real broker: decisions equal to those of REST, rejected messages, drain, metrics."""
 
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from expected import probability
 from kafka import Broker, Client, Stream, committed
 from servers import Registry, Serving, Valkey, until
-
-AT = "2026-04-01T12:00:{:02d}Z"
-
-
-def payment(user: str, number: int, **more: object) -> dict[str, Any]:
-    return {
-        "user_id": user, "transaction_id": f"{user}-{number}", "merchant_id": f"m{number % 3}", "amount": 10.0 + number,
-        "event_timestamp": AT.format(number), "merchant_category": "travel", "distance_from_home": 1.0, **more,
-    }  # fmt: skip
+from stream_checks import payment
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +127,17 @@ def test_a_poison_message_is_rejected_with_its_bytes_and_does_not_stop_the_other
     assert int(message.headers["rejected-bytes"]) == len(message.value or b"")
 
 
+def test_of_a_message_that_the_broker_would_refuse_the_beginning_is_published(stream: Stream, client: Client) -> None:
+    rejected = len(client.of("transactions.rejected"))
+    value = bytes(range(256)) * (17 * 4096)
+    client.send("ida", value)
+    (message,) = client.wait(rejected + 1, "transactions.rejected")[rejected:]
+    assert message.value == value[:65_536]
+    assert message.headers["rejected-truncated"] == "true"
+    assert message.headers["rejected-bytes"] == str(len(value))
+    assert message.headers["rejected-reason"] == "too_large"
+
+
 def test_every_message_is_counted_and_sigterm_commits_all(
     broker: Broker, stream: Stream, client: Client, serving: Serving
 ) -> None:
@@ -144,12 +146,15 @@ def test_every_message_is_counted_and_sigterm_commits_all(
         client.transaction(payment(f"henry{number % 7}", number))
     client.wait(before + 50)
     until(lambda: stream.metric("stream_unacknowledged_messages") == 0, "every decision acknowledged")
-    outcomes = {of: stream.metric(f'stream_messages_total{{outcome="{of}"}}') for of in ("decided", "repeated", "rejected")}
+    outcomes = {
+        of: stream.metric(f'stream_messages_total{{outcome="{of}"}}') for of in ("decided", "repeated", "rejected")
+    }
     assert outcomes["decided"] + outcomes["repeated"] == len(client.of("decisions"))
     assert outcomes["rejected"] == len(client.of("transactions.rejected"))
     assert stream.metric("stream_redelivered_total") == outcomes["repeated"]
     assert stream.metric("stream_decision_seconds_count") == sum(outcomes.values())
     assert stream.metric("stream_paused") == 0
+    until(lambda: stream.metric("stream_broker_up") == 1, "the broker seen")
     assert stream.stop(signal.SIGTERM) == 0
     assert sum(committed(broker.bootstrap)) == sum(outcomes.values())
     ids = {of.json["prediction_id"] for of in client.of("decisions")}

@@ -13,13 +13,11 @@ Two differences to a request, because a message is delivered again after a failu
 """
 
 import asyncio
-
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
-
 from msgspec import Struct
 
 from fraud_serving.log.prediction_log import PredictionLog
@@ -29,7 +27,7 @@ from fraud_serving.request import ValidTransaction
 from fraud_serving.schema import Answer
 from fraud_serving.scoring.answer import answer_to, record_of
 from fraud_serving.scoring.challenger import shadow_of
-from fraud_serving.scoring.inference import rule_probability
+from fraud_serving.scoring.inference import RULE_VERSION, rule_probability
 from fraud_serving.scoring.inputs import NO_FEATURES, Features, Inputs
 from fraud_serving.scoring.reads import Reads, fill
 from fraud_serving.scoring.retries import FirstAnswers
@@ -39,7 +37,6 @@ from fraud_serving.store.connection import NO_REPLY, Reply
 from fraud_serving.store.store import Store
 
 _encode = msgspec.json.Encoder().encode
-_ID_AT: Final = len(b'{"prediction_id":"')
 _ID_BYTES: Final = 16
 Replies = asyncio.Future[list[Reply]] | None
 """None: the store is not connected."""
@@ -62,12 +59,13 @@ class Scored(Struct, gc=False):
     features: list[Features]
     answers: list[Answer]
     bodies: list[bytes]
+    """The answers as JSON."""
     kept: list[int]
     """The rows whose answers are to be kept, in order of the replies."""
     replies: Replies
 
 
-class Decision(Struct, gc=False, frozen=True):
+class Decision(NamedTuple):
     """What is published for one transaction."""
 
     body: bytes
@@ -114,15 +112,14 @@ class MessageScorer:
         else:
             features = [inputs.features(row, row.values, of) for row, of in zip(rows, reading.reads, strict=True)]
             probabilities = _probabilities(model, inputs, rows, features)
+        version = RULE_VERSION if model is None else model.version
         answers: list[Answer] = []
         bodies: list[bytes] = []
         kept: list[int] = []
         for i, (row, found, probability) in enumerate(zip(rows, features, probabilities, strict=True)):
-            answer = answer_to(state, row, found, probability, "")
-            id_ = _prediction_id(row, found, answer)
-            body = _encode(answer)
-            answers.append(msgspec.structs.replace(answer, prediction_id=id_))
-            bodies.append(body[:_ID_AT] + id_.encode() + body[_ID_AT:])
+            answer = answer_to(state, row, found, probability, _prediction_id(version, row, found, probability))
+            answers.append(answer)
+            bodies.append(_encode(answer))
             if found.sequences and not found.store_failed:
                 kept.append(i)
         sent = self._first_answers.keep_all([rows[i] for i in kept], [bodies[i] for i in kept]) if kept else None
@@ -167,10 +164,10 @@ def _probabilities(
     return [float(model.score(table[i : i + 1])[0]) for i in range(len(table))]
 
 
-def _prediction_id(transaction: ValidTransaction, features: Features, answer: Answer) -> str:
-    """Of the transaction and of what its answer consists of, without `repeated`."""
+def _prediction_id(version: str, transaction: ValidTransaction, features: Features, probability: float) -> str:
+    """Of the transaction and of everything that its answer was computed from."""
     parts = (
-        transaction.user_id, answer.transaction_id, answer.fraud_probability, answer.threshold, answer.model_version,
-        answer.categories, answer.degraded, features.sequences, features.newest_us, features.snapshots,
+        version, probability, transaction.transaction_id, transaction.event_us, transaction.values, features.sequences,
+        features.newest_us, features.snapshots, features.store_failed,
     )  # fmt: skip
     return blake2b(_encode(parts), digest_size=_ID_BYTES).hexdigest()

@@ -129,12 +129,17 @@ class Scorer:
     def count_inputs(self, state: State, scored: Sequence[tuple[ValidTransaction, Features]]) -> None:
         """Count what the answers were computed from."""
         metrics, inputs = self.metrics, state.inputs
+        if len(scored) > 1:
+            # Counted in C: a loop takes ten times as long.
+            metrics.history.update([features.source for _, features in scored])
+            metrics.daily.update([table for _, features in scored for table in features.daily])
         for transaction, features in scored:
-            metrics.history[features.source] += 1
+            if len(scored) == 1:
+                metrics.history[features.source] += 1
+                for table in features.daily:
+                    metrics.daily[table] += 1
             if features.store_failed:
                 metrics.degraded["store"] += 1
-            for table in features.daily:
-                metrics.daily[table] += 1
             if inputs is not None:
                 metrics.unknown_category += inputs.unknown_categories(transaction, transaction.values)
         if inputs is None:

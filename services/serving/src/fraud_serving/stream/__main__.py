@@ -32,22 +32,21 @@ class Stream:
     """The Kafka side of one process. `start` and `stop` run on the event loop."""
 
     def __init__(self, settings: StreamSettings, service: ScoringService, max_bytes: int) -> None:
-        loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         self.ended, self.failed = asyncio.Event(), False
         metrics = StreamMetrics()
         service.metrics.add(metrics)
-        errors = ClientErrors(metrics, lambda: loop.call_soon_threadsafe(self._fail))
+        errors = ClientErrors(metrics, self._fail)
         progress = Progress(service.predictions, settings.max_unacknowledged, metrics)
         self._publisher = Publisher(settings, progress, metrics, errors)
         messages = MessageScorer(service.scorer, service.store, service.predictions)
-        worker = Worker(service.scorer, messages, self._publisher, progress, max_bytes)
-        self._consumer = TopicConsumer(
-            settings, progress, metrics, errors, lambda batch: loop.call_soon_threadsafe(worker.take, batch)
-        )
+        worker = Worker(service.scorer, messages, self._publisher, progress, errors, max_bytes)
+        self._consumer = TopicConsumer(settings, progress, metrics, errors, worker.take)
 
     def _fail(self) -> None:
+        """End the process. Called on a thread of the client of Kafka."""
         self.failed = True
-        self.ended.set()
+        self._loop.call_soon_threadsafe(self.ended.set)
 
     def start(self) -> None:
         """Join the group."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from fraud_serving.stream.errors import ClientErrors
@@ -18,8 +19,8 @@ _POLL_S: Final = 0.2
 COMMIT_S: Final = 0.2
 _LAG_S: Final = 1.0
 PAUSE_AFTER_S: Final = 1.0
-"""Without room for this long, the consumer pauses its partitions. Not at once: librdkafka drops what it has fetched ahead
-of a paused partition. Meanwhile it does not poll, which delays a rebalance."""
+"""Without room for this long, the consumer pauses its partitions. Not at once: librdkafka drops what it has fetched
+ahead of a paused partition. Meanwhile it does not poll, which delays a rebalance."""
 
 
 class TopicConsumer:
@@ -36,7 +37,8 @@ class TopicConsumer:
         self._settings, self._progress, self._metrics, self._errors = settings, progress, metrics, errors
         self._take = take
         self._consumer = Consumer(
-            {**settings.consumer(), "error_cb": errors.seen, "on_commit": self._committed}, logger=errors.logger
+            {**settings.consumer(), "error_cb": errors.seen, "on_commit": self._committed, "stats_cb": self._stats},
+            logger=errors.logger,
         )
         self._epochs: dict[int, int] = {}
         """Assigned partition -> number of its assignment."""
@@ -46,7 +48,6 @@ class TopicConsumer:
         self._commit: dict[int, int] = {}
         self._committed_s = self._lag_s = 0.0
         self._stop = threading.Event()
-        self._failed = False
         self._thread = threading.Thread(target=self._run, name="stream-consumer", daemon=True)
 
     def start(self) -> None:
@@ -62,6 +63,10 @@ class TopicConsumer:
         self._thread.join()
 
     def _run(self) -> None:
+        with self._errors.fatal("the consumer"):
+            self._consume()
+
+    def _consume(self) -> None:
         consumer = self._consumer
         consumer.subscribe(
             [self._settings.transactions_topic],
@@ -139,7 +144,10 @@ class TopicConsumer:
         self._offsets |= self._commit
         self._commit = {}
         try:
-            self._consumer.commit(offsets=offsets, asynchronous=not wait)
+            if wait:
+                self._consumer.commit(offsets=offsets, asynchronous=False)
+            else:
+                self._consumer.commit(offsets=offsets)
         except KafkaException as error:
             self._committed(error.args[0], offsets)
 
@@ -151,6 +159,11 @@ class TopicConsumer:
         # The offsets of a later commit include these. After a failure, their messages are delivered again.
         self._metrics.commits["failed"] += 1
         self._errors.seen(failed)
+
+    def _stats(self, statistics: str) -> None:
+        """Whether a broker is connected."""
+        brokers = msgspec.json.decode(statistics)["brokers"].values()
+        self._metrics.broker_up = int(any(of["state"] == "UP" and of["nodeid"] >= 0 for of in brokers))
 
     def _measure_lag(self) -> None:
         topic, lag = self._settings.transactions_topic, dict[int, int]()

@@ -3,7 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from confluent_kafka import KafkaError
@@ -31,6 +32,16 @@ class ClientErrors:
         self.logger = logging.getLogger("fraud_serving.kafka")
         """For librdkafka's own lines: those of a broker that is away repeat with every attempt to connect."""
         self.logger.setLevel(logging.CRITICAL)
+
+    @contextmanager
+    def fatal(self, part: str) -> Iterator[None]:
+        """End the process if a part of it raises: what it has in hand would never be committed."""
+        try:
+            yield
+        except Exception:
+            _log.critical("%s failed, the process ends", part, exc_info=True)
+            self._on_fatal()
+            raise
 
     def seen(self, error: KafkaError) -> None:
         """Count an error, and log it unless one of its code was logged in the last half minute."""

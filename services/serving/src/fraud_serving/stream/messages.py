@@ -1,6 +1,5 @@
 """A message of the topic `transactions`: its transaction, or why it is rejected; the headers of what is published."""
 
-from collections.abc import Sequence
 from typing import Final
 
 from confluent_kafka import Message
@@ -9,7 +8,7 @@ from msgspec import Struct
 from fraud_serving.request import NotJsonError, RequestType, ValidTransaction
 from fraud_serving.schema import ContractError
 
-Headers = Sequence[tuple[str, str | bytes | None]]
+Headers = list[tuple[str, str | bytes | None]]
 TRACE: Final = "traceparent"
 VERSION: Final = "model-version"
 REJECTED: Final = "rejected-"
@@ -27,18 +26,12 @@ class Rejection(Struct, frozen=True):
 def read(message: Message, requests: RequestType, max_bytes: int, latest_us: int) -> ValidTransaction | Rejection:
     """The transaction of a message: its value is the body of POST /predict, its key the user's id."""
     key, value = message.key(), message.value()
-    if not key:
-        return Rejection("no_key", "expected the user_id as the key, got none")
-    if value is None:
-        return Rejection("no_value", "expected the body of POST /predict, got a message without value")
-    if len(value) > max_bytes:
-        return Rejection("too_large", f"expected a value of at most {max_bytes} bytes, got {len(value)}")
+    if not key or value is None or len(value) > max_bytes:
+        return _unreadable(key, value, max_bytes)
     try:
         transaction = requests.validated(requests.parse(value), latest_us)
-    except NotJsonError as error:
-        return Rejection("not_json", error.reason)
     except ContractError as error:
-        return Rejection("invalid", error.reason, error.field)
+        return Rejection("not_json" if isinstance(error, NotJsonError) else "invalid", error.reason, error.field)
     user_id = transaction.user_id
     if user_id is None:
         return Rejection("no_user", "expected a user_id", "user_id")
@@ -47,16 +40,25 @@ def read(message: Message, requests: RequestType, max_bytes: int, latest_us: int
     return transaction
 
 
-def decision_headers(message: Message, version: bytes) -> list[tuple[str, bytes]]:
-    """The headers of a decision."""
-    headers = [(VERSION, version)]
-    given = message.headers()
-    if given is not None:
-        headers += [(TRACE, value) for name, value in given if name == TRACE and isinstance(value, bytes)][:1]
-    return headers
+def _unreadable(key: bytes | None, value: bytes | None, max_bytes: int) -> Rejection:
+    if not key:
+        return Rejection("no_key", "expected the user_id as the key, got none")
+    if value is None:
+        return Rejection("no_value", "expected the body of POST /predict, got a message without value")
+    return Rejection("too_large", f"expected a value of at most {max_bytes} bytes, got {len(value)}")
 
 
-def rejected_headers(message: Message, rejection: Rejection) -> list[tuple[str, str | bytes | None]]:
+def version_headers(version: str) -> Headers:
+    """The headers of a decision of a transaction without trace."""
+    return [(VERSION, version)]
+
+
+def decision_headers(message: Message, of_version: Headers) -> Headers:
+    """The headers of a decision: those of its version, and the trace of the transaction."""
+    return of_version + [(name, value) for name, value in _headers(message) if name == TRACE][:1]
+
+
+def rejected_headers(message: Message, rejection: Rejection) -> Headers:
     """The headers of a rejected message: its own ones and where it was, and why it is rejected."""
     value = message.value()
     added = {
@@ -64,5 +66,10 @@ def rejected_headers(message: Message, rejection: Rejection) -> list[tuple[str, 
         "topic": message.topic(), "partition": message.partition(), "offset": message.offset(),
         "timestamp-ms": message.timestamp()[1], "bytes": 0 if value is None else len(value),
     }  # fmt: skip
-    own = [(name, of) for name, of in message.headers() or () if not name.startswith(REJECTED)]
+    own = [(name, of) for name, of in _headers(message) if not name.startswith(REJECTED)]
     return [*own, *((REJECTED + name, str(of)) for name, of in added.items())]
+
+
+def _headers(message: Message) -> Headers:
+    given = message.headers()
+    return list(given.items()) if isinstance(given, dict) else list(given or [])

@@ -16,8 +16,16 @@ from fraud_serving.stream.metrics import StreamMetrics
 
 _LOG_POLL_S: Final = 0.02
 BATCHES_AT_ONCE: Final = 2
-"""While one batch waits for the store, the next one is parsed or scored. A batch is polled when there is room for it, so
-that it has all messages that arrived until then."""
+"""While one batch waits for the store, the next one is parsed or scored. A batch is polled when there is room for it,
+so that it has all messages that arrived until then."""
+
+
+def position(message: Message) -> tuple[int, int]:
+    """Partition and offset of a message that was consumed."""
+    partition, offset = message.partition(), message.offset()
+    assert partition is not None  # noqa: S101 - for the type checker: a consumed message has both
+    assert offset is not None  # noqa: S101
+    return partition, offset
 
 
 class Batch:
@@ -29,7 +37,7 @@ class Batch:
         self.messages = messages
         self.unacknowledged = len(messages)
         """Written by the producer's thread."""
-        self.next_offsets: dict[int, int] = {message.partition(): message.offset() + 1 for message in messages}
+        self.next_offsets: dict[int, int] = {partition: offset + 1 for partition, offset in map(position, messages)}
         self.epochs = epochs
         """Partition -> number of its assignment, so that the offset of an earlier assignment is not committed."""
         self.log_mark = 0

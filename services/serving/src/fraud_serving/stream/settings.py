@@ -11,6 +11,7 @@ from fraud_serving.settings import BadSettingError, ScoringSettings, explained
 PREFIX: Final = "STREAM_"
 REJECTED_BYTES: Final = 16 * 1024 * 1024
 """Largest message that is copied to the topic of rejected messages as a whole."""
+_STATISTICS_MS: Final = 2_000
 _METADATA_MS: Final = 10_000
 """How often topics and partitions are looked up: an added partition is consumed after at most this time."""
 
@@ -41,7 +42,7 @@ class StreamSettings(BaseModel):
         description="longest wait for acknowledgements when the process ends or partitions are revoked",
     )  # fmt: skip
     session_seconds: float = Field(
-        default=45.0, ge=1, le=1800, description="without a heartbeat for this long the group removes the consumer"
+        default=45.0, ge=1, le=300, description="without a heartbeat for this long the group removes the consumer"
     )
     fetch_wait_ms: int = Field(
         default=100, ge=1, le=10_000, description="longest wait of the broker for a fetch without messages"
@@ -67,7 +68,8 @@ class StreamSettings(BaseModel):
     def _no_contradiction(self) -> Self:
         if self.tls_ca is not None and not self.tls:
             raise ValueError("STREAM_TLS_CA has no effect without STREAM_TLS")
-        if bool(self.sasl_mechanism) != bool(self.sasl_username and self.sasl_password.get_secret_value()):
+        login = (self.sasl_mechanism, self.sasl_username, self.sasl_password.get_secret_value())
+        if any(login) and not all(login):
             raise ValueError("STREAM_SASL_MECHANISM, STREAM_SASL_USERNAME and STREAM_SASL_PASSWORD: set all or none")
         topics = {self.transactions_topic, self.decisions_topic, self.rejected_topic}
         if len(topics) < 3:
@@ -107,7 +109,8 @@ class StreamSettings(BaseModel):
         """The configuration of librdkafka's consumer."""
         return self._client() | {
             "group.id": self.group, "enable.auto.commit": False, "enable.auto.offset.store": False,
-            "auto.offset.reset": "earliest", "partition.assignment.strategy": "cooperative-sticky",
+            "auto.offset.reset": "earliest", "statistics.interval.ms": _STATISTICS_MS,
+            "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": round(1e3 * self.session_seconds),
             "heartbeat.interval.ms": round(1e3 * min(3.0, self.session_seconds / 4)),
             "fetch.wait.max.ms": self.fetch_wait_ms, "queued.max.messages.kbytes": 32_768,

@@ -17,6 +17,7 @@ from fraud_serving.request import ValidTransaction
 from fraud_serving.scoring.messages import MessageScorer, Replies
 from fraud_serving.scoring.scorer import Scorer
 from fraud_serving.store.connection import Reply
+from fraud_serving.stream.errors import ClientErrors
 from fraud_serving.stream.messages import Rejection, read
 from fraud_serving.stream.progress import Batch, Progress
 from fraud_serving.stream.publisher import Outcome, Publisher
@@ -39,19 +40,24 @@ class _Steps:
 
 
 class Worker:
-    """Runs on the event loop. `take` is called with each batch, in the order of the polls."""
+    """Processes batches on the event loop."""
 
     def __init__(
-        self, scorer: Scorer, messages: MessageScorer, publisher: Publisher, progress: Progress, max_bytes: int
-    ) -> None:
+        self, scorer: Scorer, messages: MessageScorer, publisher: Publisher, progress: Progress, errors: ClientErrors,
+        max_bytes: int,
+    ) -> None:  # fmt: skip
         self._scorer, self._messages, self._publisher, self._progress = scorer, messages, publisher, progress
+        self._errors = errors
         self._max_bytes = max_bytes
         self._loop = asyncio.get_running_loop()
         self._last: _Steps | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, batch: Batch) -> None:
-        """Start to process a batch."""
+        """Process a batch on the event loop, after those before. Called on the consumer's thread."""
+        self._loop.call_soon_threadsafe(self._start, batch)
+
+    def _start(self, batch: Batch) -> None:
         before, steps = self._last, _Steps(self._loop)
         self._last = steps
         task = self._loop.create_task(self._process(batch, before, steps))
@@ -59,13 +65,12 @@ class Worker:
         task.add_done_callback(self._tasks.discard)
 
     async def _process(self, batch: Batch, before: _Steps | None, steps: _Steps) -> None:
-        try:
+        with self._errors.fatal("a batch"):
             outcomes = await self._outcomes_or_reasons(batch, before, steps)
             if before is not None:
                 await before.done[2]
             batch.log_mark = self._messages.log.accepted
             await self._publisher.publish(batch, outcomes)
-        finally:
             for step in range(_STEPS):
                 steps.finish(step)
             self._progress.published()
@@ -74,7 +79,7 @@ class Worker:
         """The outcome of each message. If scoring the batch raises, each message is scored alone."""
         try:
             return await self._outcomes(batch.messages, before, steps)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, it must not stop the partition
             _log.exception("a batch of %d messages could not be scored", len(batch.messages))
         if before is not None:
             await before.done[2]
@@ -82,7 +87,7 @@ class Worker:
         for message in batch.messages:
             try:
                 found += await self._outcomes([message], None, None)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - as above
                 _log.exception("the message at %d, %d is rejected", message.partition(), message.offset())
                 found.append(Rejection("internal", f"scoring raised {type(error).__name__}; its log has the cause"))
         return found
@@ -111,11 +116,6 @@ class Worker:
             steps.finish(1)
         decisions = iter(self._messages.finish(scored, await _replies(scored.replies)))
         return [of if isinstance(of, Rejection) else next(decisions) for of in found]
-
-    async def drained(self) -> None:
-        """Wait until every batch that was taken is published."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
 
 
 async def _replies(future: Replies) -> list[Reply] | None:
