@@ -32,6 +32,7 @@ def test_missing_topics_are_created_with_their_settings(tmp_path: Path, capsys: 
     assert found == {
         "transactions": 6, "decisions": 6, "transactions.rejected": 1, "labels": 1, "labels.rejected": 1,
     }  # fmt: skip
+    assert values["message.timestamp.type"] == "LogAppendTime"
     assert values["retention.ms"] == "2592000000"
     assert values["max.message.bytes"] == "17825792"
     assert "5 created" in capsys.readouterr().out
