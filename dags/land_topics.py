@@ -1,15 +1,16 @@
 """Write the new messages of the Kafka topics `transactions` and `labels` to the landing zone.
 
-**What.** Each message becomes one row of a file below `transactions/topic=...` or `labels/topic=...` of the landing zone,
-exactly once. `ingest_transactions` takes the files like those of any delivery. Offsets of consumer groups are not used.
+**What.** Each message becomes one row of a file below `transactions/topic=...` or `labels/topic=...` of the landing
+zone, exactly once. `ingest_transactions` takes the files like those of any delivery. Offsets of consumer groups are not
+used.
 
-**When.** Every hour at minute 50, if `FRAUD_KAFKA_BROKERS` is set; otherwise only by hand. A topic without new messages is
-skipped. By hand: trigger with `accept_loss` to continue behind messages that retention removed.
+**When.** Every hour at minute 50, if `FRAUD_KAFKA_BROKERS` is set; otherwise only by hand. A topic without new messages
+is skipped. By hand: trigger with `accept_loss` to continue behind messages that retention removed.
 
 **Triage.** *Exit code 65, retention removed messages*: the DAG did not run for longer than the topic's retention. The
-message names the offsets. Have them sent again, or deliver them as files; then trigger with `accept_loss`. *Exit code 65,
-no topic*: create it (docs/streaming.md). *Exit code 2*: login or access rights. *Exit code 75*: the brokers do not answer;
-the task is retried. *Many unreadable messages*: `fraud rejected list`. A rerun is safe.
+error has the offsets. Have them sent again, or deliver them as files; then trigger with `accept_loss`. *Exit code 65,
+no topic*: create it (docs/streaming.md). *Exit code 2*: login or access rights. *Exit code 75*: the brokers do not
+answer; the task is retried. *Many unreadable messages*: `fraud rejected list`. A rerun is safe.
 """
 
 import os
