@@ -121,17 +121,17 @@ def bindings() -> list[AclBinding]:
     return entries
 
 
-def create_topics(client: AdminClient, wanted: tuple[Topic, ...], replicas: int) -> None:
+def create_topics(client: AdminClient, expected: tuple[Topic, ...], replicas: int) -> None:
     """Create missing topics; set the settings and add the partitions of those that exist."""
     known = client.list_topics(timeout=REQUEST_S).topics
     new = [
         NewTopic(topic.name, topic.partitions, replicas, config=settings(topic, replicas))
-        for topic in wanted
+        for topic in expected
         if topic.name not in known
     ]
     if new:
         _wait(client.create_topics(new, request_timeout=REQUEST_S))
-    old = [topic for topic in wanted if topic.name in known]
+    old = [topic for topic in expected if topic.name in known]
     if old:
         _wait(client.incremental_alter_configs([_changes(topic, replicas) for topic in old], request_timeout=REQUEST_S))
     more = [NewPartitions(t.name, t.partitions) for t in old if t.partitions > len(known[t.name].partitions)]
