@@ -94,20 +94,6 @@ def process(
                 os.killpg(server.pid, signal.SIGCONT)
 
 
-@contextmanager
-def unprobed(command: list[str], env: Mapping[str, str], log: Path) -> Iterator[Server]:
-    """As `process`, for a program without a port."""
-    pinned = ["taskset", "-c", str((os.cpu_count() or 1) - 1), *command]
-    with (
-        log.open("ab") as out,
-        subprocess.Popen(pinned, env=dict(env), stdout=out, stderr=out, start_new_session=True) as server,
-    ):
-        try:
-            yield Server(server.pid, 0, 0.0)
-        finally:
-            os.killpg(server.pid, signal.SIGKILL)
-
-
 def answers(port: int, path: str) -> bool:
     try:
         return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False).status_code == 200

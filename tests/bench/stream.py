@@ -15,14 +15,15 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -43,6 +44,20 @@ CONNECTIONS: Final = 64
 HALF_S: Final = 10.0
 Figures = dict[str, float]
 Keep = Callable[[str, Mapping[str, float], int], None]
+
+
+@contextmanager
+def unprobed(command: list[str], env: Mapping[str, str], log: Path) -> Iterator[serving.Server]:
+    """As `serving.process`, for a program without a port."""
+    pinned = ["taskset", "-c", str((os.cpu_count() or 1) - 1), *command]
+    with (
+        log.open("ab") as out,
+        subprocess.Popen(pinned, env=dict(env), stdout=out, stderr=out, start_new_session=True) as server,
+    ):
+        try:
+            yield serving.Server(server.pid, 0, 0.0)
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,7 @@ class Bench:
         """A process that has decided its first message, stopped."""
         server = stack.enter_context(
             serving.process(command, env, port, self.folder / f"{name}.log", "/ready") if port
-            else serving.unprobed(command, env, self.folder / f"{name}.log")
+            else unprobed(command, env, self.folder / f"{name}.log")
         )  # fmt: skip
         load.send(list(payments(f"{name}-first", serving.FIRST_S, 1_000)))
         with server.awake():

@@ -266,6 +266,11 @@ class Stream:
         assert default is not None, f"no sample {name}"
         return default
 
+    def sample(self, name: str) -> float:
+        """The value of the only sample of a family with labels; 0 without one."""
+        lines = self._client.get("/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name}{{"))
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
         self.process.send_signal(number)

@@ -79,6 +79,41 @@ def test_partitions_are_shared_and_no_decision_is_lost_when_consumers_come_and_g
     assert sum(committed(broker.bootstrap)) == SENT
 
 
+@pytest.mark.parametrize("kind", ["tansu", "mock"])
+def test_with_transactions_decisions_and_offsets_are_committed_together(
+    kind: str, backends: dict[str, Any], registry: Registry, versions: list[str], store: Valkey, tmp_path: Path
+) -> None:
+    registry.promote(versions[0])
+    if kind == "tansu":
+        broker: Broker | MockBroker = Broker(backends["kafka"], tmp_path / "kafka")
+        broker.start()
+    else:
+        broker = MockBroker()
+    client = Client(broker.bootstrap)
+    settings = {"STREAM_TRANSACTIONS": "1", "STREAM_BATCH_MESSAGES": "100"}
+    first, second = (Stream(tmp_path / name, broker.bootstrap, store.url, registry, **settings) for name in "ab")
+    sent = transactions()
+    try:
+        for transaction in sent[: SENT // 2]:
+            client.transaction(transaction)
+        client.send(None, b"no key")
+        first.start()
+        until(lambda: first.metric('stream_messages_total{outcome="decided"}') > 0, "a commit")
+        first.stop(signal.SIGKILL)
+        for transaction in sent[SENT // 2 :]:
+            client.transaction(transaction)
+        second.start(wait_for="")
+        check(sent, all_decided(client, sent))
+        assert client.wait(1, "transactions.rejected")[0].value == b"no key"
+        assert second.stop() == 0
+        assert sum(committed(broker.bootstrap)) == SENT + 1
+    finally:
+        client.close()
+        for stream in (first, second):
+            stream.close()
+        broker.stop()
+
+
 def test_consumption_pauses_without_acknowledgements_and_resumes(
     broker: Broker, client: Client, streams: Callable[..., Stream], store: Valkey
 ) -> None:
@@ -184,6 +219,30 @@ def test_sigterm_during_an_outage_ends_the_process_and_the_next_one_decides(
     broker.signal(signal.SIGCONT)
     streams().start(wait_for="")
     check(sent, all_decided(client, sent))
+
+
+def test_after_a_swap_a_second_delivery_still_gets_the_first_answer_and_the_challenger_scores(
+    client: Client, streams: Callable[..., Stream], registry: Registry, versions: list[str]
+) -> None:
+    registry.promote(versions[1], "staging")
+    stream = streams(SERVING_CHALLENGER_ALIAS="staging").start()
+    until(lambda: stream.sample("serving_challenger_info") == 1, "the challenger loaded")
+    client.transaction(payment("swap", 1))
+    (first,) = client.wait(1)
+    assert first.headers["model-version"] == first.json["model_version"] == versions[0]
+    registry.promote(versions[2])
+    until(lambda: stream.metric("serving_model_swaps_total") == 2, "the swap")
+    client.transaction(payment("swap", 1))
+    client.transaction(payment("swap", 2))
+    _, second, other = client.wait(3)
+    assert second.json == first.json | {"repeated": True}
+    assert second.headers["model-version"] == versions[0]
+    assert other.headers["model-version"] == other.json["model_version"] == versions[2]
+    assert stream.stop() == 0
+    records = {record["transaction_id"]: record for record in stream.records()}
+    assert records["swap-1"]["challenger_version"] == versions[1]
+    assert records["swap-1"]["prediction_id"] == first.json["prediction_id"]
+    assert {record["model_version"] for record in records.values()} == {versions[0], versions[2]}
 
 
 def test_a_message_whose_scoring_raises_is_rejected_and_its_batch_is_decided(

@@ -6,8 +6,8 @@ other as sequential requests would.
 
 Two differences to a request, because a message is delivered again after a failure:
 
-* The answer is kept in the store, and the store's reply is waited for, before it is published. So whoever processes a
-  message again, also at the same time, publishes the answer that was kept first.
+* The answer is kept in the store, and the store's reply is waited for, before it is published. So a process that gets
+  the message again, also at the same time, publishes the answer that was kept first.
 * `prediction_id` is a hash of the transaction and of what was answered, not a random number: equal answers have equal
   ids, different ones different ids, whichever process computes them.
 """
