@@ -35,6 +35,7 @@ REQUEST_S: Final = 30.0
 ITERATIONS: Final = 8192
 """Of SCRAM: how often a guess of a stolen credential has to be hashed."""
 READ, WRITE = AclOperation.READ, AclOperation.WRITE
+TOPIC, GROUP, TRANSACTIONAL_ID = ResourceType.TOPIC, ResourceType.GROUP, ResourceType.TRANSACTIONAL_ID
 
 
 class Topic(NamedTuple):
@@ -51,9 +52,9 @@ class Right(NamedTuple):
 
     user: str
     operation: AclOperation
-    topic: str = ""
-    group: str = ""
-    """Prefix of the names of consumer groups."""
+    kind: ResourceType
+    name: str
+    """Of a topic; the prefix of the names of consumer groups and of transactional ids."""
 
 
 def topics(partitions: int) -> tuple[Topic, ...]:
@@ -73,20 +74,27 @@ def topics(partitions: int) -> tuple[Topic, ...]:
 
 RIGHTS: Final = (
     # The consumer that scores: services/serving.
-    Right("stream", READ, "transactions"),
-    Right("stream", READ, group="fraud-scoring"),
-    Right("stream", WRITE, "decisions"),
-    Right("stream", WRITE, "transactions.rejected"),
+    Right("stream", READ, TOPIC, "transactions"),
+    Right("stream", READ, GROUP, "fraud-scoring"),
+    Right("stream", WRITE, TOPIC, "decisions"),
+    Right("stream", WRITE, TOPIC, "transactions.rejected"),
+    Right("stream", WRITE, TRANSACTIONAL_ID, "fraud-scoring"),  # with STREAM_TRANSACTIONS=1
     # Jobs: ingest-topic, ingest-events, rejected list and replay.
-    *(Right("jobs", READ, name) for name in ("transactions", "labels", "transactions.rejected", "labels.rejected")),
-    *(Right("jobs", WRITE, name) for name in ("transactions", "labels", "transactions.rejected", "labels.rejected")),
-    Right("jobs", READ, group="fraud-topic-reader"),
-    Right("jobs", READ, group="online-history"),
+    *(
+        Right("jobs", READ, TOPIC, name)
+        for name in ("transactions", "labels", "transactions.rejected", "labels.rejected")
+    ),
+    *(
+        Right("jobs", WRITE, TOPIC, name)
+        for name in ("transactions", "labels", "transactions.rejected", "labels.rejected")
+    ),
+    Right("jobs", READ, GROUP, "fraud-topic-reader"),
+    Right("jobs", READ, GROUP, "online-history"),
     # The source of transactions and labels, which also reads the decisions.
-    Right("checkout", WRITE, "transactions"),
-    Right("checkout", WRITE, "labels"),
-    Right("checkout", READ, "decisions"),
-    Right("checkout", READ, group="checkout"),
+    Right("checkout", WRITE, TOPIC, "transactions"),
+    Right("checkout", WRITE, TOPIC, "labels"),
+    Right("checkout", READ, TOPIC, "decisions"),
+    Right("checkout", READ, GROUP, "checkout"),
 )
 USERS: Final = tuple(dict.fromkeys(right.user for right in RIGHTS))
 
@@ -111,14 +119,14 @@ def settings(topic: Topic, replicas: int) -> dict[str, str]:
 
 def bindings() -> list[AclBinding]:
     """RIGHTS as Kafka's access control entries."""
-    entries = []
-    for right in RIGHTS:
-        kind, name = (ResourceType.TOPIC, right.topic) if right.topic else (ResourceType.GROUP, right.group)
-        pattern = ResourcePatternType.LITERAL if right.topic else ResourcePatternType.PREFIXED
-        entries.append(
-            AclBinding(kind, name, pattern, f"User:{right.user}", "*", right.operation, AclPermissionType.ALLOW)
+    return [
+        AclBinding(
+            right.kind, right.name,
+            ResourcePatternType.LITERAL if right.kind == TOPIC else ResourcePatternType.PREFIXED,
+            f"User:{right.user}", "*", right.operation, AclPermissionType.ALLOW,
         )
-    return entries
+        for right in RIGHTS
+    ]  # fmt: skip
 
 
 def create_topics(client: AdminClient, expected: tuple[Topic, ...], replicas: int) -> None:
