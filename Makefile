@@ -91,9 +91,13 @@ follow: ## follow the embedded stack's logs
 docs: setup ## write the tables of docs/ that are generated from code
 	@$(VENV)/ml/bin/python docs/generate.py
 
-# The deployed stack, in containers: docs/deployment.md. PROFILE is serving, monitoring or full; WITHOUT names services to leave out.
+# The deployed stack, in containers: docs/deployment.md. PROFILE names serving, monitoring, full, streaming, or several;
+# WITHOUT names services to leave out.
 PROFILE ?= full
-COMPOSE = docker compose --profile $(PROFILE)
+COMPOSE = docker compose $(addprefix --profile ,$(PROFILE))
+ifneq ($(filter streaming,$(PROFILE)),)
+export FRAUD_KAFKA_BROKERS ?= kafka:9092
+endif
 export GIT_COMMIT := $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
 export DOCKER_BUILDKIT := 1
 
@@ -109,7 +113,7 @@ images: secrets build/wheels ## build the three images
 standins: ## build stand-in base images from Debian packages, without an image registry (root, debootstrap)
 	@infra/standins/build.sh
 
-up: secrets ## start the deployed stack: PROFILE=serving|monitoring|full, WITHOUT="grafana"
+up: secrets ## start the deployed stack: PROFILE="full streaming", or one of serving, monitoring, full, streaming; WITHOUT="grafana"
 	@$(COMPOSE) up --detach --wait --wait-timeout 600 $(if $(WITHOUT),$(filter-out $(WITHOUT),$(shell $(COMPOSE) config --services)))
 
 ps: secrets ## list the containers of the deployed stack
@@ -119,7 +123,7 @@ logs: secrets ## follow the deployed stack's logs
 	@$(COMPOSE) logs --follow --tail 20
 
 stop: secrets ## stop the deployed stack; its data is kept
-	@docker compose --profile full --profile monitoring down
+	@docker compose --profile full --profile monitoring --profile streaming down
 
 rolling-restart: secrets ## replace the replicas of serving one by one with the current image
 	@infra/compose/rolling-restart.sh

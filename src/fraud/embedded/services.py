@@ -27,6 +27,9 @@ _TOPICS: Final = {
     "labels": 1, "labels.rejected": 1,
 }  # fmt: skip
 
+# The broker of the wheel assigns partitions after half a session, and holds a fetch while one partition has no message.
+_SHORT_WAITS: Final = {"STREAM_SESSION_SECONDS": "6", "STREAM_FETCH_WAIT_MS": "10"}
+
 
 class State(NamedTuple):
     """One service in the output of `status`. `problem` is "" when it is ready."""
@@ -148,7 +151,10 @@ def _streaming(stack: Stack) -> list[Service]:
 
     def consumer() -> Launch:
         # A model may take longer than the first message: until a Production version exists, nothing is decided.
-        own = {"SERVING_INTERNAL_PORT": str(port), "STREAM_BROKERS": brokers, "STREAM_MODEL_WAIT_SECONDS": "86400"}
+        own = {
+            "SERVING_INTERNAL_PORT": str(port), "STREAM_BROKERS": brokers, "STREAM_MODEL_WAIT_SECONDS": "86400",
+            **_SHORT_WAITS,
+        }  # fmt: skip
         program = [stack.program("serving", "python"), "-m", "fraud_serving.stream"]
         return Launch(program, _scoring_environment(stack, "stream") | own)
 

@@ -60,7 +60,7 @@ class TopicFiles:
 
 def missing(landed: list[Range], oldest: int) -> list[Range]:
     """What has to land: the gaps between landed ranges, of a file that was removed before it was ingested, and then
-    everything from the end on. `oldest`: where a partition begins of which nothing has landed.
+    everything from the end on. `oldest`: the first offset of a partition of which nothing has landed.
 
     The last range has no end yet: its `end` is -1.
     """

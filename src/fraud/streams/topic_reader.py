@@ -1,4 +1,4 @@
-"""Read a Kafka topic by offsets, without a consumer group: the reader decides where each partition begins and ends."""
+"""Read a Kafka topic by offsets, without a consumer group: the reader decides the range of each partition."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -176,7 +176,7 @@ def test_progress_is_what_landed_not_what_was_committed(tmp_path: Path, kafka_br
     assert land(tmp_path, kafka_broker, topic).messages == 0
 
 
-def test_a_topic_that_was_created_again_begins_from_its_first_message(
+def test_a_topic_that_was_created_again_is_read_from_its_first_message(
     tmp_path: Path, kafka_broker: str, topic: str
 ) -> None:
     send(kafka_broker, topic, [transaction(n) for n in range(3)])

