@@ -79,41 +79,6 @@ def test_partitions_are_shared_and_no_decision_is_lost_when_consumers_come_and_g
     assert sum(committed(broker.bootstrap)) == SENT
 
 
-@pytest.mark.parametrize("kind", ["tansu", "mock"])
-def test_with_transactions_decisions_and_offsets_are_committed_together(
-    kind: str, backends: dict[str, Any], registry: Registry, versions: list[str], store: Valkey, tmp_path: Path
-) -> None:
-    registry.promote(versions[0])
-    if kind == "tansu":
-        broker: Broker | MockBroker = Broker(backends["kafka"], tmp_path / "kafka")
-        broker.start()
-    else:
-        broker = MockBroker()
-    client = Client(broker.bootstrap)
-    settings = {"STREAM_TRANSACTIONS": "1", "STREAM_BATCH_MESSAGES": "100"}
-    first, second = (Stream(tmp_path / name, broker.bootstrap, store.url, registry, **settings) for name in "ab")
-    sent = transactions()
-    try:
-        for transaction in sent[: SENT // 2]:
-            client.transaction(transaction)
-        client.send(None, b"no key")
-        first.start()
-        until(lambda: first.metric('stream_messages_total{outcome="decided"}') > 0, "a commit")
-        first.stop(signal.SIGKILL)
-        for transaction in sent[SENT // 2 :]:
-            client.transaction(transaction)
-        second.start(wait_for="")
-        check(sent, all_decided(client, sent))
-        assert client.wait(1, "transactions.rejected")[0].value == b"no key"
-        assert second.stop() == 0
-        assert sum(committed(broker.bootstrap)) == SENT + 1
-    finally:
-        client.close()
-        for stream in (first, second):
-            stream.close()
-        broker.stop()
-
-
 def test_consumption_pauses_without_acknowledgements_and_resumes(
     broker: Broker, client: Client, streams: Callable[..., Stream], store: Valkey
 ) -> None:

@@ -20,7 +20,6 @@ WRONG = {
     "DRAIN_SECONDS": ("0", "241"),
     "SESSION_SECONDS": ("0.5", "301"),
     "FETCH_WAIT_MS": ("0", "10001"),
-    "TRANSACTIONS": ("perhaps",),
     "TLS": ("perhaps",),
     "TLS_CA": ("/ca.pem",),
     "SASL_MECHANISM": ("GSSAPI", "PLAIN"),

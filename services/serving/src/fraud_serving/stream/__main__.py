@@ -42,16 +42,15 @@ class Stream:
         messages = MessageScorer(service.scorer, service.store, service.predictions)
         worker = Worker(service.scorer, messages, self._publisher, progress, errors, max_bytes)
         self._consumer = TopicConsumer(settings, progress, metrics, errors, worker.take)
-        self._publisher.offsets_of = self._consumer.offsets_of
 
     def _fail(self) -> None:
         """End the process. Called on a thread of the client of Kafka."""
         self.failed = True
         self._loop.call_soon_threadsafe(self.ended.set)
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Join the group."""
-        await self._publisher.start()
+        self._publisher.start()
         self._consumer.start()
 
     async def stop(self) -> None:
@@ -84,7 +83,7 @@ async def _run(settings: StreamSettings, scoring: StreamScoringSettings) -> bool
     await _wait_for_model(service, settings.model_wait_seconds, stream.ended)
     started = not stream.ended.is_set()
     if started:
-        await stream.start()
+        stream.start()
         await stream.ended.wait()
     _log.info("ending")
     if started:

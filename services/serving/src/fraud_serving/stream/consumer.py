@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -47,7 +47,6 @@ class TopicConsumer:
         """Assigned partition -> offset to commit."""
         self._commit: dict[int, int] = {}
         self._committed_s = self._lag_s = 0.0
-        self._commits = not settings.transactions
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stream-consumer", daemon=True)
 
@@ -58,16 +57,6 @@ class TopicConsumer:
     def stop(self) -> None:
         """Poll nothing more. The thread waits for what was polled, commits and leaves the group."""
         self._stop.set()
-
-    def offsets_of(self, batch: Batch) -> tuple[list[TopicPartition], Any]:
-        """For a transaction: the offsets after a batch of the partitions that are still assigned, and the group."""
-        topic, epochs = self._settings.transactions_topic, self._epochs
-        offsets = [
-            TopicPartition(topic, partition, offset)
-            for partition, offset in batch.next_offsets.items()
-            if epochs.get(partition) == batch.epochs.get(partition)
-        ]
-        return offsets, self._consumer.consumer_group_metadata()
 
     def join(self) -> None:
         """Wait for the end of the thread."""
@@ -148,9 +137,6 @@ class TopicConsumer:
         if now_s - self._lag_s >= _LAG_S:
             self._lag_s = now_s
             self._measure_lag()
-        if not self._commits:
-            self._offsets |= self._commit
-            self._commit = {}
         if not self._commit or not (wait or now_s - self._committed_s >= COMMIT_S):
             return
         self._committed_s, topic = now_s, self._settings.transactions_topic

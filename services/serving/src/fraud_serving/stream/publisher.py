@@ -28,14 +28,10 @@ from fraud_serving.stream.messages import (
 from fraud_serving.stream.metrics import StreamMetrics
 from fraud_serving.stream.progress import Batch, Progress
 from fraud_serving.stream.settings import StreamSettings
-from fraud_serving.stream.transactions import OffsetsOf, Transactions
 
 _log = logging.getLogger(__name__)
 TRUNCATED_BYTES: Final = 65_536
 """What is published of a rejected message that the broker refuses as too large."""
-WHOLE_BYTES: Final = 900_000
-"""In a transaction a larger rejected message is truncated at once: Kafka's default bound is 1 MiB, and a message that
-is refused would abort every transaction with it."""
 _POLL_S: Final = 0.2
 _RETRY_S: Final = 1.0
 
@@ -94,13 +90,8 @@ class Publisher:
         self, settings: StreamSettings, progress: Progress, metrics: StreamMetrics, errors: ClientErrors
     ) -> None:
         self._decisions, self._rejected = settings.decisions_topic, settings.rejected_topic
-        self._transactions: Transactions | None = None
-        self.offsets_of: OffsetsOf = lambda _batch: ([], None)
-        """Set to the consumer's before the first batch; only transactions use it."""
         self._progress, self._metrics, self._errors = progress, metrics, errors
         self._producer = Producer({**settings.producer(), "error_cb": errors.seen}, logger=errors.logger)
-        if settings.transactions:
-            self._transactions = Transactions(self._producer, errors)
         self._headers: dict[str, Headers] = {}
         self._failed: list[_Item] = []
         self._ready = asyncio.Event()
@@ -110,11 +101,9 @@ class Publisher:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="stream-producer", daemon=True)
 
-    async def start(self) -> None:
-        """Start the thread. With transactions: wait for the broker."""
+    def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
-        if self._transactions is not None:
-            await self._transactions.start()
 
     async def close(self) -> None:
         """End the thread. What is not acknowledged is dropped: its offsets are not committed."""
@@ -126,12 +115,6 @@ class Publisher:
 
     async def publish(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
         """Pass the outcomes of a batch to the producer, in order of the messages."""
-        if self._transactions is not None:
-            published = _Published(self, batch, outcomes)
-            await self._transactions.publish(batch, partial(self._produce_all, published), self.offsets_of)
-            batch.unacknowledged = 0
-            self.complete(published)
-            return
         published, produce, topic = _Published(self, batch, outcomes), self._producer.produce, self._decisions
         delivered, known = published.delivered, self._headers
         for message, outcome in zip(batch.messages, outcomes, strict=True):
@@ -149,18 +132,6 @@ class Publisher:
                 produce(topic, body, message.key(), headers=headers, on_delivery=delivered)
             except (BufferError, KafkaException):
                 await self._publish_item(_Item(published, topic, message.key(), body, headers))
-
-    def _produce_all(self, published: _Published) -> None:
-        """Produce without delivery reports: the commit of the transaction fails if one of the messages does."""
-        for message, outcome in zip(published.batch.messages, published.outcomes, strict=True):
-            if isinstance(outcome, Rejection):
-                value, headers = message.value(), rejected_headers(message, outcome)
-                if value is not None and len(value) > WHOLE_BYTES:
-                    value, headers = value[:TRUNCATED_BYTES], [*headers, (f"{REJECTED}truncated", "true")]
-                self._producer.produce(self._rejected, value, message.key(), headers=headers)
-            else:
-                headers = decision_headers(message, version_headers(outcome.version))
-                self._producer.produce(self._decisions, outcome.body, message.key(), headers=headers)
 
     async def _publish_item(self, item: _Item) -> None:
         while not self._produced(item):  # noqa: ASYNC110 - the producer has no event for this

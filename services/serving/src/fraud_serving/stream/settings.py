@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, Self
-from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
@@ -47,9 +46,6 @@ class StreamSettings(BaseModel):
     )
     fetch_wait_ms: int = Field(
         default=100, ge=1, le=10_000, description="longest wait of the broker for a fetch without messages"
-    )
-    transactions: bool = Field(
-        default=False, description="1: publish each batch together with its offsets in a transaction of Kafka"
     )
     tls: bool = Field(default=False, description="1: TLS to the brokers")
     tls_ca: Path | None = Field(default=None, description="file of CA certificates; default: the system's")
@@ -123,10 +119,8 @@ class StreamSettings(BaseModel):
 
     def producer(self) -> dict[str, Any]:
         """The configuration of librdkafka's producer. It retries without end: consumption pauses meanwhile."""
-        # Offsets in a transaction are fenced by the generation of the group, so the id need not outlive the process.
-        more = {"transactional.id": f"{self.group}-{uuid4().hex}"} if self.transactions else {"delivery.timeout.ms": 0}
-        return self._client() | more | {
-            "enable.idempotence": True, "acks": "all", "linger.ms": 1,
+        return self._client() | {
+            "enable.idempotence": True, "acks": "all", "delivery.timeout.ms": 0, "linger.ms": 1,
             "partitioner": "murmur2_random",  # as Java's producers
             "message.max.bytes": REJECTED_BYTES, "queue.buffering.max.messages": 2_000_000,
         }  # fmt: skip
