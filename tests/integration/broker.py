@@ -2,9 +2,12 @@
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import structlog
 from confluent_kafka import Producer
 
@@ -50,3 +53,16 @@ def transaction(number: int, **changes: object) -> dict[str, Any]:
         "transaction_id": f"t{number}", "user_id": f"u{number % 7}", "merchant_id": "m", "merchant_category": "grocery",
         "event_timestamp": f"2026-01-01T{number // 60:02}:{number % 60:02}:00Z", "amount": number + 1.5, **changes,
     }  # fmt: skip
+
+
+def write_day(folder: Path, count: int) -> Path:
+    """Transactions of five users. One has an amount that violates the contract."""
+    amounts = [n + 1.5 for n in range(count - 1)]
+    (folder / "transactions").mkdir(parents=True)
+    columns = {
+        "transaction_id": [f"t{n}" for n in range(count)], "user_id": [f"u{n % 5}" for n in range(count)],
+        "merchant_id": ["m"] * count, "amount": [*amounts, -1.0],
+        "event_timestamp": pa.array([datetime(2026, 1, 1, 0, n, tzinfo=UTC) for n in range(count)]),
+    }  # fmt: skip
+    pq.write_table(pa.table(columns), folder / "transactions/day.parquet")
+    return folder

@@ -2,31 +2,15 @@
 
 import os
 import subprocess
-from datetime import UTC, datetime
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from tests.integration.broker import ROOT, context
+from tests.integration.broker import ROOT, context, write_day
 
 from fraud.embedded.servers import kafka
 from fraud.embedded.sockets import free_port
 from fraud.errors import BadInputError
 from fraud.simulator import topic_traffic
-
-
-def write_day(folder: Path, count: int) -> Path:
-    """Transactions of five users. One has an amount that violates the contract."""
-    amounts = [n + 1.5 for n in range(count - 1)]
-    (folder / "transactions").mkdir(parents=True)
-    columns = {
-        "transaction_id": [f"t{n}" for n in range(count)], "user_id": [f"u{n % 5}" for n in range(count)],
-        "merchant_id": ["m"] * count, "amount": [*amounts, -1.0],
-        "event_timestamp": pa.array([datetime(2026, 1, 1, 0, n, tzinfo=UTC) for n in range(count)]),
-    }  # fmt: skip
-    pq.write_table(pa.table(columns), folder / "transactions/day.parquet")
-    return folder
 
 
 def test_every_transaction_is_decided_or_rejected(tmp_path: Path, valkey_url: str) -> None:

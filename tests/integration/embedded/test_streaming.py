@@ -1,4 +1,4 @@
-"""The drill's faults of the stream, injected into a running broker and consumer: what the alerts read must change."""
+"""A broker and a consumer of the embedded stack: the demo's day through the topic, and the drill's faults."""
 
 import re
 import time
@@ -8,9 +8,10 @@ from typing import Any, cast
 
 import httpx
 import pytest
-from tests.integration.broker import ROOT
+from tests.integration.broker import ROOT, write_day
 
 from fraud.embedded import processes, services
+from fraud.embedded.demo import Demo, Source
 from fraud.embedded.fire_drill import faults, stream_faults
 from fraud.embedded.fire_drill.faults import NotPossibleError, Site
 from fraud.embedded.fire_drill.undo import Undo
@@ -24,7 +25,8 @@ DEADLINE_S = 90
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Store, broker and consumer. Without a model the level 0 rule decides."""
     project = tmp_path_factory.mktemp("project")
-    (project / ".venv").symlink_to(ROOT / ".venv")
+    for name in (".venv", "params.yaml", "feature_repo"):
+        (project / name).symlink_to(ROOT / name)
     settings = Settings(home=project / "var", project=project)
     made = Stack.open(settings, usual_ports=False, stream=True)
     by_name = {service.name: service for service in services.all_services(made)}
@@ -55,6 +57,12 @@ def until(reached: Callable[[], bool], what: str) -> None:
     while not reached():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
+
+
+def test_the_demo_sends_its_held_back_day_through_the_topic(stack: Stack) -> None:
+    write_day(stack.home / "landing/held_back", 40)
+    sent = Demo(stack, Source(("simulate",)), lambda _line: None)._send_held_back("1")
+    assert (sent["sent"], sent["decided"], sent["rejected"], sent["undecided"]) == (40, 39, 1, 0)
 
 
 def test_a_slow_consumer_falls_behind_and_catches_up(stack: Stack, site: Site) -> None:
