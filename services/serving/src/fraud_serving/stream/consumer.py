@@ -131,7 +131,8 @@ class TopicConsumer:
         """Collect what was decided since the last call; commit it if it is time."""
         for batch in self._progress.decided():
             for partition, offset in batch.next_offsets.items():
-                if self._epochs.get(partition) == batch.epochs.get(partition):
+                # Not of a partition that was given up after the poll: its new consumer commits it.
+                if partition in self._epochs and self._epochs[partition] == batch.epochs.get(partition):
                     self._commit[partition] = offset
         now_s = time.monotonic()
         if now_s - self._lag_s >= _LAG_S:
