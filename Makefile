@@ -80,17 +80,18 @@ system: ## install Java, Prometheus and Alertmanager from system packages if the
 
 EMBEDDED = $(VENV)/ml/bin/python -m fraud.embedded
 # Values with arbitrary characters are passed in the environment, so that neither make nor the shell expands them.
+WITH_STREAM = $(if $(STREAM),$(if $(filter 0,$(STREAM)),--no-stream,--stream))
 export DEMO_SOURCE = $(value SOURCE)
 export DEMO_MAPPING = $(value MAPPING)
 export BACKUP_TO = $(value TO)
 export BACKUP_FROM = $(value FROM)
 
-demo: setup system ## start the embedded stack and run the main job: SOURCE= MAPPING= or DAYS= USERS= SEED=; DETACH=1
+demo: setup system ## start the embedded stack and run the main job: SOURCE= MAPPING= or DAYS= USERS= SEED=; STREAM=1 DETACH=1
 	@$(EMBEDDED) demo $(if $(value SOURCE),--source "$$DEMO_SOURCE") $(if $(value MAPPING),--mapping "$$DEMO_MAPPING") \
-	  $(if $(DAYS),--days $(DAYS)) $(if $(USERS),--users $(USERS)) $(if $(SEED),--seed $(SEED)) $(if $(DETACH),--detach)
+	  $(if $(DAYS),--days $(DAYS)) $(if $(USERS),--users $(USERS)) $(if $(SEED),--seed $(SEED)) $(WITH_STREAM) $(if $(DETACH),--detach)
 
-start: setup system ## start the embedded stack: Airflow, MLflow, Valkey, serving, Prometheus, Alertmanager
-	@$(EMBEDDED) up
+start: setup system ## start the embedded stack: Airflow, MLflow, Valkey, serving, Prometheus, Alertmanager; STREAM=1: Kafka too
+	@$(EMBEDDED) up $(WITH_STREAM)
 
 down: ## stop the embedded stack
 	@[ ! -x $(VENV)/ml/bin/python ] || $(EMBEDDED) down
@@ -107,9 +108,13 @@ follow: ## follow the embedded stack's logs
 docs: setup ## write the tables of docs/ that are generated from code
 	@$(VENV)/ml/bin/python docs/generate.py
 
-# The deployed stack, in containers: docs/deployment.md. PROFILE is serving, monitoring or full; WITHOUT names services to leave out.
+# The deployed stack, in containers: docs/deployment.md. PROFILE names serving, monitoring, full, streaming, or several;
+# WITHOUT names services to leave out.
 PROFILE ?= full
-COMPOSE = docker compose --profile $(PROFILE)
+COMPOSE = docker compose $(addprefix --profile ,$(PROFILE))
+ifneq ($(filter streaming,$(PROFILE)),)
+export FRAUD_KAFKA_BROKERS ?= kafka:9092
+endif
 export GIT_COMMIT := $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
 export DOCKER_BUILDKIT := 1
 
@@ -125,7 +130,7 @@ images: secrets build/wheels ## build the three images
 standins: ## build stand-in base images from Debian packages, without an image registry (root, debootstrap)
 	@infra/standins/build.sh
 
-up: secrets ## start the deployed stack: PROFILE=serving|monitoring|full, WITHOUT="grafana"
+up: secrets ## start the deployed stack: PROFILE="full streaming", or one of serving, monitoring, full, streaming; WITHOUT="grafana"
 	@$(COMPOSE) up --detach --wait --wait-timeout 600 $(if $(WITHOUT),$(filter-out $(WITHOUT),$(shell $(COMPOSE) config --services)))
 
 ps: secrets ## list the containers of the deployed stack
@@ -135,7 +140,7 @@ logs: secrets ## follow the deployed stack's logs
 	@$(COMPOSE) logs --follow --tail 20
 
 stop: secrets ## stop the deployed stack; its data is kept
-	@docker compose --profile full --profile monitoring down
+	@docker compose --profile full --profile monitoring --profile streaming down
 
 rolling-restart: secrets ## replace the replicas of serving one by one with the current image
 	@infra/compose/rolling-restart.sh
@@ -159,7 +164,7 @@ test-slow: setup system ## run the tests that take minutes
 test-long: setup system ## run the retraining loop end to end, about ten minutes
 	@$(VENV)/ml/bin/python tests/run.py --long
 
-bench-%: setup ## run one benchmark: features, daily, online_memory, serving, batch, training, drift, edge; ARGS= are its arguments
+bench-%: setup ## run one benchmark: features, daily, online_memory, serving, stream, batch, training, drift, edge; ARGS= are its arguments
 	$(VENV)/ml/bin/python tests/bench/$*.py $(ARGS)
 
 lint: setup secret-scan ## check format, rules, types (Python and TypeScript), shell scripts, lock files and secrets

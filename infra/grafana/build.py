@@ -17,6 +17,20 @@ _WIDE, _NARROW, _TALL, _LOW = 12, 6, 8, 4
 
 
 @dataclass(frozen=True, slots=True)
+class Row:
+    """A heading of the panels below it, over the whole width."""
+
+    title: str
+    width: int = _COLUMNS
+    height: int = 1
+
+    def as_json(self, number: int, x: int, y: int) -> dict[str, Any]:
+        """The row in Grafana's JSON model."""
+        place = {"x": x, "y": y, "w": self.width, "h": self.height}
+        return {"id": number, "type": "row", "title": self.title, "collapsed": False, "gridPos": place, "panels": []}
+
+
+@dataclass(frozen=True, slots=True)
 class Panel:
     """`queries`: legend -> PromQL. Values are orange from `warn` and red from `bad`, or red below `low`."""
 
@@ -128,6 +142,30 @@ SERVING: Final = (
     Panel("Records of the prediction log",
           {"written": "sum(rate(serving_log_records_total[5m]))", "dropped": "sum(rate(serving_log_dropped_total[5m]))",
            "failed writes": "sum(rate(serving_log_errors_total[5m]))"}, "ops", "PredictionLogLost"),
+    Row("Transactions from Kafka"),
+    one("Consumers that answer", 'count(up{job="stream"} == 1) or vector(0)', "short", "StreamConsumerDown", low=1),
+    one("Assigned partitions", "sum(stream_assigned_partitions) or vector(0)", "short", "StreamConsumerDown", low=1),
+    one("Messages without a decision", "sum(stream_lag_messages) or vector(0)", "short", "StreamLagHigh", bad=10_000),
+    one("Rejected in 24 hours", "sum(increase(stream_rejected_total[1d])) or vector(0)", "short",
+        "StreamRejectedHigh", bad=1),
+    Panel("Messages by outcome", {"{{outcome}}": "sum by (outcome) (rate(stream_messages_total[5m]))"}, "reqps",
+          "StreamRejectedHigh", description="repeated: the transaction was decided before; the answer is the same."),
+    Panel("Lag by partition", {"{{partition}}": "sum by (partition) (stream_lag_messages)"}, "short", "StreamLagHigh",
+          warn=1_000, bad=10_000),
+    Panel("Time from message to decision",
+          {"p50": "histogram_quantile(0.5, sum by (le) (rate(stream_decision_seconds_bucket[5m])))",
+           "p99": "histogram_quantile(0.99, sum by (le) (rate(stream_decision_seconds_bucket[5m])))"}, "s",
+          "StreamLagHigh", bad=1),
+    Panel("Messages in a batch",
+          {"mean": "sum(rate(stream_batch_messages_sum[5m])) / (sum(rate(stream_batch_messages_count[5m])) > 0)",
+           "not acknowledged": "sum(stream_unacknowledged_messages)", "paused": "max(stream_paused)"}, "short",
+          "StreamLagHigh"),
+    Panel("Rejected messages by reason", {"{{reason}}": "sum by (reason) (rate(stream_rejected_total[5m]))"}, "reqps",
+          "StreamRejectedHigh"),
+    Panel("Rebalances, failed commits and errors of Kafka",
+          {"rebalances: {{kind}}": "sum by (kind) (rate(stream_rebalances_total[5m]))",
+           "failed commits": 'sum(rate(stream_commits_total{outcome="failed"}[5m]))',
+           "errors: {{kind}}": "sum by (kind) (rate(stream_kafka_errors_total[5m]))"}, "ops", "StreamConsumerDown"),
 )  # fmt: skip
 
 MODEL: Final = (
@@ -234,15 +272,19 @@ PIPELINES: Final = (
     Panel("Keys in the online store", {"keys": "fraud_online_store_keys"}, "short", "OnlineStoreDown"),
 )  # fmt: skip
 
-DASHBOARDS: Final = {
-    "serving": ("Serving", "Availability, latency and degradation of POST /predict, for on-call.", SERVING),
+DASHBOARDS: Final[Mapping[str, tuple[str, str, Sequence[Panel | Row]]]] = {
+    "serving": (
+        "Serving",
+        "Availability, latency and degradation of POST /predict and of the stream, for on-call.",
+        SERVING,
+    ),
     "model-health": ("Model health", "Served versions, decisions, gates and concept drift.", MODEL),
     "data-and-drift": ("Data and drift", "Deliveries, drift of the features and skew.", DATA),
     "pipelines": ("Pipelines", "Freshness of the datasets, jobs and services.", PIPELINES),
 }
 
 
-def dashboard(uid: str, title: str, description: str, panels: Sequence[Panel]) -> dict[str, Any]:
+def dashboard(uid: str, title: str, description: str, panels: Sequence[Panel | Row]) -> dict[str, Any]:
     """The dashboard in Grafana's JSON model. Panels fill rows from left to right."""
     placed, x, y = [], 0, 0
     for number, panel in enumerate(panels, start=1):

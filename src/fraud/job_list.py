@@ -16,6 +16,9 @@ JOBS: Final[dict[str, Job]] = {
         "fraud.ingest.import_data",
         "convert a CSV or Parquet file to the contract with a mapping, and write it to the landing zone",
     ),
+    "ingest-topic": Job(
+        "fraud.ingest.ingest_topic", "write the new messages of a Kafka topic to the landing zone, each exactly once"
+    ),
     "ingest": Job(
         "fraud.ingest.ingest_transactions",
         "validate landed transactions, write them to the lake and quarantine invalid rows",
@@ -37,7 +40,10 @@ JOBS: Final[dict[str, Job]] = {
     ),
     "ingest-events": Job(
         "fraud.features.ingest_events",
-        "append events of the stream to the online store, for transactions that bypass POST /predict",
+        "append events of a stream to the online store, for transactions that bypass POST /predict",
+    ),
+    "rejected": Job(
+        "fraud.streams.rejected", "list the messages that were rejected from a Kafka topic, or send them to it again"
     ),
     "training-set": Job("fraud.training.training_set", "build the point-in-time training set"),
     "train": Job(
@@ -98,16 +104,20 @@ JOBS: Final[dict[str, Job]] = {
     "traffic": Job(
         "fraud.simulator.traffic", "send transactions to POST /predict at a given rate, as a checkout service does"
     ),
+    "traffic-topic": Job(
+        "fraud.simulator.topic_traffic",
+        "send transactions to a Kafka topic at a given rate, and wait for the decisions",
+    ),
 }
 """Command -> the module with its `Config`, `Result` and `run`."""
 
-ENDLESS: Final = frozenset({"export-metrics", "ingest-events", "traffic"})
+ENDLESS: Final = frozenset({"export-metrics", "ingest-events", "traffic", "traffic-topic"})
 """Jobs that may run until they are stopped. They log no `still running` lines."""
 
 MONITORED: Final = frozenset(
     {
-        "ingest", "ingest-labels", "build-daily", "build-features", "materialize", "training-set", "train", "promote",
-        "rollback", "expire-waivers", "reproduce",
+        "ingest-topic", "ingest", "ingest-labels", "build-daily", "build-features", "materialize", "training-set",
+        "train", "promote", "rollback", "expire-waivers", "reproduce",
         "score", "consistency", "drift", "concept-drift", "ship-predictions", "skew",
         "apply-retention",
     }

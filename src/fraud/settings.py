@@ -48,6 +48,16 @@ class Settings(BaseSettings):
         default=180, ge=1, description="retention of ingested landing files and of quarantined rows"
     )
     redis_url: SecretStr = Field(default=SecretStr("redis://127.0.0.1:6379/0"), description="online store")
+    kafka_brokers: str = Field(
+        default="", description="Kafka brokers, host:port,host:port, of the topics that jobs read; empty: none"
+    )
+    kafka_sasl_mechanism: Literal["", "SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] = Field(
+        default="", description="how to log in to the brokers; empty: without a login"
+    )
+    kafka_sasl_username: str = Field(default="", description="user of the brokers")
+    kafka_sasl_password: SecretStr = Field(default=SecretStr(""), description="password of the user")
+    kafka_tls: bool = Field(default=False, description="encrypt connections to the brokers with TLS")
+    kafka_tls_ca: str = Field(default="", description="file of CA certificates of the brokers; default: the system's")
     dvc_remote: str = Field(default="", description="DVC remote for snapshots and models; default <home>/dvc")
     wandb_project: str = Field(
         default="", description="Weights & Biases project that receives a copy of each training's figures; empty: none"

@@ -14,7 +14,7 @@ from airflow.dag_processing.dagbag import DagBag
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 IDS = {
     "ingest_transactions", "build_features", "train_fraud_model", "promote_model", "rollback_model", "score_nightly",
-    "monitor_drift", "monitor_skew", "expire_waivers", "reproduce_model", "apply_retention",
+    "monitor_drift", "monitor_skew", "expire_waivers", "reproduce_model", "apply_retention", "land_topics",
 }  # fmt: skip
 # Asset -> (DAGs that emit it, DAGs it starts), from the table in docs/architecture.md.
 WIRING = {

@@ -72,9 +72,10 @@ def test_a_service_has_a_health_check_and_waits_for_healthy_stores(name: str) ->
 
 
 @each_service
-def test_a_service_is_in_the_full_profile(name: str) -> None:
-    assert "full" in SERVICES[name]["profiles"]
-    assert set(SERVICES[name]["profiles"]) <= {"serving", "monitoring", "full"}
+def test_a_service_is_in_the_full_or_only_in_the_streaming_profile(name: str) -> None:
+    profiles = SERVICES[name]["profiles"]
+    assert "full" in profiles or profiles == ["streaming"]
+    assert set(profiles) <= {"serving", "monitoring", "streaming", "full"}
 
 
 def test_no_secret_has_a_default() -> None:
@@ -101,6 +102,20 @@ def test_prometheus_looks_for_containers_that_exist() -> None:
         for target in (target for group in json.loads(path.read_text()) for target in group["targets"]):
             host = target.partition(":")[0]
             assert host == "localhost" or "monitoring" in SERVICES[host]["networks"], target
+
+
+def test_no_listener_of_kafka_outside_of_its_container_is_without_a_login() -> None:
+    lines = (ROOT / "infra/kafka/server.properties").read_text().splitlines()
+    properties = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    protocols = dict(pair.split(":") for pair in properties["listener.security.protocol.map"].split(","))
+    for listener in properties["listeners"].split(","):
+        name, address = listener.split("://")
+        assert protocols[name] == "SASL_PLAINTEXT" or address.startswith("127.0.0.1:"), listener
+    assert properties["allow.everyone.if.no.acl.found"] == "false"
+    assert properties["auto.create.topics.enable"] == "false"
+    published = {port.rpartition(":")[2] for port in SERVICES["kafka"]["ports"]}
+    assert published == {"9095"}
+    assert SERVICES["kafka-topics"]["network_mode"] == "service:kafka"
 
 
 def test_the_proxy_balances_over_every_replica() -> None:

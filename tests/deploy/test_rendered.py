@@ -24,11 +24,14 @@ def has_compose() -> bool:
 pytestmark = [pytest.mark.deploy, pytest.mark.skipif(not has_compose(), reason="needs the docker compose plugin")]
 
 
-def render(tmp_path: Path, profile: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def render(tmp_path: Path, profiles: str, **environment: str) -> subprocess.CompletedProcess[str]:
     empty = tmp_path / "env"
     empty.touch()
     return subprocess.run(
-        ["docker", "compose", "--env-file", str(empty), "--profile", profile, "config", "--format", "json"],
+        [
+            "docker", "compose", "--env-file", str(empty), *(f"--profile={name}" for name in profiles.split()),
+            "config", "--format", "json",
+        ],
         cwd=ROOT, env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"]} | environment,
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
@@ -36,13 +39,13 @@ def render(tmp_path: Path, profile: str, **environment: str) -> subprocess.Compl
 
 def services(tmp_path: Path, **environment: str) -> dict[str, Any]:
     secrets = {name: f"a-value-for-{name}" for name in SECRETS}
-    done = render(tmp_path, "full", **(secrets | environment))
+    done = render(tmp_path, "full streaming", **(secrets | environment))
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)["services"]
     return found
 
 
-@pytest.mark.parametrize("profile", ["serving", "monitoring", "full"])
+@pytest.mark.parametrize("profile", ["serving", "monitoring", "full", "streaming", "full streaming"])
 def test_the_file_is_accepted_without_a_warning(tmp_path: Path, profile: str) -> None:
     done = render(tmp_path, profile, **dict.fromkeys(SECRETS, "a-value"))
     assert (done.returncode, done.stderr) == (0, "")

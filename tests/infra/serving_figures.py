@@ -1,14 +1,18 @@
-"""Run in the serving environment: the service's own metrics, with answers counted, on the port given."""
+"""Run in the serving environment: the metrics of serving and of the stream, with answers counted, on the port given."""
 
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from fraud_serving.metrics import Metrics
+from fraud_serving.stream.metrics import StreamMetrics
 
 METRICS = Metrics()
 METRICS.model_info = {"version": "1", "sha256": "0" * 64, "level": "boosting"}
 METRICS.store_up = 1
 METRICS.count_daily_tables(["merchant"])
+STREAM = StreamMetrics()
+STREAM.lag, STREAM.assigned, STREAM.broker_up = {0: 3}, 1, 1
+METRICS.add(STREAM)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -22,6 +26,9 @@ class Handler(BaseHTTPRequestHandler):
             METRICS.history["store"] += 1
             METRICS.daily["merchant", "current"] += 1
             METRICS.log_written += 1
+            STREAM.decided += 1
+            STREAM.batch.observe(1.0)
+            STREAM.decision.observe(0.01)
         body = METRICS.render()
         self.send_response(200)
         self.send_header("Content-Type", "text/plain; version=0.0.4")

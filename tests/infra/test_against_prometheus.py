@@ -23,7 +23,7 @@ from mlflow.tracking import MlflowClient
 from tests.infra.conftest import ROOT, rules, tool
 
 from fraud import declaration_file
-from fraud.embedded.servers import mlflow_server, valkey
+from fraud.embedded.servers import child, mlflow_server, valkey
 from fraud.lake import catalog
 from fraud.lake.job_runs import recorded
 
@@ -38,7 +38,7 @@ def panel_queries() -> list[tuple[str, str]]:
     found = []
     for path in sorted((ROOT / "infra/grafana/dashboards").glob("*.json")):
         for panel in json.loads(path.read_text())["panels"]:
-            found += [(f"{path.stem}: {panel['title']}", target["expr"]) for target in panel["targets"]]
+            found += [(f"{path.stem}: {panel['title']}", target["expr"]) for target in panel.get("targets", ())]
     return found
 
 
@@ -133,7 +133,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             patch.setenv(name, value)
         register_version(registry.url, home)
         store = valkey.start(home / "valkey", PASSWORD)
-        stack.callback(valkey.stop, store.pid)
+        stack.callback(child.stop, store.pid)
         ports = {name: valkey.free_port() for name in ("platform", "serving", "prometheus")}
         env = {
             "FRAUD_HOME": str(home), "FRAUD_PROJECT": str(ROOT), "FRAUD_MLFLOW_URL": registry.url,
@@ -147,7 +147,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         config = config.replace(" 5s", " 1s").replace(" 4s", " 1s").replace(" 15s", " 5s").replace(" 10s", " 5s")
         (home / "prometheus.yml").write_text(config.replace("rules/*.yml", f"{ROOT}/infra/prometheus/rules/*.yml"))
         (home / "targets").mkdir()
-        for job, port in {**ports, "alertmanager": ports["prometheus"]}.items():
+        for job, port in {**ports, "alertmanager": ports["prometheus"], "stream": ports["serving"]}.items():
             group = [{"targets": [f"127.0.0.1:{port}"], "labels": {"environment": "test"}}]
             (home / "targets" / f"{job}.json").write_text(json.dumps(group))
         process(

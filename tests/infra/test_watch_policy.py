@@ -28,6 +28,7 @@ SEVERITIES = {"page": "Page: ", "ticket": "Ticket: ", "none": "No severity: "}
 SOURCES = (
     ROOT / "src/fraud/monitoring/platform_metrics.py", ROOT / "src/fraud/monitoring/declared_metrics.py",
     ROOT / "services/serving/src/fraud_serving/metrics.py",
+    ROOT / "services/serving/src/fraud_serving/stream/metrics.py",
 )  # fmt: skip
 # Exposed by Prometheus, Alertmanager and the client library themselves.
 THIRD_PARTY = re.compile(r"^(up|ALERTS|scrape_\w+|process_\w+|prometheus_\w+|alertmanager_\w+)$")
@@ -56,7 +57,7 @@ def exposed() -> set[str]:
     """Every metric name among the string constants of SOURCES, with the suffixes that Prometheus adds."""
     nodes = [node for path in SOURCES for node in ast.walk(ast.parse(path.read_text()))]
     texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    bases = {text for text in texts if re.fullmatch(r"(?:fraud|model|serving)_\w+", text)}
+    bases = {text for text in texts if re.fullmatch(r"(?:fraud|model|serving|stream)_\w+", text)}
     return {base + suffix for base in bases for suffix in SUFFIXES} | {r["record"] for r in rules() if "record" in r}
 
 
@@ -90,7 +91,7 @@ def test_a_rule_reads_metrics_that_exist(rule: dict[str, Any], exposed: set[str]
 
 def test_a_runbook_queries_metrics_that_exist(exposed: set[str]) -> None:
     for path in RUNBOOKS.glob("*.md"):
-        named = set(re.findall(r"\b(?:fraud|serving|model)_[a-z0-9_]+\b", path.read_text()))
+        named = set(re.findall(r"\b(?:fraud|serving|model|stream)_[a-z0-9_]+\b", path.read_text()))
         # Names of DAGs and columns may have the same prefix.
         assert {n for n in named if n not in exposed} <= {"model_sha256", "model_version"}, path.name
 

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import structlog
+from confluent_kafka import Producer
 from onnx import TensorProto, helper
 from tests.served_answers import THREE
 
 from fraud.core.declaration import Declaration
 from fraud.core.plan import Plan
-from fraud.embedded.servers import valkey
+from fraud.embedded.servers import kafka, valkey
 from fraud.job import Context
 from fraud.lake import catalog
 from fraud.lake.dataset import Dataset
@@ -202,6 +204,30 @@ def _linear_model() -> Callable[..., bytes]:
 @pytest.fixture(name="features_of")
 def _features_of() -> Callable[..., pa.Table]:
     return features_of
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a broker without topics."""
+    with kafka.running(tmp_path_factory.mktemp("kafka")) as server:
+        yield server.bootstrap
+
+
+@pytest.fixture
+def mock_broker() -> Iterator[str]:
+    """Address of librdkafka's own broker, in this process: groups assign in seconds, topics are created by sending."""
+    client = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1, "log_level": 0})
+    (broker,) = client.list_topics(timeout=30).brokers.values()
+    yield f"{broker.host}:{broker.port}"
+    del client
+
+
+@pytest.fixture
+def topic(kafka_broker: str, request: pytest.FixtureRequest) -> str:
+    """A topic of this test with two partitions, and its rejected topic."""
+    name = f"{request.node.name.partition('[')[0]}-{secrets.token_hex(4)}"
+    kafka.create_topics(kafka_broker, {name: 2, f"{name}.rejected": 1})
+    return name
 
 
 @pytest.fixture(scope="session")

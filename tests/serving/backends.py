@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fraud.core.plan import Plan
 from fraud.declaration_file import load
-from fraud.embedded.servers import mlflow_server, valkey
+from fraud.embedded.servers import kafka, mlflow_server, valkey
 
 ROOT = Path(__file__).parents[2]
 THRESHOLD = 0.5
@@ -98,7 +98,10 @@ def main() -> None:
     server = mlflow_server.start(home, password)
     port = int(server.url.rpartition(":")[2])
     try:
-        print(json.dumps({"mlflow": server.url, "password": password, "valkey": str(valkey.binary())}), flush=True)
+        addresses = {
+            "mlflow": server.url, "password": password, "valkey": str(valkey.binary()), "kafka": kafka.command(0),
+        }  # fmt: skip
+        print(json.dumps(addresses), flush=True)
         for line in sys.stdin:
             if line.strip() == "kill":
                 os.killpg(server.pid, signal.SIGKILL)

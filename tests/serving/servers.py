@@ -40,8 +40,9 @@ def until(look: Callable[[], _T | None], what: str, seconds: float = DEADLINE_S)
 class Valkey:
     """A store process on a fixed port, so that it can be killed and started again."""
 
-    def __init__(self, binary: str, folder: Path) -> None:
+    def __init__(self, binary: str, folder: Path, *, durable: bool = False) -> None:
         self._binary, self._folder, self.port = binary, folder, free_port()
+        self._durable = durable
         self.url = f"redis://:secret@127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -49,7 +50,7 @@ class Valkey:
         self._folder.mkdir(exist_ok=True)
         options = {
             "port": self.port, "bind": "127.0.0.1", "requirepass": "secret", "save": "", "dir": self._folder,
-            "appendonly": "no",
+            "appendonly": "yes" if self._durable else "no",
         }  # fmt: skip
         command = [self._binary, *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

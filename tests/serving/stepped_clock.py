@@ -1,7 +1,8 @@
-"""Serving with a wall clock that steps: `time.time_ns` is behind by the seconds in the file STEP."""
+"""Serving, or PROGRAM, with a wall clock that steps: `time.time_ns` is behind by the seconds in the file STEP."""
 
 import os
 import time
+from importlib import import_module
 from pathlib import Path
 
 _real = time.time_ns
@@ -15,6 +16,4 @@ def _stepped() -> int:
 if __name__ == "__main__":
     time.time_ns = _stepped
     time.time = lambda: _stepped() / 1e9
-    from fraud_serving.__main__ import main
-
-    main()
+    import_module(os.environ.pop("PROGRAM", "fraud_serving.__main__")).main()

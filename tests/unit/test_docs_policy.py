@@ -67,6 +67,16 @@ def test_every_metric_of_serving_is_documented() -> None:
     assert {n for n in names if not (documented(n) or documented(f"{n}_total"))} == set()
 
 
+def test_every_variable_and_metric_of_the_stream_is_documented() -> None:
+    settings = (SERVING / "stream/settings.py").read_text().partition("class StreamScoringSettings")[0]
+    fields = re.findall(r"^    (\w+): .*= Field\(", settings, re.MULTILINE)
+    metrics = set(re.findall(r'"(stream_[a-z_]+)"', (SERVING / "stream/metrics.py").read_text()))
+    assert len(fields) > 10
+    assert len(metrics) > 10
+    assert {name for name in fields if not documented(f"STREAM_{name.upper()}")} == set()
+    assert {n for n in metrics if not (documented(n) or documented(f"{n}_total"))} == set()
+
+
 def test_every_metric_of_declarations_is_described_in_its_table() -> None:
     module = (ROOT / "src/fraud/monitoring/declared_metrics.py").read_text()
     names = set(re.findall(r'"(fraud_[a-z_]+)"', module))

@@ -28,6 +28,7 @@ def parse_arguments() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start every service and return")
     up.add_argument("--only", nargs="*", default=[], metavar="SERVICE", help="start only these: valkey, mlflow, ...")
+    _add_stream(up)
     up.add_argument("--free-ports", action="store_true", help="use free ports instead of the default ones")
     commands.add_parser("status", help="list the services and their state")
     commands.add_parser("down", help="stop every service")
@@ -41,8 +42,16 @@ def parse_arguments() -> argparse.Namespace:
     demo.add_argument("--days", type=int, default=150, help="days to simulate")
     demo.add_argument("--users", type=int, default=1500, help="users to simulate")
     demo.add_argument("--seed", type=int, default=1, help="seed of the simulation")
+    _add_stream(demo)
     demo.add_argument("--detach", action="store_true", help="return when the demo is done; `down` stops the stack")
     return parser.parse_args()
+
+
+def _add_stream(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--stream", action=argparse.BooleanOptionalAction, default=None,
+        help="also run a Kafka broker and a consumer of its topic; default: as at the last start",
+    )  # fmt: skip
 
 
 def _start(stack: Stack, only: Sequence[str] = ()) -> Stack:
@@ -94,7 +103,10 @@ def main() -> None:
     """Entry point. After a failure, it exits with the error's message and code; started services keep running."""
     arguments = parse_arguments()
     try:
-        stack = Stack.open(Settings.load(), usual_ports=not getattr(arguments, "free_ports", False))
+        stack = Stack.open(
+            Settings.load(), usual_ports=not getattr(arguments, "free_ports", False),
+            stream=getattr(arguments, "stream", None),
+        )  # fmt: skip
         if arguments.command == "status":
             sys.exit(_status(stack))
         elif arguments.command == "drill":

@@ -6,6 +6,7 @@ again: existing data is kept, ingested files are skipped, and unfinished runs of
 
 import argparse
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from fraud.secret_file import write_private
 
 _DAGS_APPEAR_SECONDS: Final = 90.0
 _SERVING_SECONDS: Final = 60.0
+_JOIN_SECONDS: Final = 180.0
 _POLL_SECONDS: Final = 0.5
 
 
@@ -70,8 +72,7 @@ class Demo:
             if first:
                 self._follow_first(api, first)
         version = self._serving_version(api)
-        self._progress(f"serving answers with version {version}; sending the held-back day through /predict")
-        traffic = self._job("traffic", f"--source={self._landing / 'held_back'}", f"--url={self._stack.url('serving')}")
+        traffic = self._send_held_back(version)
         self._land_held_back()
         self._progress("held-back day delivered to the landing zone")
         second = self._through_airflow(api, {"feed": "transactions"})
@@ -82,6 +83,31 @@ class Demo:
         text = summary(self._stack, api, landed, traffic, time.monotonic() - started)
         (self._stack.home / "summary.txt").write_text(text)
         print(text, flush=True)  # noqa: T201 - the demo's output
+
+    def _send_held_back(self, version: str) -> dict[str, Any]:
+        """Send the held-back day through the topic in a stack with streaming, otherwise through POST /predict."""
+        source = f"--source={self._landing / 'held_back'}"
+        if self._stack.stream:
+            self._wait_for_partitions()
+            self._progress(f"serving has version {version}; sending the held-back day through the topic transactions")
+            return self._job("traffic-topic", source)
+        self._progress(f"serving answers with version {version}; sending the held-back day through /predict")
+        return self._job("traffic", source, f"--url={self._stack.url('serving')}")
+
+    def _wait_for_partitions(self) -> None:
+        """Wait until the consumer has joined its group, so that the join is not measured. Raises UnavailableError."""
+        deadline, log = time.monotonic() + _JOIN_SECONDS, self._stack.log("stream")
+        while True:
+            try:
+                metrics = httpx.get(f"{self._stack.url('stream')}/metrics", timeout=5).raise_for_status().text
+                if re.search(r"^stream_assigned_partitions [1-9]", metrics, re.MULTILINE):
+                    return
+                reason = "no partition is assigned"
+            except httpx.HTTPError as error:
+                reason = type(error).__name__
+            if time.monotonic() > deadline:
+                raise UnavailableError("the consumer of the topic is not ready", got=reason, hint=f"read {log}")
+            time.sleep(_POLL_SECONDS)
 
     def _job(self, *arguments: str) -> dict[str, Any]:
         """Run a `fraud` job as from a shell. Returns its result."""

@@ -12,8 +12,8 @@ import redis
 
 from fraud.embedded import processes, sockets
 from fraud.embedded.processes import Process, ServiceFailedError
-from fraud.embedded.servers import airflow, alertmanager, mlflow_server, prometheus, valkey
-from fraud.embedded.stack import Stack
+from fraud.embedded.servers import airflow, alertmanager, kafka, mlflow_server, prometheus, valkey
+from fraud.embedded.stack import STREAM_PORTS, Stack
 from fraud.errors import UnavailableError
 
 _POLL_SECONDS: Final = 0.25
@@ -21,6 +21,14 @@ _HUNG_SECONDS: Final = 30.0
 """A service that was ready before is restarted after this time without being ready."""
 _API: Final = "airflow-api-server"
 _DIED: Final = "died"
+_PARTITIONS: Final = 4
+_TOPICS: Final = {
+    "transactions": _PARTITIONS, "decisions": _PARTITIONS, "transactions.rejected": 1,
+    "labels": 1, "labels.rejected": 1,
+}  # fmt: skip
+
+# The broker of the wheel assigns partitions after half a session, and holds a fetch while one partition has no message.
+_SHORT_WAITS: Final = {"STREAM_SESSION_SECONDS": "6", "STREAM_FETCH_WAIT_MS": "10"}
 
 
 class State(NamedTuple):
@@ -102,24 +110,58 @@ def _mlflow(stack: Stack) -> Service:
     return Service("mlflow", launch, _http_not_ready(f"{url}/health"), 90.0, port, url)
 
 
+def _scoring_environment(stack: Stack, name: str) -> dict[str, str]:
+    """What every scoring process reads. Each has its own copy of the model."""
+    platform = stack.platform_environment()
+    return stack.environment("serving") | {
+        "SERVING_REDIS_URL": platform["FRAUD_REDIS_URL"],
+        "SERVING_MLFLOW_URL": platform["FRAUD_MLFLOW_URL"],
+        "SERVING_MODEL_CACHE": str(stack.home / name / "model"),
+        "SERVING_PREDICTION_LOG": str(stack.home / "predictions"),
+        "SERVING_POLL_SECONDS": "2",
+    }
+
+
 def serving(stack: Stack) -> Service:
     """The prediction service."""
     url, port = stack.url("serving"), stack.ports["serving"]
 
     def launch() -> Launch:
-        platform = stack.platform_environment()
-        env = stack.environment("serving") | {
-            "SERVING_PORT": str(port),
-            "SERVING_REDIS_URL": platform["FRAUD_REDIS_URL"],
-            "SERVING_MLFLOW_URL": platform["FRAUD_MLFLOW_URL"],
-            "SERVING_MODEL_CACHE": str(stack.home / "serving/model"),
-            "SERVING_PREDICTION_LOG": str(stack.home / "predictions"),
-            "SERVING_POLL_SECONDS": "2",
-            "SERVING_OPEN": "1",
-        }
+        env = _scoring_environment(stack, "serving") | {"SERVING_PORT": str(port), "SERVING_OPEN": "1"}
         return Launch([stack.program("serving", "python"), "-m", "fraud_serving"], env)
 
     return Service("serving", launch, _http_not_ready(f"{url}/health"), 60.0, port, f"{url}/docs")
+
+
+def _streaming(stack: Stack) -> list[Service]:
+    """The broker with its topics, and a consumer that scores the transactions."""
+    if not stack.stream:
+        return []
+    brokers, port, url = stack.platform_environment()["FRAUD_KAFKA_BROKERS"], stack.ports["stream"], stack.url("stream")
+
+    def no_topics() -> str:
+        try:
+            kafka.create_topics(brokers, _TOPICS, seconds=2.0)
+        except UnavailableError as error:
+            return error.got or error.message
+        return ""
+
+    def broker() -> Launch:
+        return Launch(kafka.command(stack.ports["kafka"]), stack.environment("ml") | {"RUST_LOG": "warn"})
+
+    def consumer() -> Launch:
+        # A model may take longer than the first message: until a Production version exists, nothing is decided.
+        own = {
+            "SERVING_INTERNAL_PORT": str(port), "STREAM_BROKERS": brokers, "STREAM_MODEL_WAIT_SECONDS": "86400",
+            **_SHORT_WAITS,
+        }  # fmt: skip
+        program = [stack.program("serving", "python"), "-m", "fraud_serving.stream"]
+        return Launch(program, _scoring_environment(stack, "stream") | own)
+
+    return [
+        Service("kafka", broker, no_topics, 30.0, stack.ports["kafka"], brokers),
+        Service("stream", consumer, _http_not_ready(f"{url}/health"), 60.0, port, f"{url}/metrics"),
+    ]
 
 
 def _prometheus(stack: Stack) -> list[Service]:
@@ -181,6 +223,7 @@ def all_services(stack: Stack) -> list[Service]:
         _valkey(stack),
         _mlflow(stack),
         serving(stack),
+        *_streaming(stack),
         *_prometheus(stack),
         *_alertmanager(stack),
         *_airflow(stack),
@@ -214,7 +257,8 @@ def choose_free_ports(stack: Stack, progress: Callable[[str], None]) -> Stack:
     """
     running = [m for path in stack.run.glob("*.json") for m in processes.members(path.stem, stack.run)]
     own = {listener.port for listener in sockets.listening(process.pid for process in running)}
-    taken = [name for name, port in stack.ports.items() if port not in own and not sockets.is_free(port)]
+    used = {name: port for name, port in stack.ports.items() if stack.stream or name not in STREAM_PORTS}
+    taken = [name for name, port in used.items() if port not in own and not sockets.is_free(port)]
     for name in taken:
         conflict = (
             f"port {stack.ports[name]} of {name} is used by {sockets.describe(sockets.holder(stack.ports[name]))}"
@@ -325,7 +369,7 @@ def _why_it_ended(service: Service) -> str:
 
 def stop_all(stack: Stack, progress: Callable[[str], None]) -> None:
     """End every process of the stack, Airflow's tasks included. Safe to call when no process runs."""
-    stores = ["mlflow", "valkey"]
+    stores = ["mlflow", "valkey", "kafka"]
     others = sorted({path.stem for path in stack.run.glob("*.json")} - set(stores))
 
     def stop(name: str) -> None:

@@ -19,8 +19,10 @@ from fraud.settings import Settings
 
 PREFERRED_PORTS: Final[Mapping[str, int]] = {
     "airflow": 8080, "mlflow": 5000, "serving": 8000, "prometheus": 9090, "valkey": 6379,
-    "platform_metrics": 9108, "alertmanager": 9093, "airflow_task_logs": 8793,
+    "platform_metrics": 9108, "alertmanager": 9093, "airflow_task_logs": 8793, "kafka": 9092, "stream": 9100,
 }  # fmt: skip
+STREAM_PORTS: Final = frozenset({"kafka", "stream"})
+"""Ports of the services that run only in a stack with streaming."""
 SECRETS: Final = (
     "AIRFLOW_ADMIN_PASSWORD", "AIRFLOW_JWT_SECRET", "AIRFLOW_API_SECRET", "AIRFLOW_FERNET_KEY",
     "MLFLOW_ADMIN_PASSWORD", "MLFLOW_FLASK_SECRET", "VALKEY_PASSWORD",
@@ -29,8 +31,9 @@ SECRETS: Final = (
 _INHERITED: Final = ("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "JAVA_HOME", "SSL_CERT_FILE")
 
 
-def _write_state(home: Path, ports: Mapping[str, int], mark: str) -> None:
-    write_private(home / "stack.json", json.dumps({"ports": dict(ports), "mark": mark}, indent=1) + "\n")
+def _write_state(home: Path, ports: Mapping[str, int], mark: str, stream: bool) -> None:
+    state = {"ports": dict(ports), "mark": mark, "stream": stream}
+    write_private(home / "stack.json", json.dumps(state, indent=1) + "\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +45,15 @@ class Stack:
     ports: Mapping[str, int]
     mark: str
     secret: Mapping[str, str]
+    stream: bool = False
+    """Whether a Kafka broker and a consumer of its topic run."""
 
     @classmethod
-    def open(cls, settings: Settings, *, usual_ports: bool = True) -> Self:
+    def open(cls, settings: Settings, *, usual_ports: bool = True, stream: bool | None = None) -> Self:
         """Load the stack below `settings.home`, or create it.
 
         Without `usual_ports` a new stack gets free ports: two stacks that start at once would share the default ones.
+        `stream` is kept for later commands; None: as before, at first without streaming.
         """
         home = settings.home
         home.mkdir(parents=True, exist_ok=True)
@@ -58,14 +64,16 @@ class Stack:
             name: state["ports"].get(name, preferred if usual_ports else sockets.free_port())
             for name, preferred in PREFERRED_PORTS.items()
         }
-        if ports != state["ports"]:
-            _write_state(home, ports, state["mark"])
-        return cls(home, settings.project, ports, state["mark"], ensure_secrets(settings.project / ".env", SECRETS))
+        streams = bool(state.get("stream")) if stream is None else stream
+        if ports != state["ports"] or streams != bool(state.get("stream")):
+            _write_state(home, ports, state["mark"], streams)
+        secret = ensure_secrets(settings.project / ".env", SECRETS)
+        return cls(home, settings.project, ports, state["mark"], secret, streams)
 
     def with_new_ports(self, names: Iterable[str]) -> Self:
         """The same stack with other free ports for these services. Writes `stack.json`."""
         ports = {**self.ports, **{name: sockets.free_port() for name in names}}
-        _write_state(self.home, ports, self.mark)
+        _write_state(self.home, ports, self.mark, self.stream)
         return replace(self, ports=ports)
 
     @property
@@ -90,7 +98,8 @@ class Stack:
 
     def platform_environment(self) -> dict[str, str]:
         """The variables with which `fraud` connects to this stack."""
-        return {
+        kafka = {"FRAUD_KAFKA_BROKERS": f"127.0.0.1:{self.ports['kafka']}"} if self.stream else {}
+        return kafka | {
             "FRAUD_HOME": str(self.home),
             "FRAUD_PROJECT": str(self.project),
             "FRAUD_COMMAND": self.program("ml", "fraud"),

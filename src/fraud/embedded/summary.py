@@ -76,7 +76,7 @@ def summary(
         *_records("gates", trained.get("gates", [])),
         *_facts("promoted", _newest(api.results("promote_model", "promote"))),
         *_facts("scores", _newest(api.results("score_nightly", "score"))),
-        *_facts("checkout traffic", traffic),
+        *_facts("checkout traffic, through the Kafka topic" if stack.stream else "checkout traffic", traffic),
         *_facts("drift", _newest(api.results("monitor_drift", "drift"))),
         *_facts("skew", _newest(api.results("monitor_skew", "skew"))),
         "", "services", *_table(_addresses(stack)),
@@ -93,6 +93,8 @@ def _addresses(stack: Stack) -> list[Row]:
         ("serving", f"{stack.url('serving')}/docs", "no key required in this stack"),
         ("reports", f"{stack.url('airflow')}/fraud/reports/", "login of Airflow"),
     ]
+    if stack.stream:
+        rows.append(("Kafka", f"127.0.0.1:{stack.ports['kafka']}", "no login, this machine only"))
     rows.append(("runbooks", f"{stack.url('airflow')}/fraud/docs/runbooks/README.md", "login of Airflow"))
     monitoring = (("Prometheus", prometheus), ("Alertmanager", alertmanager))
     return rows + [

@@ -6,8 +6,9 @@ that was also a request, is therefore counted once. The lake receives these tran
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -26,8 +27,10 @@ from fraud.core.contract import (
 from fraud.core.declaration import Declaration
 from fraud.core.declaration_types import CategoryColumn, Column, IdColumn, NumberColumn
 from fraud.core.plan import window_sets
-from fraud.features import event_stream, online_store
+from fraud.features import online_store
 from fraud.job import Context, JobConfig, JobResult
+from fraud.streams import kafka_topic, redis_stream
+from fraud.streams.source import EventSource
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -35,10 +38,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Config(JobConfig):
     """The stream, and when to stop."""
 
-    stream: str = Field(default="transactions", description="Redis stream; each entry has a field `event`, JSON")
+    source: Literal["redis", "kafka"] = Field(
+        default="redis", description="redis: the online store's server; kafka: the brokers of FRAUD_KAFKA_BROKERS"
+    )
+    stream: str = Field(
+        default="transactions",
+        description="Redis stream, each entry with a field `event`, or Kafka topic; an event is JSON",
+    )
     group: str = Field(default="online-history", description="consumer group; the readers of a group share the events")
     consumer: str = Field(
-        default="one", description="name of this reader; after a crash it gets its unsettled events again"
+        default="one",
+        description="name of this reader; after a crash it gets its unsettled events again",
     )
     idle_seconds: float = Field(default=5.0, ge=0, description="stop when no event arrived for this long; 0: never")
     batch: int = Field(default=500, gt=0, description="events read at a time")
@@ -55,7 +65,8 @@ class Result(JobResult):
     repeated: int
     """Appended before: delivered twice, or also a request."""
     rejected: int
-    """Violated the contract: stored in `<stream>:rejected` with the reason."""
+    """Violated the contract: stored with the reason in the stream `<stream>:rejected`, of Kafka in the topic
+    `<stream>.rejected`."""
 
 
 def _id(text: str) -> str:
@@ -147,6 +158,13 @@ class _Appender:
         return all(prior.repeated for prior in known)
 
 
+def _source(config: Config, context: Context) -> AbstractContextManager[EventSource]:
+    settings = context.settings
+    if config.source == "kafka":
+        return kafka_topic.connect(settings, config.stream, config.group, config.consumer)
+    return redis_stream.connect(settings.redis_url.get_secret_value(), config.stream, config.group, config.consumer)
+
+
 def run(config: Config, context: Context) -> Result:
     """Append events until the stream is idle. Raises UnavailableError when store or stream do not answer."""
     url = context.settings.redis_url.get_secret_value()
@@ -154,7 +172,7 @@ def run(config: Config, context: Context) -> Result:
     appended = repeated = rejected = 0
     with (
         online_store.connect(url) as store,
-        event_stream.connect(url, config.stream, config.group, config.consumer) as source,
+        _source(config, context) as source,
     ):
         appender = _Appender(store, declared)
         while True:

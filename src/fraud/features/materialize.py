@@ -29,6 +29,7 @@ from fraud.features.online_store import Batch, Loaded, OnlineHistory
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
 from fraud.lake.dataset import Dataset
+from fraud.streams.redis_errors import store_errors
 from fraud.uris import sqlite_url
 
 VIEW = "materialized:view:"
@@ -189,7 +190,7 @@ def _removed(store: OnlineHistory, context: Context, layouts: set[str], daily: s
     dead = sorted(m for m in store.written() - needed if m.startswith(("layout:", "table:")))
     if not dead:
         return []
-    with online_store.store_errors("the online store"):
+    with store_errors("the online store"):
         for member in dead:
             if member.startswith("layout:"):
                 store.client.delete(f"materialized:{member.removeprefix('layout:')}")

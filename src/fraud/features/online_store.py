@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from fraud.core import history
 from fraud.core.daily import Snapshot, Table, snapshots
 from fraud.core.history import Layout
-from fraud.errors import BadConfigError, BadInputError, UnavailableError
+from fraud.errors import BadConfigError
 from fraud.features.daily_values import snapshot_id, snapshot_rows
 from fraud.lake import catalog
 from fraud.lake.dataset import Dataset
+from fraud.streams.redis_errors import store_errors
 
 WRITTEN: Final = "materialize:written"
 """Redis set of what jobs have begun to write: `layout:<id>`, `table:<id>` and `snapshot:<table>:<snapshot>`. A member
@@ -179,27 +180,6 @@ def connect(url: str) -> Iterator[OnlineHistory]:
         raise BadConfigError("FRAUD_REDIS_URL is wrong", expected="redis://host:port/db", got=str(error)) from error
     with client:
         yield OnlineHistory(client)
-
-
-@contextmanager
-def store_errors(what: str) -> Iterator[None]:
-    """Convert errors of a Redis client. `what` is the store's name at the beginning of the message."""
-    try:
-        yield
-    except redis.AuthenticationError as error:
-        raise BadConfigError(
-            f"{what} refuses the credentials", expected="redis://USER:PASSWORD@host:port/db in FRAUD_REDIS_URL",
-            got=str(error),
-        ) from error  # fmt: skip
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise UnavailableError(f"{what} does not answer", got=str(error), hint="check FRAUD_REDIS_URL") from error
-    except redis.ResponseError as error:
-        if "WRONGTYPE" not in str(error):
-            raise
-        raise BadInputError(
-            f"{what} has a key with another type of value", expected="a database that only this platform writes to",
-            got=str(error), hint="point FRAUD_REDIS_URL at a database of its own, or delete the key",
-        ) from error  # fmt: skip
 
 
 def split(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -79,12 +79,16 @@ class Ledger:
 
     def ingested(self) -> set[str]:
         """Hashes of the ingested files."""
-        hashes: set[str] = set()
+        return {file.sha256 for file in self._files()}
+
+    def ingested_names(self) -> set[str]:
+        """Names of the ingested files, below the landing zone."""
+        return {file.name for file in self._files()}
+
+    def _files(self) -> Iterator[FileCounts]:
         for name in listed(self._uri, 1):
             if name.startswith("batch-"):
-                entry = _Entry.model_validate_json(self._fs.cat_file(f"{self._path}/{name}"))
-                hashes.update(file.sha256 for file in entry.files)
-        return hashes
+                yield from _Entry.model_validate_json(self._fs.cat_file(f"{self._path}/{name}")).files
 
     def unfinished(self) -> Batch | None:
         """The batch that a killed run committed and did not finish, None without one."""

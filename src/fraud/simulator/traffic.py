@@ -9,22 +9,19 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from fraud.core.contract import id_hash
-from fraud.errors import BadConfigError, BadInputError, UnavailableError
+from fraud.errors import BadConfigError, UnavailableError
 from fraud.job import Context, JobConfig, JobResult
+from fraud.simulator.payments import payments
 
-_BUILT_IN: Final = ("transaction_id", "event_timestamp", "user_id", "merchant_id", "amount")
 _REPORT_S: Final = 5.0
 _RETRY_S: Final = 0.1
 _PATIENCE_S: Final = 10.0
@@ -94,9 +91,8 @@ def run(config: Config, context: Context) -> Result:
 
     Raises BadInputError for an unusable source, UnavailableError without an answer.
     """
-    bodies = _bodies(config, context.declaration.columns)
-    if not bodies:
-        raise BadInputError(f"{config.source} has no transactions")
+    found = payments(config.source, context.declaration.columns, config.limit)
+    bodies = [(id_hash(payment.user_id) % config.concurrency, payment.body) for payment in found]
     key = config.key_file.read_text().strip() if config.key_file else ""
     tally, began = _Tally(), time.perf_counter()
     asyncio.run(_Client(config, key, tally, context).send_all(bodies))
@@ -110,38 +106,6 @@ def run(config: Config, context: Context) -> Result:
         seconds=round(seconds, 3), per_second=round(len(bodies) / seconds, 1),
         p50_ms=round(float(p50), 3), p99_ms=round(float(p99), 3), max_ms=round(float(worst), 3),
     )  # fmt: skip
-
-
-def _bodies(config: Config, declared: Iterable[str]) -> list[tuple[int, bytes]]:
-    """(connection, JSON body) of every transaction, in order of event time. A file may lack declared columns."""
-    source = config.source
-    if source.is_dir() and (source / "transactions").is_dir():
-        source = source / "transactions"
-    files = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
-    if not files or not files[0].is_file():
-        raise BadInputError(f"{source} has no Parquet file", hint="fraud simulate --hold-back-days 1")
-    try:
-        table = pa.concat_tables([_read(file, declared) for file in files], promote_options="default")
-    except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowTypeError) as error:
-        raise BadInputError(f"{source} cannot be read as transactions", got=str(error)) from error
-    table = table.sort_by([("event_timestamp", "ascending"), ("transaction_id", "ascending")])
-    rows = table.slice(0, config.limit).to_batches(max_chunksize=10_000)
-    return [pair for batch in rows for pair in _encoded(batch, config.concurrency)]
-
-
-def _read(file: Path, declared: Iterable[str]) -> pa.Table:
-    found = pq.read_schema(file).names
-    columns = [*_BUILT_IN, *(name for name in sorted(declared) if name in found)]
-    return pq.read_table(file, columns=columns, partitioning=None)
-
-
-def _encoded(batch: pa.RecordBatch, connections: int) -> Iterator[tuple[int, bytes]]:
-    for row in batch.to_pylist():
-        at = row["event_timestamp"]
-        if at is not None:
-            row["event_timestamp"] = at.isoformat()
-        given = {name: value for name, value in row.items() if value is not None}
-        yield id_hash(row["user_id"] or "") % connections, json.dumps(given).encode()
 
 
 class _Client:

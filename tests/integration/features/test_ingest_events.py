@@ -1,18 +1,25 @@
 """The event stream into the online store: at least once in, exactly once counted."""
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
+from tests.integration import broker
 from tests.served_answers import THREE, TWO_ENTITIES
 
 from fraud.core.contract import id_hash
 from fraud.core.plan import Plan
 from fraud.errors import UnavailableError
 from fraud.features import ingest_events
-from fraud.features.event_stream import RedisStream
 from fraud.features.online_store import OnlineHistory
 from fraud.job import Context
+from fraud.streams import kafka_topic, rejected_topic
+from fraud.streams.kafka_topic import KafkaTopic
+from fraud.streams.redis_stream import RedisStream
+from fraud.streams.source import Delivery
+from fraud.streams.topic_reader import reading
 
 MINUTE_US = 60_000_000
 FIRST_US = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
@@ -20,12 +27,15 @@ USER = Plan(THREE).windows[0].layout
 CARD, TERMINAL = (windows.layout for windows in Plan(TWO_ENTITIES).windows)
 
 
-def send(client: redis.Redis, number: int, **changes: object) -> None:
-    event = {
+def event(number: int, **changes: object) -> dict[str, Any]:
+    return {
         "transaction_id": f"t{number}", "user_id": "u", "merchant_id": "m", "merchant_category": "grocery",
         "event_timestamp": f"2026-01-01T00:{number:02}:00Z", "amount": number + 1.5, **changes,
     }  # fmt: skip
-    client.xadd("transactions", {"event": json.dumps(event)})
+
+
+def send(client: redis.Redis, number: int, **changes: object) -> None:
+    client.xadd("transactions", {"event": json.dumps(event(number, **changes))})
 
 
 def ingest(context: Context) -> ingest_events.Result:
@@ -56,6 +66,58 @@ def test_what_a_killed_reader_had_taken_is_taken_again_and_not_doubled(context: 
     pending = client.xpending("transactions", "online-history")
     assert isinstance(pending, dict)
     assert pending["pending"] == 0
+
+
+def of_kafka(context: Context, brokers: str) -> Context:
+    settings = context.settings.model_copy(update={"kafka_brokers": brokers})
+    return Context(settings, context.params, context.declaration, context.log)
+
+
+def test_a_kafka_topic_is_a_source_like_the_stream(context: Context, client: redis.Redis, mock_broker: str) -> None:
+    kafka = of_kafka(context, mock_broker)
+    config = ingest_events.Config(source="kafka", idle_seconds=1.0, batch=2)
+    broker.send(mock_broker, "transactions", [event(0), event(1), b"not JSON", event(1), event(2, amount=-1)])
+    broker.send(mock_broker, "transactions.rejected", [])
+    broker.send(mock_broker, "transactions", [event(3)], partition=1)
+    assert ingest_events.run(config, kafka) == ingest_events.Result(events=6, appended=3, repeated=1, rejected=2)
+    broker.send(mock_broker, "transactions", [event(4)])
+    assert ingest_events.run(config, kafka) == ingest_events.Result(events=1, appended=1, repeated=0, rejected=0)
+    assert sorted(OnlineHistory(client).read(USER, "u")[2]["amount"].tolist()) == [15_000, 25_000, 45_000, 55_000]
+
+    found = list(rejections(kafka, "transactions.rejected"))
+    assert [(r.place.partition, r.place.offset, r.reason.code, r.value) for r in found] == [
+        (0, 2, "invalid", b"not JSON"), (0, 4, "invalid", json.dumps(event(2, amount=-1)).encode()),
+    ]  # fmt: skip
+    assert "amount" in found[1].reason.detail
+
+
+def read(source: KafkaTopic, count: int) -> list[Delivery]:
+    found: list[Delivery] = []
+    while len(found) < count:
+        new = source.read(count - len(found), 30.0)
+        assert new
+        found += new
+    return found
+
+
+def test_messages_that_were_read_and_not_settled_come_again(context: Context, mock_broker: str) -> None:
+    settings = of_kafka(context, mock_broker).settings
+    broker.send(mock_broker, "transactions", [event(n) for n in range(4)])
+    with kafka_topic.connect(settings, "transactions", "g", "one") as source:
+        first = read(source, 4)
+        source.settle([first[0], first[2]])  # the message between was not settled
+    with kafka_topic.connect(settings, "transactions", "g", "two") as source:
+        again = read(source, 3)
+        source.settle(again)
+        assert source.read(1, 0.5) == []
+    assert [delivery.payload for delivery in again] == [json.dumps(event(n)).encode() for n in (1, 2, 3)]
+
+
+def rejections(context: Context, topic: str) -> Iterator[rejected_topic.Rejected]:
+    with reading(context.settings, topic) as reader:
+        for partition in range(4):
+            for chunk in reader.chunks(partition, 0, None, 100):
+                yield from filter(None, (rejected_topic.parse(record, "") for record in chunk.records))
 
 
 @pytest.mark.parametrize(

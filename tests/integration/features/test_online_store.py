@@ -20,7 +20,7 @@ from tests.served_answers import THREE, TWO_ENTITIES
 from fraud.core import history
 from fraud.core.contract import US_PER_DAY, US_PER_HOUR, id_hash
 from fraud.core.plan import Plan
-from fraud.embedded.servers import valkey
+from fraud.embedded.servers import child, valkey
 from fraud.errors import BadConfigError
 from fraud.features.online_store import Batch, Event, Loaded, OnlineHistory, connect
 
@@ -274,13 +274,13 @@ def test_kill_9_of_the_server_loses_no_append_older_than_the_last_sync(tmp_path:
         Store(connection).append("u", "t1", NOON, 1, "m")
         connection.waitaof(1, 0, 5_000)
     os.kill(server.pid, signal.SIGKILL)
-    valkey.stop(server.pid)
+    child.stop(server.pid)
     again = valkey.start(tmp_path, "secret", append_only=True)
     try:
         with redis.Redis.from_url(again.url) as connection:
             assert Store(connection).append("u", "t1", NOON, 1, "m").repeated
     finally:
-        valkey.stop(again.pid)
+        child.stop(again.pid)
 
 
 def test_an_address_that_is_none_is_a_wrong_setting() -> None:

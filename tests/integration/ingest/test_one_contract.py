@@ -1,4 +1,4 @@
-"""The rows of tests/contract_rows.json through import, landing, ingest, file scoring and event stream: one verdict.
+"""The rows of tests/contract_rows.json through import, landing, Kafka topic, ingest, file scoring and event stream.
 
 tests/serving/test_one_contract.py sends the same rows through POST /predict.
 """
@@ -18,6 +18,7 @@ import pytest
 import redis
 import structlog
 import yaml
+from tests.integration import broker
 
 from fraud.cli import run_job
 from fraud.core.columns import to_stored
@@ -28,7 +29,7 @@ from fraud.declaration_file import load_of
 from fraud.errors import BadConfigError, BadInputError
 from fraud.features import ingest_events
 from fraud.features.online_store import OnlineHistory
-from fraud.ingest import import_data, ingest_transactions
+from fraud.ingest import import_data, ingest_topic, ingest_transactions
 from fraud.job import Context
 from fraud.lake import catalog
 from fraud.params import Params
@@ -195,6 +196,14 @@ def test_event_stream(tmp_path: Path, valkey_url: str) -> None:
                 kept = OnlineHistory(client).read(layout, entity_id)[2]
                 names = (EVENT_US, *(column.name for column in layout.columns))
                 assert sorted(zip(*(kept[name].tolist() for name in names), strict=True)) == sorted(events)
+
+
+def test_kafka_topic_and_ingest(tmp_path: Path, kafka_broker: str, topic: str) -> None:
+    broker.send(kafka_broker, topic, rows())
+    landed = ingest_topic.run(ingest_topic.Config(topic=topic), broker.context(tmp_path, kafka_broker))
+    assert landed.messages == len(CASES["accepted"]) + len(CASES["refused"])
+    ingest_transactions.run(ingest_transactions.Config(), context(tmp_path))
+    assert in_lake(tmp_path) == expected()
 
 
 @pytest.mark.parametrize("now", ["2025-03-10T10:00:00", "1741600800", "2025-03-10"])

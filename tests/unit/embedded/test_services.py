@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -109,3 +110,21 @@ def test_states_show_a_dead_service_and_its_leftover_processes(stack: Stack) -> 
     assert state.name == "serving"
     assert state.problem == "died, 1 of its processes still run"
     assert state.page == f"http://127.0.0.1:{stack.ports['serving']}/docs"
+
+
+def test_broker_and_consumer_run_only_in_a_stack_with_streaming(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "var", project=tmp_path)
+    without = {service.name for service in services.all_services(Stack.open(settings, usual_ports=False))}
+    with_stream = {service.name for service in services.all_services(Stack.open(settings, stream=True))}
+    assert with_stream - without == {"kafka", "stream"}
+
+
+def test_a_port_of_streaming_that_is_in_use_concerns_only_a_stack_with_streaming(stack: Stack) -> None:
+    lines: list[str] = []
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", stack.ports["kafka"]))
+        other.listen()
+        assert services.choose_free_ports(stack, lines.append) == stack
+        moved = services.choose_free_ports(replace(stack, stream=True), lines.append)
+    assert moved.ports["kafka"] != stack.ports["kafka"]
+    assert len(lines) == 1

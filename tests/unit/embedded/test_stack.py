@@ -68,3 +68,15 @@ def test_jobs_get_no_secret_of_airflow(tmp_path: Path) -> None:
     path = stack.write_shell_environment()
     assert mode(path) == 0o600
     assert read_env(path) == stack.platform_environment()
+
+
+def test_streaming_is_kept_until_it_is_switched_off(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "var", project=tmp_path)
+    assert not Stack.open(settings).stream
+    assert "FRAUD_KAFKA_BROKERS" not in Stack.open(settings).platform_environment()
+    on = Stack.open(settings, stream=True)
+    assert on.platform_environment()["FRAUD_KAFKA_BROKERS"] == f"127.0.0.1:{on.ports['kafka']}"
+    assert Stack.open(settings) == on
+    assert Stack.open(settings).with_new_ports(["kafka"]).stream
+    assert not Stack.open(settings, stream=False).stream
+    assert not Stack.open(settings).stream

@@ -99,6 +99,10 @@ class Metrics:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
 
+    def add(self, collector: Collector) -> None:
+        """Render the families of another collector, too."""
+        self._registry.register(collector)
+
     def count_daily_tables(self, entities: Iterable[str]) -> None:
         """Start the counters of the daily tables of these entities at zero."""
         for entity in entities:

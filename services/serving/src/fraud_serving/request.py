@@ -294,9 +294,13 @@ def _type_of(column: Column) -> Any:  # noqa: ANN401 - a type for msgspec
     return Annotated[_Text, Meta(description="an id; leave out if there is none")] | None
 
 
+class NotJsonError(ContractError):
+    """The body is not JSON in UTF-8."""
+
+
 def _explained(error: msgspec.DecodeError | UnicodeDecodeError) -> ContractError:
     if not isinstance(error, msgspec.ValidationError):
-        return ContractError("", f"the body is not JSON in UTF-8: {error}")
+        return NotJsonError("", f"the body is not JSON in UTF-8: {error}")
     found = _PATH.match(str(error))
     reason, path = (found["reason"], found["path"] or "") if found else (str(error), "")
     named = _NAMED.match(reason)

@@ -18,37 +18,33 @@ from fraud_serving.model.registry import Registry
 from fraud_serving.scoring.challenger import Challenger
 from fraud_serving.scoring.scorer import Scorer
 from fraud_serving.scoring.state import State
-from fraud_serving.settings import BadSettingError, Settings
+from fraud_serving.settings import BadSettingError, ScoringSettings, Settings
 from fraud_serving.store.store import Store
 
 _log = logging.getLogger(__name__)
 
 
-class Service:
-    """The parts of one process. Create it with `of`; `start` and `stop` run on the serving event loop."""
+class ScoringService:
+    """What scores transactions, wherever they come from. `start` and `stop` run on the event loop of the process."""
 
-    def __init__(
-        self, settings: Settings, metrics: Metrics, keys: ApiKeys | None, page: Mapping[str, bytes] | None = None
-    ) -> None:
-        self.settings, self.metrics, self.keys = settings, metrics, keys
-        self.what_if: Final = page
-        """The files of the what-if page by name; None without one."""
-        self._store = Store(
+    def __init__(self, settings: ScoringSettings, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self._scoring = settings
+        self.store = Store(
             settings.redis_url.get_secret_value(),
             settings.store_deadline_ms / 1e3,
             settings.answer_ttl_seconds,
             metrics,
         )
         self._challenger = Challenger(metrics)
-        self._predictions = PredictionLog(
+        self.predictions = PredictionLog(
             settings.prediction_log,
             settings.log_queue_records,
             settings.log_segment_bytes,
             metrics,
             self._challenger.score,
         )
-        self.access = AccessLog(settings.access_log)
-        self.scorer = Scorer(self._store, self._predictions, metrics)
+        self.scorer = Scorer(self.store, self.predictions, metrics)
         metrics.daily_ages = self.scorer.snapshots.ages_s
         self._swapping = asyncio.Lock()
         self._swaps: set[asyncio.Task[None]] = set()
@@ -58,40 +54,15 @@ class Service:
             folder = settings.model_cache / "challenger"
             self._watchers.append(self._watcher(settings.challenger_alias, folder, self._swap_challenger))
 
-    @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """Raises BadSettingError if the file of keys, a folder or the export of the what-if page cannot be used."""
-        for name, folder in (("MODEL_CACHE", settings.model_cache), ("PREDICTION_LOG", settings.prediction_log)):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise BadSettingError(f"SERVING_{name}: expected a folder that can be created: {error}") from None
-        try:
-            keys = None if settings.api_keys is None else ApiKeys(settings.api_keys)
-        except (OSError, ValueError) as error:
-            raise BadSettingError(f"SERVING_API_KEYS: {error}") from None
-        try:
-            page = None if settings.what_if is None else what_if.read(settings.what_if)
-        except what_if.BadExportError as error:
-            raise BadSettingError(f"SERVING_WHAT_IF: {error}") from None
-        if keys is None:
-            _log.warning("SERVING_OPEN=1: no API key is required")
-        if page is not None:
-            _log.warning("SERVING_WHAT_IF: the model in %s can be downloaded without an API key", settings.what_if)
-        return cls(settings, Metrics(), keys, page)
-
     @property
     def store_connected(self) -> bool:
-        return self._store.connected
+        return self.store.connected
 
     async def start(self) -> None:
         """Start every part. Raises OSError if the prediction log's folder is not writable."""
         self._loop = asyncio.get_running_loop()
-        if self.keys is not None:
-            self.keys.start()
-        self._predictions.start()
-        self.access.start()
-        await self._store.start()
+        self.predictions.start()
+        await self.store.start()
         self.scorer.snapshots.start()
         for watcher in self._watchers:
             watcher.start()
@@ -103,15 +74,12 @@ class Service:
         """Stop every part, after the last request. When this returns, every record is on disk."""
         for watcher in self._watchers:
             watcher.stop()
-        if self.keys is not None:
-            self.keys.stop()
         await self.scorer.snapshots.stop()
-        await self._store.close()
-        await asyncio.to_thread(self._predictions.close)
-        await asyncio.to_thread(self.access.close)
+        await self.store.close()
+        await asyncio.to_thread(self.predictions.close)
 
     def _registry(self) -> Registry:
-        settings = self.settings
+        settings = self._scoring
         return Registry(settings.mlflow_url, settings.mlflow_username, settings.mlflow_password.get_secret_value())
 
     def _watcher(self, alias: str, folder: Path, swap: Callable[[Model], Coroutine[Any, Any, None]]) -> AliasWatcher:
@@ -121,7 +89,7 @@ class Service:
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._start_swap, swap, model)
 
-        settings = self.settings
+        settings = self._scoring
         return AliasWatcher(
             self._registry, settings.model_name, alias, folder, settings.poll_seconds, self.metrics, on_load
         )
@@ -153,6 +121,58 @@ class Service:
         self.metrics.count_daily_tables(table.entity for table in tables)
         self.scorer.state = state
         snapshots.forget_others(tables)
+
+
+class Service(ScoringService):
+    """The parts of a process that serves over HTTP. Create it with `of`."""
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, keys: ApiKeys | None, page: Mapping[str, bytes] | None = None
+    ) -> None:
+        super().__init__(settings, metrics)
+        self.settings, self.keys = settings, keys
+        self.what_if: Final = page
+        """The files of the what-if page by name; None without one."""
+        self.access = AccessLog(settings.access_log)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Raises BadSettingError if the file of keys, a folder or the export of the what-if page cannot be used."""
+        create_folders(settings)
+        try:
+            keys = None if settings.api_keys is None else ApiKeys(settings.api_keys)
+        except (OSError, ValueError) as error:
+            raise BadSettingError(f"SERVING_API_KEYS: {error}") from None
+        try:
+            page = None if settings.what_if is None else what_if.read(settings.what_if)
+        except what_if.BadExportError as error:
+            raise BadSettingError(f"SERVING_WHAT_IF: {error}") from None
+        if keys is None:
+            _log.warning("SERVING_OPEN=1: no API key is required")
+        if page is not None:
+            _log.warning("SERVING_WHAT_IF: the model in %s can be downloaded without an API key", settings.what_if)
+        return cls(settings, Metrics(), keys, page)
+
+    async def start(self) -> None:
+        if self.keys is not None:
+            self.keys.start()
+        self.access.start()
+        await super().start()
+
+    async def stop(self) -> None:
+        if self.keys is not None:
+            self.keys.stop()
+        await super().stop()
+        await asyncio.to_thread(self.access.close)
+
+
+def create_folders(settings: ScoringSettings) -> None:
+    """Create the folders of the model cache and the prediction log. Raises BadSettingError."""
+    for name, folder in (("MODEL_CACHE", settings.model_cache), ("PREDICTION_LOG", settings.prediction_log)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadSettingError(f"SERVING_{name}: expected a folder that can be created: {error}") from None
 
 
 def _info(model: Model) -> dict[str, str]:

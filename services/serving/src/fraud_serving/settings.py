@@ -25,13 +25,12 @@ class BadSettingError(Exception):
     """An environment variable is invalid or missing. The message names it; nothing was started."""
 
 
-class Settings(BaseModel):
-    """Every setting. The variable of `port` is SERVING_PORT."""
+class ScoringSettings(BaseModel):
+    """The settings that scoring over HTTP and from a topic share. The variable of `redis_url` is SERVING_REDIS_URL."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     host: str = Field(default="127.0.0.1", description="address the public port listens on")
-    port: int = Field(default=8000, ge=0, le=65535, description="public port")
     internal_port: int = Field(
         default=0, ge=0, le=65535, description="own port for /metrics; 0 serves it on the public one"
     )
@@ -51,32 +50,13 @@ class Settings(BaseModel):
         default=3600, ge=1, le=604_800, description="how long an answer is kept for retries"
     )
     max_body_bytes: int = Field(default=16_384, ge=1024, le=1_048_576, description="largest body of POST /predict")
-    max_batch_bytes: int = Field(
-        default=8_388_608, ge=1024, le=134_217_728, description="largest body of POST /predict/batch"
-    )
-    body_deadline_seconds: float = Field(default=5.0, ge=0.1, le=300, description="a body slower than this gets 408")
-    client_rate: float = Field(
-        default=0.0, ge=0, le=1e6, description="transactions per second of one client; 0: no limit"
-    )
-    client_burst_seconds: float = Field(
-        default=2.0, ge=0.1, le=3600, description="seconds of its rate that a client may use at once"
-    )
-    max_in_flight: int = Field(default=96, ge=1, le=10_000, description="requests in progress; one more gets 429")
     challenger_alias: str = Field(default="", description="alias scored in shadow, for example staging; empty: none")
-    access_log: Literal["none", "refused", "all"] = Field(
-        default="refused", description="which requests get a line on standard error"
-    )
-    what_if: Path | None = Field(
-        default=None, description="folder of a web export that is served under /what-if/; empty: none"
-    )
     log_queue_records: int = Field(
         default=100_000, ge=1000, le=10_000_000, description="records that may wait for the disk"
     )
     log_segment_bytes: int = Field(
         default=67_108_864, ge=4096, le=1_099_511_627_776, description="a segment larger than this is closed"
     )
-    api_keys: Path | None = Field(default=None, description="file of hashed API keys; see docs/serving.md")
-    open: bool = Field(default=False, description="1: require no API key. For the embedded stack on one machine")
 
     @field_validator("host")
     @classmethod
@@ -108,17 +88,7 @@ class Settings(BaseModel):
         return value.rstrip("/")
 
     @model_validator(mode="after")
-    def _no_contradiction(self) -> Self:
-        if self.open == (self.api_keys is not None):
-            raise ValueError(
-                "set either SERVING_API_KEYS (a file) or SERVING_OPEN=1 (no API key is required), not both"
-            )
-        if self.client_rate and self.open:
-            raise ValueError("SERVING_CLIENT_RATE has no effect with SERVING_OPEN=1: without keys there are no clients")
-        if "client_burst_seconds" in self.model_fields_set and not self.client_rate:
-            raise ValueError("SERVING_CLIENT_BURST_SECONDS has no effect without SERVING_CLIENT_RATE")
-        if self.internal_port and self.internal_port == self.port:
-            raise ValueError("SERVING_INTERNAL_PORT: expected another port than SERVING_PORT")
+    def _versions_and_login(self) -> Self:
         if self.challenger_alias == self.model_alias:
             raise ValueError("SERVING_CHALLENGER_ALIAS: expected another alias than SERVING_MODEL_ALIAS")
         if self.mlflow_password.get_secret_value() and not self.mlflow_username:
@@ -135,7 +105,46 @@ class Settings(BaseModel):
         try:
             return cls.model_validate({name: value for name, value in values.items() if value != ""})
         except ValidationError as error:
-            raise BadSettingError("; ".join(_explain(e["loc"], e["msg"]) for e in error.errors())) from None
+            raise BadSettingError(explained(error, PREFIX)) from None
+
+
+class Settings(ScoringSettings):
+    """Every setting of serving over HTTP. The variable of `port` is SERVING_PORT."""
+
+    port: int = Field(default=8000, ge=0, le=65535, description="public port")
+    max_batch_bytes: int = Field(
+        default=8_388_608, ge=1024, le=134_217_728, description="largest body of POST /predict/batch"
+    )
+    body_deadline_seconds: float = Field(default=5.0, ge=0.1, le=300, description="a body slower than this gets 408")
+    client_rate: float = Field(
+        default=0.0, ge=0, le=1e6, description="transactions per second of one client; 0: no limit"
+    )
+    client_burst_seconds: float = Field(
+        default=2.0, ge=0.1, le=3600, description="seconds of its rate that a client may use at once"
+    )
+    max_in_flight: int = Field(default=96, ge=1, le=10_000, description="requests in progress; one more gets 429")
+    access_log: Literal["none", "refused", "all"] = Field(
+        default="refused", description="which requests get a line on standard error"
+    )
+    what_if: Path | None = Field(
+        default=None, description="folder of a web export that is served under /what-if/; empty: none"
+    )
+    api_keys: Path | None = Field(default=None, description="file of hashed API keys; see docs/serving.md")
+    open: bool = Field(default=False, description="1: require no API key. For the embedded stack on one machine")
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> Self:
+        if self.open == (self.api_keys is not None):
+            raise ValueError(
+                "set either SERVING_API_KEYS (a file) or SERVING_OPEN=1 (no API key is required), not both"
+            )
+        if self.client_rate and self.open:
+            raise ValueError("SERVING_CLIENT_RATE has no effect with SERVING_OPEN=1: without keys there are no clients")
+        if "client_burst_seconds" in self.model_fields_set and not self.client_rate:
+            raise ValueError("SERVING_CLIENT_BURST_SECONDS has no effect without SERVING_CLIENT_RATE")
+        if self.internal_port and self.internal_port == self.port:
+            raise ValueError("SERVING_INTERNAL_PORT: expected another port than SERVING_PORT")
+        return self
 
 
 def _url(text: str, schemes: tuple[str, ...], expected: str) -> SplitResult:
@@ -152,10 +161,14 @@ def _url(text: str, schemes: tuple[str, ...], expected: str) -> SplitResult:
     return url
 
 
-def _explain(location: tuple[int | str, ...], message: str) -> str:
-    """The variable and its error, without its value, which may be a secret."""
+def explained(error: ValidationError, prefix: str) -> str:
+    """The variables and their errors, without their values, which may be secrets."""
+    return "; ".join(_explain(of["loc"], of["msg"], prefix) for of in error.errors())
+
+
+def _explain(location: tuple[int | str, ...], message: str, prefix: str) -> str:
     if not location:
         return message
     variables = {field: name for name, field in _CREDENTIALS.items()}
     field = str(location[0])
-    return f"{variables.get(field, PREFIX + field.upper())}: {message}"
+    return f"{variables.get(field, prefix + field.upper())}: {message}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from fraud.embedded import processes
-from fraud.embedded.fire_drill import alert_watch, faults
+from fraud.embedded.fire_drill import alert_watch, faults, stream_faults
 from fraud.embedded.fire_drill.alert_watch import Watch
 from fraud.embedded.fire_drill.faults import NotPossibleError, Site
 from fraud.embedded.fire_drill.traffic import Traffic, sort_candidates
@@ -63,6 +63,9 @@ FAULTS: Final[tuple[tuple[str, faults.Fault, tuple[str, ...]], ...]] = (
         faults.store_frozen,
         ("ServiceDown", "OnlineStoreDown", "DegradedAnswers"),
     ),
+    ("the consumer of the topic is stopped", faults.frozen("stream"), ("StreamConsumerDown",)),
+    ("the consumer of the topic gets a hundredth of the processor", stream_faults.stream_behind, ("StreamLagHigh",)),
+    ("bad messages in the topic", stream_faults.bad_messages, ("StreamRejectedHigh",)),
     ("payments without a daily snapshot", faults.no_snapshot, ("DailySnapshotLate",)),
     ("Airflow's scheduler is stopped", faults.frozen("airflow-scheduler"), ("AirflowDown",)),
     ("Airflow's DAG processor is stopped", faults.frozen("airflow-dag-processor"), ("AirflowDown",)),
@@ -180,6 +183,8 @@ class Drill:
             exporter = stack.enter_context(self._exporter(folder, port))
             ports = {"serving": self._stack.ports["serving"], "platform": port,
                      "alertmanager": self._stack.ports["alertmanager"]}  # fmt: skip
+            if self._stack.stream:
+                ports["stream"] = self._stack.ports["stream"]
             watch = stack.enter_context(
                 closing(Watch(folder / "prometheus", self._stack, self._program, free_port(), ports))
             )

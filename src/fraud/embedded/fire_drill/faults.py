@@ -65,7 +65,7 @@ class Site:
 Fault = Callable[[Site], AbstractContextManager[None]]
 
 
-def _process(site: Site, service: str) -> Process:
+def process_of(site: Site, service: str) -> Process:
     found = processes.running_process(service, site.stack.run)
     if found is None:
         raise NotPossibleError(f"{service} does not run")
@@ -85,7 +85,7 @@ def frozen(service: str) -> Fault:
 
     @contextmanager
     def fault(site: Site) -> Iterator[None]:
-        with _frozen(site, processes.in_session(_process(site, service).pid)):
+        with _frozen(site, processes.in_session(process_of(site, service).pid)):
             yield
 
     return fault
@@ -99,7 +99,7 @@ def exporter_frozen(site: Site) -> Iterator[None]:
 
 
 @contextmanager
-def _repeating(step: Callable[[], None]) -> Iterator[None]:
+def repeating(step: Callable[[], None]) -> Iterator[None]:
     """Call `step` repeatedly in a thread until the end of the `with` block."""
     ended = threading.Event()
 
@@ -127,23 +127,23 @@ def _caller(site: Site, path: str, body: Callable[[], Mapping[str, Any]]) -> Cal
     return step
 
 
+def throttle(process: Process) -> None:
+    os.kill(process.pid, signal.SIGSTOP)
+    time.sleep(_STOPPED_S)
+    os.kill(process.pid, signal.SIGCONT)
+    time.sleep(_RUNNING_S)
+
+
 @contextmanager
 def slow(site: Site) -> Iterator[None]:
     """Serving runs for a hundredth of the time, in slices shorter than a batch takes."""
-    serving = _process(site, "serving")
-
-    def throttle() -> None:
-        os.kill(serving.pid, signal.SIGSTOP)
-        time.sleep(_STOPPED_S)
-        os.kill(serving.pid, signal.SIGCONT)
-        time.sleep(_RUNNING_S)
-
+    serving = process_of(site, "serving")
     usual = site.traffic.usual  # sorted by amount: an even sample has the usual mean
     batch = {"transactions": [usual[n * len(usual) // _BATCH] for n in range(_BATCH)]}
     with (
         site.undo.after(undo.stopped([serving])),
-        _repeating(throttle),
-        _repeating(_caller(site, "/predict/batch", lambda: batch)),
+        repeating(lambda: throttle(serving)),
+        repeating(_caller(site, "/predict/batch", lambda: batch)),
     ):
         yield
 
@@ -154,9 +154,9 @@ def store_frozen(site: Site) -> Iterator[None]:
     numbers = itertools.count()
 
     def payment() -> dict[str, Any]:
-        return _payment(site, f"drill-{time.time()}-{next(numbers)}")
+        return payment_of(site, f"drill-{time.time()}-{next(numbers)}")
 
-    with frozen("valkey")(site), _repeating(_caller(site, "/predict", payment)):
+    with frozen("valkey")(site), repeating(_caller(site, "/predict", payment)):
         yield
 
 
@@ -174,7 +174,7 @@ def overload(site: Site) -> Iterator[None]:
             caller = stack.enter_context(
                 socket.create_connection(("127.0.0.1", site.stack.ports["serving"]), _CALLER_S)
             )
-            body = json.dumps(_payment(site, f"drill-{started}-{number}")).encode()
+            body = json.dumps(payment_of(site, f"drill-{started}-{number}")).encode()
             head = f"POST /predict HTTP/1.1\r\nHost: drill\r\nContent-Length: {len(body)}\r\n\r\n"
             callers.append((caller, head.encode() + body))
 
@@ -185,11 +185,11 @@ def overload(site: Site) -> Iterator[None]:
                 caller.recv(65_536)
             time.sleep(_POLL_S)
 
-        stack.enter_context(_repeating(send_all))
+        stack.enter_context(repeating(send_all))
         yield
 
 
-def _payment(site: Site, transaction: str) -> dict[str, Any]:
+def payment_of(site: Site, transaction: str) -> dict[str, Any]:
     """A payment of the drill's user with the usual amount, so that it does not fire another alert."""
     return {
         "transaction_id": transaction, "user_id": "drill", "merchant_id": "drill", short_request.CATEGORY: "grocery",
@@ -203,16 +203,16 @@ def no_snapshot(site: Site) -> Iterator[None]:
     """Payments at a merchant that are older than every daily snapshot. They have no user, so no history changes."""
     if site.watch.value("sum(serving_daily_snapshot_total)") is None:
         raise NotPossibleError("the Production version has no daily features")
-    payment = _payment(site, "") | {"event_timestamp": _BEFORE_SNAPSHOTS}
+    payment = payment_of(site, "") | {"event_timestamp": _BEFORE_SNAPSHOTS}
     del payment["transaction_id"], payment["user_id"]
-    with _repeating(_caller(site, "/predict", lambda: payment)):
+    with repeating(_caller(site, "/predict", lambda: payment)):
         yield
 
 
 @contextmanager
 def full_disk(site: Site) -> Iterator[None]:
     """Limit serving's file size to one byte, so that every write to the prediction log fails."""
-    serving = _process(site, "serving")
+    serving = process_of(site, "serving")
     before = resource.prlimit(serving.pid, resource.RLIMIT_FSIZE)
     with site.undo.after(undo.limited(serving, before)):
         resource.prlimit(serving.pid, resource.RLIMIT_FSIZE, (1, before[1]))

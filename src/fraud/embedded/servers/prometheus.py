@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from fraud.embedded.stack import Stack
+from fraud.embedded.stack import STREAM_PORTS, Stack
 
 _OLDER_PAGES: Final = Path("/usr/share/prometheus/web/static")
 
@@ -23,13 +23,15 @@ def command(stack: Stack, program: str) -> list[str]:
     shutil.copytree(stack.project / "infra/prometheus", folder, dirs_exist_ok=True)
     targets: Mapping[str, str] = {
         "serving": "serving",
+        "stream": "stream",
         "platform": "platform_metrics",
         "prometheus": "prometheus",
         "alertmanager": "alertmanager",
     }
     for job, service in targets.items():
         group = [{"targets": [f"127.0.0.1:{stack.ports[service]}"], "labels": {"environment": "embedded"}}]
-        (folder / "targets" / f"{job}.json").write_text(json.dumps(group))
+        used = stack.stream or service not in STREAM_PORTS
+        (folder / "targets" / f"{job}.json").write_text(json.dumps(group if used else []))
     return [
         program,
         "--enable-feature=expand-external-labels",

@@ -5,8 +5,6 @@ therefore the server's.
 """
 
 import os
-import shutil
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from pathlib import Path
 
 import redis
 
+from fraud.embedded.servers import child
 from fraud.embedded.sockets import free_port
 from fraud.errors import UnavailableError
 
@@ -95,49 +94,17 @@ def wait_until_ready(server_url: str, seconds: float = 15.0) -> None:
 def start(folder: Path, password: str, *, port: int = 0, append_only: bool = True, detach: bool = False) -> Server:
     """Start a server on `folder` and wait until it answers. Port 0 selects a free port.
 
-    With `detach` it runs in its own session and outlives the caller; `stop(pid)` ends it. Otherwise, where `setpriv`
-    is installed, the kernel ends it with the caller, also after kill -9.
+    With `detach` it outlives the caller (`fraud.embedded.servers.child`). `child.stop(pid)` ends it.
     """
     port = port or free_port()
-    arguments = command(write_config(folder, port, password, append_only))
-    setpriv = shutil.which("setpriv")
-    if not detach and setpriv:
-        arguments = [setpriv, "--pdeathsig", "TERM", *arguments]
     log = folder.resolve() / "valkey.log"
-    write_log = (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    no_input = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
-    streams = [no_input, write_log, (os.POSIX_SPAWN_DUP2, 1, 2)]
-    pid = os.posix_spawn(arguments[0], arguments, os.environ, file_actions=streams, setsid=detach)
+    pid = child.spawn(command(write_config(folder, port, password, append_only)), os.environ, log, detach=detach)
     try:
         wait_until_ready(url(port, password))
     except UnavailableError as error:
-        stop(pid)
+        child.stop(pid)
         raise UnavailableError(error.message, got=error.got, hint=f"read {log}") from error
     return Server(pid, url(port, password), log)
-
-
-def stop(pid: int, seconds: float = 10.0) -> None:
-    """End the server: SIGTERM, then SIGKILL after `seconds`. Does nothing when it has ended already."""
-    deadline = time.monotonic() + seconds
-    killed = False
-    try:
-        os.kill(pid, signal.SIGTERM)
-        while not _reaped(pid):
-            os.kill(pid, 0)
-            if not killed and time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
-                killed = True
-            time.sleep(_POLL_SECONDS)
-    except ProcessLookupError:
-        return
-
-
-def _reaped(pid: int) -> bool:
-    """Collect the exit status of an own child. The caller detects the end of another process by ProcessLookupError."""
-    try:
-        return os.waitpid(pid, os.WNOHANG)[0] == pid
-    except ChildProcessError:
-        return False
 
 
 @contextmanager
@@ -147,4 +114,4 @@ def running(folder: Path, password: str = "test-only", *, append_only: bool = Fa
     try:
         yield server
     finally:
-        stop(server.pid)
+        child.stop(server.pid)

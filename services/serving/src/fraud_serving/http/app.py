@@ -17,7 +17,7 @@ from fraud_serving.http.predict import PredictApp
 from fraud_serving.http.rate_limit import RateLimit
 from fraud_serving.schema import Problem
 from fraud_serving.scoring.inference import RULE_VERSION
-from fraud_serving.service import Service
+from fraud_serving.service import ScoringService, Service
 
 
 class Health(BaseModel):
@@ -91,7 +91,7 @@ def _document(app: FastAPI, service: Service) -> dict[str, Any]:
     return openapi.document(app, state, docs_page.guide(example, columns, keys_required=service.keys is not None))
 
 
-def internal(service: Service) -> ASGIApp:
+def internal(service: ScoringService) -> ASGIApp:
     """The application of the internal port, for the platform only: health and metrics."""
     app = FastAPI(title="Fraud detector, internal", openapi_url=None, docs_url=None, redoc_url=None)
     _add_health(app, service)
@@ -126,7 +126,7 @@ def _add_error_handler(app: FastAPI) -> None:
         return Response(msgspec.json.encode(problem), error.status_code, headers, "application/json")
 
 
-def _add_health(app: FastAPI, service: Service) -> None:
+def _add_health(app: FastAPI, service: ScoringService) -> None:
     @app.get("/health", tags=["operation"], summary="Liveness")
     async def health() -> Health:
         return Health(live=True)
@@ -174,7 +174,7 @@ def _add_lineage(app: FastAPI, service: Service) -> None:
         )  # fmt: skip
 
 
-def _add_metrics(app: FastAPI, service: Service) -> None:
+def _add_metrics(app: FastAPI, service: ScoringService) -> None:
     responses: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
 
     @app.get(

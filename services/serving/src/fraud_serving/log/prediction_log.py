@@ -51,6 +51,8 @@ class PredictionLog:
         self._folder, self._max_queued, self._max_bytes = folder, queue_records, segment_bytes
         self._metrics, self._before_write = metrics, before_write
         self._queue: deque[Entry] = deque()  # append and popleft are atomic
+        self.accepted = 0
+        """Records that were queued since the start."""
         self._stop = threading.Event()
         self._file: int | None = None
         self._size = 0
@@ -72,14 +74,21 @@ class PredictionLog:
             self._metrics.log_dropped += 1
             return
         self._queue.append((record, shadow if queued < _MAX_SHADOWS else None))
+        self.accepted += 1
 
     def append_all(self, entries: Sequence[Entry]) -> None:
         """`append` of the entries of a batch."""
         if len(self._queue) + len(entries) < min(self._max_queued, _MAX_SHADOWS):
             self._queue.extend(entries)
+            self.accepted += len(entries)
             return
         for record, shadow in entries:
             self.append(record, shadow)
+
+    @property
+    def written(self) -> int:
+        """Records that were written to the operating system since the start, in the order in which they were queued."""
+        return self._metrics.log_written
 
     def close(self) -> None:
         """Write and sync the queue, and end the thread. Called after the last request."""

@@ -1,10 +1,14 @@
 """Retries: the first answer to a transaction is kept in the online store and returned to later attempts."""
 
+import asyncio
+from collections.abc import Sequence
+
 import msgspec
 
 from fraud_serving.metrics import Metrics
 from fraud_serving.request import ValidTransaction
 from fraud_serving.schema import Answer
+from fraud_serving.store.connection import Reply
 from fraud_serving.store.store import Store
 
 
@@ -22,8 +26,19 @@ class FirstAnswers:
     async def find(self, transaction: ValidTransaction) -> Answer | None:
         """The first answer, marked as repeated; None if none is kept or the store does not reply in time."""
         body = await self._store.find_answer(_key(transaction))
-        if body is None:
-            return None
+        return None if body is None else self.read(body)
+
+    def keep_all(
+        self, transactions: Sequence[ValidTransaction], answers: Sequence[bytes]
+    ) -> "asyncio.Future[list[Reply]] | None":
+        """Write each answer if none is kept for its transaction. A reply is None, or the answer that was kept before.
+
+        None without a connection to the store.
+        """
+        return self._store.keep_answers([_key(of) for of in transactions], answers)
+
+    def read(self, body: bytes) -> Answer | None:
+        """A kept answer, marked as repeated; None if it cannot be read."""
         try:
             answer = self._decode(body)
         except msgspec.DecodeError:

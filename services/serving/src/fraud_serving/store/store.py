@@ -7,6 +7,7 @@ without history; a background task reconnects.
 import asyncio
 import logging
 import ssl
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -34,9 +35,9 @@ class Store:
     def __init__(self, url: str, deadline_s: float, answer_ttl_s: int, metrics: Metrics) -> None:
         self._url = urlsplit(url)
         self._deadline_s, self._metrics = deadline_s, metrics
-        self._set = b"*6\r\n$3\r\nSET\r\n$%%d\r\n%%b\r\n$%%d\r\n%%b\r\n$2\r\nEX\r\n$%d\r\n%d\r\n$2\r\nNX\r\n" % (
-            len(str(answer_ttl_s)), answer_ttl_s,
-        )  # fmt: skip
+        ttl = b"$2\r\nEX\r\n$%d\r\n%d\r\n$2\r\nNX\r\n" % (len(str(answer_ttl_s)), answer_ttl_s)
+        pair = b"$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n"
+        self._set, self._set_get = b"*6\r\n" + pair + ttl, b"*7\r\n" + pair + ttl + b"$3\r\nGET\r\n"
         self._connection: Connection | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._first_attempt = asyncio.Event()
@@ -88,6 +89,12 @@ class Store:
         connection = self._connection
         if connection is not None and len(connection.pending) < _MAX_PENDING:
             connection.send(self._set % (len(key), key, len(answer), answer))
+
+    def keep_answers(self, keys: Sequence[bytes], answers: Sequence[bytes]) -> "asyncio.Future[list[Reply]] | None":
+        """`keep_answer` of several in one write. Each reply is None, or the answer that was kept before."""
+        put = self._set_get
+        commands = [put % (len(k), k, len(answer), answer) for k, answer in zip(keys, answers, strict=True)]
+        return self.send(b"".join(commands), len(commands))
 
     async def _check_deadlines(self) -> None:
         loop = asyncio.get_running_loop()

@@ -1,36 +1,17 @@
-"""Sources of events that do not pass through POST /predict. Redis Streams is implemented."""
+"""A consumer group on a Redis stream as a source of events."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple, Protocol, cast
+from typing import Any, Final, cast
 
 import redis
 
-from fraud.features.online_store import store_errors
+from fraud.streams.redis_errors import store_errors
+from fraud.streams.source import Delivery
 
 FIELD: Final = b"event"
 """The field of a stream entry with the event as JSON."""
 _STREAM: Final = "the event stream"
-
-
-class Delivery(NamedTuple):
-    """One event of a source. `token` identifies it in the source."""
-
-    token: str
-    payload: bytes
-
-
-class EventSource(Protocol):
-    """Delivers events at least once: events that were read and not settled are delivered again to the same reader."""
-
-    def read(self, count: int, wait_seconds: float) -> list[Delivery]:
-        """Up to `count` events; none when no event arrived within `wait_seconds`."""
-
-    def settle(self, deliveries: Sequence[Delivery]) -> None:
-        """Mark the events as processed. They are not delivered again."""
-
-    def reject(self, delivery: Delivery, reason: str) -> None:
-        """Store an invalid event with the reason, and settle it."""
 
 
 class RedisStream:

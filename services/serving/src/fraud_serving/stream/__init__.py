@@ -1,0 +1,1 @@
+"""Scores the transactions of a Kafka topic with the parts of serving."""

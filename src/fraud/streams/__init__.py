@@ -1,0 +1,1 @@
+"""Events of other systems: Redis streams and Kafka topics."""
