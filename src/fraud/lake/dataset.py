@@ -6,13 +6,14 @@ partitions: readers see all of them or none. A rerun with the same rows writes t
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fraud.errors import BadInputError, UnavailableError
+from fraud.errors import BadInputError
 from fraud.lake import objects
 from fraud.lake.objects import DataObject, located, name_of, opened, parquet, put_atomically
 from fraud.lake.table import Contents, DatasetTable, Partition, columns_of
@@ -58,6 +59,16 @@ class DatasetVersion:
     def partition(self, name: str) -> Partition | None:
         """A partition, None when it is not published."""
         return self.contents.partitions.get(name)
+
+    def content_sha256(self, name: str) -> str:
+        """`Partition.content_sha256` of a partition; "" when it is not published."""
+        found = self.partition(name)
+        return found.content_sha256 if found else ""
+
+    @property
+    def rows(self) -> int:
+        """Rows of all partitions."""
+        return sum(partition.rows for partition in self.contents.partitions.values())
 
     def retention_watermark(self) -> str:
         """The first partition that retention keeps; "" before the first one expired."""
@@ -155,6 +166,10 @@ class Dataset:
         """Read every object and compare its hash with the record. Raises BadInputError with the object's URI."""
         return self.open().verify(name)
 
+    def uris_of(self, partition: Partition) -> list[str]:
+        """URIs of the objects of a partition, published or not, in order."""
+        return [f"{self.uri}/{self.key}={partition.name}/{o.name}" for o in partition.objects]
+
     def put(self, name: str, table: pa.Table, *, dictionary: bool = True) -> DataObject:
         """Write one data object of a partition. It is not visible to readers before `commit`.
 
@@ -167,25 +182,24 @@ class Dataset:
             name=object_name, rows=table.num_rows, bytes=len(data), sha256=digest, columns=columns_of(table.schema)
         )
 
-    def commit(self, partitions: Iterable[Partition], replaces: Mapping[str, str] | None = None) -> int:
+    def commit(self, partitions: Iterable[Partition], base: int | None = None, at: datetime | None = None) -> int:
         """Publish partitions of objects that `put` wrote, in one commit. Returns the version of the table then.
 
-        No commit is made when nothing changed. `replaces`: the content_sha256 ("" for none) of partitions that the new
-        ones were made from; raises UnavailableError when another job changed one of them. Other partitions are
-        replaced, whatever they contain.
+        The partitions are replaced; no commit is made when nothing changes. `base`: the version that the partitions
+        were merged with; raises ConflictError when another job committed since. `at`: time of publication, by default
+        now.
         """
         new = {partition.name: partition for partition in partitions}
+        return self.table.commit(
+            lambda before: Contents(dict(sorted({**before.partitions, **new}.items())), before.first_kept), base, at
+        )
 
-        def change(before: Contents) -> Contents:
-            for name, content in (replaces or {}).items():
-                found = before.partitions.get(name)
-                if found != new.get(name) and (found.content_sha256 if found else "") != content:
-                    raise UnavailableError(
-                        f"another job changed partition {name} of {self.name} meanwhile", hint="run this job again"
-                    )
-            return Contents(dict(sorted({**before.partitions, **new}.items())), before.first_kept)
-
-        return self.table.commit(change) if new else self.open().number
+    def written(
+        self, name: str, table: pa.Table | Iterable[pa.Table], made_from: Mapping[str, str] | None = None
+    ) -> Partition:
+        """A partition of new objects that readers do not see before `commit`. `table`: as `publish` takes it."""
+        made = tuple(self.put(name, piece) for piece in _pieces(table))
+        return Partition(name=name, objects=made, made_from=dict(made_from or {}))
 
     def publish(
         self, name: str, table: pa.Table | Iterable[pa.Table], made_from: Mapping[str, str] | None = None
@@ -194,13 +208,12 @@ class Dataset:
 
         Returns the partition. Nothing changes when it equals the published one.
         """
-        objects_ = tuple(self.put(name, piece) for piece in _pieces(table))
-        made = Partition(name=name, objects=objects_, made_from=dict(made_from or {}))
+        made = self.written(name, table, made_from)
         self.commit([made])
         return made
 
     def drop(self, names: Collection[str]) -> None:
-        """Remove partitions in one commit. Their objects are removed by `fraud retention`, once no version needs them."""
+        """Remove partitions in one commit. `fraud retention` removes their objects, once no version needs them."""
         self.table.commit(
             lambda before: Contents(
                 {name: each for name, each in before.partitions.items() if name not in names}, before.first_kept

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
@@ -50,6 +51,10 @@ _RECORD: Final = pa.schema([
 ])  # fmt: skip
 
 
+class ConflictError(UnavailableError):
+    """Another job committed to the table. The run changed nothing; a retry starts from the new contents."""
+
+
 class Partition(BaseModel):
     """The objects of a partition and their inputs. It contains no time: the same rows give an equal partition."""
 
@@ -65,6 +70,11 @@ class Partition(BaseModel):
     def rows(self) -> int:
         """Number of rows."""
         return sum(o.rows for o in self.objects)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the objects."""
+        return sum(o.bytes for o in self.objects)
 
     @property
     def content_sha256(self) -> str:
@@ -95,11 +105,15 @@ class DatasetTable(NamedTuple):
         table = self._delta(version)
         return (-1, Contents({})) if table is None else (table.version(), self._contents(table))
 
-    def commit(self, change: Callable[[Contents], Contents]) -> int:
+    def commit(
+        self, change: Callable[[Contents], Contents], base: int | None = None, at: datetime | None = None
+    ) -> int:
         """Commit what `change` makes of the newest contents; the version then. No commit when it changes nothing.
 
-        When another process commits first, `change` is applied to its contents. Raises UnavailableError after many
-        such attempts, BadInputError for a column whose type differs from the table's.
+        When another process commits first, `change` is applied to its contents, unless `base` is given: the version
+        that `change` was computed from. `at`: the time of publication, by default now. Raises ConflictError when
+        another process committed since `base`, or many times in a row, BadInputError for a column whose type differs
+        from the table's.
         """
         for attempt in range(_ATTEMPTS):
             table = self._delta()
@@ -108,9 +122,14 @@ class DatasetTable(NamedTuple):
             version = -1 if table is None else table.version()
             if after == before:
                 return version
+            if base not in (None, version):
+                raise ConflictError(
+                    f"another job committed to {self.uri} while this one ran", expected=f"version {base}",
+                    got=f"version {version}", hint="run this job again",
+                )  # fmt: skip
             try:
                 with store_errors():
-                    self._write(table, before, after)
+                    self._write(table, before, after, at)
             except DeltaError as error:
                 newest = self._delta()
                 if newest is None or newest.version() == version:
@@ -118,7 +137,24 @@ class DatasetTable(NamedTuple):
                 time.sleep(0.01 * attempt)
             else:
                 return self._durable()
-        raise UnavailableError(f"{self.uri}: other jobs commit all the time", got=f"{_ATTEMPTS} attempts")
+        raise ConflictError(
+            f"other jobs commit to {self.uri} all the time", got=f"{_ATTEMPTS} attempts", hint="run this job again"
+        )
+
+    def published(self) -> dict[str, datetime]:
+        """The time at which each partition last changed, by name."""
+        table = self._delta()
+        if table is None:
+            return {}
+        with store_errors():
+            actions = pa.table(table.get_add_actions(flatten=True))
+        found: dict[str, datetime] = {}
+        for name, at in zip(
+            *(actions[c].to_pylist() for c in (f"partition.{self.key}", "modification_time")), strict=True
+        ):
+            moment = at if isinstance(at, datetime) else datetime.fromtimestamp(at / 1000, UTC)
+            found[str(name)] = max(moment, found.get(str(name), moment))
+        return found
 
     def unreferenced(self, hours: int) -> list[str]:
         """Paths below the URI of objects and records that no version of the last `hours` hours refers to."""
@@ -172,7 +208,10 @@ class DatasetTable(NamedTuple):
             )
             for row in record.to_pylist()
         }  # fmt: skip
-        if table.file_uris() and {"/".join(uri.rsplit("/", 2)[1:]) for uri in table.file_uris()} != _paths(partitions, self.key).keys():
+        if (
+            table.file_uris()
+            and {"/".join(uri.rsplit("/", 2)[1:]) for uri in table.file_uris()} != _paths(partitions, self.key).keys()
+        ):
             raise BadInputError(
                 f"version {table.version()} of {self.uri} contains objects that this platform did not write",
                 expected="a table that only this platform writes",
@@ -180,7 +219,7 @@ class DatasetTable(NamedTuple):
             )
         return Contents(partitions, (record.schema.metadata or {}).get(_FIRST_KEPT, b"").decode())
 
-    def _write(self, table: DeltaTable | None, before: Contents, after: Contents) -> None:
+    def _write(self, table: DeltaTable | None, before: Contents, after: Contents, at: datetime | None) -> None:
         """Write the record, then the commit, which fails when another one was made since the table was opened."""
         digest = self._put_record(after)
         run = structlog.contextvars.get_contextvars()
@@ -190,9 +229,10 @@ class DatasetTable(NamedTuple):
         )  # fmt: skip
         old, new = _paths(before.partitions, self.key), _paths(after.partitions, self.key)
         now = int(time.time() * 1000)
+        published = now if at is None else int(at.timestamp() * 1000)
         adds = [
             AddAction(
-                path, stored.bytes, {self.key: name}, now, True, json.dumps({"numRecords": stored.rows}),
+                path, stored.bytes, {self.key: name}, published, True, json.dumps({"numRecords": stored.rows}),
             ) for path, (name, stored) in new.items() if path not in old
         ]  # fmt: skip
         columns = {n: kind for path, (_, stored) in new.items() if path not in old for n, kind in stored.columns}
@@ -227,7 +267,7 @@ class DatasetTable(NamedTuple):
         rows = [
             {
                 "partition": name, "made_from": list(each.made_from.items()),
-                "objects": [{**o.model_dump(exclude={"columns"}), "columns": json.dumps(o.columns)} for o in each.objects],
+                "objects": [{**o.model_dump(), "columns": json.dumps(o.columns)} for o in each.objects],
             }
             for name, each in contents.partitions.items()
         ]  # fmt: skip

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from fraud.errors import BadInputError
 from fraud.lake import dataset
-from fraud.lake.dataset import Dataset, put_atomically
+from fraud.lake.dataset import Dataset
+from fraud.lake.objects import put_atomically
 
 rows = st.lists(st.tuples(st.text(max_size=5), st.floats(allow_nan=False)), max_size=20)
 
@@ -78,7 +79,7 @@ def test_ranges_are_inclusive_and_skip_what_is_not_there(tmp_path: Path) -> None
 def test_a_partition_that_never_was_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="things has no partition 2025-03-01"):
         things_in(tmp_path).read("2025-03-01")
-    assert things_in(tmp_path).manifest("2025-03-01") is None
+    assert things_in(tmp_path).partition("2025-03-01") is None
 
 
 def test_a_flipped_byte_is_found(tmp_path: Path) -> None:
