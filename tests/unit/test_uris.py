@@ -21,7 +21,7 @@ from fraud.ingest.delivery import delivering
 from fraud.ingest.landing import schema
 from fraud.job import Context
 from fraud.lake import catalog, reports
-from fraud.lake.dataset import located, put_atomically
+from fraud.lake.objects import located, put_atomically
 from fraud.lake.lookup import rows_with_ids
 from fraud.params import Params
 from fraud.settings import Settings
@@ -84,7 +84,7 @@ def test_a_home_of_any_name_is_read_whole_and_without_its_neighbours(tmp_path: P
     transactions = catalog.TRANSACTIONS.at(context.settings.lake_uri)
     assert transactions.partitions() == ["2026-01-01"]
     table = transactions.read("2026-01-01")
-    found = rows_with_ids(transactions, table["transaction_id"], table.schema)
+    found = rows_with_ids(transactions.open(), table["transaction_id"], table.schema)
     assert found is not None
     assert found.num_rows == 3
     assert ingest_transactions.run(ingest_transactions.Config(), context).files_known == 1

@@ -20,7 +20,8 @@ from fraud.core.contract import US_PER_DAY, US_PER_SECOND
 from fraud.core.declaration import Declaration
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
-from fraud.lake.dataset import Dataset, located, put_atomically
+from fraud.lake.dataset import Dataset, DatasetVersion
+from fraud.lake.objects import located, put_atomically
 
 _OFFSETS: Final = "_shipped.json"
 
@@ -85,8 +86,7 @@ def run(config: Config, context: Context) -> Result:
 def _expire(lake: Dataset, first_kept: str) -> list[str]:
     """Remove the partitions before `first_kept`; returns their names."""
     old = [day for day in lake.partitions() if day < first_kept]
-    for day in old:
-        lake.drop(day)
+    lake.drop(old)
     return old
 
 
@@ -122,19 +122,21 @@ def _publish(lake: Dataset, table: pa.Table, days: set[str], declaration: Declar
     rows: dict[int, list[int]] = defaultdict(list)
     for index, day in enumerate((table["served_us"].to_numpy() // US_PER_DAY).tolist()):
         rows[day].append(index)
+    published, made = lake.open(), []
     for day, indexes in sorted(rows.items()):
         name = str(np.datetime64(day, "D"))
-        new, repeated = _merged(lake, name, table.take(indexes), declaration)
+        new, repeated = _merged(published, name, table.take(indexes), declaration)
         existing += repeated
         if new is not None:
-            lake.publish(name, new)
-            days.add(name)
+            made.append(lake.written(name, new))
+    lake.commit(made, published.number)
+    days.update(partition.name for partition in made)
     return existing
 
 
-def _merged(lake: Dataset, day: str, rows: pa.Table, declaration: Declaration) -> tuple[pa.Table | None, int]:
+def _merged(lake: DatasetVersion, day: str, rows: pa.Table, declaration: Declaration) -> tuple[pa.Table | None, int]:
     """The sorted partition with the new rows added (None if there are none), and the number of existing rows."""
-    stored = lake.read(day) if lake.manifest(day) else rows.slice(0, 0)
+    stored = lake.read(day) if lake.partition(day) else rows.slice(0, 0)
     first_of_id = np.sort(np.unique(rows["prediction_id"].to_numpy(zero_copy_only=False), return_index=True)[1])
     fresh = rows.take(first_of_id)
     fresh = fresh.filter(

@@ -13,7 +13,8 @@ import pyarrow as pa
 from fraud.core.daily import Table
 from fraud.core.declaration import Declaration
 from fraud.core.plan import tables
-from fraud.lake.dataset import Dataset, folders, listed
+from fraud.lake.dataset import Dataset
+from fraud.lake.objects import folders, listed
 
 TIMESTAMP: Final = pa.timestamp("us", "UTC")
 _TYPES: Final = {

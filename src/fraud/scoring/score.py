@@ -1,7 +1,7 @@
 """Score days of transactions with one model version on Spark, one `scores` partition per day.
 
 Each slice of a day's `features` is one Spark task: it reads the slice, scores it and writes one object of scores with
-the same rows in the same order. Rows do not pass through the JVM. A day becomes visible when its manifest is replaced,
+the same rows in the same order. Rows do not pass through the JVM. The days become visible in one commit,
 after checks of the whole day, so repeated tasks and killed runs do no harm; see docs/batch.md.
 """
 
@@ -18,7 +18,8 @@ from pydantic import Field, model_validator
 from fraud.errors import BadInputError, UnavailableError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
-from fraud.lake.dataset import Dataset, Manifest
+from fraud.lake.dataset import Dataset, DatasetVersion
+from fraud.lake.table import Partition
 from fraud.scoring.scorer import Scorer
 from fraud.scoring.slices import Slice, SliceScored, SliceUnusable, scoring_task, slices_of
 
@@ -107,13 +108,14 @@ def run(config: Config, context: Context) -> Result:
     seconds = {"model": time.monotonic() - started}
     if config.input and config.output:
         return _score_file(config.input, config.output, artifact, context)
-    features = catalog.features(artifact.plan.stored_hash).at(context.settings.lake_uri)
+    features = catalog.features(artifact.plan.stored_hash).at(context.settings.lake_uri).open()
     definition = catalog.SCORES if config.model is None else catalog.what_if(artifact.version)
-    scores = definition.at(context.settings.lake_uri)
+    target = definition.at(context.settings.lake_uri)
+    scores = target.open()
     if not features.partitions():
         raise _no_features(artifact, features, context)
     sources = {day: _source(features, day) for day in _days(config, context, features, scores)}
-    before = {day: scores.manifest(day) for day in sources}
+    before = {day: scores.partition(day) for day in sources}
     todo = [
         day
         for day, source in sources.items()
@@ -125,8 +127,9 @@ def run(config: Config, context: Context) -> Result:
 
         compiled = isinstance(batch_model(artifact.model), FastTrees)  # compiles the kernel before the workers start
         context.log.info("model loaded", engine="compiled trees" if compiled else "ONNX Runtime")
-        seconds |= _score(todo, features, scores, artifact, context, sources)
-    days = [_summary(scores, day, before=before[day]) for day in sources]
+        seconds |= _score(todo, features, target, artifact, context, sources)
+    scored = target.open()
+    days = [_summary(scored, day, before=before[day]) for day in sources]
     seconds["total"] = time.monotonic() - started
     reasons = sum((Counter(day.rejected) for day in days), Counter[str]())
     return Result(
@@ -153,7 +156,7 @@ def _score_file(source: Path, target: Path, artifact: "ModelArtifact", context: 
     )  # fmt: skip
 
 
-def _no_features(artifact: "ModelArtifact", features: Dataset, context: Context) -> BadInputError:
+def _no_features(artifact: "ModelArtifact", features: DatasetVersion, context: Context) -> BadInputError:
     own = artifact.plan.stored_hash == context.declaration.stored_hash
     return BadInputError(
         f"there are no features to score with version {artifact.version}",
@@ -164,7 +167,7 @@ def _no_features(artifact: "ModelArtifact", features: Dataset, context: Context)
     )  # fmt: skip
 
 
-def _days(config: Config, context: Context, features: Dataset, scores: Dataset) -> list[str]:
+def _days(config: Config, context: Context, features: DatasetVersion, scores: DatasetVersion) -> list[str]:
     """The requested days; by default the newest, and days of the week before it whose scores are out of date."""
     published = features.partitions()
     if config.date:
@@ -180,22 +183,22 @@ def _days(config: Config, context: Context, features: Dataset, scores: Dataset) 
     first = str(dt.date.fromisoformat(newest) - dt.timedelta(days=context.params.drift.current_days - 1))
 
     def out_of_date(day: str) -> bool:
-        made = scores.manifest(day)
+        made = scores.partition(day)
         return made is None or made.made_from["features"] != _source(features, day).content_sha256
 
     return [day for day in published if day == newest or (day >= first and out_of_date(day))]
 
 
-def _source(features: Dataset, day: str) -> Manifest:
-    manifest = features.manifest(day)
-    if manifest is None:
+def _source(features: DatasetVersion, day: str) -> Partition:
+    partition = features.partition(day)
+    if partition is None:
         raise BadInputError(
             f"features has no day {day}", expected=f"one of {features.partitions()[-5:]}", hint="fraud build-features"
         )
-    return manifest
+    return partition
 
 
-def _made_from(source: Manifest, artifact: "ModelArtifact") -> dict[str, str]:
+def _made_from(source: Partition, artifact: "ModelArtifact") -> dict[str, str]:
     return {
         "features": source.content_sha256,
         "model_version": artifact.version,
@@ -205,19 +208,19 @@ def _made_from(source: Manifest, artifact: "ModelArtifact") -> dict[str, str]:
     }
 
 
-def _current(made: Manifest, source: Manifest, artifact: "ModelArtifact") -> bool:
+def _current(made: Partition, source: Partition, artifact: "ModelArtifact") -> bool:
     return _made_from(source, artifact).items() <= made.made_from.items()
 
 
 def _score(
     days: list[str],
-    features: Dataset,
+    features: DatasetVersion,
     scores: Dataset,
     artifact: "ModelArtifact",
     context: Context,
-    sources: dict[str, Manifest],
+    sources: dict[str, Partition],
 ) -> dict[str, float]:
-    """Score `days` and publish each as soon as it is scored; seconds by stage."""
+    """Score `days`, then publish all of them in one commit; seconds by stage."""
     from fraud.lake.spark import run_tasks, spark_session  # noqa: PLC0415 - Spark takes seconds to import
 
     began = time.monotonic()
@@ -226,13 +229,21 @@ def _score(
         seconds["spark_start"] = time.monotonic() - began
         context.log.info("Spark started", seconds=round(seconds["spark_start"], 1), days=len(days))
         task = scoring_task(scores, artifact, spark.sparkContext.broadcast(artifact.model))
+        checked: list[Partition] = []
         for slices in _together(list(slices_of(features, day, sources[day])) for day in days):
             mark = time.monotonic()
             results = run_tasks(spark, task, slices, lambda piece: piece.end - piece.first, context.log)
             seconds["score"] += time.monotonic() - mark
-            mark = time.monotonic()
-            _publish_each(scores, list(zip(slices, results, strict=True)), sources, artifact, context)
-            seconds["publish"] += time.monotonic() - mark
+            checked += _checked_days(list(zip(slices, results, strict=True)), sources, artifact)
+    mark = time.monotonic()
+    try:
+        scores.commit(checked)
+    except OSError as error:
+        raise UnavailableError(
+            "the scores cannot be published", got=str(error), hint="free some space and run again"
+        ) from error
+    seconds["publish"] = time.monotonic() - mark
+    context.log.info("days published", days=len(checked), rows=sum(partition.rows for partition in checked))
     return seconds
 
 
@@ -248,30 +259,20 @@ def _together(days: Iterable[list[Slice]]) -> Iterator[list[Slice]]:
         yield group
 
 
-def _publish_each(
-    scores: Dataset,
-    results: list[tuple[Slice, SliceScored | SliceUnusable]],
-    sources: dict[str, Manifest],
-    artifact: "ModelArtifact",
-    context: Context,
-) -> None:
-    """Publish each day. Raises BadInputError when a slice could not be read, UnavailableError when the disk is full."""
+def _checked_days(
+    results: list[tuple[Slice, SliceScored | SliceUnusable]], sources: dict[str, Partition], artifact: "ModelArtifact"
+) -> Iterator[Partition]:
+    """The new partition of each day. Raises BadInputError when a slice could not be read, or a check fails."""
     unusable = [f"{piece.uri}: {result.reason}" for piece, result in results if isinstance(result, SliceUnusable)]
     if unusable:
         raise BadInputError("features cannot be read", got="; ".join(unusable), hint="fraud build-features")
     for day in dict.fromkeys(piece.day for piece, _ in results):
         parts = [result for piece, result in results if piece.day == day and isinstance(result, SliceScored)]
-        try:
-            _publish(scores, day, sources[day], parts, artifact)
-        except OSError as error:
-            raise UnavailableError(
-                f"the scores of {day} cannot be published", got=str(error), hint="free some space and run again"
-            ) from error
-        context.log.info("day published", day=day, rows=sum(part.object.rows for part in parts))
+        yield _checked(day, sources[day], parts, artifact)
 
 
-def _publish(scores: Dataset, day: str, source: Manifest, parts: list[SliceScored], artifact: "ModelArtifact") -> None:
-    """Check the whole day, then publish it. Raises BadInputError, and publishes nothing, if a check fails."""
+def _checked(day: str, source: Partition, parts: list[SliceScored], artifact: "ModelArtifact") -> Partition:
+    """Check the whole day. Raises BadInputError if a check fails."""
     rejected = sum((part.rejected for part in parts), Counter[str]())
     rows_in, rows_out = sum(part.rows_in for part in parts), sum(part.object.rows for part in parts)
     if not source.rows == rows_in == rows_out + rejected.total():
@@ -285,21 +286,22 @@ def _publish(scores: Dataset, day: str, source: Manifest, parts: list[SliceScore
         raise BadInputError(f"features of {day} contain a transaction_id twice", hint="fraud build-features")
     counts = {f"{_REJECTED}{reason}": str(count) for reason, count in rejected.items()}
     flagged = sum(part.flagged for part in parts)
-    scores.commit(
-        day, [part.object for part in parts], {**_made_from(source, artifact), "flagged": str(flagged), **counts}
-    )
+    return Partition(
+        name=day, objects=tuple(part.object for part in parts),
+        made_from={**_made_from(source, artifact), "flagged": str(flagged), **counts},
+    )  # fmt: skip
 
 
-def _summary(scores: Dataset, day: str, *, before: Manifest | None) -> DayScored:
-    manifest = scores.manifest(day)
-    if manifest is None:
+def _summary(scores: DatasetVersion, day: str, *, before: Partition | None) -> DayScored:
+    partition = scores.partition(day)
+    if partition is None:
         raise BadInputError(f"the scores of {day} do not exist", hint=f"fraud score --date {day}")
     rejected = {
         reason.removeprefix(_REJECTED): int(count)
-        for reason, count in manifest.made_from.items()
+        for reason, count in partition.made_from.items()
         if reason.startswith(_REJECTED)
     }
     return DayScored(
-        day=day, rows=manifest.rows, flagged=int(manifest.made_from["flagged"]), rejected=rejected,
-        changed=manifest != before, content_sha256=manifest.content_sha256,
+        day=day, rows=partition.rows, flagged=int(partition.made_from["flagged"]), rejected=rejected,
+        changed=partition != before, content_sha256=partition.content_sha256,
     )  # fmt: skip

@@ -250,7 +250,7 @@ def latest_daily(context: Context, view: feast_snapshot.View, night: int) -> dic
     assert view.table is not None
     dataset, found = catalog.daily(view.table).at(context.settings.lake_uri), {}
     for number in range(night + 1):
-        if dataset.manifest(day(number)) is None:
+        if dataset.partition(day(number)) is None:
             continue
         for row in dataset.read(day(number)).to_pylist():
             if row[view.id_column] is not None:

@@ -14,7 +14,7 @@ from fraud.core.plan import tables
 from fraud.features import build_daily
 from fraud.job import Context
 from fraud.lake import catalog
-from fraud.lake.dataset import Manifest
+from fraud.lake.table import Partition
 from fraud.params import Params
 from fraud.settings import Settings
 
@@ -53,7 +53,7 @@ def build(
     params = Params.load(ROOT / "params.yaml")
     result = build_daily.build(declared, Context(settings, params, declared, structlog.get_logger()))
     datasets = [make(tables(declared)[0]).at(settings.lake_uri) for make in (catalog.daily_parts, catalog.daily)]
-    return result, [{day: dataset.manifest(day) for day in dataset.partitions()} for dataset in datasets]
+    return result, [{day: dataset.partition(day) for day in dataset.partitions()} for dataset in datasets]
 
 
 def test_both_engines_publish_the_same_bytes_also_after_late_rows_and_labels(tmp_path: Path) -> None:

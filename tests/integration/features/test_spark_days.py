@@ -15,7 +15,7 @@ from fraud.errors import BadInputError
 from fraud.features import build_daily, build_features
 from fraud.job import Context
 from fraud.lake import catalog
-from fraud.lake.dataset import Manifest
+from fraud.lake.table import Partition
 from fraud.params import Params
 from fraud.settings import Settings
 
@@ -75,7 +75,7 @@ def build(home: Path, engine: str) -> build_features.Result:
 
 def manifests(home: Path) -> dict[str, Manifest | None]:
     features = catalog.features(SHIPPED.stored_hash).at(f"file://{home}/lake")
-    return {of_day: features.manifest(of_day) for of_day in features.partitions()}
+    return {of_day: features.partition(of_day) for of_day in features.partitions()}
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def numbers(n: int, rows: int = 3) -> pa.Table:
 def test_a_partition_is_published_read_verified_and_dropped(server: s3.Server) -> None:
     things = Dataset(server.uri("basic"), "things")
     assert things.partitions() == []
-    assert things.manifest("2025-03-01") is None
+    assert things.partition("2025-03-01") is None
     with pytest.raises(BadInputError, match="things has no partition 2025-03-01"):
         things.read("2025-03-01")
     for day in (1, 2, 5):
@@ -133,8 +133,8 @@ def test_killed_while_publishing_a_reader_sees_one_whole_version(server: s3.Serv
     )
     assert publisher.stdout is not None
     publisher.stdout.readline()
-    first = things.manifest("2025-03-01")
-    while things.manifest("2025-03-01") == first:
+    first = things.partition("2025-03-01")
+    while things.partition("2025-03-01") == first:
         assert publisher.poll() is None, "the publisher died by itself"
     os.kill(publisher.pid, signal.SIGKILL)
     publisher.wait()
@@ -176,7 +176,7 @@ def test_the_jobs_make_the_same_lake_on_s3_as_in_files(server: s3.Server, tmp_pa
         ):  # fmt: skip
             one, other = (definition.at(each.settings.lake_uri) for each in (files, objects))
             assert one.partitions(), definition.name
-            assert [one.manifest(p) for p in one.partitions()] == [other.manifest(p) for p in other.partitions()]
+            assert [one.partition(p) for p in one.partitions()] == [other.partition(p) for p in other.partitions()]
         assert build_daily.run(build_daily.Config(), objects).days_built == 0
         assert build_features.run(build_features.Config(), objects).days_built == 0
 

@@ -98,7 +98,7 @@ def java(stack: Stack) -> list[int]:
 
 
 def content(scores: Dataset) -> dict[str, Any]:
-    return {day: scores.manifest(day) for day in scores.partitions()}
+    return {day: scores.partition(day) for day in scores.partitions()}
 
 
 @pytest.mark.slow

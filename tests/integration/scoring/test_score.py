@@ -78,7 +78,7 @@ def test_without_a_date_the_newest_day_and_the_week_before_catch_up(
     second = score.run(config(), context)
     assert {day.day: day.changed for day in second.days} == {old: True, str(DAY): True}
     assert second.model_version == version
-    kept = scores.manifest(str(DAY - dt.timedelta(days=1)))
+    kept = scores.partition(str(DAY - dt.timedelta(days=1)))
     assert kept is not None
     assert kept.made_from["model_version"] != version  # what was decided then stays as it was decided
 

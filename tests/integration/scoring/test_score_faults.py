@@ -21,7 +21,7 @@ from fraud.core.plan import Plan
 from fraud.errors import UnavailableError
 from fraud.job import Context
 from fraud.lake import catalog
-from fraud.lake.dataset import MANIFEST, Dataset
+from fraud.lake.dataset import Dataset
 from fraud.registry.model_versions import MODEL_NAME, PRODUCTION
 from fraud.scoring import score
 from fraud.scoring.onnx_session import OnnxModel

@@ -104,7 +104,7 @@ def build(folder: Path, of: Declaration = THREE, **flags: object) -> build_featu
 
 def content(folder: Path, declaration: Declaration = THREE) -> dict[str, str]:
     dataset = catalog.features(declaration.stored_hash).at(f"file://{folder}/lake")
-    return {p: manifest.content_sha256 for p in dataset.partitions() if (manifest := dataset.manifest(p))}
+    return {p: manifest.content_sha256 for p in dataset.partitions() if (manifest := dataset.partition(p))}
 
 
 def built(folder: Path, declaration: Declaration = THREE) -> pa.Table:
@@ -284,7 +284,7 @@ def test_a_day_of_several_objects_has_the_values_and_the_order_of_one(
     monkeypatch.setattr(days, "ROWS_PER_OBJECT", 3)
     build(tmp_path)
     features = catalog.features(THREE.stored_hash).at(f"file://{tmp_path}/lake")
-    manifest = features.manifest(day(0))
+    manifest = features.partition(day(0))
     assert manifest is not None
     assert [made.rows for made in manifest.objects] == [3, 3, 3, 2]
     columns = [name for name, _ in catalog.transaction_columns(THREE)]

@@ -46,7 +46,7 @@ def build(folder: Path, declared: Declaration) -> build_daily.Result:
 
 def manifests(folder: Path, declared: Declaration) -> dict[str, Any]:
     dataset = catalog.daily(tables(declared)[0]).at(oracle.lake_of(folder))
-    return {day: dataset.manifest(day) for day in dataset.partitions()}
+    return {day: dataset.partition(day) for day in dataset.partitions()}
 
 
 times = st.sampled_from([0, 1, 5 * US_PER_HOUR, US_PER_DAY - 1])

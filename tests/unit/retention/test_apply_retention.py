@@ -18,7 +18,8 @@ from fraud.ingest import ingest_transactions, landing
 from fraud.ingest.delivery import delivering
 from fraud.job import Context
 from fraud.lake import catalog, reports
-from fraud.lake.dataset import Dataset, Manifest
+from fraud.lake.dataset import Dataset
+from fraud.lake.table import Partition
 from fraud.params import Params
 from fraud.retention import apply_retention
 from fraud.settings import Settings
@@ -80,7 +81,7 @@ def transactions_of(context: Context, days: int) -> None:
 
 
 def manifests(dataset: Dataset) -> dict[str, Manifest | None]:
-    return {partition: dataset.manifest(partition) for partition in dataset.partitions()}
+    return {partition: dataset.partition(partition) for partition in dataset.partitions()}
 
 
 def test_what_is_kept_is_not_built_again_from_fewer_transactions_and_labels(

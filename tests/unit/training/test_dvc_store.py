@@ -56,7 +56,7 @@ def test_a_partition_comes_back_as_a_partition(tmp_path: Path) -> None:
     other = catalog.TRAINING_SETS.at(f"file://{tmp_path}/other")
     other.verify("s1")
     assert other.read("s1").equals(table)
-    assert other.manifest("s1") == dataset.manifest("s1")
+    assert other.partition("s1") == dataset.partition("s1")
 
 
 @pytest.mark.parametrize("broken", ["listing", "file"])

@@ -10,7 +10,8 @@ from fraud import declaration_file
 from fraud.core.declaration import Declaration
 from fraud.errors import BadConfigError
 from fraud.lake import git
-from fraud.lake.dataset import DataObject, Manifest
+from fraud.lake.objects import DataObject
+from fraud.lake.table import Partition
 from fraud.params import Params
 from fraud.training import model_inputs
 from fraud.training.import_closure import closure
