@@ -21,8 +21,8 @@ from fraud.ingest.delivery import delivering
 from fraud.ingest.landing import schema
 from fraud.job import Context
 from fraud.lake import catalog, reports
-from fraud.lake.objects import located, put_atomically
 from fraud.lake.lookup import rows_with_ids
+from fraud.lake.objects import located, put_atomically
 from fraud.params import Params
 from fraud.settings import Settings
 from fraud.uris import duckdb_file, path_of, sqlite_url, uri_of

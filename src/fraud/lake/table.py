@@ -243,12 +243,17 @@ class DatasetTable(NamedTuple):
             )  # fmt: skip
             return
         known = {field["name"]: _kind(field["type"]) for field in json.loads(table.schema().to_json())["fields"]}
-        for name, kind in columns.items():
-            if known.setdefault(name, kind) != kind:
-                raise BadInputError(
-                    f"the table {self.uri} has a column {name} of another type", expected=known[name], got=kind,
-                    hint="give the new column another name in features.yaml",
-                )  # fmt: skip
+        changed = [name for name, kind in columns.items() if known.get(name, kind) != kind]
+        if changed and not old.keys() & new.keys():  # every object is replaced, so the columns can be, too
+            table._table.create_write_transaction(  # noqa: SLF001 - the only call that commits objects written before
+                [*adds], "overwrite", [self.key], _schema({**columns, self.key: self._key_type}), None, properties, None
+            )
+            return
+        for name in changed:
+            raise BadInputError(
+                f"the table {self.uri} has a column {name} of another type", expected=known[name],
+                got=columns[name], hint="give the new column another name in features.yaml",
+            )  # fmt: skip
         added = {name: kind for name, kind in columns.items() if name not in table.schema().to_arrow().names}
         if added:
             fields = [Field.from_json(json.dumps(_field(*each))) for each in added.items()]
@@ -258,7 +263,7 @@ class DatasetTable(NamedTuple):
                          partition_values={self.key: name})
             for path, (name, stored) in old.items() if path not in new
         ]  # fmt: skip
-        table._table.create_write_transaction(  # noqa: SLF001 - the only call that commits objects written before
+        table._table.create_write_transaction(  # noqa: SLF001
             [*removes, *adds], "append", [self.key], table.schema(), None, properties, None
         )
 
