@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from fraud.errors import BadInputError
 from fraud.lake import objects
 from fraud.lake.objects import DataObject, listed, located, name_of, opened, parquet, put_atomically
-from fraud.lake.table import Contents, DatasetTable, Partition, columns_of
+from fraud.lake.table import PARTITION_JSON, Contents, DatasetTable, Partition, columns_of
 
 STAGED: Final = "_staged"
 """Folder of the records of partitions that are written and not committed."""
@@ -206,14 +206,14 @@ class Dataset:
 
     def stage(self, partition: Partition) -> None:
         """Record a written partition for `staged`, until it is committed: a long job that is killed resumes with it."""
-        put_atomically(f"{self.uri}/{STAGED}/{partition.name}.json", partition.model_dump_json().encode())
+        put_atomically(f"{self.uri}/{STAGED}/{partition.name}.json", PARTITION_JSON.dump_json(partition))
 
     def staged(self) -> dict[str, Partition]:
         """The partitions by name that killed runs wrote, recorded and did not commit. Readers do not see them."""
         fs, path = located(self.uri)
         found = {}
         for name in listed(f"{self.uri}/{STAGED}", 1):
-            partition = Partition.model_validate_json(fs.cat_file(f"{path}/{STAGED}/{name}"))
+            partition = PARTITION_JSON.validate_json(fs.cat_file(f"{path}/{STAGED}/{name}"))
             if all(fs.exists(located(uri)[1]) for uri in self.uris_of(partition)):
                 found[partition.name] = partition
         return found

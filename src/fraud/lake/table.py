@@ -1,6 +1,6 @@
 """The Delta table of a dataset: one version of it, and atomic commits of objects that are written already.
 
-A version refers, by the application transaction `fraud.partitions` of the Delta log, to a record of its partitions:
+A version refers, by the application transaction `fraud-partitions` of the Delta log, to a record of its partitions:
 the objects of each in order, and the inputs it was made from. The record is a Parquet file, named by its content, in
 `_partitions/`. It is committed with the version, survives checkpoints and log clean-up, and one read gets it whole.
 """
@@ -11,9 +11,11 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
+from itertools import islice, pairwise
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
@@ -22,13 +24,13 @@ import structlog
 from deltalake import CommitProperties, DeltaTable, Field, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, Transaction, create_table_with_add_actions
-from pydantic import BaseModel, ConfigDict
+from pydantic import TypeAdapter
 
 from fraud.errors import BadConfigError, BadInputError, UnavailableError, full_disk
 from fraud.lake.objects import DataObject, opened, parquet, put_atomically, synchronized
 from fraud.uris import encoded_uri, path_of
 
-_APPLICATION: Final = "fraud.partitions"
+_APPLICATION: Final = "fraud-partitions"
 RECORDS: Final = "_partitions"
 _FIRST_KEPT: Final = b"first_kept"
 _ATTEMPTS: Final = 50
@@ -55,15 +57,14 @@ class ConflictError(UnavailableError):
     """Another job committed to the table. The run changed nothing; a retry starts from the new contents."""
 
 
-class Partition(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Partition:
     """The objects of a partition and their inputs. It contains no time: the same rows give an equal partition."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     """Value of the key, such as `2025-03-01`."""
     objects: tuple[DataObject, ...]
-    made_from: dict[str, str] = {}
+    made_from: dict[str, str] = field(default_factory=dict)
     """Fingerprints of the inputs and other facts, by name. A job compares them to decide whether to run."""
 
     @property
@@ -80,6 +81,11 @@ class Partition(BaseModel):
     def content_sha256(self) -> str:
         """Hash of the objects' hashes in order: equal if and only if the bytes of the partition are equal."""
         return sha256("".join(o.sha256 for o in self.objects).encode()).hexdigest()
+
+
+OBJECT_JSON: Final = TypeAdapter(DataObject)
+PARTITION_JSON: Final = TypeAdapter(Partition)
+_FIELDS: Final = ("name", "rows", "bytes", "sha256", "columns")
 
 
 class Contents(NamedTuple):
@@ -198,20 +204,8 @@ class DatasetTable(NamedTuple):
                 f"version {table.version()} of {self.uri} has no record of its partitions",
                 expected=f"a version of the last {LOG_DAYS} days, written by this platform",
             ) from None
-        partitions: dict[str, Partition] = {
-            row["partition"]: Partition.model_construct(
-                name=row["partition"], made_from=dict(row["made_from"]),
-                objects=tuple(
-                    DataObject.model_construct(**{**stored, "columns": _columns(stored["columns"])})
-                    for stored in row["objects"]
-                ),
-            )
-            for row in record.to_pylist()
-        }  # fmt: skip
-        if (
-            table.file_uris()
-            and {"/".join(uri.rsplit("/", 2)[1:]) for uri in table.file_uris()} != _paths(partitions, self.key).keys()
-        ):
+        partitions = _partitions(record)
+        if {"/".join(uri.rsplit("/", 2)[1:]) for uri in table.file_uris()} != _paths(partitions, self.key).keys():
             raise BadInputError(
                 f"version {table.version()} of {self.uri} contains objects that this platform did not write",
                 expected="a table that only this platform writes",
@@ -256,7 +250,7 @@ class DatasetTable(NamedTuple):
             )  # fmt: skip
         added = {name: kind for name, kind in columns.items() if name not in table.schema().to_arrow().names}
         if added:
-            fields = [Field.from_json(json.dumps(_field(*each))) for each in added.items()]
+            fields = [Field.from_json(json.dumps(_delta_field(*each))) for each in added.items()]
             table.alter.add_columns(fields, commit_properties=CommitProperties(max_commit_retries=0))
         removes = [
             RemoveAction(path, data_change=True, deletion_timestamp=now, size=stored.bytes,
@@ -272,7 +266,7 @@ class DatasetTable(NamedTuple):
         rows = [
             {
                 "partition": name, "made_from": list(each.made_from.items()),
-                "objects": [{**o.model_dump(), "columns": json.dumps(o.columns)} for o in each.objects],
+                "objects": [{n: getattr(o, n) for n in _FIELDS} | {"columns": _text(o.columns)} for o in each.objects],
             }
             for name, each in contents.partitions.items()
         ]  # fmt: skip
@@ -350,6 +344,31 @@ def _paths(partitions: Mapping[str, Partition], key: str) -> dict[str, tuple[str
     return {f"{key}={name}/{o.name}": (name, o) for name, each in partitions.items() for o in each.objects}
 
 
+def _partitions(record: pa.Table) -> dict[str, Partition]:
+    """The partitions of a record, read by column and not validated: there may be ten years of days."""
+    objects, facts = (record[name].combine_chunks() for name in ("objects", "made_from"))
+    stored = zip(*(objects.flatten().field(name).to_pylist() for name in _FIELDS), strict=True)
+    named = zip(facts.keys.to_pylist(), facts.items.to_pylist(), strict=True)
+    entries = [end - first for first, end in pairwise(facts.offsets.to_pylist())]
+    return {
+        name: Partition(
+            name=name, made_from=dict(islice(named, entry_count)),
+            objects=tuple(
+                DataObject(o[0], o[1], o[2], o[3], _columns(o[4]))
+                for o in islice(stored, count)
+            ),
+        )
+        for name, count, entry_count in zip(
+            record["partition"].to_pylist(), objects.value_lengths().to_pylist(), entries, strict=True
+        )
+    }  # fmt: skip
+
+
+@lru_cache
+def _text(columns: tuple[tuple[str, str], ...]) -> str:
+    return json.dumps(columns)
+
+
 @lru_cache
 def _columns(text: str) -> tuple[tuple[str, str], ...]:
     return tuple((name, kind) for name, kind in json.loads(text))
@@ -366,9 +385,9 @@ def _kind(kind: str | dict[str, Any]) -> str:
     return kind if isinstance(kind, str) else json.dumps(kind, sort_keys=True)
 
 
-def _field(name: str, kind: str) -> dict[str, Any]:
+def _delta_field(name: str, kind: str) -> dict[str, Any]:
     return {"name": name, "type": json.loads(kind) if kind.startswith("{") else kind, "nullable": True, "metadata": {}}
 
 
 def _schema(columns: Mapping[str, str]) -> Schema:
-    return Schema.from_json(json.dumps({"type": "struct", "fields": [_field(*each) for each in columns.items()]}))
+    return Schema.from_json(json.dumps({"type": "struct", "fields": [_delta_field(*each) for each in columns.items()]}))
