@@ -50,6 +50,11 @@ class Config(JobConfig):
         default=None, description="CSV or Parquet file with the contract's columns, scored instead of days"
     )
     output: Path | None = Field(default=None, description="file for the scores of --input: .csv or .parquet")
+    as_of_version: int | None = Field(
+        default=None,
+        ge=0,
+        description="with --model: version of the table of features that is read; default the newest",
+    )
 
     @model_validator(mode="after")
     def _one_way_to_name_days(self) -> "Config":
@@ -59,6 +64,10 @@ class Config(JobConfig):
             raise ValueError(f"--from {self.first} is after --to {self.last}")
         if (self.input is None) != (self.output is None) or (self.input and (self.date or self.first or self.force)):
             raise ValueError("give --input with --output, and no days")
+        if self.as_of_version is not None and (self.model is None or self.input):
+            raise ValueError(
+                "give --as-of-version with --model, and no file: nightly scores are of the newest features"
+            )
         return self
 
     @property
@@ -111,7 +120,7 @@ def run(config: Config, context: Context) -> Result:
     seconds = {"model": time.monotonic() - started}
     if config.input and config.output:
         return _score_file(config.input, config.output, artifact, context)
-    features = catalog.features(artifact.plan.stored_hash).at(context.settings.lake_uri).open()
+    features = catalog.features(artifact.plan.stored_hash).at(context.settings.lake_uri).open(config.as_of_version)
     definition = catalog.SCORES if config.model is None else catalog.what_if(artifact.version)
     target = definition.at(context.settings.lake_uri)
     scores = target.open()
