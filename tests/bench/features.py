@@ -277,7 +277,8 @@ def build_part(size: argparse.Namespace, home: Path) -> Figures:
 
 
 def _files(dataset: Dataset) -> list[str]:
-    return [uri.removeprefix("file://") for day in dataset.partitions() for uri in dataset.object_uris(day)]
+    version = dataset.open()
+    return [uri.removeprefix("file://") for day in version.partitions() for uri in version.object_uris(day)]
 
 
 def spark_part(size: argparse.Namespace, home: Path) -> Figures:
