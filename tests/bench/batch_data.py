@@ -19,7 +19,7 @@ from fraud.features.engines.arrow_vector import vectors
 from fraud.lake import catalog
 from fraud.lake.dataset import Dataset
 from fraud.lake.objects import ROWS_PER_OBJECT
-from fraud.lake.table import Partition
+from fraud.lake.records import Partition
 from fraud.params import Params
 from fraud.registry.model_versions import ModelArtifact
 from fraud.scoring.scorer import input_schema, nullable

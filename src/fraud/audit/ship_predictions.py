@@ -23,7 +23,8 @@ from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
 from fraud.lake.dataset import Dataset, DatasetVersion
 from fraud.lake.objects import located, put_atomically
-from fraud.lake.table import Partition, columns_of
+from fraud.lake.records import Partition
+from fraud.lake.table import columns_of
 
 _OFFSETS: Final = "_shipped.json"
 

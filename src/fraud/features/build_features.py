@@ -26,7 +26,7 @@ from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
 from fraud.lake.dataset import DatasetVersion
 from fraud.lake.objects import DataObject, opened
-from fraud.lake.table import Partition
+from fraud.lake.records import Partition
 
 if TYPE_CHECKING:
     from fraud.features.days import Part

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from fraud.errors import BadInputError
 from fraud.lake import objects
 from fraud.lake.objects import DataObject, listed, located, name_of, opened, parquet, put_atomically
-from fraud.lake.table import PARTITION_JSON, Contents, DatasetTable, Partition, columns_of
+from fraud.lake.records import PARTITION_JSON, Contents, Partition
+from fraud.lake.table import DatasetTable, columns_of
 
 STAGED: Final = "_staged"
 """Folder of the records of partitions that are written and not committed."""

@@ -16,7 +16,7 @@ from fraud.lake import catalog, declarations
 from fraud.lake.catalog import DatasetDefinition
 from fraud.lake.dataset import STAGED, Dataset
 from fraud.lake.objects import located
-from fraud.lake.table import RECORDS
+from fraud.lake.records import RECORDS
 
 FEEDS: Final[tuple[Feed, ...]] = ("transactions", "labels")
 UNNAMED_DAYS: Final = 2

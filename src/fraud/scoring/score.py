@@ -20,7 +20,7 @@ from fraud.errors import BadInputError, UnavailableError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
 from fraud.lake.dataset import Dataset, DatasetVersion
-from fraud.lake.table import Partition
+from fraud.lake.records import Partition
 from fraud.scoring.scorer import Scorer
 from fraud.scoring.slices import Slice, SliceScored, SliceUnusable, scoring_task, slices_of
 

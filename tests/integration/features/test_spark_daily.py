@@ -14,7 +14,7 @@ from fraud.core.plan import tables
 from fraud.features import build_daily
 from fraud.job import Context
 from fraud.lake import catalog
-from fraud.lake.table import Contents
+from fraud.lake.records import Contents
 from fraud.params import Params
 from fraud.settings import Settings
 

@@ -15,7 +15,7 @@ from fraud.errors import BadInputError
 from fraud.features import build_daily, build_features
 from fraud.job import Context
 from fraud.lake import catalog
-from fraud.lake.table import Contents
+from fraud.lake.records import Contents
 from fraud.params import Params
 from fraud.settings import Settings
 

@@ -14,7 +14,7 @@ from tests.served_answers import THREE, TWO_ENTITIES, line
 from fraud.audit import prediction_log, ship_predictions
 from fraud.core.declaration import Declaration, parse
 from fraud.job import Context
-from fraud.lake import catalog, dataset, table
+from fraud.lake import catalog, dataset, records
 from fraud.params import Params
 from fraud.settings import Settings
 
@@ -273,12 +273,12 @@ def test_a_run_killed_at_any_write_is_completed_by_the_next_one(
             left[0] -= 1
             writes(uri, data)
 
-        for module in (dataset, table, ship_predictions):
+        for module in (dataset, records, ship_predictions):
             monkeypatch.setattr(module, "put_atomically", write)
         try:
             ship(killed)
         except KilledError:
-            for module in (dataset, table, ship_predictions):
+            for module in (dataset, records, ship_predictions):
                 monkeypatch.setattr(module, "put_atomically", writes)
             ship(killed)
         else:

@@ -288,7 +288,7 @@ import structlog
 from fraud.declaration_file import load
 from fraud.ingest import commit, ingest_labels, ingest_transactions, landing, validation
 from fraud.job import Context
-from fraud.lake import dataset, lookup, table
+from fraud.lake import dataset, lookup, records, table
 from fraud.params import Params
 from fraud.settings import Settings
 
@@ -305,7 +305,7 @@ def run(home, fatal):
     def before(call):
         return lambda *arguments: os._exit(137) if next(calls) == fatal else call(*arguments)
 
-    dataset.put_atomically = commit.put_atomically = table.put_atomically = before(write)
+    dataset.put_atomically = commit.put_atomically = records.put_atomically = before(write)
     table.synchronized = before(synchronize)  # after the commit
     settings = Settings(home=home, project=root)
     context = Context(settings, Params.load(root / "params.yaml"), three, structlog.get_logger())

@@ -21,7 +21,7 @@ from fraud.job import Context
 from fraud.lake import catalog, reports
 from fraud.lake.dataset import Dataset
 from fraud.lake.objects import put_atomically
-from fraud.lake.table import Partition
+from fraud.lake.records import Partition
 from fraud.params import Params
 from fraud.retention import apply_retention
 from fraud.settings import Settings

@@ -11,7 +11,7 @@ from fraud.core.declaration import Declaration
 from fraud.errors import BadConfigError
 from fraud.lake import git
 from fraud.lake.objects import DataObject
-from fraud.lake.table import Partition
+from fraud.lake.records import Partition
 from fraud.params import Params
 from fraud.training import model_inputs
 from fraud.training.import_closure import closure

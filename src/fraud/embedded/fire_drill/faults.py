@@ -30,7 +30,7 @@ from fraud.embedded.fire_drill.undo import Undo
 from fraud.embedded.processes import Process
 from fraud.embedded.stack import Stack
 from fraud.lake.dataset import Dataset
-from fraud.lake.table import Partition
+from fraud.lake.records import Partition
 from fraud.uris import uri_of
 
 _STOPPED_S, _RUNNING_S = 0.22, 0.002

@@ -19,8 +19,8 @@ from fraud.features.days import Part, Piece, Target, pieces, put_piece, read_par
 from fraud.features.engines import arrow_windows, spark_windows
 from fraud.features.engines.arrow_windows import EntityWindows, Floats
 from fraud.lake.objects import ROWS_PER_OBJECT, DataObject
+from fraud.lake.records import OBJECT_JSON
 from fraud.lake.spark import collected
-from fraud.lake.table import OBJECT_JSON
 
 ROWS_PER_SHARD: Final = 500_000
 """Approximate number of rows per task of the kernel. All rows of an entity's id are in the same task."""

@@ -18,7 +18,7 @@ import yaml
 from fraud.errors import RefusedError, UnavailableError
 from fraud.lake.dataset import Dataset
 from fraud.lake.objects import located, opened, put_atomically
-from fraud.lake.table import PARTITION_JSON, Partition
+from fraud.lake.records import PARTITION_JSON, Partition
 from fraud.uris import path_or_uri
 
 if TYPE_CHECKING:
