@@ -19,6 +19,7 @@ from fraud.features.engines.arrow_vector import vectors
 from fraud.lake import catalog
 from fraud.lake.dataset import Dataset
 from fraud.lake.objects import ROWS_PER_OBJECT
+from fraud.lake.records import Partition
 from fraud.params import Params
 from fraud.registry.model_versions import ModelArtifact
 from fraud.scoring.scorer import input_schema, nullable
@@ -97,7 +98,7 @@ def write_days(features: Dataset, sizes: list[int], plan: Plan) -> dict[int, str
                 here.parent.mkdir(parents=True, exist_ok=True)
                 here.unlink(missing_ok=True)
                 here.hardlink_to(there)
-            features.commit(day, chosen)
+            features.commit([Partition(name=day, objects=chosen)])
     return days
 
 

@@ -29,7 +29,7 @@ from fraud.lake import catalog, declarations
 from fraud.lake.dataset import DatasetVersion
 from fraud.lake.labels import NO_LABELS
 from fraud.lake.objects import DataObject
-from fraud.lake.table import Partition
+from fraud.lake.records import Partition
 
 PART_ROWS_IN_MEMORY: Final = 8_000_000
 """Rows of parts in memory at once, about 60 bytes each. More snapshots are built in several steps."""

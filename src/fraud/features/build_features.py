@@ -26,7 +26,7 @@ from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
 from fraud.lake.dataset import DatasetVersion
 from fraud.lake.objects import DataObject, opened
-from fraud.lake.table import Partition
+from fraud.lake.records import Partition
 
 if TYPE_CHECKING:
     from fraud.features.days import Part
@@ -112,13 +112,20 @@ def build(declaration: Declaration, config: Config, context: Context) -> Result:
     look_back = _look_back(declaration)
     inputs = {day: _inputs(day, sources, look_back) for day in requested}
     made_from = _Fingerprints(declaration, lake_uri, sources)
-    stale = [day for day in requested if config.full or not _up_to_date(features, day, made_from.of(day, inputs[day]))]
-    built: list[Partition] = []
-    with _engine(context, declaration, made_from.snapshots, work=bool(stale)) as (build_days, rows_at_once):
-        for chunk in _chunks(stale, inputs, sources, rows_at_once):
+    stale = [
+        day
+        for day in requested
+        if config.full or not _up_to_date(features.partition(day), made_from.of(day, inputs[day]))
+    ]
+    of_killed_run = {} if config.full else target.staged()
+    built = [of_killed_run[d] for d in stale if _up_to_date(of_killed_run.get(d), made_from.of(d, inputs[d]))]
+    to_build = [day for day in stale if day not in {partition.name for partition in built}]
+    with _engine(context, declaration, made_from.snapshots, work=bool(to_build)) as (build_days, rows_at_once):
+        for chunk in _chunks(to_build, inputs, sources, rows_at_once):
             context.log.info("building features", first=chunk[0], last=chunk[-1], days=len(chunk))
             for day, objects in build_days(_parts(chunk, inputs, sources, look_back)):
                 built.append(Partition(name=day, objects=tuple(objects), made_from=made_from.of(day, inputs[day])))
+                target.stage(built[-1])
     target.commit(built)
     changed = sum(partition.content_sha256 != features.content_sha256(partition.name) for partition in built)
     return Result(
@@ -217,8 +224,7 @@ class _Fingerprints:
         return self._content[table, day]
 
 
-def _up_to_date(features: DatasetVersion, day: str, made_from: dict[str, str]) -> bool:
-    partition = features.partition(day)
+def _up_to_date(partition: Partition | None, made_from: dict[str, str]) -> bool:
     return partition is not None and partition.made_from == made_from
 
 

@@ -14,7 +14,7 @@ from fraud.core.daily import Table
 from fraud.features.engines.daily_parts import read_columns
 from fraud.lake import catalog
 from fraud.lake.dataset import DatasetVersion
-from fraud.lake.table import Partition
+from fraud.lake.records import Partition
 
 _EPOCH: Final = date(1970, 1, 1)
 ID_DIGITS: Final = 12

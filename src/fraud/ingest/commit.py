@@ -24,7 +24,8 @@ from fraud.ingest.delivery import finish_deliveries
 from fraud.ingest.landing import Feed, LandedFile, check_columns, landed_files, read_landed
 from fraud.lake.dataset import Dataset
 from fraud.lake.objects import listed, located, put_atomically
-from fraud.lake.table import ConflictError, Partition
+from fraud.lake.records import Partition
+from fraud.lake.table import ConflictError
 
 ROWS_PER_BATCH: Final = 300_000
 """Landed rows that are validated and merged at once. A larger file is a batch of its own."""

@@ -8,15 +8,19 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fraud.errors import BadInputError
 from fraud.lake import objects
-from fraud.lake.objects import DataObject, located, name_of, opened, parquet, put_atomically
-from fraud.lake.table import Contents, DatasetTable, Partition, columns_of
+from fraud.lake.objects import DataObject, listed, located, name_of, opened, parquet, put_atomically
+from fraud.lake.records import PARTITION_JSON, Contents, Partition
+from fraud.lake.table import DatasetTable, columns_of
+
+STAGED: Final = "_staged"
+"""Folder of the records of partitions that are written and not committed."""
 
 
 def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -78,6 +82,11 @@ class DatasetVersion:
         """URIs of the data objects of a partition, in order; empty when it is not published."""
         found = self.partition(name)
         return [f"{self.uri}/{self.key}={name}/{o.name}" for o in found.objects] if found else []
+
+    def column_types(self) -> dict[str, str]:
+        """The Delta type of each column that a partition has, by name."""
+        objects = (o for partition in self.contents.partitions.values() for o in partition.objects)
+        return {name: kind for columns in {o.columns for o in objects} for name, kind in columns}
 
     def columns(self, name: str) -> list[str]:
         """The columns of a partition, in order; empty when it is not published."""
@@ -190,9 +199,31 @@ class Dataset:
         now.
         """
         new = {partition.name: partition for partition in partitions}
-        return self.table.commit(
+        version = self.table.commit(
             lambda before: Contents(dict(sorted({**before.partitions, **new}.items())), before.first_kept), base, at
         )
+        self._unstage(new)
+        return version
+
+    def stage(self, partition: Partition) -> None:
+        """Record a written partition for `staged`, until it is committed: a long job that is killed resumes with it."""
+        put_atomically(f"{self.uri}/{STAGED}/{partition.name}.json", PARTITION_JSON.dump_json(partition))
+
+    def staged(self) -> dict[str, Partition]:
+        """The partitions by name that killed runs wrote, recorded and did not commit. Readers do not see them."""
+        fs, path = located(self.uri)
+        found = {}
+        for name in listed(f"{self.uri}/{STAGED}", 1):
+            partition = PARTITION_JSON.validate_json(fs.cat_file(f"{path}/{STAGED}/{name}"))
+            if all(fs.exists(located(uri)[1]) for uri in self.uris_of(partition)):
+                found[partition.name] = partition
+        return found
+
+    def _unstage(self, names: Collection[str]) -> None:
+        fs, path = located(self.uri)
+        for name in listed(f"{self.uri}/{STAGED}", 1):
+            if name.removesuffix(".json") in names:
+                fs.rm_file(f"{path}/{STAGED}/{name}")
 
     def written(
         self, name: str, table: pa.Table | Iterable[pa.Table], made_from: Mapping[str, str] | None = None

@@ -3,6 +3,7 @@
 import io
 import os
 import secrets
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, Final
@@ -10,7 +11,6 @@ from typing import IO, Any, Final
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
 
 from fraud.uris import path_of
 
@@ -19,10 +19,9 @@ ROWS_PER_GROUP: Final = 250_000
 """Rows of a row group, the smallest part of an object that can be read: tasks share an object by row groups."""
 
 
-class DataObject(BaseModel):
+@dataclass(frozen=True, slots=True)
+class DataObject:
     """One Parquet object of a partition."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     rows: int

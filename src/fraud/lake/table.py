@@ -1,8 +1,7 @@
 """The Delta table of a dataset: one version of it, and atomic commits of objects that are written already.
 
-A version refers, by the application transaction `fraud.partitions` of the Delta log, to a record of its partitions:
-the objects of each in order, and the inputs it was made from. The record is a Parquet file, named by its content, in
-`_partitions/`. It is committed with the version, survives checkpoints and log clean-up, and one read gets it whole.
+A version refers, by the application transaction `fraud-partitions` of the Delta log, to a record of its partitions
+(`fraud.lake.records`). The reference is committed with the version, and survives checkpoints and log clean-up.
 """
 
 import json
@@ -12,25 +11,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from functools import lru_cache
-from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import structlog
 from deltalake import CommitProperties, DeltaTable, Field, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, Transaction, create_table_with_add_actions
-from pydantic import BaseModel, ConfigDict
 
 from fraud.errors import BadConfigError, BadInputError, UnavailableError, full_disk
-from fraud.lake.objects import DataObject, opened, parquet, put_atomically, synchronized
+from fraud.lake.objects import DataObject, synchronized
+from fraud.lake.records import Contents, Partition, read_record, record_name, write_record
 from fraud.uris import encoded_uri, path_of
 
-_APPLICATION: Final = "fraud.partitions"
-RECORDS: Final = "_partitions"
-_FIRST_KEPT: Final = b"first_kept"
+_APPLICATION: Final = "fraud-partitions"
 _ATTEMPTS: Final = 50
 _CHECKPOINT_EVERY: Final = 20
 """Commits between two checkpoints: an open reads one checkpoint and at most this many commits."""
@@ -41,54 +35,14 @@ _PROPERTIES: Final = {
     "delta.logRetentionDuration": f"interval {LOG_DAYS} days",
     "delta.deletedFileRetentionDuration": f"interval {LOG_DAYS} days",
 }
-_RECORD: Final = pa.schema([
-    ("partition", pa.string()),
-    ("objects", pa.list_(pa.struct([
-        ("name", pa.string()), ("rows", pa.int64()), ("bytes", pa.int64()), ("sha256", pa.string()),
-        ("columns", pa.string()),
-    ]))),
-    ("made_from", pa.map_(pa.string(), pa.string())),
-])  # fmt: skip
 
 
 class ConflictError(UnavailableError):
     """Another job committed to the table. The run changed nothing; a retry starts from the new contents."""
 
 
-class Partition(BaseModel):
-    """The objects of a partition and their inputs. It contains no time: the same rows give an equal partition."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    """Value of the key, such as `2025-03-01`."""
-    objects: tuple[DataObject, ...]
-    made_from: dict[str, str] = {}
-    """Fingerprints of the inputs and other facts, by name. A job compares them to decide whether to run."""
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return sum(o.rows for o in self.objects)
-
-    @property
-    def bytes(self) -> int:
-        """Size of the objects."""
-        return sum(o.bytes for o in self.objects)
-
-    @property
-    def content_sha256(self) -> str:
-        """Hash of the objects' hashes in order: equal if and only if the bytes of the partition are equal."""
-        return sha256("".join(o.sha256 for o in self.objects).encode()).hexdigest()
-
-
-class Contents(NamedTuple):
-    """What a version of a table contains."""
-
-    partitions: Mapping[str, Partition]
-    """By name, in order of the names."""
-    first_kept: str = ""
-    """The retention watermark: partitions before it were expired. "" before the first one expired."""
+_READ: Final[dict[str, tuple[int, str, Contents]]] = {}
+"""The version of each table that was read last: number, name of the record, contents."""
 
 
 class DatasetTable(NamedTuple):
@@ -190,42 +144,32 @@ class DatasetTable(NamedTuple):
             ) from error  # fmt: skip
 
     def _contents(self, table: DeltaTable) -> Contents:
+        name = _record(table)
+        if (known := _READ.get(self.uri)) is not None and known[:2] == (table.version(), name):
+            return known[2]
         try:
-            with opened(f"{self.uri}/{_record(table)}") as file:
-                record = pq.read_table(file)
+            found = read_record(self.uri, name)
         except FileNotFoundError:
             raise BadInputError(
                 f"version {table.version()} of {self.uri} has no record of its partitions",
                 expected=f"a version of the last {LOG_DAYS} days, written by this platform",
             ) from None
-        partitions: dict[str, Partition] = {
-            row["partition"]: Partition.model_construct(
-                name=row["partition"], made_from=dict(row["made_from"]),
-                objects=tuple(
-                    DataObject.model_construct(**{**stored, "columns": _columns(stored["columns"])})
-                    for stored in row["objects"]
-                ),
-            )
-            for row in record.to_pylist()
-        }  # fmt: skip
-        if (
-            table.file_uris()
-            and {"/".join(uri.rsplit("/", 2)[1:]) for uri in table.file_uris()} != _paths(partitions, self.key).keys()
-        ):
+        if {"/".join(uri.rsplit("/", 2)[1:]) for uri in table.file_uris()} != _paths(found.partitions, self.key).keys():
             raise BadInputError(
                 f"version {table.version()} of {self.uri} contains objects that this platform did not write",
                 expected="a table that only this platform writes",
                 hint="restore the version before with Delta Lake's RESTORE, then run the job again",
             )
-        return Contents(partitions, (record.schema.metadata or {}).get(_FIRST_KEPT, b"").decode())
+        _READ[self.uri] = (table.version(), name, found)
+        return found
 
     def _write(self, table: DeltaTable | None, before: Contents, after: Contents, at: datetime | None) -> None:
         """Write the record, then the commit, which fails when another one was made since the table was opened."""
-        digest = self._put_record(after)
+        record = write_record(self.uri, after)
         run = structlog.contextvars.get_contextvars()
         properties = CommitProperties(
             custom_metadata={name: run[name] for name in ("job", "run") if name in run},
-            max_commit_retries=0, app_transactions=[Transaction(_APPLICATION, digest)],
+            max_commit_retries=0, app_transactions=[Transaction(_APPLICATION, record)],
         )  # fmt: skip
         old, new = _paths(before.partitions, self.key), _paths(after.partitions, self.key)
         now = int(time.time() * 1000)
@@ -243,40 +187,29 @@ class DatasetTable(NamedTuple):
             )  # fmt: skip
             return
         known = {field["name"]: _kind(field["type"]) for field in json.loads(table.schema().to_json())["fields"]}
-        for name, kind in columns.items():
-            if known.setdefault(name, kind) != kind:
-                raise BadInputError(
-                    f"the table {self.uri} has a column {name} of another type", expected=known[name], got=kind,
-                    hint="give the new column another name in features.yaml",
-                )  # fmt: skip
+        changed = [name for name, kind in columns.items() if known.get(name, kind) != kind]
+        if changed and not old.keys() & new.keys():  # every object is replaced, so the columns can be, too
+            table._table.create_write_transaction(  # noqa: SLF001 - the only call that commits objects written before
+                [*adds], "overwrite", [self.key], _schema({**columns, self.key: self._key_type}), None, properties, None
+            )
+            return
+        for name in changed:
+            raise BadInputError(
+                f"the table {self.uri} has a column {name} of another type", expected=known[name],
+                got=columns[name], hint="give the new column another name in features.yaml",
+            )  # fmt: skip
         added = {name: kind for name, kind in columns.items() if name not in table.schema().to_arrow().names}
         if added:
-            fields = [Field.from_json(json.dumps(_field(*each))) for each in added.items()]
+            fields = [Field.from_json(json.dumps(_delta_field(*each))) for each in added.items()]
             table.alter.add_columns(fields, commit_properties=CommitProperties(max_commit_retries=0))
         removes = [
             RemoveAction(path, data_change=True, deletion_timestamp=now, size=stored.bytes,
                          partition_values={self.key: name})
             for path, (name, stored) in old.items() if path not in new
         ]  # fmt: skip
-        table._table.create_write_transaction(  # noqa: SLF001 - the only call that commits objects written before
+        table._table.create_write_transaction(  # noqa: SLF001
             [*removes, *adds], "append", [self.key], table.schema(), None, properties, None
         )
-
-    def _put_record(self, contents: Contents) -> int:
-        """Write the record of the contents. Returns the number in the log that refers to it."""
-        rows = [
-            {
-                "partition": name, "made_from": list(each.made_from.items()),
-                "objects": [{**o.model_dump(), "columns": json.dumps(o.columns)} for o in each.objects],
-            }
-            for name, each in contents.partitions.items()
-        ]  # fmt: skip
-        data = parquet(
-            pa.Table.from_pylist(rows, _RECORD.with_metadata({_FIRST_KEPT: contents.first_kept})), dictionary=True
-        )
-        number = int.from_bytes(sha256(data).digest()[:8], "big") >> 1
-        put_atomically(f"{self.uri}/{_record_name(number)}", data)
-        return number
 
     @property
     def _key_type(self) -> str:
@@ -333,21 +266,12 @@ def _options(uri: str) -> dict[str, str]:
 
 
 def _record(table: DeltaTable) -> str:
-    return _record_name(table.transaction_version(_APPLICATION) or 0)
-
-
-def _record_name(number: int) -> str:
-    return f"{RECORDS}/{number:016x}.parquet"
+    return record_name(table.transaction_version(_APPLICATION) or 0)
 
 
 def _paths(partitions: Mapping[str, Partition], key: str) -> dict[str, tuple[str, DataObject]]:
     """Partition and object by the path of the object in the table."""
     return {f"{key}={name}/{o.name}": (name, o) for name, each in partitions.items() for o in each.objects}
-
-
-@lru_cache
-def _columns(text: str) -> tuple[tuple[str, str], ...]:
-    return tuple((name, kind) for name, kind in json.loads(text))
 
 
 def columns_of(schema: pa.Schema) -> tuple[tuple[str, str], ...]:
@@ -361,9 +285,9 @@ def _kind(kind: str | dict[str, Any]) -> str:
     return kind if isinstance(kind, str) else json.dumps(kind, sort_keys=True)
 
 
-def _field(name: str, kind: str) -> dict[str, Any]:
+def _delta_field(name: str, kind: str) -> dict[str, Any]:
     return {"name": name, "type": json.loads(kind) if kind.startswith("{") else kind, "nullable": True, "metadata": {}}
 
 
 def _schema(columns: Mapping[str, str]) -> Schema:
-    return Schema.from_json(json.dumps({"type": "struct", "fields": [_field(*each) for each in columns.items()]}))
+    return Schema.from_json(json.dumps({"type": "struct", "fields": [_delta_field(*each) for each in columns.items()]}))

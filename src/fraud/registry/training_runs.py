@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from fraud.errors import UnavailableError
-from fraud.lake.table import Partition
+from fraud.lake.records import Partition
 from fraud.registry import mlflow_client
 from fraud.registry.mlflow_client import ModelVersion, lookup
 from fraud.registry.model_versions import MODEL_NAME

@@ -14,9 +14,9 @@ from fraud.ingest.commit import Ledger
 from fraud.ingest.landing import Feed, landed_files
 from fraud.lake import catalog, declarations
 from fraud.lake.catalog import DatasetDefinition
-from fraud.lake.dataset import Dataset
+from fraud.lake.dataset import STAGED, Dataset
 from fraud.lake.objects import located
-from fraud.lake.table import RECORDS
+from fraud.lake.records import RECORDS
 
 FEEDS: Final[tuple[Feed, ...]] = ("transactions", "labels")
 UNNAMED_DAYS: Final = 2
@@ -120,17 +120,19 @@ def unreferenced_objects(lake_uri: str, before: dt.datetime) -> Iterator[Expired
                     yield Expired(
                         "replaced objects", f"{dataset.name}/{name}", fs.size(found), partial(fs.rm_file, found)
                     )
-        for found in _superseded(fs, f"{path}/{RECORDS}", dataset.table.record_of(), before):
-            yield Expired("replaced objects", f"{dataset.name}/{RECORDS}", fs.size(found), partial(fs.rm_file, found))
+        staged = [name for name in fs.find(f"{path}/{STAGED}") if fs.modified(name) < before]
+        for found in staged + _superseded(fs, f"{path}/{RECORDS}", dataset.table.record_of(), before):
+            yield Expired(
+                "replaced objects",
+                f"{dataset.name}{found.removeprefix(path)}",
+                fs.size(found),
+                partial(fs.rm_file, found),
+            )
 
 
 def _superseded(fs: Any, folder: str, current: str, before: dt.datetime) -> list[str]:  # noqa: ANN401 - fsspec is not typed
     """The records of versions that were replaced before a time: the newest one from before it was valid then."""
-    try:
-        found = fs.find(folder)
-    except FileNotFoundError:
-        return []
-    old = sorted((fs.modified(path), path) for path in found if fs.modified(path) < before)
+    old = sorted((at, path) for path in fs.find(folder) if (at := fs.modified(path)) < before)
     return [path for _, path in old[:-1] if not path.endswith(current)]
 
 

@@ -9,8 +9,9 @@ import datetime as dt
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -19,7 +20,7 @@ from fraud.errors import BadInputError, UnavailableError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
 from fraud.lake.dataset import Dataset, DatasetVersion
-from fraud.lake.table import Partition
+from fraud.lake.records import Partition
 from fraud.scoring.scorer import Scorer
 from fraud.scoring.slices import Slice, SliceScored, SliceUnusable, scoring_task, slices_of
 
@@ -49,6 +50,11 @@ class Config(JobConfig):
         default=None, description="CSV or Parquet file with the contract's columns, scored instead of days"
     )
     output: Path | None = Field(default=None, description="file for the scores of --input: .csv or .parquet")
+    as_of_version: int | None = Field(
+        default=None,
+        ge=0,
+        description="with --model: version of the table of features that is read; default the newest",
+    )
 
     @model_validator(mode="after")
     def _one_way_to_name_days(self) -> "Config":
@@ -58,6 +64,10 @@ class Config(JobConfig):
             raise ValueError(f"--from {self.first} is after --to {self.last}")
         if (self.input is None) != (self.output is None) or (self.input and (self.date or self.first or self.force)):
             raise ValueError("give --input with --output, and no days")
+        if self.as_of_version is not None and (self.model is None or self.input):
+            raise ValueError(
+                "give --as-of-version with --model, and no file: nightly scores are of the newest features"
+            )
         return self
 
     @property
@@ -89,6 +99,8 @@ class Result(JobResult):
     model_version: str
     model_sha256: str
     seconds: dict[str, float]
+    resumed: int = 0
+    """Days whose scores a killed run had written."""
     window_features: str = ""
     """Of a file: where its window features are from."""
     daily_features: str = ""
@@ -96,7 +108,7 @@ class Result(JobResult):
 
 
 def run(config: Config, context: Context) -> Result:
-    """Score the days that are not up to date; publish each day as a whole.
+    """Score the days that are not up to date and publish them in one commit.
 
     Raises RefusedError without a usable model version, BadInputError for a day that has no features or fails a check,
     UnavailableError when Spark dies or the lake cannot be written.
@@ -108,7 +120,7 @@ def run(config: Config, context: Context) -> Result:
     seconds = {"model": time.monotonic() - started}
     if config.input and config.output:
         return _score_file(config.input, config.output, artifact, context)
-    features = catalog.features(artifact.plan.stored_hash).at(context.settings.lake_uri).open()
+    features = catalog.features(artifact.plan.stored_hash).at(context.settings.lake_uri).open(config.as_of_version)
     definition = catalog.SCORES if config.model is None else catalog.what_if(artifact.version)
     target = definition.at(context.settings.lake_uri)
     scores = target.open()
@@ -121,13 +133,20 @@ def run(config: Config, context: Context) -> Result:
         for day, source in sources.items()
         if config.force or (made := before[day]) is None or not _current(made, source, artifact)
     ]
-    context.log.info("scoring started", days=len(sources), to_do=len(todo), model_version=artifact.version)
-    if todo:
+    staged = {} if config.force else target.staged()
+    resumed = [made for day in todo if (made := staged.get(day)) and _current(made, sources[day], artifact)]
+    todo = [day for day in todo if day not in {made.name for made in resumed}]
+    context.log.info(
+        "scoring started", days=len(sources), to_do=len(todo), resumed=len(resumed), model_version=artifact.version
+    )
+    if not todo:
+        target.commit(resumed)
+    else:
         from fraud.scoring.trees import FastTrees, batch_model  # noqa: PLC0415 - numba takes a second to import
 
         compiled = isinstance(batch_model(artifact.model), FastTrees)  # compiles the kernel before the workers start
         context.log.info("model loaded", engine="compiled trees" if compiled else "ONNX Runtime")
-        seconds |= _score(todo, features, target, artifact, context, sources)
+        seconds |= _score(todo, features, target, artifact, context, sources, list(resumed))
     scored = target.open()
     days = [_summary(scored, day, before=before[day]) for day in sources]
     seconds["total"] = time.monotonic() - started
@@ -135,7 +154,7 @@ def run(config: Config, context: Context) -> Result:
     return Result(
         days=days, rows=sum(d.rows for d in days), flagged=sum(d.flagged for d in days), rejected=reasons.total(),
         reasons=reasons, model_version=artifact.version, model_sha256=artifact.model_sha256,
-        seconds={name: round(value, 3) for name, value in seconds.items()},
+        seconds={name: round(value, 3) for name, value in seconds.items()}, resumed=len(resumed),
     )  # fmt: skip
 
 
@@ -147,7 +166,7 @@ def _score_file(source: Path, target: Path, artifact: "ModelArtifact", context: 
     began = time.monotonic()
     scorer = Scorer(batch_model(artifact.model), artifact.version, artifact.plan, artifact.threshold)
     done = score_file(source, target, scorer)
-    origins = {"window_features": done.window_features, "daily_features": done.daily_features}
+    origins: dict[str, Any] = {"window_features": done.window_features, "daily_features": done.daily_features}
     context.log.info("file scored", file=str(source), rows=done.rows, **origins)
     return Result(
         days=[], rows=done.rows, flagged=done.flagged, rejected=done.rejected.total(),
@@ -219,8 +238,9 @@ def _score(
     artifact: "ModelArtifact",
     context: Context,
     sources: dict[str, Partition],
+    scored: list[Partition],
 ) -> dict[str, float]:
-    """Score `days`, then publish all of them in one commit; seconds by stage."""
+    """Score `days`, then publish them and the days in `scored` in one commit; seconds by stage."""
     from fraud.lake.spark import run_tasks, spark_session  # noqa: PLC0415 - Spark takes seconds to import
 
     began = time.monotonic()
@@ -229,22 +249,32 @@ def _score(
         seconds["spark_start"] = time.monotonic() - began
         context.log.info("Spark started", seconds=round(seconds["spark_start"], 1), days=len(days))
         task = scoring_task(scores, artifact, spark.sparkContext.broadcast(artifact.model))
-        checked: list[Partition] = []
         for slices in _together(list(slices_of(features, day, sources[day])) for day in days):
             mark = time.monotonic()
             results = run_tasks(spark, task, slices, lambda piece: piece.end - piece.first, context.log)
             seconds["score"] += time.monotonic() - mark
-            checked += _checked_days(list(zip(slices, results, strict=True)), sources, artifact)
+            mark = time.monotonic()
+            for partition in _checked_days(list(zip(slices, results, strict=True)), sources, artifact):
+                scored.append(partition)
+                with _full_disk():
+                    scores.stage(partition)
+                context.log.info("day scored", day=partition.name, rows=partition.rows)
+            seconds["publish"] += time.monotonic() - mark
     mark = time.monotonic()
+    with _full_disk():
+        scores.commit(scored)
+    seconds["publish"] += time.monotonic() - mark
+    return seconds
+
+
+@contextmanager
+def _full_disk() -> Iterator[None]:
     try:
-        scores.commit(checked)
+        yield
     except OSError as error:
         raise UnavailableError(
             "the scores cannot be published", got=str(error), hint="free some space and run again"
         ) from error
-    seconds["publish"] = time.monotonic() - mark
-    context.log.info("days published", days=len(checked), rows=sum(partition.rows for partition in checked))
-    return seconds
 
 
 def _together(days: Iterable[list[Slice]]) -> Iterator[list[Slice]]:

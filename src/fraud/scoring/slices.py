@@ -17,7 +17,7 @@ from fraud.core.declaration import parse
 from fraud.core.plan import Plan
 from fraud.lake.dataset import Dataset, DatasetVersion
 from fraud.lake.objects import ROWS_PER_GROUP, DataObject, located
-from fraud.lake.table import Partition
+from fraud.lake.records import Partition
 from fraud.scoring.scorer import Scorer
 
 if TYPE_CHECKING:

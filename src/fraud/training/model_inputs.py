@@ -9,7 +9,7 @@ from typing import Final
 import fraud
 from fraud.core.declaration import Declaration
 from fraud.errors import BadConfigError
-from fraud.lake.table import Partition
+from fraud.lake.records import Partition
 from fraud.params import Params
 from fraud.training.import_closure import closure
 

@@ -25,7 +25,7 @@ from fraud.core.vector import Input
 from fraud.features.engines.arrow_vector import base_values, vectors
 from fraud.job import Context, JobConfig
 from fraud.lake import catalog, git, reports
-from fraud.lake.table import Partition
+from fraud.lake.records import Partition
 from fraud.params import Params
 from fraud.registry.mlflow_client import ModelVersion, registry_errors
 from fraud.registry.model_folder import write_model_folder

@@ -17,7 +17,7 @@ from fraud.core.plan import Plan
 from fraud.errors import BadInputError
 from fraud.features.engines.arrow_vector import base_values, vectors
 from fraud.lake import catalog
-from fraud.lake.table import Partition
+from fraud.lake.records import Partition
 from fraud.params import Params
 from fraud.stats.comparison import Rows
 from fraud.stats.slices import slices

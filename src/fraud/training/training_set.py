@@ -19,7 +19,7 @@ from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
 from fraud.lake.dataset import DatasetVersion, conformed
 from fraud.lake.labels import labels_as_of
-from fraud.lake.table import Partition
+from fraud.lake.records import Partition
 
 
 class Config(JobConfig):

@@ -105,7 +105,7 @@ def fill(context: Context, rows: pa.Table) -> pa.Table:
     values = dict(windows(plan, rows))
     event_us = rows["event_timestamp"].cast(pa.int64()).to_numpy()
     for table in plan.tables:
-        found = daily_values(lake, table, rows[table.id_column], event_us)
+        found = daily_values(catalog.daily(table).at(lake).open(), table, rows[table.id_column], event_us)
         values |= {name: found[i] for i, name in enumerate(table.names)}
     types = dict(catalog.feature_columns(declaration))
     features = rows

@@ -70,8 +70,9 @@ def test_a_partition_is_published_read_verified_and_dropped(server: s3.Server) -
     assert found is not None
     assert found["n"].to_pylist() == [2, 2, 2, 2, 5, 5, 5, 5]
     things.verify("2025-03-05")
-    things.drop("2025-03-02")
-    things.drop("2025-03-02")
+    things.drop(["2025-03-02"])
+    things.drop(["2025-03-02"])
+    assert things.open().number == 3
     assert things.partitions() == ["2025-03-01", "2025-03-05"]
 
 
@@ -176,7 +177,8 @@ def test_the_jobs_make_the_same_lake_on_s3_as_in_files(server: s3.Server, tmp_pa
         ):  # fmt: skip
             one, other = (definition.at(each.settings.lake_uri) for each in (files, objects))
             assert one.partitions(), definition.name
-            assert [one.partition(p) for p in one.partitions()] == [other.partition(p) for p in other.partitions()]
+            assert one.open().contents == other.open().contents
+            assert one.open().number == other.open().number
         assert build_daily.run(build_daily.Config(), objects).days_built == 0
         assert build_features.run(build_features.Config(), objects).days_built == 0
 
@@ -213,7 +215,7 @@ def test_retention_weighs_and_removes_on_s3_what_it_would_in_files(server: s3.Se
 
     def old() -> list[expired.Expired]:
         return [
-            *expired.unnamed_objects(lake, later),
+            *expired.unreferenced_objects(lake, later),
             *expired.partitions_before(catalog.TRANSACTIONS, lake, "2025-01-03"),
             *expired.partitions_published_before(catalog.QUARANTINE, lake, later),
             *expired.report_folders(f"{lake}/compare", later),
@@ -221,9 +223,10 @@ def test_retention_weighs_and_removes_on_s3_what_it_would_in_files(server: s3.Se
             *expired.unused_declarations(lake, (), later),
         ]
 
+    [replaced] = catalog.TRANSACTIONS.at(lake).open(2).object_uris("2025-03-01")
     went = old()
-    assert [each.name for each in went] == [
-        "transactions/2025-03-01",
+    assert [each.name for each in went if "/_partitions/" not in each.name] == [
+        f"transactions/dt=2025-03-01/{replaced.rpartition('/')[2]}",
         "2025-01-01",
         "2025-01-02",
         "b1",
@@ -234,16 +237,18 @@ def test_retention_weighs_and_removes_on_s3_what_it_would_in_files(server: s3.Se
     assert all(each.size_bytes > 0 for each in went)
     for each in went:
         each.remove()
+    assert {each.store for each in old()} == {"replaced objects"}
+    for each in old():
+        each.remove()
     assert old() == []
-    left = server.names("old")
+    left = [name for name in server.names("old") if name.endswith(".parquet")]
     [kept] = catalog.TRANSACTIONS.at(lake).object_uris("2025-03-01")
-    day = "transactions/dt=2025-03-01"
-    needed = [name for name in left if name.startswith(f"{catalog.features('a' * 64).name}/")]
-    assert len(needed) == 2
-    assert sorted(set(left) - set(needed)) == sorted(
-        [f"{day}/_manifest.json", f"{day}/{kept.split('/')[-1]}", "transactions/_retention.json"]
-    )
-    assert catalog.TRANSACTIONS.at(lake).retention_watermark() == "2025-01-03"
+    needed = [name for name in left if name.startswith(f"{catalog.features('a' * 64).name}/dt=")]
+    assert len(needed) == 1
+    objects = [name for name in left if "/_partitions/" not in name]
+    assert sorted(set(objects) - set(needed)) == [f"transactions/dt=2025-03-01/{kept.split('/')[-1]}"]
+    assert len(left) - len(objects) == 3  # the records of the newest versions of the tables
+    assert catalog.TRANSACTIONS.at(lake).open().retention_watermark() == "2025-01-03"
 
 
 def dvc(project: Path, *arguments: str) -> None:

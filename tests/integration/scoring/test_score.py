@@ -90,10 +90,12 @@ def test_a_what_if_leaves_the_scores_alone(
     version = register(linear_model())
     register(linear_model(bias=-3.0))
     features.publish(str(DAY), features_of(DAY, 50))
-    result = score.run(config(date=str(DAY), model=int(version)), context)
-    assert result.model_version == version
-    assert scores.partitions() == []
-    assert Dataset(context.settings.lake_uri, f"what_if/version={version}").read(str(DAY)).num_rows == 50
+    features.publish(str(DAY), features_of(DAY, 30))
+    for older, rows in ({}, 30), ({"as_of_version": 0}, 50):
+        result = score.run(config(date=str(DAY), model=int(version), **older), context)
+        assert result.model_version == version
+        assert scores.partitions() == []
+        assert Dataset(context.settings.lake_uri, f"what_if/version={version}").read(str(DAY)).num_rows == rows
 
 
 @pytest.mark.usefixtures("spark")

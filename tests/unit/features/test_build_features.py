@@ -104,7 +104,7 @@ def build(folder: Path, of: Declaration = THREE, **flags: object) -> build_featu
 
 def content(folder: Path, declaration: Declaration = THREE) -> dict[str, str]:
     dataset = catalog.features(declaration.stored_hash).at(f"file://{folder}/lake")
-    return {p: manifest.content_sha256 for p in dataset.partitions() if (manifest := dataset.partition(p))}
+    return {p: partition.content_sha256 for p, partition in dataset.open().contents.partitions.items()}
 
 
 def built(folder: Path, declaration: Declaration = THREE) -> pa.Table:
@@ -179,7 +179,8 @@ def test_nightly_builds_with_late_rows_end_in_the_bytes_of_one_clean_build_and_i
         assert rows[name].to_pylist() == expected, name
     (merchants,) = tables(TWO_ENTITIES)
     event_us = arrow_records.microseconds(everything["event_timestamp"])
-    daily = daily_values(f"file://{tmp_path}/clean/lake", merchants, everything["merchant_id"], event_us)
+    snapshots = catalog.daily(merchants).at(f"file://{tmp_path}/clean/lake").open()
+    daily = daily_values(snapshots, merchants, everything["merchant_id"], event_us)
     assert rows["merchant_count"].to_pylist() == daily[0].tolist()
     assert len(set(daily[0].tolist())) > 10
 
@@ -284,9 +285,9 @@ def test_a_day_of_several_objects_has_the_values_and_the_order_of_one(
     monkeypatch.setattr(days, "ROWS_PER_OBJECT", 3)
     build(tmp_path)
     features = catalog.features(THREE.stored_hash).at(f"file://{tmp_path}/lake")
-    manifest = features.partition(day(0))
-    assert manifest is not None
-    assert [made.rows for made in manifest.objects] == [3, 3, 3, 2]
+    partition = features.partition(day(0))
+    assert partition is not None
+    assert [made.rows for made in partition.objects] == [3, 3, 3, 2]
     columns = [name for name, _ in catalog.transaction_columns(THREE)]
     at_once = arrow_windows.with_features(rows.select(columns), THREE, arrow_windows.window_values(rows, THREE))
     assert features.read(day(0)).equals(at_once)

@@ -42,7 +42,10 @@ def run(home: Path) -> ingest_labels.Result:
 
 
 def known(home: Path, as_of: datetime) -> dict[str, bool]:
-    return {r["transaction_id"]: r["is_fraud"] for r in labels_as_of(catalog.LABELS.at(f"file://{home}/lake").open(), as_of).to_pylist()}
+    return {
+        r["transaction_id"]: r["is_fraud"]
+        for r in labels_as_of(catalog.LABELS.at(f"file://{home}/lake").open(), as_of).to_pylist()
+    }
 
 
 def test_a_report_that_comes_twice_is_dropped_and_one_that_comes_late_is_counted(tmp_path: Path) -> None:

@@ -58,10 +58,7 @@ def run(home: Path) -> ingest_transactions.Result:
 
 
 def lake(home: Path) -> Mapping[str, bytes | int]:
-    """Every byte of the lake and the versions of its tables. The log itself contains times.
-
-    A killed write may leave a temporary file, which is never read.
-    """
+    """The versions of the tables, and every byte but those of the logs, which contain times, and temporary files."""
     root = home / "lake"
     tables = (catalog.TRANSACTIONS, catalog.LABELS, catalog.QUARANTINE)
     return {d.name: d.at(f"file://{root}").open().number for d in tables} | {
@@ -291,7 +288,7 @@ import structlog
 from fraud.declaration_file import load
 from fraud.ingest import commit, ingest_labels, ingest_transactions, landing, validation
 from fraud.job import Context
-from fraud.lake import dataset, lookup, table
+from fraud.lake import dataset, lookup, records, table
 from fraud.params import Params
 from fraud.settings import Settings
 
@@ -305,18 +302,11 @@ write, synchronize = dataset.put_atomically, table.synchronized
 def run(home, fatal):
     calls = itertools.count()
 
-    def dying(uri, data):
-        if next(calls) == fatal:
-            os._exit(137)
-        write(uri, data)
+    def before(call):
+        return lambda *arguments: os._exit(137) if next(calls) == fatal else call(*arguments)
 
-    def dying_after_a_commit(path):
-        if next(calls) == fatal:
-            os._exit(137)
-        synchronize(path)
-
-    dataset.put_atomically = commit.put_atomically = table.put_atomically = dying
-    table.synchronized = dying_after_a_commit
+    dataset.put_atomically = commit.put_atomically = records.put_atomically = before(write)
+    table.synchronized = before(synchronize)  # after the commit
     settings = Settings(home=home, project=root)
     context = Context(settings, Params.load(root / "params.yaml"), three, structlog.get_logger())
     result = job.run(job.Config(now=datetime(2025, 6, 1, tzinfo=UTC)), context)

@@ -149,8 +149,8 @@ def test_rows_younger_than_their_labels_are_counted(tmp_path: Path) -> None:
 def test_the_newest_cut_off_is_taken_unless_one_is_named(tmp_path: Path) -> None:
     uri = publish(tmp_path, table(20), "older", FIRST)
     publish(tmp_path, table(20), "newer", FIRST + timedelta(days=1))
-    assert training_data.partition_of(uri, None, THREE).partition == "newer"
-    assert training_data.partition_of(uri, "older", THREE).partition == "older"
+    assert training_data.partition_of(uri, None, THREE).name == "newer"
+    assert training_data.partition_of(uri, "older", THREE).name == "older"
     with pytest.raises(BadInputError, match="no training set gone"):
         training_data.partition_of(uri, "gone", THREE)
 

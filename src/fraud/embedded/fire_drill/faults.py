@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +30,7 @@ from fraud.embedded.fire_drill.undo import Undo
 from fraud.embedded.processes import Process
 from fraud.embedded.stack import Stack
 from fraud.lake.dataset import Dataset
-from fraud.lake.table import Partition
+from fraud.lake.records import Partition
 from fraud.uris import uri_of
 
 _STOPPED_S, _RUNNING_S = 0.22, 0.002
@@ -331,7 +331,7 @@ def ahead(*datasets: str) -> Fault:
         for dataset in datasets:
             table, newest = _newest(site, dataset)
             day = str(date.fromisoformat(newest.name) + timedelta(days=1))
-            table.commit([newest.model_copy(update={"name": day})])
+            table.commit([replace(newest, name=day)])
             created.append((table, day))
         try:
             yield

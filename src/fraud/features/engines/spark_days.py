@@ -19,6 +19,7 @@ from fraud.features.days import Part, Piece, Target, pieces, put_piece, read_par
 from fraud.features.engines import arrow_windows, spark_windows
 from fraud.features.engines.arrow_windows import EntityWindows, Floats
 from fraud.lake.objects import ROWS_PER_OBJECT, DataObject
+from fraud.lake.records import OBJECT_JSON
 from fraud.lake.spark import collected
 
 ROWS_PER_SHARD: Final = 500_000
@@ -45,7 +46,7 @@ def build_on_spark(
     )
     values = spark_windows.window_values(rows, entities, shards, _task_of)
     written = collected(values.groupBy("task").applyInArrow(_writer(target, entities, to_build), _OBJECT), log)
-    made = {(row["part"], row["piece"]): DataObject.model_validate_json(row["object"]) for row in written}
+    made = {(row["part"], row["piece"]): OBJECT_JSON.validate_json(row["object"]) for row in written}
     for number, of_day in to_build.items():
         for index, piece in enumerate(of_day):
             if (number, index) not in made:  # no task has seen it: a day without rows, or no window features
@@ -101,6 +102,6 @@ def _writer(
                 raise RuntimeError(f"{rows.num_rows} values for rows {piece.first} to {piece.end} of {piece.day}")
             values |= {name: rows[name].to_numpy()[order] for name in entity.names}
         made = put_piece(target, piece, values)
-        return pa.table({"part": [part], "piece": [index], "object": [made.model_dump_json()]})
+        return pa.table({"part": [part], "piece": [index], "object": [OBJECT_JSON.dump_json(made).decode()]})
 
     return write

@@ -18,7 +18,7 @@ import yaml
 from fraud.errors import RefusedError, UnavailableError
 from fraud.lake.dataset import Dataset
 from fraud.lake.objects import located, opened, put_atomically
-from fraud.lake.table import Partition
+from fraud.lake.records import PARTITION_JSON, Partition
 from fraud.uris import path_or_uri
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def push_partition(remote_uri: str, dataset: Dataset, partition: Partition) -> S
         for stored, uri in zip(partition.objects, dataset.uris_of(partition), strict=True):
             with opened(uri) as file:
                 (folder / stored.name).write_bytes(file.read())
-        (folder / _RECORD).write_text(partition.model_dump_json(indent=1))
+        (folder / _RECORD).write_bytes(PARTITION_JSON.dump_json(partition, indent=1))
         return push(remote_uri, folder)
 
 
@@ -68,7 +68,7 @@ def pull_partition(remote_uri: str, md5: str, dataset: Dataset) -> None:
     with TemporaryDirectory(prefix="fraud-snapshot-") as name:
         folder = Path(name) / "partition"
         pull(remote_uri, md5, folder)
-        partition = Partition.model_validate_json((folder / _RECORD).read_bytes())
+        partition = PARTITION_JSON.validate_json((folder / _RECORD).read_bytes())
         for stored, uri in zip(partition.objects, dataset.uris_of(partition), strict=True):
             put_atomically(uri, (folder / stored.name).read_bytes())
         dataset.commit([partition])
