@@ -1,7 +1,7 @@
 """Reads tables with polars, pyarrow and DuckDB until its input ends: a process in which `fraud` is not importable.
 
-Arguments: URIs of tables. Input: a line with the schema of each, then a line per round, which names the newest generation
-that was committed before it. Output: one JSON line per round: reads and mismatches by library.
+Arguments: URIs of tables. Input: a line with the schema of each, then a line per round, which names the newest
+generation that was committed before it. Output: one JSON line per round: reads and mismatches by library.
 """
 
 import base64
@@ -10,14 +10,14 @@ import sys
 from collections.abc import Callable
 
 import duckdb
-import polars
+import polars as pl
 import pyarrow as pa
 from deltalake import DeltaTable
 from generations import difference, generation_of
 
 
 def with_polars(uri: str) -> pa.Table:
-    return polars.scan_delta(uri).collect().to_arrow()
+    return pl.scan_delta(uri).collect().to_arrow()
 
 
 def with_pyarrow(uri: str) -> pa.Table:
@@ -36,9 +36,7 @@ READERS: dict[str, Callable[[str], pa.Table]] = {
 
 def main() -> None:
     uris = sys.argv[1:]
-    schemas = [
-        pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text))) for text in json.loads(sys.stdin.readline())
-    ]
+    schemas = [pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text))) for text in json.loads(sys.stdin.readline())]
     newest: dict[tuple[str, str], int] = {}
     for line in sys.stdin:
         reads, mismatches = dict.fromkeys(READERS, 0), []

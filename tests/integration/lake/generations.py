@@ -4,7 +4,7 @@ A generation replaces the same days in one commit, with another number of rows a
 """
 
 import json
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 import pyarrow as pa
@@ -23,7 +23,7 @@ def table(schema: pa.Schema, day: date, generation: int) -> pa.Table:
 
 def value(field: pa.Field, day: date, generation: int, row: int) -> Any:  # noqa: ANN401 - of the column's type
     if pa.types.is_timestamp(field.type):
-        return datetime(day.year, day.month, day.day) + timedelta(seconds=100 * row + generation % 60)
+        return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(seconds=100 * row + generation % 60)
     if pa.types.is_boolean(field.type):
         return (generation + row) % 2 == 0
     if pa.types.is_integer(field.type):

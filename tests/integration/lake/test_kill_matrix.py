@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import fsspec
-import polars
+import polars as pl
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
@@ -121,7 +121,7 @@ def seen(uri: str) -> list[dict[str, set[int]]]:
     options = {} if uri.startswith("file") else {"allow_http": "true"}
     tables = (
         DeltaTable(uri, storage_options=options).to_pyarrow_dataset().to_table(),
-        polars.scan_delta(uri, storage_options=options).collect().to_arrow(),
+        pl.scan_delta(uri, storage_options=options).collect().to_arrow(),
     )
     found = []
     for table in tables:

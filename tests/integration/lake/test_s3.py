@@ -231,7 +231,7 @@ def test_retention_weighs_and_removes_on_s3_what_it_would_in_files(server: s3.Se
         "2025-01-02",
         "b1",
         "1-2",
-        f"declaration={'b' * 12}",
+        f"declaration-{'b' * 12}",
         THREE.hash,
     ]
     assert all(each.size_bytes > 0 for each in went)

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
@@ -29,17 +28,25 @@ things, writer, commits = Dataset(sys.argv[1], "things"), int(sys.argv[2]), int(
 print("ready", flush=True)
 sys.stdin.readline()
 """
-OWN_DAYS: Final = START + """
+OWN_DAYS: Final = (
+    START
+    + """
 for n in range(commits):
     things.publish(f"2025-0{1 + writer}-{1 + n:02d}", pa.table({"n": [writer] * 10}))
 print(json.dumps({"conflicts": 0}))
 """
-NEW_DAYS: Final = START + """
+)
+NEW_DAYS: Final = (
+    START
+    + """
 for n in range(commits):
     things.publish(f"2025-06-{1 + n:02d}", pa.table({"n": [writer] * 10}))
 print(json.dumps({"conflicts": 0}))
 """
-INCREMENTS: Final = START + """
+)
+INCREMENTS: Final = (
+    START
+    + """
 conflicts = 0
 for _ in range(commits):
     while True:
@@ -53,17 +60,25 @@ for _ in range(commits):
             conflicts += 1
 print(json.dumps({"conflicts": conflicts}))
 """
+)
 
 
-@pytest.fixture(params=["files", "s3"])
-def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module", params=["files", "s3"])
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One server for all tests: fsspec keeps its connection to the first one."""
+    folder = tmp_path_factory.mktemp("lakes")
     if request.param == "files":
-        yield f"file://{tmp_path}"
+        yield f"file://{folder}"
         return
-    with s3.running(tmp_path / "server") as server, pytest.MonkeyPatch.context() as patch:
+    with s3.running(folder / "server") as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
             patch.setenv(name, value)
-        yield server.uri("lake")
+        yield server.uri("lakes")
+
+
+@pytest.fixture
+def lake(base: str, request: pytest.FixtureRequest) -> str:
+    return f"{base}/{request.function.__name__}"
 
 
 def run(lake: str, script: str) -> list[int]:
@@ -120,4 +135,4 @@ def test_no_read_and_write_of_several_jobs_at_once_is_lost(lake: str) -> None:
     conflicts = run(lake, INCREMENTS)
     assert Dataset(lake, "things").read("2025-03-01")["n"].to_pylist() == [WRITERS * COMMITS]
     assert Dataset(lake, "things").open().number == WRITERS * COMMITS
-    print(f"{lake.split(':')[0]}: {WRITERS} writers, {COMMITS} commits each, conflicts {conflicts}, 0 lost")
+    print(f"{lake[:4]}: {WRITERS} writers, {COMMITS} commits each, conflicts {conflicts}, 0 lost")
