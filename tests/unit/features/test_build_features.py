@@ -332,3 +332,38 @@ def test_unsorted_transactions_are_refused(tmp_path: Path) -> None:
     catalog.TRANSACTIONS.at(f"file://{tmp_path}/lake").publish(day(0), rows.take([1, 0]))
     with pytest.raises(BadInputError, match="not sorted"):
         build(tmp_path)
+
+
+def test_a_killed_build_resumes_with_the_days_it_had_written_and_publishes_all_in_one_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tmp_path, random_rows(seed=3, n=300))
+    lake = f"file://{tmp_path}/lake"
+    features, every = catalog.features(THREE.stored_hash).at(lake), catalog.TRANSACTIONS.at(lake).partitions()
+    assert len(every) > 4
+    build_here = days.build_here
+
+    def killed(target: days.Target, parts: list[days.Part]) -> Any:  # noqa: ANN401 - an iterator
+        for built_days, each in enumerate(build_here(target, parts)):
+            if built_days == 3:
+                raise KeyboardInterrupt
+            yield each
+
+    with monkeypatch.context() as patch:
+        patch.setattr(days, "build_here", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path)
+    assert (features.partitions(), list(features.staged())) == ([], every[:3])
+    asked_for: list[str] = []
+
+    def counted(target: days.Target, parts: list[days.Part]) -> Any:  # noqa: ANN401 - an iterator
+        asked_for.extend(part.day for part in parts if part.to_build)
+        return build_here(target, parts)
+
+    monkeypatch.setattr(days, "build_here", counted)
+    assert build(tmp_path).days_built == len(every)
+    assert asked_for == every[3:]
+    resumed = features.open()
+    assert (resumed.number, resumed.partitions(), features.staged()) == (0, every, {})
+    assert build(tmp_path, full=True).days_changed == 0
+    assert features.open() == resumed

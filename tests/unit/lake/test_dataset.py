@@ -257,3 +257,17 @@ def test_the_time_of_publication_is_that_of_the_last_change(tmp_path: Path) -> N
     things.publish("2025-03-02", table([("a", 1.0)]))
     published = things.table.published()
     assert published["2025-03-01"] == at < published["2025-03-02"]
+
+
+def test_recorded_partitions_are_invisible_until_their_commit(tmp_path: Path) -> None:
+    things = things_in(tmp_path)
+    first, second = (things.written(f"2025-03-0{n}", table([(str(n), 1.0)]), {"n": str(n)}) for n in (1, 2))
+    for partition in (first, second):
+        things.stage(partition)
+    assert things.partitions() == []
+    assert things.staged() == {"2025-03-01": first, "2025-03-02": second}
+    Path(things.uris_of(second)[0].removeprefix("file://")).unlink()
+    assert things.staged() == {"2025-03-01": first}  # retention has removed the objects of the other one
+    things.commit([first])
+    assert things.partition("2025-03-01") == first
+    assert "2025-03-01" not in things.staged()
