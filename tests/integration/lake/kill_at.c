@@ -1,7 +1,7 @@
 /* LD_PRELOAD library: SIGKILL to the process at the n-th call that changes what others see.
  *
- * Such a call creates, writes, renames, links or removes a file below KILL_BELOW, or sends bytes to the TCP port
- * KILL_PORT. KILL_AT is n, counted from 1; 0 kills never. With KILL_AFTER the call is made first. The number of calls is
+ * Such a call creates, writes, renames, links or removes a file below KILL_BELOW, or sends a part of a request to the TCP
+ * port KILL_PORT that is not a GET or HEAD. KILL_AT is n, counted from 1; 0 kills never. With KILL_AFTER the call is made first. The number of calls is
  * in the file KILL_COUNT at the end of the process.
  */
 #define _GNU_SOURCE
@@ -36,8 +36,9 @@ static int file_below(int fd) {
     return below(path);
 }
 
-static int to_server(int fd) {
+static int to_server(int fd, const void *bytes, size_t n) {
     const char *port = getenv("KILL_PORT");
+    if (n >= 5 && (memcmp(bytes, "GET ", 4) == 0 || memcmp(bytes, "HEAD ", 5) == 0)) return 0;
     struct sockaddr_in peer;
     socklen_t size = sizeof peer;
     return port && getpeername(fd, (struct sockaddr *)&peer, &size) == 0 && peer.sin_family == AF_INET &&
@@ -75,10 +76,14 @@ int unlink(const char *a) { CALL(below(a), NEXT(unlink)(a)); }
 int unlinkat(int d, const char *a, int f) { CALL(below(a), NEXT(unlinkat)(d, a, f)); }
 int mkdir(const char *a, mode_t m) { CALL(below(a), NEXT(mkdir)(a, m)); }
 int fsync(int fd) { CALL(file_below(fd), NEXT(fsync)(fd)); }
-ssize_t write(int fd, const void *b, size_t n) { CALL(file_below(fd) || to_server(fd), NEXT(write)(fd, b, n)); }
-ssize_t writev(int fd, const struct iovec *v, int n) { CALL(file_below(fd) || to_server(fd), NEXT(writev)(fd, v, n)); }
-ssize_t send(int fd, const void *b, size_t n, int f) { CALL(to_server(fd), NEXT(send)(fd, b, n, f)); }
-ssize_t sendto(int fd, const void *b, size_t n, int f, const struct sockaddr *a, socklen_t l) {
-    CALL(to_server(fd), NEXT(sendto)(fd, b, n, f, a, l));
+ssize_t write(int fd, const void *b, size_t n) { CALL(file_below(fd) || to_server(fd, b, n), NEXT(write)(fd, b, n)); }
+ssize_t writev(int fd, const struct iovec *v, int n) {
+    CALL(file_below(fd) || to_server(fd, v->iov_base, v->iov_len), NEXT(writev)(fd, v, n));
 }
-ssize_t sendmsg(int fd, const struct msghdr *m, int f) { CALL(to_server(fd), NEXT(sendmsg)(fd, m, f)); }
+ssize_t send(int fd, const void *b, size_t n, int f) { CALL(to_server(fd, b, n), NEXT(send)(fd, b, n, f)); }
+ssize_t sendto(int fd, const void *b, size_t n, int f, const struct sockaddr *a, socklen_t l) {
+    CALL(to_server(fd, b, n), NEXT(sendto)(fd, b, n, f, a, l));
+}
+ssize_t sendmsg(int fd, const struct msghdr *m, int f) {
+    CALL(to_server(fd, m->msg_iov->iov_base, m->msg_iov->iov_len), NEXT(sendmsg)(fd, m, f));
+}
