@@ -44,15 +44,15 @@ for n in range(commits):
 print(json.dumps({"conflicts": 0}))
 """
 )
-INCREMENTS: Final = (
+MERGES: Final = (
     START
     + """
 conflicts = 0
-for _ in range(commits):
+for n in range(commits):
     while True:
         version = things.open()
-        before = version.read("2025-03-01")["n"][0].as_py()
-        made = things.written("2025-03-01", pa.table({"n": [before + 1]}))
+        before = version.read("2025-03-01")["n"].to_pylist()
+        made = things.written("2025-03-01", pa.table({"n": [*before, 100 * writer + n]}))
         try:
             things.commit([made], base=version.number)
             break
