@@ -43,7 +43,7 @@ class Config(JobConfig):
     last: dt.date | None = Field(default=None, alias="to", description="last day of a range")
     model: int | None = Field(
         default=None,
-        description="score with this version instead of production (what-if); written to `what_if/version=N`",
+        description="score with this version instead of production (what-if); written to `what_if/version-N`",
     )
     force: bool = Field(default=False, description="also score days that are up to date")
     input: Path | None = Field(

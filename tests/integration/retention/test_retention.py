@@ -96,7 +96,7 @@ def test_what_was_production_stays_whole_and_what_never_was_goes_after_its_term(
     assert planned["runs"] == sorted(made[2])
     assert planned["training_sets"] == ["s3"]
     assert planned["reports/training"] == [made[2][0]]
-    assert planned["features"] == [f"declaration=3{'0' * 11}"]
+    assert planned["features"] == [f"declaration-3{'0' * 11}"]
     stores = {"versions", "runs", "training_sets", "reports/training", "features", "DVC remote", "replaced objects"}
     assert stores == set(planned)
     assert sorted(artifacts.rglob("*")) == files

@@ -95,7 +95,7 @@ def test_a_what_if_leaves_the_scores_alone(
         result = score.run(config(date=str(DAY), model=int(version), **older), context)
         assert result.model_version == version
         assert scores.partitions() == []
-        assert Dataset(context.settings.lake_uri, f"what_if/version={version}").read(str(DAY)).num_rows == rows
+        assert Dataset(context.settings.lake_uri, f"what_if/version-{version}").read(str(DAY)).num_rows == rows
 
 
 @pytest.mark.usefixtures("spark")

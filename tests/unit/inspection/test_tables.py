@@ -33,7 +33,7 @@ def test_every_table_with_its_version_and_an_older_version_of_one(context: Conte
     catalog.what_if("7").at(lake).publish("2026-01-01", pa.table({"x": [1]}))
     found = tables.run(tables.Config(), context)
     assert [(t.name, t.version, t.rows, t.first, t.last) for t in found.tables] == [
-        ("scores", 1, 3, "2026-01-01", "2026-01-02"), ("what_if/version=7", 0, 1, "2026-01-01", "2026-01-01"),
+        ("scores", 1, 3, "2026-01-01", "2026-01-02"), ("what_if/version-7", 0, 1, "2026-01-01", "2026-01-01"),
     ]  # fmt: skip
     [older] = tables.run(tables.Config(dataset="scores", as_of_version=0), context).tables
     assert (older.version, older.rows, [p.name for p in older.partitions]) == (0, 2, ["2026-01-01"])

@@ -175,11 +175,11 @@ def publish(context: Context, name: str, key: str, partition: str, key_name: str
 
 def test_scores_and_what_ifs_go_by_the_newest_day_of_transactions(context: Context) -> None:
     publish(context, "transactions", "t", day(100))
-    for name in ("scores", "what_if/version=3"):
+    for name in ("scores", "what_if/version-3"):
         for number in (89, 90, 100):
             publish(context, name, str(number), day(number))
-    assert apply(context) == {"scores": [day(89)], "what_if/version=3": [day(89)]}
-    assert Dataset(context.settings.lake_uri, "what_if/version=3").partitions() == [day(90), day(100)]
+    assert apply(context) == {"scores": [day(89)], "what_if/version-3": [day(89)]}
+    assert Dataset(context.settings.lake_uri, "what_if/version-3").partitions() == [day(90), day(100)]
 
 
 def test_a_transaction_from_the_future_does_not_empty_the_lake(context: Context) -> None:
