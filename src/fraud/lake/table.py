@@ -83,14 +83,15 @@ class DatasetTable(NamedTuple):
                 )  # fmt: skip
             try:
                 with store_errors():
-                    self._write(table, before, after, at)
+                    committed = self._write(table, before, after, at)
             except DeltaError as error:
                 newest = self._delta()
                 if newest is None or newest.version() == version:
                     raise _unexpected(self.uri, error) from error
                 time.sleep(0.01 * attempt)
             else:
-                return self._durable()
+                self._synchronize(committed)
+                return committed
         raise ConflictError(
             f"other jobs commit to {self.uri} all the time", got=f"{_ATTEMPTS} attempts", hint="run this job again"
         )
@@ -152,7 +153,7 @@ class DatasetTable(NamedTuple):
         except FileNotFoundError:
             raise BadInputError(
                 f"version {table.version()} of {self.uri} has no record of its partitions",
-                expected=f"a version of the last {LOG_DAYS} days, written by this platform",
+                expected="a version of the last FRAUD_HISTORY_DAYS days, written by this platform",
             ) from None
         if {"/".join(uri.rsplit("/", 2)[1:]) for uri in table.file_uris()} != _paths(found.partitions, self.key).keys():
             raise BadInputError(
@@ -163,8 +164,11 @@ class DatasetTable(NamedTuple):
         _READ[self.uri] = (table.version(), name, found)
         return found
 
-    def _write(self, table: DeltaTable | None, before: Contents, after: Contents, at: datetime | None) -> None:
-        """Write the record, then the commit, which fails when another one was made since the table was opened."""
+    def _write(self, table: DeltaTable | None, before: Contents, after: Contents, at: datetime | None) -> int:
+        """Write the record, then the commit, which fails when another one was made since the table was opened.
+
+        Returns the version of the commit.
+        """
         record = write_record(self.uri, after)
         run = structlog.contextvars.get_contextvars()
         properties = CommitProperties(
@@ -185,14 +189,15 @@ class DatasetTable(NamedTuple):
                 _location(self.uri), _schema({**columns, self.key: self._key_type}), adds, partition_by=[self.key],
                 configuration=_PROPERTIES, storage_options=_options(self.uri), commit_properties=properties,
             )  # fmt: skip
-            return
+            return 0
         known = {field["name"]: _kind(field["type"]) for field in json.loads(table.schema().to_json())["fields"]}
         changed = [name for name, kind in columns.items() if known.get(name, kind) != kind]
         if changed and not old.keys() & new.keys():  # every object is replaced, so the columns can be, too
+            committed = table.version() + 1
             table._table.create_write_transaction(  # noqa: SLF001 - the only call that commits objects written before
                 [*adds], "overwrite", [self.key], _schema({**columns, self.key: self._key_type}), None, properties, None
             )
-            return
+            return committed
         for name in changed:
             raise BadInputError(
                 f"the table {self.uri} has a column {name} of another type", expected=known[name],
@@ -207,23 +212,22 @@ class DatasetTable(NamedTuple):
                          partition_values={self.key: name})
             for path, (name, stored) in old.items() if path not in new
         ]  # fmt: skip
+        committed = table.version() + 1
         table._table.create_write_transaction(  # noqa: SLF001
             [*removes, *adds], "append", [self.key], table.schema(), None, properties, None
         )
+        return committed
 
     @property
     def _key_type(self) -> str:
         return "date" if self.key == "dt" else "string"
 
-    def _durable(self) -> int:
-        """Make the newest commit durable on a local disk, which delta-rs does not do. Returns its version."""
-        table = self._delta()
-        version = -1 if table is None else table.version()
+    def _synchronize(self, version: int) -> None:
+        """Make a commit durable on a local disk, which delta-rs does not do."""
         if (folder := path_of(f"{self.uri}/_delta_log")) is not None:
             with suppress(FileNotFoundError):  # a later commit may have cleaned the log
                 synchronized(folder / f"{version:020}.json")
             synchronized(folder)
-        return version
 
 
 @contextmanager
