@@ -4,6 +4,7 @@ One request at a time: moto checks `If-None-Match` and then writes, which is ato
 between. Objects are in memory.
 """
 
+import secrets
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -40,9 +41,10 @@ def main() -> None:
     application = OneAtATime(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", port, application, threaded=True, request_handler=Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    any_key = secrets.token_hex(10)
     client = boto3.client(
-        "s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1", aws_access_key_id="any",
-        aws_secret_access_key="any",
+        "s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1", aws_access_key_id=any_key,
+        aws_secret_access_key=any_key,
     )  # fmt: skip
     client.create_bucket(Bucket=bucket)
     print("ready", flush=True)
