@@ -112,7 +112,7 @@ class Delta:
 
 
 class UncheckedDelta(Delta):
-    """A log that never gets a checkpoint. Commits are written as text: to make them takes time that grows with the log."""
+    """A log that never gets a checkpoint. Commits are written as text, because making one takes longer with each."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root, hooks=False)
