@@ -294,4 +294,8 @@ def _delta_field(name: str, kind: str) -> dict[str, Any]:
 
 
 def _schema(columns: Mapping[str, str]) -> Schema:
-    return Schema.from_json(json.dumps({"type": "struct", "fields": [_delta_field(*each) for each in columns.items()]}))
+    fields = [_delta_field(*each) for each in columns.items()]
+    try:
+        return Schema.from_json(json.dumps({"type": "struct", "fields": fields}))
+    except ValueError as error:  # two names that differ in case only
+        raise BadInputError("the columns are not those of a Delta table", got=str(error)) from error

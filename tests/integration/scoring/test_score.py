@@ -126,7 +126,7 @@ def test_damaged_features_are_named_and_nothing_is_published(
     table = features_of(DAY, 1_000)
     whole = features_of(DAY, 1_000, seed=1)
     if damage == "another column":
-        table = table.rename_columns({"amount": "Amount"})
+        table = table.rename_columns({"amount": "amount_usd"})
     if damage == "another type":
         dollars = pa.array([f"{amount} USD" for amount in table["amount"].to_pylist()])
         table = table.set_column(table.column_names.index("amount"), "amount", dollars)
