@@ -164,7 +164,7 @@ test-slow: setup system ## run the tests that take minutes
 test-long: setup system ## run the retraining loop end to end, about ten minutes
 	@$(VENV)/ml/bin/python tests/run.py --long
 
-bench-%: setup ## run one benchmark: features, daily, online_memory, serving, stream, batch, training, drift, edge; ARGS= are its arguments
+bench-%: setup ## run one benchmark: features, daily, online_memory, serving, stream, batch, training, drift, edge, lake, table_formats; ARGS= are its arguments
 	$(VENV)/ml/bin/python tests/bench/$*.py $(ARGS)
 
 lint: setup secret-scan ## check format, rules, types (Python and TypeScript), shell scripts, lock files and secrets

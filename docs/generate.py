@@ -79,10 +79,10 @@ def dataset_columns() -> str:
 def _definitions() -> dict[str, catalog.DatasetDefinition]:
     declaration = declaration_file.load_of(DOCS.parent)
     found = {definition.name: definition for definition in catalog.ALL}
-    found["features/declaration=HASH"] = catalog.features(declaration.stored_hash)
+    found["features/declaration-HASH"] = catalog.features(declaration.stored_hash)
     for table in tables(declaration)[:1]:
-        found["daily/table=ID"], found["daily_parts/table=ID"] = catalog.daily(table), catalog.daily_parts(table)
-    found["what_if/version=N"] = catalog.what_if("N")
+        found["daily/table-ID"], found["daily_parts/table-ID"] = catalog.daily(table), catalog.daily_parts(table)
+    found["what_if/version-N"] = catalog.what_if("N")
     return found
 
 

@@ -10,6 +10,7 @@ import json
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
@@ -74,7 +75,8 @@ def run_job(name: str, arguments: list[str]) -> "JobResult":
         settings, Params.load(settings.project / "params.yaml"), declaration_file.load_of(settings.project),
         structlog.get_logger(job=name), lambda: _live_declarations(settings),
     )  # fmt: skip
-    with nullcontext() if name in ENDLESS else still_running(context.log):
+    of_run = structlog.contextvars.bound_contextvars(job=name, run=uuid.uuid4().hex[:12])
+    with of_run, nullcontext() if name in ENDLESS else still_running(context.log):
         if name not in MONITORED or not config.monitored:
             result: JobResult = module.run(config, context)
             return result

@@ -30,6 +30,9 @@ JOBS: Final[dict[str, Job]] = {
     "build-features": Job(
         "fraud.features.build_features", "compute the window features of days whose transactions changed"
     ),
+    "tables": Job(
+        "fraud.inspection.tables", "list the tables of the lake, or the partitions and commits of a version of one"
+    ),
     "materialize": Job(
         "fraud.features.materialize",
         "load new events and daily snapshots into the online store and into Feast's online views",

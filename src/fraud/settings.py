@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path("var"), description="folder of everything that the embedded stack writes")
     project: Path = Field(default=Path(), description="the checkout: params.yaml, feature_repo/, mappings/")
     landing_uri: str = Field(default="", description="landing zone: files that wait for ingest; default <home>/landing")
-    lake_uri: str = Field(default="", description="the lake: partitions with manifests; default <home>/lake")
+    lake_uri: str = Field(default="", description="the lake: one Delta table per dataset; default <home>/lake")
     reports_uri: str = Field(default="", description="HTML reports; default <home>/reports")
     report_days: int = Field(
         default=400, ge=1, description="retention of drift, concept and skew reports, in days before the newest"
@@ -46,6 +46,12 @@ class Settings(BaseSettings):
     )
     landing_days: int = Field(
         default=180, ge=1, description="retention of ingested landing files and of quarantined rows"
+    )
+    history_days: int = Field(
+        default=7,
+        ge=1,
+        le=30,
+        description="days that replaced versions of the lake's tables can be read (--as-of-version)",
     )
     redis_url: SecretStr = Field(default=SecretStr("redis://127.0.0.1:6379/0"), description="online store")
     kafka_brokers: str = Field(

@@ -1,7 +1,7 @@
 """Convert between paths, URIs and patterns.
 
 A `file://` URI of this platform is `file://` and the absolute path without percent-encoding, because fsspec does not
-decode URIs: `%20` would become part of the name. Only this module and `fraud.lake.dataset` may build such a URI or list
+decode URIs: `%20` would become part of the name. Only this module and `fraud.lake.objects` may build such a URI or list
 files by a pattern that contains a path, since `[`, `*` and `?` are allowed in paths.
 """
 

@@ -57,13 +57,13 @@ AT_ONCE: Final = 65_536
 
 
 def ours(spark: SparkSession, lake: str, day: str, artifact: ModelArtifact) -> None:
-    features, scores = catalog.features(artifact.plan.stored_hash).at(lake), catalog.SCORES.at(lake)
-    source = features.manifest(day)
+    features, scores = catalog.features(artifact.plan.stored_hash).at(lake).open(), catalog.SCORES.at(lake)
+    source = features.partition(day)
     assert source is not None
     slices = list(slices_of(features, day, source))
     task = scoring_task(scores, artifact, spark.sparkContext.broadcast(artifact.model))
     answers = run_tasks(spark, task, slices, lambda piece: piece.end - piece.first, structlog.get_logger())
-    score._publish(scores, day, source, answers, artifact)
+    scores.commit(score._checked_days(list(zip(slices, answers, strict=True)), {day: source}, artifact))
 
 
 def reference(lake: str, day: str, artifact: ModelArtifact, out: Path) -> None:
@@ -169,8 +169,8 @@ def _shares_mb(root: int) -> Iterator[float]:
 
 def profile(lake: str, day: str, artifact: ModelArtifact) -> dict[str, float]:
     """Seconds per million rows on one core, for each step of a task over the first object of the day."""
-    features, scores = catalog.features(artifact.plan.stored_hash).at(lake), catalog.SCORES.at(lake)
-    source, model = features.manifest(day), batch_model(artifact.model)
+    features, scores = catalog.features(artifact.plan.stored_hash).at(lake).open(), catalog.SCORES.at(lake)
+    source, model = features.partition(day), batch_model(artifact.model)
     assert source is not None
     scorer = Scorer(model, artifact.version, artifact.plan, artifact.threshold)
     seconds, rows = Counter[str](), source.objects[0].rows

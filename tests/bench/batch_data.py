@@ -17,7 +17,9 @@ from fraud.core.declaration_types import CategoryColumn
 from fraud.core.plan import Plan
 from fraud.features.engines.arrow_vector import vectors
 from fraud.lake import catalog
-from fraud.lake.dataset import ROWS_PER_OBJECT, Dataset
+from fraud.lake.dataset import Dataset
+from fraud.lake.objects import ROWS_PER_OBJECT
+from fraud.lake.records import Partition
 from fraud.params import Params
 from fraud.registry.model_versions import ModelArtifact
 from fraud.scoring.scorer import input_schema, nullable
@@ -80,11 +82,11 @@ def write_days(features: Dataset, sizes: list[int], plan: Plan) -> dict[int, str
     """A day of `features` for each size: the largest, and its first objects for the others. An existing day is kept."""
     days = {rows: f"2026-03-{number:02}" for number, rows in enumerate(sizes, 1)}
     largest = days[max(sizes)]
-    made = features.manifest(largest)
+    made = features.partition(largest)
     if made is None or made.rows != max(sizes):
         write_features(features, largest, max(sizes), plan)
     for rows, day in days.items():
-        whole = features.manifest(largest)
+        whole = features.partition(largest)
         assert whole is not None
         chosen = whole.objects[: rows // ROWS_PER_OBJECT]
         assert sum(found.rows for found in chosen) == rows
@@ -96,7 +98,7 @@ def write_days(features: Dataset, sizes: list[int], plan: Plan) -> dict[int, str
                 here.parent.mkdir(parents=True, exist_ok=True)
                 here.unlink(missing_ok=True)
                 here.hardlink_to(there)
-            features.commit(day, chosen)
+            features.commit([Partition(name=day, objects=chosen)])
     return days
 
 

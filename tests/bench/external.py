@@ -38,7 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
     params = Params.load(ROOT / "params.yaml")
     lake, declared = Settings.load().lake_uri, declaration_file.load_of(ROOT)
-    data = training_data.load(lake, training_data.manifest_of(lake, None, declared), params, declared)
+    data = training_data.load(lake, training_data.partition_of(lake, None, declared), params, declared)
     plain = pq.read_table(arguments.predictions)
     ids = data.table["transaction_id"][data.rows_of(data.split.holdout)]
     at = pc.index_in(pa.array(ids.to_pylist()), value_set=plain["transaction_id"].combine_chunks())

@@ -6,7 +6,7 @@ Prints a table and writes build/bench/features.json; a run of some parts keeps t
 
 kernel    the compiled kernel over sorted arrays (three windows of a user, and sixteen: wide), in order and late, and
           the point function of a request
-build     `fraud build-features` in its own process, from and to Parquet partitions with manifests and syncs, compared
+build     `fraud build-features` in its own process, from and to Delta tables with syncs, compared
           with one DuckDB statement that writes one file, and with polars reading, sorting and writing the rows
           (--polars names a Python with polars); wide: with `build-daily`, for the shipped declaration
 spark     the Spark engine, Spark SQL with exact distinct counts, and the build on one machine, in one warm session;
@@ -277,7 +277,8 @@ def build_part(size: argparse.Namespace, home: Path) -> Figures:
 
 
 def _files(dataset: Dataset) -> list[str]:
-    return [uri.removeprefix("file://") for day in dataset.partitions() for uri in dataset.object_uris(day)]
+    version = dataset.open()
+    return [uri.removeprefix("file://") for day in version.partitions() for uri in version.object_uris(day)]
 
 
 def spark_part(size: argparse.Namespace, home: Path) -> Figures:

@@ -60,7 +60,7 @@ def build(home: Path, engine: str, declaration: Declaration) -> None:
 
 
 def spark_sql(session: SparkSession, home: Path, out: Path) -> None:
-    transactions = catalog.TRANSACTIONS.at(f"file://{home}/lake")
+    transactions = catalog.TRANSACTIONS.at(f"file://{home}/lake").open()
     paths = [uri for day in transactions.partitions() for uri in transactions.object_uris(day)]
     session.read.parquet(*paths).createOrReplaceTempView("transactions")
     session.sql(SQL).write.mode("overwrite").parquet(f"file://{out}")

@@ -99,7 +99,7 @@ def main() -> None:
 
 def _holdouts(lake: str, declared: Declaration, params: Params, windows: int, step: int | None) -> list[datetime]:
     """First days of the holdouts, the earliest first; the last one ends with the data."""
-    data = training_data.load(lake, training_data.manifest_of(lake, None, declared), params, declared)
+    data = training_data.load(lake, training_data.partition_of(lake, None, declared), params, declared)
     last = datetime.fromtimestamp(data.split.holdout.first_us / 1e6, UTC)
     days = timedelta(days=step or params.split.holdout_days)
     return [last - days * back for back in reversed(range(windows))]
@@ -154,7 +154,7 @@ def window(
 
 
 def loaded(lake: str, params: Params, declared: Declaration) -> TrainingData:
-    return training_data.load(lake, training_data.manifest_of(lake, None, declared), params, declared)
+    return training_data.load(lake, training_data.partition_of(lake, None, declared), params, declared)
 
 
 def trained(data: TrainingData, params: Params, numbers: list[int]) -> Ladder:

@@ -340,7 +340,7 @@ def _check_snapshots(
     times, pointers = watched
     event_us = microseconds(rows["event_timestamp"])[at]
     ids = rows[table.id_column].take(pa.array(at))
-    batch = daily_values(settings.lake_uri, table, ids, event_us)
+    batch = daily_values(catalog.daily(table).at(settings.lake_uri).open(), table, ids, event_us)
     given = ids.is_valid().to_numpy()
     choices = _Choices(table, pointers)
     for k, record in enumerate(records):

@@ -13,7 +13,6 @@ from fraud.audit.answering_versions import AnsweringVersions
 from fraud.errors import BadInputError
 from fraud.job import Context
 from fraud.lake import catalog
-from fraud.lake.dataset import Manifest
 from fraud.settings import Settings
 
 Values = dict[str, float | int | None]
@@ -77,8 +76,8 @@ def recorded_features(settings: Settings, answers: Iterable[Answer], versions: A
             days[version.version, answer.day].append(answer)
     for (number, day), some in sorted(days.items()):
         plan = versions.fetched(number).plan
-        dataset = catalog.features(plan.stored_hash).at(settings.lake_uri)
-        if dataset.manifest(day) is None:
+        dataset = catalog.features(plan.stored_hash).at(settings.lake_uri).open()
+        if dataset.partition(day) is None:
             continue
         table = dataset.read(day, ["transaction_id", *plan.features])
         ids = pa.array([answer.id for answer in some], pa.string())
@@ -111,7 +110,7 @@ class _Part(NamedTuple):
 
 
 def _of_lake(settings: Settings) -> Iterator[_Part]:
-    lake = catalog.PREDICTIONS.at(settings.lake_uri)
+    lake = catalog.PREDICTIONS.at(settings.lake_uri).open()
     for day in reversed(lake.partitions()):
         yield _Part("served", f"{lake.uri}/dt={day}", "", lake.read(day), {})
 
@@ -124,8 +123,7 @@ def _of_segments(context: Context) -> Iterator[_Part]:
 
 
 def _of_nights(settings: Settings) -> Iterator[_Part]:
-    scores = catalog.SCORES.at(settings.lake_uri)
+    scores = catalog.SCORES.at(settings.lake_uri).open()
     for day in reversed(scores.partitions()):
-        manifest: Manifest | None = scores.manifest(day)
-        made_from = manifest.made_from if manifest else {}
+        made_from = scores.contents.partitions[day].made_from
         yield _Part("nightly", f"{scores.uri}/dt={day}", day, scores.read(day), made_from)

@@ -53,11 +53,11 @@ def snapshot_day(snapshot: str) -> str:
 
 
 def _read(lake_uri: str, table: Table, snapshot: str, ids: set[str]) -> Rows | str:
-    dataset, day = catalog.daily(table).at(lake_uri), snapshot_day(snapshot)
-    manifest = dataset.manifest(day)
-    if manifest is None:
+    dataset, day = catalog.daily(table).at(lake_uri).open(), snapshot_day(snapshot)
+    partition = dataset.partition(day)
+    if partition is None:
         return SNAPSHOT_GONE
-    if snapshot != snapshot_id(manifest):
+    if snapshot != snapshot_id(partition):
         return SNAPSHOT_REPLACED
     rows = dataset.read(day, [table.id_column, *table.names])
     named = pa.array(sorted(ids), pa.string())

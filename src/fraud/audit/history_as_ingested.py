@@ -38,7 +38,7 @@ class LakeHistory:
     def load(cls, lake_uri: str, plan: Plan, transactions: Mapping[str, Collection[str]]) -> Self:
         """Compute the features of transaction ids by event day, as the plan declares them."""
         schema = catalog.TRANSACTIONS.schema(plan.declaration)
-        dataset, found = catalog.TRANSACTIONS.at(lake_uri), [schema.empty_table()]
+        dataset, found = catalog.TRANSACTIONS.at(lake_uri).open(), [schema.empty_table()]
         for day in sorted({*transactions} & {*dataset.partitions()}):
             rows = as_declared(dataset.read_as(day, schema), plan.declaration)
             ids = pa.array(sorted(transactions[day]), pa.string())
@@ -64,7 +64,7 @@ def _windows(lake_uri: str, plan: Plan, windows: WindowSet, rows: pa.Table) -> I
          if field.name in {*_ORDER, layout.id_column, *(column.name for column in layout.columns)}]
     )  # fmt: skip
     entities = pa.array(sorted(set(rows[layout.id_column].drop_null().to_pylist())), pa.string())
-    dataset, tables = catalog.TRANSACTIONS.at(lake_uri), [schema.empty_table()]
+    dataset, tables = catalog.TRANSACTIONS.at(lake_uri).open(), [schema.empty_table()]
     for day in dataset.partitions():
         events = as_declared(dataset.read_as(day, schema), plan.declaration).select(schema.names)
         tables.append(events.filter(pc.is_in(events[layout.id_column], entities)))
@@ -88,12 +88,12 @@ def _windows(lake_uri: str, plan: Plan, windows: WindowSet, rows: pa.Table) -> I
 
 def _daily(lake_uri: str, table: Table, rows: pa.Table) -> Iterator[tuple[str, list[float | None]]]:
     """The daily features of each of `rows` in the snapshot that holds at its event time, by transaction id."""
-    snapshots, dataset = dict[int, str | None](), catalog.daily(table).at(lake_uri)
+    snapshots, dataset = dict[int, str | None](), catalog.daily(table).at(lake_uri).open()
     at_us, ids = microseconds(rows["event_timestamp"]).tolist(), rows[table.id_column].to_pylist()
     for day in {table.day_of(us) for us in at_us}:
         name = str(np.datetime64(day, "D"))
-        manifest = dataset.manifest(name)
-        snapshots[day] = snapshot_id(manifest) if manifest else None
+        partition = dataset.partition(name)
+        snapshots[day] = snapshot_id(partition) if partition else None
     lookups: list[Lookup] = [
         (table, snapshot, entity_id)
         for us, entity_id in zip(at_us, ids, strict=True)

@@ -32,7 +32,7 @@ from fraud.features import online_store
 from fraud.features.engines.arrow_records import as_declared, id_hashes, microseconds, stored_records
 from fraud.job import Context
 from fraud.lake import catalog
-from fraud.lake.dataset import Dataset
+from fraud.lake.dataset import DatasetVersion
 from fraud.stats import served_skew
 
 Record = Mapping[str, Any]
@@ -105,10 +105,12 @@ class ServedHistory:
         columns = {name for layout, _ in layouts.values() for name in _needed(layout)}
         columns |= {name for record in records for name in _declared(versions, record)}
         landed = _by_columns(
-            _of_entities(catalog.TRANSACTIONS.at(settings.lake_uri), ids, first, frozenset(columns), "event_timestamp")
+            _of_entities(
+                catalog.TRANSACTIONS.at(settings.lake_uri).open(), ids, first, frozenset(columns), "event_timestamp"
+            )
         )
         # No event is served before its event time, so the first day is the same.
-        answers = catalog.PREDICTIONS.at(settings.lake_uri)
+        answers = catalog.PREDICTIONS.at(settings.lake_uri).open()
         logged = [*_of_entities(answers, ids, first, frozenset(columns), "event_us")]
         if unshipped:
             logged += _of_segments(context, ids)
@@ -227,7 +229,7 @@ def _values(
 
 
 def _of_entities(
-    dataset: Dataset, ids: Mapping[str, set[str]], first: str, columns: frozenset[str], time: str
+    dataset: DatasetVersion, ids: Mapping[str, set[str]], first: str, columns: frozenset[str], time: str
 ) -> Iterator[Events]:
     """The rows of these entities from the day `first` on, with their day in `dt`."""
     more = {"model_version", "feature_hash"} if time == "event_us" else set()

@@ -130,6 +130,13 @@ def unified(tables: Iterable[pa.Table], declaration: Declaration) -> pa.Table:
     return pa.concat_tables([whole.empty_table(), *(_in_schema(table, whole) for table in some)])
 
 
+def as_text(table: pa.Table, names: Collection[str]) -> pa.Table:
+    """The table with these columns as text, as `unified` writes them; null where the table does not have them."""
+    fields = [field.with_type(pa.string()) if field.name in names else field for field in table.schema]
+    more = [pa.field(name, pa.string()) for name in sorted(set(names) - set(table.column_names))]
+    return _in_schema(table, pa.schema([*fields, *more]))
+
+
 def typed(record: Mapping[str, Any], declaration: Declaration) -> dict[str, Any]:
     """The record with all columns of a declaration, in their types: null if the table does not have the column, and
     parsed if it is text there."""

@@ -115,7 +115,7 @@ def follow(ids: Sequence[str], context: Context) -> list[Result]:
 
 def _transactions(lake_uri: str, answers: Sequence[Answer]) -> dict[str, dict[str, Any]]:
     """The transactions of nightly rows by id, with the fields of a prediction record. Empty for a removed one."""
-    dataset, found = catalog.TRANSACTIONS.at(lake_uri), dict[str, dict[str, Any]]()
+    dataset, found = catalog.TRANSACTIONS.at(lake_uri).open(), dict[str, dict[str, Any]]()
     for day in {answer.day for answer in answers if answer.kind == "nightly"} & {*dataset.partitions()}:
         rows = dataset.read(day)
         ids = pa.array([answer.id for answer in answers if answer.day == day], pa.string())

@@ -7,6 +7,7 @@ segment is removed when it is complete and all its lines are in the lake.
 import datetime as dt
 import json
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,10 @@ from fraud.core.contract import US_PER_DAY, US_PER_SECOND
 from fraud.core.declaration import Declaration
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
-from fraud.lake.dataset import Dataset, located, put_atomically
+from fraud.lake.dataset import Dataset, DatasetVersion
+from fraud.lake.objects import located, put_atomically
+from fraud.lake.records import Partition
+from fraud.lake.table import columns_of
 
 _OFFSETS: Final = "_shipped.json"
 
@@ -85,8 +89,7 @@ def run(config: Config, context: Context) -> Result:
 def _expire(lake: Dataset, first_kept: str) -> list[str]:
     """Remove the partitions before `first_kept`; returns their names."""
     old = [day for day in lake.partitions() if day < first_kept]
-    for day in old:
-        lake.drop(day)
+    lake.drop(old)
     return old
 
 
@@ -122,19 +125,34 @@ def _publish(lake: Dataset, table: pa.Table, days: set[str], declaration: Declar
     rows: dict[int, list[int]] = defaultdict(list)
     for index, day in enumerate((table["served_us"].to_numpy() // US_PER_DAY).tolist()):
         rows[day].append(index)
+    published, new = lake.open(), {}
     for day, indexes in sorted(rows.items()):
         name = str(np.datetime64(day, "D"))
-        new, repeated = _merged(lake, name, table.take(indexes), declaration)
+        merged, repeated = _merged(published, name, table.take(indexes), declaration)
         existing += repeated
-        if new is not None:
-            lake.publish(name, new)
-            days.add(name)
+        if merged is not None:
+            new[name] = merged
+    lake.commit(_written(lake, published, new), published.number)
+    days.update(new)
     return existing
 
 
-def _merged(lake: Dataset, day: str, rows: pa.Table, declaration: Declaration) -> tuple[pa.Table | None, int]:
+def _written(lake: Dataset, published: DatasetVersion, new: Mapping[str, pa.Table]) -> Iterator[Partition]:
+    """The new partitions. A column has one type in a table: where declarations differ, it is text in all partitions."""
+    types = published.column_types()
+    kinds = {(name, kind) for part in new.values() for name, kind in columns_of(part.schema)}
+    differ = {name for name, kind in kinds if types.get(name, kind) != kind}
+    if any(types[name] != "string" for name in differ):
+        for name in published.partitions():
+            if name not in new:
+                yield lake.written(name, prediction_log.as_text(published.read(name), differ))
+    for name, part in new.items():
+        yield lake.written(name, prediction_log.as_text(part, differ) if differ else part)
+
+
+def _merged(lake: DatasetVersion, day: str, rows: pa.Table, declaration: Declaration) -> tuple[pa.Table | None, int]:
     """The sorted partition with the new rows added (None if there are none), and the number of existing rows."""
-    stored = lake.read(day) if lake.manifest(day) else rows.slice(0, 0)
+    stored = lake.read(day) if lake.partition(day) else rows.slice(0, 0)
     first_of_id = np.sort(np.unique(rows["prediction_id"].to_numpy(zero_copy_only=False), return_index=True)[1])
     fresh = rows.take(first_of_id)
     fresh = fresh.filter(

@@ -11,7 +11,6 @@ from fraud.core.declaration_types import CategoryColumn, RequestFeature
 from fraud.errors import RefusedError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
-from fraud.lake.dataset import Manifest
 from fraud.printing import figure
 from fraud.registry import model_versions
 from fraud.registry.mlflow_client import ModelVersion, registry_errors
@@ -134,8 +133,8 @@ def _code(tags: Mapping[str, str]) -> Node:
 
 def _data(tags: Mapping[str, str], training: Mapping[str, Any], lake_uri: str) -> Node:
     snapshot = tags.get("snapshot", "")
-    manifest = catalog.TRAINING_SETS.at(lake_uri).manifest(snapshot)
-    size = "no longer in the lake" if manifest is None else f"{manifest.rows:,} rows"
+    partition = catalog.TRAINING_SETS.at(lake_uri).partition(snapshot)
+    size = "no longer in the lake" if partition is None else f"{partition.rows:,} rows"
     parts = [
         Node(
             text=f"{name:<10}  {part['first_day']} to {part['end_day']}, {part['rows']:,} rows, {part['frauds']} frauds"
@@ -146,8 +145,8 @@ def _data(tags: Mapping[str, str], training: Mapping[str, Any], lake_uri: str) -
     facts = {"data_sha256": tags.get("data_sha256", "unknown")}
     if tags.get("dvc_data_md5"):
         facts["dvc_data_md5"] = tags["dvc_data_md5"]
-    if manifest is not None:
-        facts |= {f"made from {name}": value for name, value in sorted(manifest.made_from.items())}
+    if partition is not None:
+        facts |= {f"made from {name}": value for name, value in sorted(partition.made_from.items())}
     tree = _leaves(f"trained on snapshot {snapshot}, {size}", facts)
     return tree.model_copy(update={"below": (*tree.below, *parts)})
 
@@ -199,13 +198,12 @@ def _decisions(number: str, tags: Mapping[str, str], history: Sequence[Recorded]
 
 
 def _scores(number: str, lake_uri: str) -> Node:
-    scores = catalog.SCORES.at(lake_uri)
-    made: dict[str, Manifest] = {
-        day: manifest
-        for day in scores.partitions()
-        if (manifest := scores.manifest(day)) and manifest.made_from.get("model_version") == number
+    made = {
+        day: partition
+        for day, partition in catalog.SCORES.at(lake_uri).open().contents.partitions.items()
+        if partition.made_from.get("model_version") == number
     }
     if not made:
         return Node(text="nightly scores: none")
-    rows = sum(manifest.rows for manifest in made.values())
+    rows = sum(partition.rows for partition in made.values())
     return Node(text=f"nightly scores: {rows:,} rows of {len(made)} day(s), {min(made)} to {max(made)}")

@@ -7,7 +7,7 @@ snapshots that know it, and no older one.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date, timedelta
@@ -26,8 +26,10 @@ from fraud.features.engines.daily_parts import Days
 from fraud.features.engines.daily_snapshots import Parts, parts_of, snapshot
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog, declarations
-from fraud.lake.dataset import DataObject, Dataset, Manifest
+from fraud.lake.dataset import DatasetVersion
 from fraud.lake.labels import NO_LABELS
+from fraud.lake.objects import DataObject
+from fraud.lake.records import Partition
 
 PART_ROWS_IN_MEMORY: Final = 8_000_000
 """Rows of parts in memory at once, about 60 bytes each. More snapshots are built in several steps."""
@@ -110,10 +112,8 @@ def _text(day: int) -> str:
     return (_EPOCH + timedelta(day)).isoformat()
 
 
-def _manifests(dataset: Dataset, threads: ThreadPoolExecutor) -> dict[int, Manifest]:
-    days = dataset.partitions()
-    found = zip(days, threads.map(dataset.manifest, days), strict=True)
-    return {_number(day): manifest for day, manifest in found if manifest is not None}
+def _by_number(dataset: DatasetVersion) -> dict[int, Partition]:
+    return {_number(day): partition for day, partition in dataset.contents.partitions.items()}
 
 
 class _Inputs:
@@ -121,12 +121,14 @@ class _Inputs:
 
     def __init__(self, lake_uri: str, threads: ThreadPoolExecutor) -> None:
         self.lake_uri, self.threads = lake_uri, threads
-        transactions, self.labels_dataset = catalog.TRANSACTIONS.at(lake_uri), catalog.LABELS.at(lake_uri)
-        self.transactions = _manifests(transactions, threads)
+        self.transactions_read, self.labels_read = (
+            definition.at(lake_uri).open() for definition in (catalog.TRANSACTIONS, catalog.LABELS)
+        )
+        self.transactions = _by_number(self.transactions_read)
         if not self.transactions:
             raise BadInputError("the lake has no transactions", hint="fraud ingest")
-        self.labels = _manifests(self.labels_dataset, threads)
-        watermark = transactions.retention_watermark()
+        self.labels = _by_number(self.labels_read)
+        watermark = self.transactions_read.retention_watermark()
         self.first_kept = _number(watermark) if watermark else None
 
     def reports(self, table: Table, days: Sequence[int]) -> pa.Table:
@@ -135,7 +137,7 @@ class _Inputs:
             return NO_LABELS
         first, end = min(days) - daily_parts.EARLY_LABEL_DAYS, max(days) + table.days_before
         chosen = [_text(day) for day in sorted(self.labels) if first <= day < end]
-        return daily_parts.fraud_reports(self.labels_dataset, chosen, self.threads)
+        return daily_parts.fraud_reports(self.labels_read, chosen, self.threads)
 
 
 class _Plan:
@@ -146,16 +148,16 @@ class _Plan:
         self.parts = catalog.daily_parts(table).at(inputs.lake_uri)
         self.snapshots = catalog.daily(table).at(inputs.lake_uri)
         self.schema = catalog.daily_schema(table)
-        self._parts = _manifests(self.parts, inputs.threads)
-        self._built = _manifests(self.snapshots, inputs.threads)
+        snapshots = self.snapshots.open()
+        self._parts, self._built = _by_number(self.parts.open()), _by_number(snapshots)
         self.known = {
-            day: Days.from_json(manifest.made_from["known"])
-            for day, manifest in self._parts.items() if day in inputs.transactions
+            day: Days.from_json(partition.made_from["known"])
+            for day, partition in self._parts.items() if day in inputs.transactions
         }  # fmt: skip
         first, last = min(inputs.transactions) + 1, max(inputs.transactions) + 1
         if inputs.first_kept is not None:  # days before were expired: an older snapshot would lack them
             first = max(first, inputs.first_kept + table.days_before)
-        if watermark := self.snapshots.retention_watermark():
+        if watermark := snapshots.retention_watermark():
             first = max(first, _number(watermark))
         self.days = list(range(first, last + 1))
         self.part_days = [day for day in sorted(inputs.transactions) if day >= first - table.days_before]
@@ -181,10 +183,15 @@ class _Plan:
         part = self._parts.get(day)
         return part is not None and {**part.made_from, **self.made_from(day)} == part.made_from
 
-    def part_published(self, day: int, objects: list[DataObject], known: Days) -> None:
-        """Publish the part of a day."""
-        self._parts[day] = self.parts.commit(_text(day), objects, {**self.made_from(day), "known": known.to_json()})
-        self.known[day] = known
+    def publish_parts(self, made: Iterable[tuple[int, DataObject, Days]]) -> None:
+        """Publish the parts of days, in one commit."""
+        parts = []
+        for day, written, known in made:
+            made_from = {**self.made_from(day), "known": known.to_json()}
+            self._parts[day] = Partition(name=_text(day), objects=(written,), made_from=made_from)
+            self.known[day] = known
+            parts.append(self._parts[day])
+        self.parts.commit(parts)
 
     def inputs_of(self, day: int) -> list[int]:
         """The parts that a snapshot reads."""
@@ -194,8 +201,7 @@ class _Plan:
         return self._parts[day].rows
 
     def part_uris(self, day: int) -> tuple[str, ...]:
-        folder = self.parts.partition_uri(_text(day))
-        return tuple(f"{folder}/{stored.name}" for stored in self._parts[day].objects)
+        return tuple(self.parts.uris_of(self._parts[day]))
 
     def fingerprint(self, day: int) -> str:
         """Hash of what was known of the parts of a snapshot when its day began."""
@@ -213,11 +219,15 @@ class _Plan:
         built = self._built.get(day)
         return built is not None and built.made_from == {"known": fingerprint}
 
-    def publish(self, day: int, objects: list[DataObject], fingerprint: str) -> bool:
-        """Publish a snapshot; whether its content changed."""
-        after = self.snapshots.commit(_text(day), objects, {"known": fingerprint})
-        before = self._built.get(day)
-        return before is None or before.content_sha256 != after.content_sha256
+    def publish(self, made: Iterable[tuple[int, DataObject]], fingerprints: Mapping[int, str]) -> int:
+        """Publish the snapshots of days, in one commit. Returns the number of those whose content changed."""
+        new = {
+            day: Partition(name=_text(day), objects=(written,), made_from={"known": fingerprints[day]})
+            for day, written in made
+        }
+        self.snapshots.commit(new.values())
+        before = {day: partition.content_sha256 for day, partition in self._built.items()}
+        return sum(partition.content_sha256 != before.get(day) for day, partition in new.items())
 
 
 @contextmanager
@@ -247,14 +257,10 @@ def _build_parts(plan: _Plan, days: list[int], inputs: _Inputs, each: Each | Non
         made, known = daily_parts.part(table, task.day, rows, reports)
         return task.day, parts.put(_text(task.day), made, dictionary=False), known
 
-    transactions = catalog.TRANSACTIONS.at(inputs.lake_uri)
-    tasks = []
-    for day in days:
-        manifest, folder = inputs.transactions[day], transactions.partition_uri(_text(day))
-        tasks.append(_PartTask(day, tuple(f"{folder}/{o.name}" for o in manifest.objects), manifest.rows))
+    uris = inputs.transactions_read.object_uris
+    tasks = [_PartTask(day, tuple(uris(_text(day))), inputs.transactions[day].rows) for day in days]
     made = each(make, tasks, lambda task: task.rows) if each else inputs.threads.map(make, tasks)
-    for day, written, known in made:
-        plan.part_published(day, [written], known)
+    plan.publish_parts(made)
 
 
 class _SnapshotTask(NamedTuple):
@@ -286,16 +292,13 @@ def _build_snapshots(
     ]  # fmt: skip
     if each is not None:
         made = each(lambda task: put(task.day, parts_of(table, dict(map(read, task.parts)))), tasks, lambda t: t.rows)
-        return sum(plan.publish(t.day, [o], fingerprints[t.day]) for t, o in zip(tasks, made, strict=True))
-    changed = 0
+        return plan.publish(zip(days, made, strict=True), fingerprints)
+    written: list[DataObject] = []
     for chunk in _chunks(tasks, plan):
         needed = sorted({part for task in chunk for part in task.parts})
         parts = parts_of(table, dict(threads.map(read, needed)))
-        done = threads.map(
-            lambda task, parts=parts: plan.publish(task.day, [put(task.day, parts)], fingerprints[task.day]), chunk
-        )  # fmt: skip
-        changed += sum(done)
-    return changed
+        written += threads.map(lambda task, parts=parts: put(task.day, parts), chunk)
+    return plan.publish(zip(days, written, strict=True), fingerprints)
 
 
 def _chunks(tasks: list[_SnapshotTask], plan: _Plan) -> Iterator[list[_SnapshotTask]]:

@@ -21,10 +21,12 @@ from fraud import declaration_file
 from fraud.core.contract import US_PER_DAY
 from fraud.core.declaration import Declaration
 from fraud.core.plan import tables
-from fraud.errors import BadInputError, UnavailableError
+from fraud.errors import BadInputError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
-from fraud.lake.dataset import DataObject, Dataset, opened
+from fraud.lake.dataset import DatasetVersion
+from fraud.lake.objects import DataObject, opened
+from fraud.lake.records import Partition
 
 if TYPE_CHECKING:
     from fraud.features.days import Part
@@ -95,7 +97,11 @@ def run(config: Config, context: Context) -> Result:
 def build(declaration: Declaration, config: Config, context: Context) -> Result:
     """Build the days of one declaration that are not up to date. Raises the errors of `run`."""
     lake_uri = context.settings.lake_uri
-    transactions, features = catalog.TRANSACTIONS.at(lake_uri), catalog.features(declaration.stored_hash).at(lake_uri)
+    transactions, target = (
+        catalog.TRANSACTIONS.at(lake_uri).open(),
+        catalog.features(declaration.stored_hash).at(lake_uri),
+    )
+    features = target.open()
     sources = {day: _source(transactions, day) for day in transactions.partitions()}
     if not sources:
         raise BadInputError("the lake has no transactions", hint="fraud ingest")
@@ -106,20 +112,27 @@ def build(declaration: Declaration, config: Config, context: Context) -> Result:
     look_back = _look_back(declaration)
     inputs = {day: _inputs(day, sources, look_back) for day in requested}
     made_from = _Fingerprints(declaration, lake_uri, sources)
-    stale = [day for day in requested if config.full or not _up_to_date(features, day, made_from.of(day, inputs[day]))]
+    stale = [
+        day
+        for day in requested
+        if config.full or not _up_to_date(features.partition(day), made_from.of(day, inputs[day]))
+    ]
     for table in tables(declaration) if stale else ():
         if not catalog.daily(table).at(lake_uri).partitions():
             context.log.warning(
                 "no snapshot, daily features get their defaults", table=table.id, hint="fraud build-daily"
             )
-    changed = 0
-    with _engine(context, declaration, work=bool(stale)) as (build_days, rows_at_once):
-        for chunk in _chunks(stale, inputs, sources, rows_at_once):
+    of_killed_run = {} if config.full else target.staged()
+    built = [of_killed_run[d] for d in stale if _up_to_date(of_killed_run.get(d), made_from.of(d, inputs[d]))]
+    to_build = [day for day in stale if day not in {partition.name for partition in built}]
+    with _engine(context, declaration, made_from.snapshots, work=bool(to_build)) as (build_days, rows_at_once):
+        for chunk in _chunks(to_build, inputs, sources, rows_at_once):
             context.log.info("building features", first=chunk[0], last=chunk[-1], days=len(chunk))
             for day, objects in build_days(_parts(chunk, inputs, sources, look_back)):
-                before = features.manifest(day)
-                after = features.commit(day, objects, made_from.of(day, inputs[day]))
-                changed += before is None or before.content_sha256 != after.content_sha256
+                built.append(Partition(name=day, objects=tuple(objects), made_from=made_from.of(day, inputs[day])))
+                target.stage(built[-1])
+    target.commit(built)
+    changed = sum(partition.content_sha256 != features.content_sha256(partition.name) for partition in built)
     return Result(
         declarations=1, days_built=len(stale), days_changed=changed, days_unchanged=len(requested) - len(stale),
         rows=sum(sources[day].rows for day in stale), first_day=min(requested, default=first),
@@ -134,11 +147,13 @@ def _look_back(declaration: Declaration) -> timedelta:
 
 
 @contextmanager
-def _engine(context: Context, declaration: Declaration, *, work: bool) -> Iterator[tuple[Build, int]]:
+def _engine(
+    context: Context, declaration: Declaration, snapshots: Mapping[str, DatasetVersion], *, work: bool
+) -> Iterator[tuple[Build, int]]:
     """The build function of `settings.feature_engine`, and the number of input rows it can process at once."""
     from fraud.features import days  # noqa: PLC0415 - numba is slow to import
 
-    target = days.Target(context.settings.lake_uri, declaration)
+    target = days.Target(context.settings.lake_uri, declaration, snapshots)
     if context.settings.feature_engine == "one-machine" or not work:
         yield partial(days.build_here, target), ROWS_IN_MEMORY
         return
@@ -150,10 +165,8 @@ def _engine(context: Context, declaration: Declaration, *, work: bool) -> Iterat
         yield lambda parts: build_on_spark(session, target, parts, context.log), rows_at_once
 
 
-def _source(transactions: Dataset, day: str) -> Source:
-    manifest = transactions.manifest(day)
-    if manifest is None:
-        raise UnavailableError(f"partition {day} of transactions was removed while being read", hint="run again")
+def _source(transactions: DatasetVersion, day: str) -> Source:
+    partition = transactions.contents.partitions[day]
     ingested: list[datetime] = []
     uris = transactions.object_uris(day)
     for uri in uris:
@@ -163,9 +176,9 @@ def _source(transactions: Dataset, day: str) -> Source:
         for group in range(footer.num_row_groups):
             bounds = footer.row_group(group).column(column).statistics
             ingested += [bounds.min, bounds.max] if bounds else []  # an empty group has none
-    objects = tuple((uri, made.rows) for uri, made in zip(uris, manifest.objects, strict=True))
+    objects = tuple((uri, made.rows) for uri, made in zip(uris, partition.objects, strict=True))
     return Source(
-        manifest.content_sha256, objects, manifest.rows, min(ingested, default=None), max(ingested, default=None)
+        partition.content_sha256, objects, partition.rows, min(ingested, default=None), max(ingested, default=None)
     )  # fmt: skip
 
 
@@ -188,11 +201,11 @@ def _inputs(day: str, sources: Mapping[str, Source], look_back: timedelta) -> li
 
 
 class _Fingerprints:
-    """What the features of a day are made from, for its manifest."""
+    """The `made_from` of the features of a day."""
 
     def __init__(self, declaration: Declaration, lake_uri: str, sources: Mapping[str, Source]) -> None:
         self._declaration, self._sources = declaration, sources
-        self._snapshots = {table.id: catalog.daily(table).at(lake_uri) for table in tables(declaration)}
+        self.snapshots = {table.id: catalog.daily(table).at(lake_uri).open() for table in tables(declaration)}
         self._content: dict[tuple[str, str], str] = {}
 
     def of(self, day: str, inputs: Sequence[str]) -> dict[str, str]:
@@ -202,24 +215,22 @@ class _Fingerprints:
             "definition": self._declaration.stored_hash, "inputs": sha256(named.encode()).hexdigest(),
             "transactions": self._sources[day].sha256,
         }  # fmt: skip
-        if self._snapshots:
+        if self.snapshots:
             # A snapshot holds from its time of day until that time of the next day.
             held = ((date.fromisoformat(day) - _ONE_DAY).isoformat(), day)
-            daily = "\n".join(f"{table} {d} {self._snapshot(table, d)}" for table in self._snapshots for d in held)
+            daily = "\n".join(f"{table} {d} {self._snapshot(table, d)}" for table in self.snapshots for d in held)
             found["daily"] = sha256(daily.encode()).hexdigest()
         return found
 
     def _snapshot(self, table: str, day: str) -> str:
         """Hash of the content of a snapshot; "" for none."""
         if (table, day) not in self._content:
-            manifest = self._snapshots[table].manifest(day)
-            self._content[table, day] = manifest.content_sha256 if manifest else ""
+            self._content[table, day] = self.snapshots[table].content_sha256(day)
         return self._content[table, day]
 
 
-def _up_to_date(features: Dataset, day: str, made_from: dict[str, str]) -> bool:
-    manifest = features.manifest(day)
-    return manifest is not None and manifest.made_from == made_from
+def _up_to_date(partition: Partition | None, made_from: dict[str, str]) -> bool:
+    return partition is not None and partition.made_from == made_from
 
 
 def _chunks(

@@ -1,7 +1,7 @@
 """Build days of `features` from parts of `transactions`, for both engines of `fraud build-features`."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
@@ -21,7 +21,8 @@ from fraud.features.engines import arrow_windows
 from fraud.features.engines.arrow_records import microseconds
 from fraud.features.engines.arrow_windows import Floats, Values
 from fraud.lake import catalog
-from fraud.lake.dataset import ROWS_PER_OBJECT, DataObject, Dataset, conformed, opened
+from fraud.lake.dataset import Dataset, DatasetVersion, conformed
+from fraud.lake.objects import ROWS_PER_OBJECT, DataObject, opened
 
 
 class Target(NamedTuple):
@@ -29,6 +30,8 @@ class Target(NamedTuple):
 
     lake_uri: str
     declaration: Declaration
+    snapshots: Mapping[str, DatasetVersion]
+    """The daily snapshots by id of the table."""
 
     @property
     def features(self) -> Dataset:
@@ -140,7 +143,7 @@ def put_piece(target: Target, piece: Piece, windows: Values) -> DataObject:
     event_us = microseconds(table["event_timestamp"])
     values = dict(windows)
     for of_entity in tables(target.declaration):
-        daily = daily_values(target.lake_uri, of_entity, table[of_entity.id_column], event_us)
+        daily = daily_values(target.snapshots[of_entity.id], of_entity, table[of_entity.id_column], event_us)
         values |= zip(of_entity.names, daily, strict=True)
     return target.features.put(piece.day, arrow_windows.with_features(table, target.declaration, values))
 

@@ -45,9 +45,9 @@ def compare(context: Context, declaration: Declaration, rows: pa.Table) -> dict[
             if view.table is None:
                 feast_snapshot.write_windows(path, view, [rows], compression="none")
             else:
-                dataset = catalog.daily(view.table).at(settings.lake_uri)
+                dataset = catalog.daily(view.table).at(settings.lake_uri).open()
                 held = sorted({_held(view.table, day, offset) for day in days for offset in (0, 1)})
-                published = [day for day in held if dataset.manifest(day)]
+                published = [day for day in held if dataset.partition(day)]
                 feast_snapshot.write_daily(path, view.table, dataset, published, compression="none")
         store = feast_store.open_store(
             settings.project, sqlite_url(Path(folder) / "registry.db"), settings.redis_url.get_secret_value()
@@ -100,14 +100,14 @@ def _equal(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.b
 
 def _defaults(lake_uri: str, table: Table, rows: pa.Table) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """For n transactions: the values without a row, float64[len(table.names), n], and whether there is a row."""
-    dataset, ids = catalog.daily(table).at(lake_uri), rows[table.id_column].combine_chunks()
+    dataset, ids = catalog.daily(table).at(lake_uri).open(), rows[table.id_column].combine_chunks()
     days = (microseconds(rows["event_timestamp"]) - table.available_us) // US_PER_DAY
     stated = np.empty((len(table.names), len(ids)))
     stated[:] = np.array([[np.nan if value is None else value] for value in table.empty])
     has_row = np.zeros(len(ids), dtype=bool)
     for day in np.unique(days).tolist():
         name = (_EPOCH + timedelta(day)).isoformat()
-        if dataset.manifest(name) is None:
+        if dataset.partition(name) is None:
             continue
         at = np.flatnonzero(days == day)
         snapshot = dataset.read(name, [table.id_column, *table.names])

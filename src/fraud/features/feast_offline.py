@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from fraud.features.engines.arrow_records import microseconds
 from fraud.lake import catalog
-from fraud.lake.dataset import opened
+from fraud.lake.objects import opened
 from fraud.uris import uri_of
 
 _AT: Final = "event_timestamp"

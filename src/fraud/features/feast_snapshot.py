@@ -1,7 +1,7 @@
 """Feast's views of a declaration, and the Parquet files that Feast's offline store reads, one per view.
 
-Feast reads paths rather than manifests, and a folder of the lake may contain objects that no manifest names. The
-objects that the manifests name are therefore copied into one file per view, which is replaced as a whole.
+A view is not a table of the lake: its key is (id, event time), of which the lake may have several rows, and a row of a
+daily table has no time. The rows of a view are therefore written into one file per view, which is replaced as a whole.
 """
 
 import json
@@ -27,7 +27,8 @@ from fraud.core.declaration_types import DailyFeature, WindowFeature
 from fraud.core.plan import tables, window_sets
 from fraud.features.engines.arrow_records import microseconds
 from fraud.lake import catalog
-from fraud.lake.dataset import Dataset, located, opened
+from fraud.lake.dataset import DatasetVersion
+from fraud.lake.objects import located, opened
 from fraud.uris import duckdb_file, path_or_uri
 
 _MADE_FROM: Final = b"made_from"
@@ -117,11 +118,11 @@ def publish_snapshots(lake_uri: str, declaration: Declaration, days: Sequence[st
     Returns the content hashes of its days by view. A file is replaced atomically; nothing is written when its inputs
     did not change. A view without any day has an empty file.
     """
-    features = catalog.features(declaration.stored_hash).at(lake_uri)
+    features = catalog.features(declaration.stored_hash).at(lake_uri).open()
     inputs = {}
     for view in views(declaration):
-        dataset = features if view.table is None else catalog.daily(view.table).at(lake_uri)
-        named = {day: manifest.content_sha256 for day in days if (manifest := dataset.manifest(day))}
+        dataset = features if view.table is None else catalog.daily(view.table).at(lake_uri).open()
+        named = {day: partition.content_sha256 for day in days if (partition := dataset.partition(day))}
         made_from = sha256(json.dumps([list(view.names), named]).encode()).hexdigest()
         path = f"{snapshot_folder(lake_uri)}/{view.file}"
         if _made_from(path) != made_from.encode():
@@ -154,7 +155,7 @@ def write_windows(
 
 
 def write_daily(
-    path: Path, table: Table, dataset: Dataset, days: Iterable[str], made_from: str = "",
+    path: Path, table: Table, dataset: DatasetVersion, days: Iterable[str], made_from: str = "",
     compression: str = _COMPRESSION,
 ) -> None:  # fmt: skip
     """Write daily snapshots into the snapshot of a view. A row holds from `available_at` of its day.

@@ -28,7 +28,7 @@ from fraud.features.engines.daily_parts import read_columns
 from fraud.features.online_store import Batch, Loaded, OnlineHistory
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
-from fraud.lake.dataset import Dataset
+from fraud.lake.dataset import DatasetVersion
 from fraud.streams.redis_errors import store_errors
 from fraud.uris import sqlite_url
 
@@ -100,7 +100,7 @@ class Result(JobResult):
 def run(config: Config, context: Context) -> Result:
     """Load the changed days. Raises BadInputError without transactions, UnavailableError when the store is down."""
     lake = context.settings.lake_uri
-    transactions = catalog.TRANSACTIONS.at(lake)
+    transactions = catalog.TRANSACTIONS.at(lake).open()
     days = [day for day in transactions.partitions() if config.last is None or day <= config.last.isoformat()]
     if not days:
         raise BadInputError("the lake has no transactions to materialize", hint="fraud ingest")
@@ -127,7 +127,7 @@ def run(config: Config, context: Context) -> Result:
 
 
 def _load_history(
-    store: OnlineHistory, transactions: Dataset, layout: Layout, declaration: Declaration, days: Sequence[str],
+    store: OnlineHistory, transactions: DatasetVersion, layout: Layout, declaration: Declaration, days: Sequence[str],
     context: Context,
 ) -> History:  # fmt: skip
     """Load the days of a layout's retention that changed."""
@@ -158,9 +158,9 @@ def _load_history(
     )  # fmt: skip
 
 
-def _changed(dataset: Dataset, days: list[str], loaded: dict[str, str]) -> dict[str, str]:
+def _changed(dataset: DatasetVersion, days: list[str], loaded: dict[str, str]) -> dict[str, str]:
     """The days whose content differs from the loaded one, with their content hashes."""
-    content = {day: manifest.content_sha256 for day in days if (manifest := dataset.manifest(day))}
+    content = {day: partition.content_sha256 for day in days if (partition := dataset.partition(day))}
     return {day: digest for day, digest in content.items() if loaded.get(day) != digest}
 
 

@@ -21,7 +21,7 @@ from fraud.core.history import Layout
 from fraud.errors import BadConfigError
 from fraud.features.daily_values import snapshot_id, snapshot_rows
 from fraud.lake import catalog
-from fraud.lake.dataset import Dataset
+from fraud.lake.dataset import DatasetVersion
 from fraud.streams.redis_errors import store_errors
 
 WRITTEN: Final = "materialize:written"
@@ -208,7 +208,7 @@ def publish_daily(store: OnlineHistory, lake_uri: str, table: Table, now: dateti
 
     A snapshot whose day has not begun is not published: its inputs are not complete. Raises UnavailableError.
     """
-    dataset, today = catalog.daily(table).at(lake_uri), str((now or datetime.now(UTC)).date())
+    dataset, today = catalog.daily(table).at(lake_uri).open(), str((now or datetime.now(UTC)).date())
     days = [day for day in dataset.partitions() if day <= today][-KEPT_SNAPSHOTS:]
     before = _pointer(store, table)
     chosen: list[Snapshot] = []
@@ -248,15 +248,13 @@ def _pointer(store: OnlineHistory, table: Table) -> dict[int, str]:
         return {}
 
 
-def _snapshot(dataset: Dataset, table: Table, day: str) -> tuple[Snapshot, Iterator[tuple[str, bytes]]]:
+def _snapshot(dataset: DatasetVersion, table: Table, day: str) -> tuple[Snapshot, Iterator[tuple[str, bytes]]]:
     """The snapshot of a day, and its rows: the key and value of each entity."""
-    manifest = dataset.manifest(day)
-    if manifest is None:
-        raise FileNotFoundError(dataset.partition_uri(day))
-    ids, values = snapshot_rows(dataset, table, manifest)
+    partition = dataset.contents.partitions[day]
+    ids, values = snapshot_rows(dataset, table, partition)
     default = [None if np.isnan(value) else float(value) for value in values[:, -1]]
     number = (date.fromisoformat(day) - _EPOCH) // timedelta(days=1)
-    snapshot = Snapshot(number, snapshot_id(manifest), default)
+    snapshot = Snapshot(number, snapshot_id(partition), default)
     packed, size = np.ascontiguousarray(values.T).astype("<f8").tobytes(), 8 * len(table.names)
     rows = (
         (table.row_key(snapshot.id, entity), packed[at * size : (at + 1) * size])

@@ -1,7 +1,7 @@
 """Ingest delivered files into the lake: each file once, several partitions in one atomic step.
 
 A batch first writes its data objects, which are not visible to readers. Then it writes a journal with the new objects
-of each partition, the ingested files and the counts. From then on the batch is committed: the manifests are replaced,
+of each partition, the ingested files and the counts. From then on the batch is committed: each table gets one commit,
 the ledger entry is written and the journal is removed. If the run is killed after the journal was written, the next run
 finishes the batch with the same bytes and counts. A run that is killed before has changed nothing.
 """
@@ -22,7 +22,10 @@ from fraud.core.declaration import Declaration
 from fraud.errors import BadInputError
 from fraud.ingest.delivery import finish_deliveries
 from fraud.ingest.landing import Feed, LandedFile, check_columns, landed_files, read_landed
-from fraud.lake.dataset import ROWS_PER_OBJECT, DataObject, Dataset, listed, located, put_atomically
+from fraud.lake.dataset import Dataset
+from fraud.lake.objects import listed, located, put_atomically
+from fraud.lake.records import Partition
+from fraud.lake.table import ConflictError
 
 ROWS_PER_BATCH: Final = 300_000
 """Landed rows that are validated and merged at once. A larger file is a batch of its own."""
@@ -52,9 +55,9 @@ class Staged(_Record):
 
     dataset: str
     key: str
-    partition: str
-    objects: tuple[DataObject, ...]
-    made_from: dict[str, str]
+    partition: Partition
+    base: int | None
+    """Version of the table that the content was merged with; None if it depends on no other partition."""
 
 
 class Batch(_Record):
@@ -109,10 +112,20 @@ class Ledger:
         self.finish(batch)
 
     def finish(self, batch: Batch) -> None:
-        """Replace the manifests, write the ledger entry and remove the journal. Idempotent."""
+        """Commit to the tables, write the ledger entry and remove the journal. Idempotent.
+
+        Raises ConflictError when another job committed to a table that the batch was merged with. The batch is then
+        given up, before any change: the next run ingests its files again.
+        """
+        tables: dict[tuple[str, str, int | None], list[Partition]] = {}
         for staged in batch.partitions:
-            dataset = Dataset(self._lake_uri, staged.dataset, staged.key)
-            dataset.commit(staged.partition, staged.objects, staged.made_from)
+            tables.setdefault((staged.dataset, staged.key, staged.base), []).append(staged.partition)
+        try:
+            for (name, key, base), partitions in sorted(tables.items(), key=lambda each: each[0][2] is None):
+                Dataset(self._lake_uri, name, key).commit(partitions, base)
+        except ConflictError:
+            self._fs.rm_file(self._journal)
+            raise
         entry = _Entry(files=batch.files)
         name = sha256("".join(file.sha256 for file in batch.files).encode()).hexdigest()[:24]
         put_atomically(f"{self._uri}/batch-{name}.json", entry.model_dump_json(indent=1).encode())
@@ -135,13 +148,12 @@ def batches(files: Iterable[LandedFile]) -> Iterator[list[LandedFile]]:
         yield batch
 
 
-def stage(dataset: Dataset, partition: str, table: pa.Table, made_from: dict[str, str] | None = None) -> Staged:
-    """Write the new objects of a partition. They are not visible to readers yet."""
-    starts = range(0, max(table.num_rows, 1), ROWS_PER_OBJECT)
-    objects = tuple(dataset.put(partition, table.slice(start, ROWS_PER_OBJECT)) for start in starts)
-    return Staged(
-        dataset=dataset.name, key=dataset.key, partition=partition, objects=objects, made_from=made_from or {}
-    )  # fmt: skip
+def stage(
+    dataset: Dataset, name: str, table: pa.Table, base: int | None, made_from: dict[str, str] | None = None
+) -> Staged:
+    """Write the new objects of a partition. They are not visible to readers yet. `base`: see `Staged`."""
+    partition = dataset.written(name, table, made_from)
+    return Staged(dataset=dataset.name, key=dataset.key, partition=partition, base=base)
 
 
 Landed = list[tuple[LandedFile, pa.Table]]
@@ -156,7 +168,7 @@ class Ingested(NamedTuple):
 
     def days(self, dataset: str) -> list[str]:
         """The partitions of a dataset that changed."""
-        return sorted({s.partition for batch in self.batches for s in batch.partitions if s.dataset == dataset})
+        return sorted({s.partition.name for batch in self.batches for s in batch.partitions if s.dataset == dataset})
 
 
 class Totals(NamedTuple):
@@ -244,5 +256,5 @@ def quarantined(dataset: Dataset, landed: Landed, reasons: pa.Array) -> list[Sta
             columns = {name: rows[name].cast(pa.string()).filter(bad) for name in rows.column_names}
             position = pa.array(np.flatnonzero(bad.to_numpy(False)))
             table = pa.table({**columns, "position": position, "reason": of_file.filter(bad)})
-            staged.append(stage(dataset, file.sha256, table, {"file": file.name}))
+            staged.append(stage(dataset, file.sha256, table, None, {"file": file.name}))
     return staged

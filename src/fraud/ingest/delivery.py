@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fraud.errors import BadInputError
 from fraud.ingest.landing import HELD_BACK, Feed
-from fraud.lake.dataset import listed, located, put_atomically
+from fraud.lake.objects import listed, located, put_atomically
 
 _LIST: Final = "_delivery-"
 _PENDING: Final = ".pending"

@@ -91,18 +91,20 @@ class _Ingest:
         reasons = quarantine_reasons("labels", self._declaration, table, self._now)
         good = pc.is_null(reasons)
         rows = table.filter(good).select(LABEL_COLUMNS).combine_chunks()
-        ingested = rows_with_ids(self._labels, rows["transaction_id"], catalog.LABEL_SCHEMA)
+        labels = self._labels.open()
+        ingested = rows_with_ids(labels, rows["transaction_id"], catalog.LABEL_SCHEMA)
         ingested = rows.schema.empty_table() if ingested is None else ingested.cast(rows.schema)
         everything = pa.concat_tables([ingested, rows]).to_pandas()
         repeated = everything.duplicated().to_numpy()[ingested.num_rows :]
         had_label = everything.duplicated("transaction_id").to_numpy()[ingested.num_rows :]
         accepted = rows.filter(pa.array(~repeated))
-        published = self._labels.partitions()
+        published = labels.partitions()
         partitions, late = [], 0
         for day, new in by_day(accepted, "label_timestamp"):
             late += new.num_rows if published and day < published[-1] else 0
-            old = [self._labels.read(day, list(LABEL_COLUMNS))] if day in published else []
-            partitions.append(stage(self._labels, day, pa.concat_tables([*old, new]).sort_by(catalog.LABELS.order)))
+            old = [labels.read(day, list(LABEL_COLUMNS))] if day in published else []
+            merged = pa.concat_tables([*old, new]).sort_by(catalog.LABELS.order)
+            partitions.append(stage(self._labels, day, merged, labels.number))
         return Batch(
             files=file_counts([file for file, _ in landed], file_of, good.to_numpy(False), repeated),
             partitions=(*partitions, *quarantined(self._quarantine, landed, reasons)),
@@ -117,7 +119,7 @@ class _Ingest:
     def _unknown(self, ids: pa.ChunkedArray) -> int:
         from fraud.lake.lookup import rows_with_ids  # noqa: PLC0415
 
-        found = rows_with_ids(self._transactions, ids, pa.schema([("transaction_id", pa.string())]))
+        found = rows_with_ids(self._transactions.open(), ids, pa.schema([("transaction_id", pa.string())]))
         if found is None:
             return len(ids)
         return len(ids) - int(pc.sum(pc.is_in(ids, value_set=found["transaction_id"])).as_py() or 0)

@@ -108,15 +108,17 @@ class _Ingest:
         reasons = quarantine_reasons("transactions", self._declaration, table, self._now)
         good = pc.is_null(reasons)
         rows, unknown = in_contract(table.filter(good), self._declaration)
-        ingested = rows_with_ids(self._transactions, rows["transaction_id"], rows.schema)
+        transactions = self._transactions.open()
+        ingested = rows_with_ids(transactions, rows["transaction_id"], rows.schema)
         repeats = _repeats(rows.schema.empty_table() if ingested is None else ingested, rows, self._declaration)
         accepted = rows.filter(pa.array(~repeats.repeated))
         partitions, reopened = [], 0
         for day, new in by_day(accepted, "event_timestamp"):
-            published = self._transactions.manifest(day) is not None
+            published = transactions.partition(day) is not None
             reopened += published
-            merged = _merged(self._transactions.read(day), new) if published else new
-            partitions.append(stage(self._transactions, day, merged.sort_by(catalog.TRANSACTIONS.order)))
+            merged = _merged(transactions.read(day), new) if published else new
+            merged = merged.sort_by(catalog.TRANSACTIONS.order)
+            partitions.append(stage(self._transactions, day, merged, transactions.number))
         return Batch(
             files=file_counts([file for file, _ in landed], file_of, good.to_numpy(False), repeats.repeated),
             partitions=(*partitions, *quarantined(self._quarantine, landed, reasons)),

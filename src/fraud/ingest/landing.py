@@ -15,7 +15,7 @@ from fraud.errors import BadInputError
 from fraud.ingest.flags import can_be_flag, flags_of
 from fraud.ingest.ids import ID_COLUMNS, both, can_be_id, described, ids_of
 from fraud.lake import catalog
-from fraud.lake.dataset import listed, located
+from fraud.lake.objects import listed, located
 
 Feed = Literal["transactions", "labels"]
 PARSE_ERROR: Final = "parse_error"

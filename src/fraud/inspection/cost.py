@@ -130,11 +130,11 @@ class Check(JobResult):
 def measured(named: str, declaration: Declaration, context: Context, rows: int | None) -> Check:
     """Measure a declaration. What needs the online store is computed when the store does not answer."""
     plan = Plan(declaration)
-    transactions = catalog.TRANSACTIONS.at(context.settings.lake_uri)
+    transactions = catalog.TRANSACTIONS.at(context.settings.lake_uri).open()
     features = catalog.features(plan.stored_hash).at(context.settings.lake_uri)
     days = transactions.partitions()
     if rows is None:
-        rows = sum(manifest.rows for day in days if (manifest := transactions.manifest(day)))
+        rows = sum(partition.rows for partition in transactions.contents.partitions.values())
     url = context.settings.redis_url.get_secret_value()
     rate, cores = kernel_rate(declaration), os.cpu_count() or 1
     return Check(

@@ -165,7 +165,7 @@ def explained(declaration: Declaration, entity: str, entity_id: str, at: datetim
 
 def _rows(declaration: Declaration, layout: Layout, entity_id: str, at: datetime, context: Context) -> pa.Table:
     """The entity's rows around the longest window, ordered by ingestion time."""
-    transactions = catalog.TRANSACTIONS.at(context.settings.lake_uri)
+    transactions = catalog.TRANSACTIONS.at(context.settings.lake_uri).open()
     first = (at - timedelta(microseconds=layout.keep_us)).astimezone(UTC).date().isoformat()
     last = (at + timedelta(days=1)).astimezone(UTC).date().isoformat()
     fixed = ["transaction_id", "event_timestamp", "created_timestamp", layout.id_column]

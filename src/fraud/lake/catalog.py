@@ -1,6 +1,7 @@
 """Every dataset of the lake: name, partition key, schema, sort order and retention.
 
 Jobs open a dataset with `catalog.TRANSACTIONS.at(lake_uri)`; no other module of the package contains a dataset name.
+The name, the path of the table, has no `key=value`: polars takes each such folder above a table as a partition key too.
 Tests compare docs/architecture.md with this module and reject dataset names elsewhere.
 """
 
@@ -13,7 +14,8 @@ import pyarrow as pa
 from fraud.core.daily import Table
 from fraud.core.declaration import Declaration
 from fraud.core.plan import tables
-from fraud.lake.dataset import Dataset, folders, listed
+from fraud.lake.dataset import Dataset
+from fraud.lake.objects import folders, listed
 
 TIMESTAMP: Final = pa.timestamp("us", "UTC")
 _TYPES: Final = {
@@ -179,7 +181,7 @@ def entities_with_windows(declaration: Declaration) -> list[str]:
 def features(stored_hash: str) -> DatasetDefinition:
     """Window and daily features of every transaction, of the declarations with this `stored_hash`."""
     return DatasetDefinition(
-        f"{_FEATURES}/declaration={stored_hash[:12]}", "dt", "day of event_timestamp",
+        f"{_FEATURES}/declaration-{stored_hash[:12]}", "dt", "day of event_timestamp",
         lambda d: pa.schema([*transaction_columns(d), *feature_columns(d)]), _BY_EVENT_TIME,
         Retention("transaction_days", "newest day of transactions"),
     )  # fmt: skip
@@ -188,7 +190,7 @@ def features(stored_hash: str) -> DatasetDefinition:
 def daily(table: Table) -> DatasetDefinition:
     """Snapshots of a daily table: a row per entity, sorted by id. The last row, with a null id, is the default row."""
     return DatasetDefinition(
-        f"{_DAILY}/table={table.id}", "dt", "first day on which the snapshot holds",
+        f"{_DAILY}/table-{table.id}", "dt", "first day on which the snapshot holds",
         lambda _: daily_schema(table), (table.id_column,),
         Retention("transaction_days", "newest day of transactions", 1),  # holds until `available_at` of the next day
     )  # fmt: skip
@@ -202,7 +204,7 @@ def daily_schema(table: Table) -> pa.Schema:
 def daily_parts(table: Table) -> DatasetDefinition:
     """What the snapshots of a table need of one event day: a row per entity and day on which something became known."""
     return DatasetDefinition(
-        f"{_PARTS}/table={table.id}", "dt", "day of event_timestamp", lambda _: part_schema(table),
+        f"{_PARTS}/table-{table.id}", "dt", "day of event_timestamp", lambda _: part_schema(table),
         ("known", table.id_column),
         Retention("transaction_days", "newest day of transactions", LOOK_BACK_DAYS),
     )  # fmt: skip
@@ -244,7 +246,7 @@ def in_lake(lake_uri: str) -> list[DatasetDefinition]:
         replace(example, name=f"{family}/{name}", schema=lambda _: pa.schema([]))
         for family, example in examples
         for name in folders(f"{lake_uri.rstrip('/')}/{family}")
-        if "=" in name
+        if name.startswith(("declaration-", "table-"))
     ]
 
 
@@ -254,7 +256,7 @@ _NO_TABLE: Final = Table("", "", (), 0, ())
 def what_if(version: str) -> DatasetDefinition:
     """Scores by a model version that was named on the command line; not part of `SCORES`."""
     return DatasetDefinition(
-        f"{_WHAT_IF}/version={version}", SCORES.key, SCORES.key_value, SCORES.schema, SCORES.sorted_by,
+        f"{_WHAT_IF}/version-{version}", SCORES.key, SCORES.key_value, SCORES.schema, SCORES.sorted_by,
         SCORES.retention,
     )  # fmt: skip
 
@@ -262,5 +264,5 @@ def what_if(version: str) -> DatasetDefinition:
 def what_ifs(lake_uri: str) -> list[DatasetDefinition]:
     """The `what_if` datasets that the lake contains, sorted by name."""
     found = listed(f"{lake_uri.rstrip('/')}/{_WHAT_IF}", 3)
-    versions = {name.split("/")[0].removeprefix("version=") for name in found if name.startswith("version=")}
+    versions = {name.split("/")[0].removeprefix("version-") for name in found if name.startswith("version-")}
     return [what_if(version) for version in sorted(versions)]

@@ -1,97 +1,26 @@
-"""Datasets of Parquet partitions, such as `dt=YYYY-MM-DD`, published by a manifest per partition.
+"""Datasets of Parquet partitions, such as `dt=YYYY-MM-DD`, each a Delta table that other engines read.
 
-Data objects are named by their content. A partition is published by replacing its manifest: `os.replace` on files, one
-PUT on S3, which has no rename. Readers use the manifest, so they see either the old or the new partition. A rerun with
-the same rows writes the same object names and the same manifest, byte for byte.
+Data objects are named by their content and written before they are committed. One commit replaces any number of
+partitions: readers see all of them or none. A rerun with the same rows writes the same objects and adds no commit.
 """
 
-import io
-import json
-import os
-import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
-from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
 
 from fraud.errors import BadInputError
-from fraud.uris import path_of
+from fraud.lake import objects
+from fraud.lake.objects import DataObject, listed, located, name_of, opened, parquet, put_atomically
+from fraud.lake.records import PARTITION_JSON, Contents, Partition
+from fraud.lake.table import DatasetTable, columns_of
 
-MANIFEST: Final = "_manifest.json"
-_WATERMARK: Final = "_retention.json"
-ROWS_PER_OBJECT: Final = 1_000_000
-ROWS_PER_GROUP: Final = 250_000
-"""Rows of a row group, the smallest part of an object that can be read: tasks share an object by row groups."""
-
-
-class DataObject(BaseModel):
-    """One Parquet file of a partition."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    rows: int
-    bytes: int
-    sha256: str
-
-
-class Manifest(BaseModel):
-    """The objects of a partition and their inputs. It contains no time, so that the same rows give the same bytes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    dataset: str
-    partition: str
-    rows: int
-    objects: tuple[DataObject, ...]
-    made_from: dict[str, str]
-    """Fingerprints of the inputs and other facts, by name. A job compares them to decide whether to run."""
-
-    @property
-    def content_sha256(self) -> str:
-        """Hash of the objects' hashes in order: equal if and only if the bytes of the partition are equal."""
-        return sha256("".join(o.sha256 for o in self.objects).encode()).hexdigest()
-
-
-def located(uri: str) -> tuple[Any, str]:
-    """The file system of a URI and the path in it.
-
-    Listings are not cached. With fsspec's cache, a long-running process would not see objects that other processes
-    publish on S3.
-    """
-    if (local := path_of(uri)) is not None:  # fsspec would read `::` in the path as a chain of file systems
-        return fsspec.filesystem("file"), str(local)
-    found: tuple[Any, str] = fsspec.core.url_to_fs(uri, use_listings_cache=False)
-    return found
-
-
-def opened(uri: str) -> IO[bytes]:
-    """Open an object for reading. Raises FileNotFoundError."""
-    fs, path = located(uri)
-    found: IO[bytes] = fs.open(path, "rb")
-    return found
-
-
-def listed(uri: str, depth: int | None = None) -> list[str]:
-    """Files below a URI, at most `depth` levels down: relative paths, sorted; [] when the URI does not exist."""
-    fs, path = located(uri)
-    return sorted(found[len(path) :].lstrip("/") for found in fs.find(path, maxdepth=depth))
-
-
-def folders(uri: str) -> list[str]:
-    """Names of the folders directly below a URI, sorted; [] when the URI does not exist."""
-    fs, path = located(uri)
-    try:
-        found = fs.ls(path, detail=True)
-    except FileNotFoundError:
-        return []
-    return sorted(entry["name"].rstrip("/").split("/")[-1] for entry in found if entry["type"] == "directory")
+STAGED: Final = "_staged"
+"""Folder of the records of partitions that are written and not committed."""
 
 
 def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -116,168 +45,223 @@ def _conformed(table: pa.Table, field: pa.Field) -> pa.Array | pa.ChunkedArray:
         ) from error  # fmt: skip
 
 
-def put_atomically(uri: str, data: bytes) -> None:
-    """Replace one object atomically. The data is durable when the function returns."""
-    fs, path = located(uri)
-    if fs.protocol not in ("file", ("file", "local")):
-        fs.pipe_file(path, data)
-        return
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+@dataclass(frozen=True)
+class DatasetVersion:
+    """One version of a dataset: what a job that opens it reads, whatever others commit meanwhile."""
 
-
-class Dataset:
-    """A dataset below a lake URI, partitioned by `key`. Use `fraud.lake.catalog` to open one of the platform's."""
-
-    def __init__(self, lake_uri: str, name: str, key: str = "dt") -> None:
-        self.name, self.key = name, key
-        self.uri = f"{lake_uri.rstrip('/')}/{name}"
-        self._fs, self._path = located(self.uri)
-
-    def partition_uri(self, partition: str) -> str:
-        """URI of the folder of a partition's manifest and data objects."""
-        return f"{self.uri}/{self.key}={partition}"
+    name: str
+    key: str
+    uri: str
+    number: int
+    """The version of the Delta table; -1 before the first commit."""
+    contents: Contents
 
     def partitions(self) -> list[str]:
-        """The published partitions, sorted."""
-        prefix, suffix = f"{self.key}=", f"/{MANIFEST}"
-        found = [name for name in listed(self.uri, 2) if name.startswith(prefix) and name.endswith(suffix)]
-        return [name.removeprefix(prefix).removesuffix(suffix) for name in found]
+        """Names of the published partitions, sorted."""
+        return list(self.contents.partitions)
 
-    def manifest(self, partition: str) -> Manifest | None:
-        """The manifest of a partition, None when it is not published."""
-        fs, path = located(f"{self.partition_uri(partition)}/{MANIFEST}")
-        try:
-            return Manifest.model_validate_json(fs.cat_file(path))
-        except FileNotFoundError:
-            return None
+    def partition(self, name: str) -> Partition | None:
+        """A partition, None when it is not published."""
+        return self.contents.partitions.get(name)
 
-    def object_uris(self, partition: str) -> list[str]:
+    def content_sha256(self, name: str) -> str:
+        """`Partition.content_sha256` of a partition; "" when it is not published."""
+        found = self.partition(name)
+        return found.content_sha256 if found else ""
+
+    @property
+    def rows(self) -> int:
+        """Rows of all partitions."""
+        return sum(partition.rows for partition in self.contents.partitions.values())
+
+    def retention_watermark(self) -> str:
+        """The first partition that retention keeps; "" before the first one expired."""
+        return self.contents.first_kept
+
+    def object_uris(self, name: str) -> list[str]:
         """URIs of the data objects of a partition, in order; empty when it is not published."""
-        manifest = self.manifest(partition)
-        return [f"{self.partition_uri(partition)}/{o.name}" for o in manifest.objects] if manifest else []
+        found = self.partition(name)
+        return [f"{self.uri}/{self.key}={name}/{o.name}" for o in found.objects] if found else []
 
-    def columns(self, partition: str) -> list[str]:
+    def column_types(self) -> dict[str, str]:
+        """The Delta type of each column that a partition has, by name."""
+        objects = (o for partition in self.contents.partitions.values() for o in partition.objects)
+        return {name: kind for columns in {o.columns for o in objects} for name, kind in columns}
+
+    def columns(self, name: str) -> list[str]:
         """The columns of a partition, in order; empty when it is not published."""
-        for uri in self.object_uris(partition):
-            with opened(uri) as file:
-                names: list[str] = pq.read_schema(file).names
-                return names
-        return []
+        found = self.partition(name)
+        if found is None:
+            return []
+        with opened(self.object_uris(name)[0]) as file:
+            names: list[str] = pq.read_schema(file).names
+            return names
 
-    def read(self, partition: str, columns: list[str] | None = None) -> pa.Table:
+    def read(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Read one partition. Raises BadInputError when it is not published."""
-        uris = self.object_uris(partition)
+        uris = self.object_uris(name)
         if not uris:
-            raise BadInputError(
-                f"{self.name} has no partition {partition}", hint=f"published: {self.partitions()[-5:]}"
-            )
+            raise BadInputError(f"{self.name} has no partition {name}", hint=f"published: {self.partitions()[-5:]}")
         tables = []
         for uri in uris:
             with opened(uri) as file:
                 tables.append(pq.read_table(file, columns=columns))
         return pa.concat_tables(tables)
 
-    def read_as(self, partition: str, schema: pa.Schema) -> pa.Table:
+    def read_as(self, name: str, schema: pa.Schema) -> pa.Table:
         """Read the columns of a schema (`conformed`). Raises BadInputError when the partition is not published."""
-        present = [name for name in self.columns(partition) if name in schema.names]
-        return conformed(self.read(partition, present), schema)
+        present = [column for column in self.columns(name) if column in schema.names]
+        return conformed(self.read(name, present), schema)
 
     def read_range(self, first: str, last: str, columns: list[str] | None = None) -> pa.Table | None:
-        """Read the partitions with `first <= value of the key <= last`, in order; None when there is none."""
-        chosen = [p for p in self.partitions() if first <= p <= last]
-        return pa.concat_tables([self.read(p, columns) for p in chosen]) if chosen else None
+        """Read the partitions with `first <= name <= last`, in order; None when there is none."""
+        chosen = [name for name in self.partitions() if first <= name <= last]
+        return pa.concat_tables([self.read(name, columns) for name in chosen]) if chosen else None
 
-    def publish(
-        self, partition: str, table: pa.Table | Iterable[pa.Table], made_from: Mapping[str, str] | None = None
-    ) -> Manifest:
-        """Replace a partition. `table` is a table or an iterable of tables, which need not fit into memory together.
-
-        Returns the manifest. Nothing changes when it equals the published one.
-        """
-        return self.commit(partition, [self.put(partition, piece) for piece in _pieces(table)], made_from)
-
-    def put(self, partition: str, table: pa.Table, *, dictionary: bool = True) -> DataObject:
-        """Write one data object, named by its content. It is not visible to readers before `commit`.
-
-        `dictionary`: encode columns with dictionaries, which costs time and pays off when values repeat.
-        """
-        buffer = io.BytesIO()
-        pq.write_table(
-            table, buffer, compression="zstd", row_group_size=ROWS_PER_GROUP, use_dictionary=dictionary
-        )  # fmt: skip
-        data = buffer.getvalue()
-        digest = sha256(data).hexdigest()
-        written = DataObject(name=f"{digest[:24]}.parquet", rows=table.num_rows, bytes=len(data), sha256=digest)
-        put_atomically(f"{self.partition_uri(partition)}/{written.name}", data)
-        return written
-
-    def commit(
-        self, partition: str, objects: Sequence[DataObject], made_from: Mapping[str, str] | None = None
-    ) -> Manifest:
-        """Publish a partition of objects that `put` wrote, in this order. Nothing is written when nothing changed."""
-        manifest = Manifest(
-            dataset=self.name, partition=partition, rows=sum(o.rows for o in objects), objects=tuple(objects),
-            made_from=dict(sorted((made_from or {}).items())),
-        )  # fmt: skip
-        if manifest != self.manifest(partition):
-            text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True)
-            put_atomically(f"{self.partition_uri(partition)}/{MANIFEST}", text.encode())
-        return manifest
-
-    def drop(self, partition: str) -> None:
-        """Remove a partition. The manifest is removed first, so that a killed run leaves no visible partition."""
-        fs, path = located(self.partition_uri(partition))
-        with suppress(FileNotFoundError):
-            fs.rm_file(f"{path}/{MANIFEST}")
-        with suppress(FileNotFoundError):
-            fs.rm(path, recursive=True)
-
-    def retention_watermark(self) -> str:
-        """The first partition that retention keeps; "" before the first one expired."""
-        try:
-            found: dict[str, str] = json.loads(self._fs.cat_file(f"{self._path}/{_WATERMARK}"))
-        except FileNotFoundError:
-            return ""
-        return found["starts"]
-
-    def expire(self, first_kept: str) -> None:
-        """Remove the partitions before `first_kept`. The watermark is written first: no job builds them again."""
-        if first_kept > self.retention_watermark():
-            put_atomically(f"{self.uri}/{_WATERMARK}", json.dumps({"starts": first_kept}).encode())
-        for partition in self.partitions():
-            if partition < first_kept:
-                self.drop(partition)
-
-    def verify(self, partition: str) -> Manifest:
-        """Read every object and compare its hash with the manifest. Raises BadInputError with the object's URI."""
-        manifest = self.manifest(partition)
-        if manifest is None:
-            raise BadInputError(f"{self.name} has no partition {partition}")
-        for expected, uri in zip(manifest.objects, self.object_uris(partition), strict=True):
+    def verify(self, name: str) -> Partition:
+        """Read every object and compare its hash with the record. Raises BadInputError with the object's URI."""
+        found = self.partition(name)
+        if found is None:
+            raise BadInputError(f"{self.name} has no partition {name}")
+        for expected, uri in zip(found.objects, self.object_uris(name), strict=True):
             fs, path = located(uri)
             data: Any = fs.cat_file(path)
             digest = sha256(data).hexdigest()
             if digest != expected.sha256:
                 raise BadInputError(f"{uri} differs from the published object", expected=expected.sha256, got=digest)
-        return manifest
+        return found
+
+
+class Dataset:
+    """A dataset below a lake URI, partitioned by `key`. Use `fraud.lake.catalog` to open one of the platform's.
+
+    The reading methods open the newest version at each call. A job that reads several partitions opens one version.
+    """
+
+    def __init__(self, lake_uri: str, name: str, key: str = "dt") -> None:
+        self.name, self.key = name, key
+        self.uri = f"{lake_uri.rstrip('/')}/{name}"
+        self.table = DatasetTable(self.uri, key)
+
+    def open(self, version: int | None = None) -> DatasetVersion:
+        """A version, by default the newest. Raises BadInputError for one that does not exist (any more)."""
+        return DatasetVersion(self.name, self.key, self.uri, *self.table.open(version))
+
+    def partitions(self) -> list[str]:
+        """Names of the published partitions, sorted."""
+        return self.open().partitions()
+
+    def partition(self, name: str) -> Partition | None:
+        """A partition, None when it is not published."""
+        return self.open().partition(name)
+
+    def object_uris(self, name: str) -> list[str]:
+        """URIs of the data objects of a partition, in order; empty when it is not published."""
+        return self.open().object_uris(name)
+
+    def read(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Read one partition. Raises BadInputError when it is not published."""
+        return self.open().read(name, columns)
+
+    def read_as(self, name: str, schema: pa.Schema) -> pa.Table:
+        """Read the columns of a schema (`conformed`). Raises BadInputError when the partition is not published."""
+        return self.open().read_as(name, schema)
+
+    def read_range(self, first: str, last: str, columns: list[str] | None = None) -> pa.Table | None:
+        """Read the partitions with `first <= name <= last`, in order; None when there is none."""
+        return self.open().read_range(first, last, columns)
+
+    def verify(self, name: str) -> Partition:
+        """Read every object and compare its hash with the record. Raises BadInputError with the object's URI."""
+        return self.open().verify(name)
+
+    def uris_of(self, partition: Partition) -> list[str]:
+        """URIs of the objects of a partition, published or not, in order."""
+        return [f"{self.uri}/{self.key}={partition.name}/{o.name}" for o in partition.objects]
+
+    def put(self, name: str, table: pa.Table, *, dictionary: bool = True) -> DataObject:
+        """Write one data object of a partition. It is not visible to readers before `commit`.
+
+        `dictionary`: encode columns with dictionaries, which costs time and pays off when values repeat.
+        """
+        data = parquet(table, dictionary=dictionary)
+        object_name, digest = name_of(data)
+        put_atomically(f"{self.uri}/{self.key}={name}/{object_name}", data)
+        return DataObject(
+            name=object_name, rows=table.num_rows, bytes=len(data), sha256=digest, columns=columns_of(table.schema)
+        )
+
+    def commit(self, partitions: Iterable[Partition], base: int | None = None, at: datetime | None = None) -> int:
+        """Publish partitions of objects that `put` wrote, in one commit. Returns the version of the table then.
+
+        The partitions are replaced; no commit is made when nothing changes. `base`: the version that the partitions
+        were merged with; raises ConflictError when another job committed since. `at`: time of publication, by default
+        now.
+        """
+        new = {partition.name: partition for partition in partitions}
+        version = self.table.commit(
+            lambda before: Contents(dict(sorted({**before.partitions, **new}.items())), before.first_kept), base, at
+        )
+        self._unstage(new)
+        return version
+
+    def stage(self, partition: Partition) -> None:
+        """Record a written partition for `staged`, until it is committed: a long job that is killed resumes with it."""
+        put_atomically(f"{self.uri}/{STAGED}/{partition.name}.json", PARTITION_JSON.dump_json(partition))
+
+    def staged(self) -> dict[str, Partition]:
+        """The partitions by name that killed runs wrote, recorded and did not commit. Readers do not see them."""
+        fs, path = located(self.uri)
+        found = {}
+        for name in listed(f"{self.uri}/{STAGED}", 1):
+            partition = PARTITION_JSON.validate_json(fs.cat_file(f"{path}/{STAGED}/{name}"))
+            if all(fs.exists(located(uri)[1]) for uri in self.uris_of(partition)):
+                found[partition.name] = partition
+        return found
+
+    def _unstage(self, names: Collection[str]) -> None:
+        fs, path = located(self.uri)
+        for name in listed(f"{self.uri}/{STAGED}", 1):
+            if name.removesuffix(".json") in names:
+                fs.rm_file(f"{path}/{STAGED}/{name}")
+
+    def written(
+        self, name: str, table: pa.Table | Iterable[pa.Table], made_from: Mapping[str, str] | None = None
+    ) -> Partition:
+        """A partition of new objects that readers do not see before `commit`. `table`: as `publish` takes it."""
+        made = tuple(self.put(name, piece) for piece in _pieces(table))
+        return Partition(name=name, objects=made, made_from=dict(made_from or {}))
+
+    def publish(
+        self, name: str, table: pa.Table | Iterable[pa.Table], made_from: Mapping[str, str] | None = None
+    ) -> Partition:
+        """Replace one partition. `table` is a table or an iterable of tables, which need not fit into memory together.
+
+        Returns the partition. Nothing changes when it equals the published one.
+        """
+        made = self.written(name, table, made_from)
+        self.commit([made])
+        return made
+
+    def drop(self, names: Collection[str]) -> None:
+        """Remove partitions in one commit. `fraud retention` removes their objects, once no version needs them."""
+        self.table.commit(
+            lambda before: Contents(
+                {name: each for name, each in before.partitions.items() if name not in names}, before.first_kept
+            )
+        )
+
+    def expire(self, first_kept: str) -> None:
+        """Remove the partitions before `first_kept` and set the watermark, in one commit: no job builds them again."""
+        self.table.commit(
+            lambda before: Contents(
+                {name: each for name, each in before.partitions.items() if name >= first_kept},
+                max(before.first_kept, first_kept),
+            )
+        )
 
 
 def _pieces(table: pa.Table | Iterable[pa.Table]) -> Iterator[pa.Table]:
     for whole in [table] if isinstance(table, pa.Table) else table:
-        for start in range(0, max(whole.num_rows, 1), ROWS_PER_OBJECT):
-            yield whole.slice(start, ROWS_PER_OBJECT)
+        for start in range(0, max(whole.num_rows, 1), objects.ROWS_PER_OBJECT):
+            yield whole.slice(start, objects.ROWS_PER_OBJECT)

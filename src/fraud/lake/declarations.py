@@ -8,7 +8,7 @@ import json
 from typing import Final
 
 from fraud.core.declaration import Declaration, parse
-from fraud.lake.dataset import listed, located, opened, put_atomically
+from fraud.lake.objects import listed, located, opened, put_atomically
 
 _FOLDER: Final = "declarations"
 _SUFFIX: Final = ".json"

@@ -15,7 +15,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fraud.errors import BadInputError, FraudError
-from fraud.lake.dataset import located, put_atomically
+from fraud.lake.objects import located, put_atomically
 
 UNNAMED_FAILURE: Final = 1
 

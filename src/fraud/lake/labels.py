@@ -8,15 +8,16 @@ import pyarrow.compute as pc
 
 from fraud.core.contract import LABEL_COLUMNS
 from fraud.lake import catalog
+from fraud.lake.dataset import DatasetVersion
 
 NO_LABELS: Final = pa.Table.from_batches([], catalog.LABEL_SCHEMA)  # empty_table() would import pandas
 _ORDER: Final = [("transaction_id", "ascending"), ("label_timestamp", "ascending"), ("is_fraud", "ascending")]
 
 
-def labels_as_of(lake_uri: str, as_of: datetime) -> pa.Table:
+def labels_as_of(labels: DatasetVersion, as_of: datetime) -> pa.Table:
     """One row per labelled transaction (contract.LABEL_COLUMNS), sorted by transaction_id: the latest report with
     `label_timestamp <= as_of`. Of two opposite reports at the same microsecond, the report of fraud is used."""
-    reports = catalog.LABELS.at(lake_uri).read_range("", as_of.date().isoformat(), list(LABEL_COLUMNS))
+    reports = labels.read_range("", as_of.date().isoformat(), list(LABEL_COLUMNS))
     return NO_LABELS if reports is None else latest(reports, as_of)
 
 

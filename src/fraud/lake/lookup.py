@@ -6,11 +6,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fraud.lake.dataset import Dataset, conformed, located
+from fraud.lake.dataset import DatasetVersion, conformed
+from fraud.lake.objects import located
 from fraud.uris import duckdb_file, path_or_uri
 
 
-def rows_with_ids(dataset: Dataset, ids: pa.Array | pa.ChunkedArray, schema: pa.Schema) -> pa.Table | None:
+def rows_with_ids(dataset: DatasetVersion, ids: pa.Array | pa.ChunkedArray, schema: pa.Schema) -> pa.Table | None:
     """The rows of a dataset whose transaction_id is in `ids`, in any order; None for a dataset without partitions.
 
     They have the columns of `schema`. A column that a partition does not have is null. The id column, and the other

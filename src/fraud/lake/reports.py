@@ -4,7 +4,7 @@ import datetime as dt
 import json
 from typing import Any
 
-from fraud.lake.dataset import listed, located, put_atomically
+from fraud.lake.objects import listed, located, put_atomically
 
 
 def read(folder: str, name: str) -> dict[str, Any] | None:

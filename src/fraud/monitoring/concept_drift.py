@@ -125,10 +125,10 @@ def _span(config: Config, context: Context, artifact: "ModelArtifact", holdout: 
         (catalog.PREDICTIONS, catalog.PREDICTIONS.at(lake).partitions()),
     )  # fmt: skip
     for definition, partitions in inputs:
-        dataset = definition.at(lake)
+        dataset = definition.at(lake).open()
         for d in partitions:
-            if (manifest := dataset.manifest(d)) is not None:
-                made_from[f"{definition.name} {d}"] = manifest.content_sha256
+            if (partition := dataset.partition(d)) is not None:
+                made_from[f"{definition.name} {d}"] = partition.content_sha256
     return Span(as_of, days, holdout_days, made_from)
 
 
@@ -193,7 +193,7 @@ def _promise(span: Span, artifact: "ModelArtifact", context: Context) -> Outcome
     from fraud.scoring.scorer import Scorer  # noqa: PLC0415
 
     scorer, parts = Scorer(OnnxModel(artifact.model), artifact.version, artifact.plan, artifact.threshold), []
-    features = catalog.features(artifact.plan.stored_hash).at(context.settings.lake_uri)
+    features = catalog.features(artifact.plan.stored_hash).at(context.settings.lake_uri).open()
     if span.holdout:
         labels = _labels(span.holdout[0], span, context)
         for day in span.holdout:

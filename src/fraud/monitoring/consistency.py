@@ -21,7 +21,7 @@ from fraud.core.contract import US_PER_DAY
 from fraud.errors import BadInputError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
-from fraud.lake.dataset import Dataset
+from fraud.lake.dataset import DatasetVersion
 
 MAX_DIFFERENCE: Final = 1e-6
 """Largest accepted difference of probabilities across runtimes. On one machine the bits are equal."""
@@ -72,7 +72,7 @@ class _Tally:
 def run(config: Config, context: Context) -> Result:
     """Compare the requested days. Raises BadInputError for a day without answers."""
     lake = context.settings.lake_uri
-    predictions = catalog.PREDICTIONS.at(lake)
+    predictions, scores = (definition.at(lake).open() for definition in (catalog.PREDICTIONS, catalog.SCORES))
     published = predictions.partitions()
     if config.date and str(config.date) not in published:
         raise BadInputError(f"no answers of {config.date} in the lake", hint="fraud ship-predictions")
@@ -83,7 +83,7 @@ def run(config: Config, context: Context) -> Result:
         events = answers["event_us"].to_numpy() // US_PER_DAY
         for day in np.unique(events).tolist():
             name, of_day = str(np.datetime64(day, "D")), answers.filter(pa.array(events == day))
-            wrong = _compare(of_day, catalog.SCORES.at(lake), name, tally)
+            wrong = _compare(of_day, scores, name, tally)
             if wrong.num_rows:
                 _explain(wrong, predictions, served, name, lake, versions, tally)
         context.log.info("day compared", day=served, compared=tally.compared, mismatches=tally.mismatches)
@@ -106,13 +106,13 @@ def _sample(answers: pa.Table, most: int, tally: _Tally) -> pa.Table:
     return answers.take(np.sort(np.argsort(hashes, kind="stable")[:most]))
 
 
-def _compare(answers: pa.Table, scores: Dataset, day: str, tally: _Tally) -> pa.Table:
+def _compare(answers: pa.Table, scores: DatasetVersion, day: str, tally: _Tally) -> pa.Table:
     """Compare the answers of one event day with its scores. Returns those that differ, with their score in `batch`."""
-    manifest = scores.manifest(day)
-    if manifest is None:
+    partition = scores.partition(day)
+    if partition is None:
         tally.skipped[f"{day} has no scores"] += answers.num_rows
         return answers.slice(0, 0)
-    same = pc.equal(answers["model_sha256"], manifest.made_from["model_sha256"])
+    same = pc.equal(answers["model_sha256"], partition.made_from["model_sha256"])
     tally.skipped += Counter({"scored by another model": pc.sum(pc.invert(same)).as_py() or 0})
     answers = answers.filter(same)
     scored = scores.read(day, ["transaction_id", "fraud_probability", "is_fraud"])
@@ -135,7 +135,13 @@ def _compare(answers: pa.Table, scores: Dataset, day: str, tally: _Tally) -> pa.
 
 
 def _explain(
-    wrong: pa.Table, predictions: Dataset, served: str, day: str, lake: str, versions: AnsweringVersions, tally: _Tally
+    wrong: pa.Table,
+    predictions: DatasetVersion,
+    served: str,
+    day: str,
+    lake: str,
+    versions: AnsweringVersions,
+    tally: _Tally,
 ) -> None:
     """Count the answers whose features differ from those of the batch, and name the features in the examples.
 
@@ -145,8 +151,8 @@ def _explain(
     version = versions.of(rows[0])
     differ: dict[str, NDArray[np.bool_]] | None = None
     if not isinstance(version, str):
-        dataset, names = catalog.features(version.plan.stored_hash).at(lake), version.plan.features
-        if dataset.manifest(day) is not None:
+        dataset, names = catalog.features(version.plan.stored_hash).at(lake).open(), version.plan.features
+        if dataset.partition(day) is not None:
             answers = _features_of(wrong, predictions, served, "prediction_id", names)
             batch = _features_of(wrong, dataset, day, "transaction_id", names)
             differ = {name: _different(answers[name], batch[name]) for name in names}
@@ -161,7 +167,7 @@ def _explain(
             )
 
 
-def _features_of(rows: pa.Table, dataset: Dataset, partition: str, key: str, names: Sequence[str]) -> pa.Table:
+def _features_of(rows: pa.Table, dataset: DatasetVersion, partition: str, key: str, names: Sequence[str]) -> pa.Table:
     """Features of a dataset, float64, in the order of `rows`, by a unique column."""
     schema = pa.schema([(key, pa.string()), *((name, pa.float64()) for name in names)])
     table = dataset.read_as(partition, schema)

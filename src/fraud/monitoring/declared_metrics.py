@@ -15,7 +15,7 @@ from fraud.core.daily import snapshots as published
 from fraud.core.declaration import Declaration
 from fraud.core.plan import tables
 from fraud.lake import catalog
-from fraud.lake.dataset import opened
+from fraud.lake.objects import opened
 
 _EPOCH: Final = dt.date(1970, 1, 1)
 Labelled = dict[tuple[str, ...], float]
@@ -72,10 +72,10 @@ def online_snapshots(client: redis.Redis, some: Iterable[Declaration]) -> Iterat
 
 def missing(lake_uri: str, some: Iterable[Declaration]) -> Iterator[Metric]:
     """Missing values in the newest shipped answers: those of the newest day with the newest answer's declaration."""
-    answers = catalog.PREDICTIONS.at(lake_uri)
+    answers = catalog.PREDICTIONS.at(lake_uri).open()
     days = answers.partitions()
-    manifest = answers.manifest(days[-1]) if days else None
-    if manifest is None or not manifest.rows:
+    partition = answers.partition(days[-1]) if days else None
+    if partition is None or not partition.rows:
         return
     uris = tuple(answers.object_uris(days[-1]))
     of_hash = {declaration.hash: declaration for declaration in some}

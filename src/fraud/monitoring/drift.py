@@ -25,7 +25,8 @@ from fraud.core.plan import Plan
 from fraud.errors import BadInputError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog, reports
-from fraud.lake.dataset import Dataset, conformed, opened
+from fraud.lake.dataset import DatasetVersion, conformed
+from fraud.lake.objects import opened
 from fraud.monitoring.drift_inputs import TRANSACTION, Compared, compared, missing, values, warm_up_us
 from fraud.stats.psi import MIN_ROWS, column_drift
 
@@ -98,8 +99,8 @@ def run(config: Config, context: Context) -> Result:
 
 
 def _window(config: Config, context: Context, artifact: "ModelArtifact") -> Window:
-    features = catalog.features(artifact.plan.stored_hash).at(context.settings.lake_uri)
-    scores = catalog.SCORES.at(context.settings.lake_uri)
+    features = catalog.features(artifact.plan.stored_hash).at(context.settings.lake_uri).open()
+    scores = catalog.SCORES.at(context.settings.lake_uri).open()
     published = features.partitions()
     if not published:
         raise BadInputError("there are no features to compare", hint="fraud build-features")
@@ -120,19 +121,19 @@ def _window(config: Config, context: Context, artifact: "ModelArtifact") -> Wind
     }
     for name, dataset in (("features", features), ("scores", scores)):
         for d in days:
-            if (manifest := dataset.manifest(d)) is not None:
-                made_from[f"{name} {d}"] = manifest.content_sha256
+            if (partition := dataset.partition(d)) is not None:
+                made_from[f"{name} {d}"] = partition.content_sha256
     return Window(str(day), days, made_from)
 
 
 def _current(window: Window, context: Context, artifact: "ModelArtifact") -> pa.Table:
     """A sample of the window: the compared columns, and the version's probability if it scored the row."""
     definition = catalog.features(artifact.plan.stored_hash)
-    features, schema = definition.at(context.settings.lake_uri), definition.schema(artifact.plan.declaration)
-    scores = catalog.SCORES.at(context.settings.lake_uri)
+    features, schema = definition.at(context.settings.lake_uri).open(), definition.schema(artifact.plan.declaration)
+    scores = catalog.SCORES.at(context.settings.lake_uri).open()
     names = {"transaction_id", "event_timestamp", *(one.column for one in compared(artifact.plan))}
     schema = pa.schema([field for field in schema if field.name in names])
-    rows = sum(manifest.rows for d in window.days if (manifest := features.manifest(d)) is not None)
+    rows = sum(partition.rows for d in window.days if (partition := features.partition(d)) is not None)
     share = min(1.0, context.params.drift.reference_rows / max(rows, 1))
     parts = (part for d in window.days for part in _sample(features, d, schema.names, share))
     sampled = pa.concat_tables([schema.empty_table(), *(conformed(part, schema) for part in parts)])
@@ -146,7 +147,7 @@ def _current(window: Window, context: Context, artifact: "ModelArtifact") -> pa.
     return joined.sort_by([("event_timestamp", "ascending"), ("transaction_id", "ascending")])
 
 
-def _sample(dataset: Dataset, day: str, columns: list[str], share: float) -> Iterator[pa.Table]:
+def _sample(dataset: DatasetVersion, day: str, columns: list[str], share: float) -> Iterator[pa.Table]:
     """The rows whose hash of transaction_id is in the lowest `share` of all hashes: the same rows in every dataset."""
     from pandas.util import hash_array  # noqa: PLC0415 - pandas takes half a second to import
 

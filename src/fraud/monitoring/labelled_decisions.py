@@ -87,18 +87,20 @@ class Decisions:
     """Decisions of one model version about events of the days [first, last]."""
 
     def __init__(self, lake_uri: str, version: str, first: str, last: str) -> None:
-        self._lake, self._version = lake_uri, version
+        self._version = version
+        self._transactions, self._scores, self._log = (
+            definition.at(lake_uri).open() for definition in (catalog.TRANSACTIONS, catalog.SCORES, catalog.PREDICTIONS)
+        )
         bounds = [(dt.date.fromisoformat(day) - _EPOCH).days for day in (first, last)]
         self._first_us, self._end_us = bounds[0] * US_PER_DAY, (bounds[1] + 1) * US_PER_DAY
         self._served = self._first_answers()
 
     def of(self, day: str) -> tuple[pa.Table, int]:
         """The day's rows for `Labelled.judge`, and the number of decisions by serving."""
-        rows = catalog.TRANSACTIONS.at(self._lake).read(day, ["transaction_id", "user_id", "amount"])
-        scores = catalog.SCORES.at(self._lake)
+        rows = self._transactions.read(day, ["transaction_id", "user_id", "amount"])
         nightly = _NO_DECISIONS
-        if scores.manifest(day) is not None:
-            scored = scores.read(day, [*_DECIDED, "model_version"])
+        if self._scores.partition(day) is not None:
+            scored = self._scores.read(day, [*_DECIDED, "model_version"])
             nightly = scored.filter(pc.equal(scored["model_version"], self._version)).select(_DECIDED)
         ids = rows["transaction_id"].combine_chunks()
         served = self._served.filter(pc.is_in(self._served["transaction_id"], ids))
@@ -108,11 +110,11 @@ class Decisions:
 
     def _first_answers(self) -> pa.Table:
         """The first answer to each transaction. The log is partitioned by time of the answer, not by event time."""
-        log, columns = catalog.PREDICTIONS.at(self._lake), [*_DECIDED, "event_us", "served_us", "model_version"]
+        columns = [*_DECIDED, "event_us", "served_us", "model_version"]
         schema = _NO_DECISIONS.schema.append(pa.field("served_us", pa.int64()))
         found = [schema.empty_table()]
-        for day in log.partitions():
-            table = log.read(day, columns)
+        for day in self._log.partitions():
+            table = self._log.read(day, columns)
             selected = pc.and_(
                 pc.and_(pc.greater_equal(table["event_us"], self._first_us), pc.less(table["event_us"], self._end_us)),
                 pc.and_(pc.equal(table["model_version"], self._version), pc.is_valid(table["transaction_id"])),

@@ -22,7 +22,7 @@ from fraud.core.declaration import Declaration
 from fraud.errors import FraudError
 from fraud.job import Context
 from fraud.lake import catalog, job_runs
-from fraud.lake.dataset import MANIFEST, listed, located
+from fraud.lake.objects import listed, located
 from fraud.monitoring import declared_metrics
 from fraud.monitoring.declared_metrics import day_seconds, family
 from fraud.registry import mlflow_client, model_versions
@@ -139,13 +139,12 @@ def lake(lake_uri: str, declarations: Sequence[Declaration]) -> Iterator[Metric]
     datasets += [((FEATURES, hash_[:12]), catalog.features(hash_)) for hash_ in stored]
     for name, definition in datasets:
         dataset = definition.at(lake_uri)
-        days = dataset.partitions()
-        manifest = dataset.manifest(days[-1]) if days else None
-        if manifest is None:
+        partitions = dataset.open().contents.partitions
+        if not partitions:
             continue
-        fs, path = located(f"{dataset.partition_uri(days[-1])}/{MANIFEST}")
-        newest[name], rows[name] = day_seconds(days[-1]), manifest.rows
-        published[name] = fs.modified(path).timestamp()
+        day = max(partitions)
+        newest[name], rows[name] = day_seconds(day), partitions[day].rows
+        published[name] = dataset.table.published()[day].timestamp()
     labels = ("dataset", "declaration")
     yield from family("fraud_dataset_newest_day_seconds", "Midnight UTC of the newest day", labels, newest)
     text = "Time of the last publication of the newest day"
@@ -306,12 +305,12 @@ def _flagged_baseline(lake_uri: str, version: str, trained: float | None) -> tup
 
     With fewer than MIN_BASELINE_DAYS scored days, the share on the training reference and ASSUMED_SPREAD are used.
     """
-    scores = catalog.SCORES.at(lake_uri)
+    scores = catalog.SCORES.at(lake_uri).open()
     days: list[tuple[int, int]] = []
     for day in scores.partitions()[-BASELINE_DAYS:]:
-        manifest = scores.manifest(day)
-        if manifest is not None and manifest.rows and manifest.made_from.get("model_version") == version:
-            days.append((int(manifest.made_from["flagged"]), manifest.rows))
+        partition = scores.partition(day)
+        if partition is not None and partition.rows and partition.made_from.get("model_version") == version:
+            days.append((int(partition.made_from["flagged"]), partition.rows))
     if len(days) < MIN_BASELINE_DAYS:
         return trained, None if trained is None else trained * ASSUMED_SPREAD
     ratio = sum(flagged for flagged, _ in days) / sum(rows for _, rows in days)

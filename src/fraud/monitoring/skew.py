@@ -28,7 +28,7 @@ from fraud.errors import BadInputError, RefusedError
 from fraud.features.engines.arrow_records import id_hashes
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog, reports
-from fraud.lake.dataset import Dataset
+from fraud.lake.dataset import DatasetVersion
 from fraud.monitoring import skew_report
 from fraud.monitoring.delivered_requests import as_in_request, delivered_requests, request_of
 from fraud.stats import served_skew
@@ -78,7 +78,7 @@ class Result(JobResult):
 def run(config: Config, context: Context) -> Result:
     """Check the requested days. Raises UnavailableError when the online store or the registry does not answer."""
     lake = context.settings.lake_uri
-    predictions, transactions = catalog.PREDICTIONS.at(lake), catalog.TRANSACTIONS.at(lake)
+    predictions, transactions = catalog.PREDICTIONS.at(lake).open(), catalog.TRANSACTIONS.at(lake).open()
     published = predictions.partitions()
     if config.date and str(config.date) not in published:
         raise BadInputError(f"no answers of {config.date} in the lake", hint="fraud ship-predictions")
@@ -98,10 +98,10 @@ def run(config: Config, context: Context) -> Result:
     return _result(days, found, root, changed=changed)
 
 
-def _made_from(day: str, predictions: Dataset, transactions: Dataset) -> dict[str, str]:
+def _made_from(day: str, predictions: DatasetVersion, transactions: DatasetVersion) -> dict[str, str]:
     """Hashes of the answers and of all transactions: a transaction may land later, and histories may change."""
-    landed = [manifest.content_sha256 for d in transactions.partitions() if (manifest := transactions.manifest(d))]
-    served = predictions.manifest(day)
+    landed = [partition.content_sha256 for partition in transactions.contents.partitions.values()]
+    served = predictions.partition(day)
     return {
         "predictions": served.content_sha256 if served else "",
         "transactions": sha256("".join(landed).encode()).hexdigest(),
@@ -216,11 +216,11 @@ class _Pair(NamedTuple):
 
 def _check_completeness(histories: ServedHistory, context: Context, tally: served_skew.Tally) -> None:
     """Count missing events of days that materialize loaded with their current content, in every layout."""
-    transactions = catalog.TRANSACTIONS.at(context.settings.lake_uri)
+    transactions = catalog.TRANSACTIONS.at(context.settings.lake_uri).open()
     for loaded in histories.layouts.values():
         whole = [
             d for d, digest in loaded.materialized.items()
-            if (m := transactions.manifest(d)) and m.content_sha256 == digest
+            if (m := transactions.partition(d)) and m.content_sha256 == digest
         ]  # fmt: skip
         for events in histories.landed:
             if loaded.layout.id_column in events.columns:

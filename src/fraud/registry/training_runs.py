@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from fraud.errors import UnavailableError
-from fraud.lake.dataset import Manifest
+from fraud.lake.records import Partition
 from fraud.registry import mlflow_client
 from fraud.registry.mlflow_client import ModelVersion, lookup
 from fraud.registry.model_versions import MODEL_NAME
@@ -124,12 +124,12 @@ class TrainingRuns:
             tags=[self._entities.RunTag(name, value) for name, value in (tags or {}).items()],
         )
 
-    def record_dataset(self, run_id: str, manifest: Manifest, uri: str) -> None:
+    def record_snapshot(self, run_id: str, name: str, partition: Partition, uri: str) -> None:
         """Record the snapshot as an MLflow dataset. The digest is its content hash."""
         dataset = self._entities.Dataset(
-            name=f"{manifest.dataset}/{manifest.partition}", digest=manifest.content_sha256[:36],
+            name=f"{name}/{partition.name}", digest=partition.content_sha256[:36],
             source_type="lake", source=json.dumps({"uri": uri}),
-            profile=json.dumps({"num_rows": manifest.rows, "sha256": manifest.content_sha256}),
+            profile=json.dumps({"num_rows": partition.rows, "sha256": partition.content_sha256}),
         )  # fmt: skip
         training = self._entities.InputTag("mlflow.data.context", "training")
         self._client.log_inputs(run_id, [self._entities.DatasetInput(dataset, [training])])

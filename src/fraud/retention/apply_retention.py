@@ -95,7 +95,9 @@ def _lake(today: dt.date, context: Context) -> Iterator[Expired]:
     landed_before = _before(today, _retention_days(catalog.QUARANTINE, context))
     yield from expired.partitions_published_before(catalog.QUARANTINE, settings.lake_uri, landed_before)
     yield from expired.landed(settings.landing_uri, settings.lake_uri, landed_before)
-    yield from expired.unnamed_objects(settings.lake_uri, _before(today, expired.UNNAMED_DAYS))
+    now = dt.datetime.combine(today, dt.datetime.now(dt.UTC).timetz())
+    history = now - dt.timedelta(days=settings.history_days)
+    yield from expired.unreferenced_objects(settings.lake_uri, history)
     compared = f"{settings.reports_uri.rstrip('/')}/compare"
     yield from expired.report_folders(compared, _before(today, settings.report_days))
 

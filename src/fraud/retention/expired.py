@@ -4,6 +4,7 @@ Finding and removing are separate steps: a dry run executes the same code except
 """
 
 import datetime as dt
+import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import partial
@@ -13,11 +14,13 @@ from fraud.ingest.commit import Ledger
 from fraud.ingest.landing import Feed, landed_files
 from fraud.lake import catalog, declarations
 from fraud.lake.catalog import DatasetDefinition
-from fraud.lake.dataset import MANIFEST, Dataset, located
+from fraud.lake.dataset import STAGED, Dataset
+from fraud.lake.objects import located
+from fraud.lake.records import RECORDS
 
 FEEDS: Final[tuple[Feed, ...]] = ("transactions", "labels")
 UNNAMED_DAYS: Final = 2
-"""Days that an object without a manifest is kept: a running job may be about to commit it, or still read it."""
+"""Days that an object without a name is kept in the DVC remote: a running job may be about to use it."""
 
 
 class Expired(NamedTuple):
@@ -33,9 +36,9 @@ def partitions_before(definition: DatasetDefinition, lake_uri: str, first_kept: 
     """Partitions of a daily dataset before the day `first_kept` (YYYY-MM-DD)."""
     dataset = definition.at(lake_uri)
     # Each `remove` expires all of these days, so only the first one that is called has work to do.
-    for day in [day for day in dataset.partitions() if day < first_kept]:
-        size_bytes = _size_bytes(dataset.partition_uri(day))
-        yield Expired(definition.name, day, size_bytes, partial(dataset.expire, first_kept))
+    for day, partition in dataset.open().contents.partitions.items():
+        if day < first_kept:
+            yield Expired(definition.name, day, partition.bytes, partial(dataset.expire, first_kept))
 
 
 def newest_day(lake_uri: str, today: dt.date) -> dt.date | None:
@@ -50,12 +53,13 @@ def newest_day(lake_uri: str, today: dt.date) -> dt.date | None:
 def partitions_published_before(
     definition: DatasetDefinition, lake_uri: str, before: dt.datetime, kept: Collection[str] = ()
 ) -> Iterator[Expired]:
-    """Partitions whose manifest was last written before a time, except those in `kept`."""
+    """Partitions that last changed before a time, except those in `kept`."""
     dataset = definition.at(lake_uri)
-    for partition in dataset.partitions():
-        folder = dataset.partition_uri(partition)
-        if partition not in kept and _modified(f"{folder}/{MANIFEST}") < before:
-            yield Expired(definition.name, partition, _size_bytes(folder), partial(dataset.drop, partition))
+    partitions, published = dataset.open().contents.partitions, dataset.table.published()
+    old = {n: p for n, p in partitions.items() if n not in kept and n in published and published[n] < before}
+    # Each `remove` removes all of them in one commit.
+    for name, partition in old.items():
+        yield Expired(definition.name, name, partition.bytes, partial(dataset.drop, old.keys()))
 
 
 def unused_datasets(lake_uri: str, needed: Collection[str], before: dt.datetime) -> Iterator[Expired]:
@@ -70,11 +74,11 @@ def unused_datasets(lake_uri: str, needed: Collection[str], before: dt.datetime)
 
 
 def _remove(dataset: Dataset) -> None:
-    for partition in dataset.partitions():
-        dataset.drop(partition)
+    """Remove the log, which makes the table disappear, then the rest."""
     fs, path = located(dataset.uri)
-    with suppress(FileNotFoundError):  # an object store has no empty folders
-        fs.rm(path, recursive=True)
+    for part in (f"{path}/_delta_log", path):
+        with suppress(FileNotFoundError):  # an object store has no empty folders
+            fs.rm(part, recursive=True)
 
 
 def unused_declarations(lake_uri: str, needed: Collection[str], before: dt.datetime) -> Iterator[Expired]:
@@ -96,26 +100,40 @@ def landed(landing_uri: str, lake_uri: str, before: dt.datetime) -> Iterator[Exp
                 yield Expired("landing", file.name, fs.size(path), partial(fs.rm_file, path))
 
 
-def unnamed_objects(lake_uri: str, before: dt.datetime) -> Iterator[Expired]:
-    """Data objects that no manifest names: from partitions that were published again, or from killed runs.
+def unreferenced_objects(lake_uri: str, before: dt.datetime) -> Iterator[Expired]:
+    """Objects and records that no version of a table since a time refers to: of replaced or expired partitions, or of
+    killed runs.
 
-    Empty while an ingest batch is unfinished, because the batch's journal refers to objects that no manifest names yet.
+    Empty while an ingest batch is unfinished, because the batch's journal refers to objects that no version refers to.
     """
     if any(Ledger(lake_uri, feed).unfinished() is not None for feed in FEEDS):
         return
-    own = (catalog.TRANSACTIONS, catalog.LABELS, catalog.SCORES, catalog.PREDICTIONS)
-    for definition in (*own, *catalog.in_lake(lake_uri), *catalog.what_ifs(lake_uri)):
+    for definition in (*catalog.ALL, *catalog.in_lake(lake_uri), *catalog.what_ifs(lake_uri)):
         dataset = definition.at(lake_uri)
         fs, path = located(dataset.uri)
-        for found, info in sorted(fs.find(path, detail=True).items()):
-            partition = found.split("/")[-2].removeprefix(f"{dataset.key}=")
-            if not found.endswith(".parquet") or fs.modified(found) >= before:
-                continue
-            manifest = dataset.manifest(partition)
-            if manifest is None or found.split("/")[-1] not in {part.name for part in manifest.objects}:
-                yield Expired(
-                    "objects without a name", f"{dataset.name}/{partition}", info["size"], partial(fs.rm_file, found)
-                )  # fmt: skip
+        hours = max(0, math.ceil((dt.datetime.now(dt.UTC) - before) / dt.timedelta(hours=1)))
+        for name in sorted(dataset.table.unreferenced(hours)):
+            found = f"{path}/{name}"
+            # The log can refer to an object of the same content that a running job has just written again.
+            with suppress(FileNotFoundError):
+                if fs.modified(found) < before:
+                    yield Expired(
+                        "replaced objects", f"{dataset.name}/{name}", fs.size(found), partial(fs.rm_file, found)
+                    )
+        staged = [name for name in fs.find(f"{path}/{STAGED}") if fs.modified(name) < before]
+        for found in staged + _superseded(fs, f"{path}/{RECORDS}", dataset.table.record_of(), before):
+            yield Expired(
+                "replaced objects",
+                f"{dataset.name}{found.removeprefix(path)}",
+                fs.size(found),
+                partial(fs.rm_file, found),
+            )
+
+
+def _superseded(fs: Any, folder: str, current: str, before: dt.datetime) -> list[str]:  # noqa: ANN401 - fsspec is not typed
+    """The records of versions that were replaced before a time: the newest one from before it was valid then."""
+    old = sorted((at, path) for path in fs.find(folder) if (at := fs.modified(path)) < before)
+    return [path for _, path in old[:-1] if not path.endswith(current)]
 
 
 def report_folders(root: str, before: dt.datetime, kept: Collection[str] = ()) -> Iterator[Expired]:

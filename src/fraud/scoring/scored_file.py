@@ -32,7 +32,7 @@ from fraud.ingest.mapping.sections import ISO, Number, Source, Text, Time, secti
 from fraud.ingest.source_file import pieces
 from fraud.ingest.validation import in_contract, quarantine_reasons
 from fraud.lake import catalog
-from fraud.lake.dataset import put_atomically
+from fraud.lake.objects import put_atomically
 from fraud.scoring.scorer import ROWS_AT_ONCE, SCHEMA, Scorer
 from fraud.uris import uri_of
 

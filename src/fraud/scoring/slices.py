@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from fraud.core.declaration import parse
 from fraud.core.plan import Plan
-from fraud.lake.dataset import ROWS_PER_GROUP, DataObject, Dataset, Manifest, located
+from fraud.lake.dataset import Dataset, DatasetVersion
+from fraud.lake.objects import ROWS_PER_GROUP, DataObject, located
+from fraud.lake.records import Partition
 from fraud.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class SliceUnusable:
     reason: str
 
 
-def slices_of(features: Dataset, day: str, source: Manifest) -> Iterator[Slice]:
+def slices_of(features: DatasetVersion, day: str, source: Partition) -> Iterator[Slice]:
     """The slices of a day, one per row group. An object without rows is one slice, so that it is read and checked."""
     for uri, made in zip(features.object_uris(day), source.objects, strict=True):
         for first in range(0, max(made.rows, 1), ROWS_PER_GROUP):
@@ -107,7 +109,7 @@ def read_slice(piece: Slice, schema: pa.Schema) -> pa.Table:
     if piece.first == 0:
         data = fs.cat_file(path)
         if (digest := sha256(data).hexdigest()) != piece.object.sha256:
-            raise ValueError(f"sha256 {digest} instead of {piece.object.sha256} as in the manifest")
+            raise ValueError(f"sha256 {digest} instead of {piece.object.sha256} as published")
         return _rows(pq.ParquetFile(pa.BufferReader(data)), piece, schema)
     with fs.open(path, "rb") as file:
         return _rows(pq.ParquetFile(file), piece, schema)

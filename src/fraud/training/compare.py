@@ -73,8 +73,8 @@ def run(config: Config, context: Context) -> Result:
     numbers = [str(version.version) for version in versions]
     artifacts = [model_versions.fetch(settings, int(number)) for number in numbers]
     declaration = artifacts[0].plan.declaration
-    manifest = training_data.manifest_of(settings.lake_uri, config.snapshot, declaration)
-    data = training_data.load(settings.lake_uri, manifest, params, declaration)
+    partition = training_data.partition_of(settings.lake_uri, config.snapshot, declaration)
+    data = training_data.load(settings.lake_uri, partition, params, declaration)
     rows = data.holdout
     answers = [
         OnnxModel(a.model).probabilities(training_data.holdout_vectors(data, a.plan, settings.lake_uri))
@@ -92,7 +92,7 @@ def run(config: Config, context: Context) -> Result:
     }  # fmt: skip
     losses = slice_losses(rows, answers[1], answers[0], costs.capacity, resamplings=draws, seed=seed)
     record: dict[str, Any] = {
-        "first": numbers[0], "second": numbers[1], "snapshot": manifest.partition,
+        "first": numbers[0], "second": numbers[1], "snapshot": partition.name,
         "holdout": dict(training_data.describe(data))["holdout"], "measures": measures,
         "calibration_error": {
             number: calibration(answer, rows.is_fraud)[0] for number, answer in zip(numbers, answers, strict=True)
@@ -107,7 +107,7 @@ def run(config: Config, context: Context) -> Result:
         plots.of_models(named, rows.amount, rows.is_fraud, costs),
         params.gates.min_slice_frauds,
     )
-    folder = f"{settings.reports_uri.rstrip('/')}/compare/{numbers[0]}-{numbers[1]}-{manifest.partition}"
+    folder = f"{settings.reports_uri.rstrip('/')}/compare/{numbers[0]}-{numbers[1]}-{partition.name}"
     reports.write(folder, "compare", page, {**record, "slices": slices})
     context.log.info("versions compared", first=numbers[0], second=numbers[1], rows=len(rows.is_fraud))
     return Result(**record, report_uri=f"{folder}/compare.html")

@@ -130,8 +130,8 @@ def run(config: Config, context: Context) -> Result:
             )  # fmt: skip
         lake = context.settings.lake_uri
         declaration = model_versions.plan_of(context.settings, version).declaration
-        manifest = training_data.manifest_of(lake, version.tags.get("snapshot"), declaration)
-        data = training_data.load(lake, manifest, context.params, declaration)
+        partition = training_data.partition_of(lake, version.tags.get("snapshot"), declaration)
+        data = training_data.load(lake, partition, context.params, declaration)
         verdict = judge(version, data, context, TrainingRuns(context.settings))
         if config.out is not None:
             model = OnnxModel(model_versions.fetch(context.settings, config.version).model)

@@ -9,7 +9,7 @@ from typing import Final
 import fraud
 from fraud.core.declaration import Declaration
 from fraud.errors import BadConfigError
-from fraud.lake.dataset import Manifest
+from fraud.lake.records import Partition
 from fraud.params import Params
 from fraud.training.import_closure import closure
 
@@ -32,7 +32,7 @@ LEFT_OUT: Final = WITHOUT_CONTENT | {
 """Module -> why `code_sha256` does not cover it, though the training job imports it. Everything else is covered."""
 
 
-def inputs(manifest: Manifest, params: Params, project: Path, declaration: Declaration) -> dict[str, str]:
+def inputs(partition: Partition, params: Params, project: Path, declaration: Declaration) -> dict[str, str]:
     """Name -> hash of everything that decides a version's bytes. The names are those of the version's tags.
 
     Raises BadConfigError when the project has no lock files.
@@ -44,7 +44,7 @@ def inputs(manifest: Manifest, params: Params, project: Path, declaration: Decla
             hint="run from the project's folder or set FRAUD_PROJECT",
         )  # fmt: skip
     return {
-        "data_sha256": manifest.content_sha256,
+        "data_sha256": partition.content_sha256,
         "params_sha256": params.fingerprint(*TRAINING_PARAMS),
         "lock_sha256": _digest(project, locks),
         "feature_hash": declaration.hash,

@@ -5,7 +5,6 @@ recorded content hash, with a temporary registry. If the sha256 differs, the res
 """
 
 import json
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from fraud import declaration_file
 from fraud.errors import BadInputError, RefusedError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
-from fraud.lake.dataset import MANIFEST, opened
+from fraud.lake.objects import opened, put_atomically
 from fraud.registry import mlflow_client, model_versions
 from fraud.registry.mlflow_client import ModelVersion
 from fraud.registry.model_versions import MODEL_NAME
@@ -189,18 +188,17 @@ def _copy_data(version: ModelVersion, lake: Path, context: Context) -> str:
     """Copy the snapshot to a separate lake, from the lake or else from the DVC remote. Returns the source."""
     snapshot, recorded = version.tags.get("snapshot", ""), version.tags.get("data_sha256", "")
     ours, restored = (catalog.TRAINING_SETS.at(uri) for uri in (context.settings.lake_uri, uri_of(lake)))
-    folder = lake / restored.name / f"{restored.key}={snapshot}"
-    folder.mkdir(parents=True)
-    manifest = ours.manifest(snapshot)
+    partition = ours.partition(snapshot)
     data_source = "lake"
-    if manifest is not None and manifest.content_sha256 == recorded:
-        for uri in [*ours.object_uris(snapshot), f"{ours.partition_uri(snapshot)}/{MANIFEST}"]:
-            with opened(uri) as file, (folder / uri.rpartition("/")[2]).open("wb") as copy:
-                shutil.copyfileobj(file, copy)
+    if partition is not None and partition.content_sha256 == recorded:
+        for source, copy in zip(ours.uris_of(partition), restored.uris_of(partition), strict=True):
+            with opened(source) as file:
+                put_atomically(copy, file.read())
+        restored.commit([partition])
     elif md5 := version.tags.get("dvc_data_md5"):
         data_source = "DVC remote"
         context.log.info("snapshot not in the lake, pulling from the DVC remote", snapshot=snapshot, dvc_data_md5=md5)
-        data_versions.pull(context.settings.dvc_remote, md5, folder)
+        data_versions.pull_partition(context.settings.dvc_remote, md5, restored)
     try:
         copied = restored.verify(snapshot)
     except BadInputError as error:

@@ -25,7 +25,7 @@ from fraud.core.vector import Input
 from fraud.features.engines.arrow_vector import base_values, vectors
 from fraud.job import Context, JobConfig
 from fraud.lake import catalog, git, reports
-from fraud.lake.dataset import Manifest
+from fraud.lake.records import Partition
 from fraud.params import Params
 from fraud.registry.mlflow_client import ModelVersion, registry_errors
 from fraud.registry.model_folder import write_model_folder
@@ -76,8 +76,8 @@ class Trained(NamedTuple):
 def run(config: Config, context: Context) -> Result:
     """Find or train the version and evaluate it. Raises BadInputError for data that cannot be trained on."""
     declaration = context.declaration
-    manifest = training_data.manifest_of(context.settings.lake_uri, config.snapshot, declaration)
-    made_from = model_inputs.inputs(manifest, context.params, context.settings.project, declaration)
+    partition = training_data.partition_of(context.settings.lake_uri, config.snapshot, declaration)
+    made_from = model_inputs.inputs(partition, context.params, context.settings.project, declaration)
     fingerprint = model_inputs.fingerprint(made_from)
     with registry_errors(), threadpool_limits(limits=1):
         runs = TrainingRuns(context.settings)
@@ -86,7 +86,7 @@ def run(config: Config, context: Context) -> Result:
         if verdict is not None:
             context.log.info("version found by its fingerprint", version=verdict.version)
         else:
-            data = training_data.load(context.settings.lake_uri, manifest, context.params, declaration)
+            data = training_data.load(context.settings.lake_uri, partition, context.params, declaration)
             if data.split.shrunk:
                 context.log.warning(
                     "data shorter than the configured split, parts shortened in proportion",
@@ -96,7 +96,7 @@ def run(config: Config, context: Context) -> Result:
             with ExitStack() as failed:
                 if version is None:
                     made_from = {**made_from, "fingerprint": fingerprint}
-                    version = _train(data, manifest, made_from, context, runs, config.cause)
+                    version = _train(data, partition, made_from, context, runs, config.cause)
                     failed.callback(_withdraw, version, staged, runs, context)
                 verdict = evaluate.judge(version, data, context, runs).model_copy(update={"reused": reused})
                 _write_out(config, verdict, runs)
@@ -119,25 +119,30 @@ def _write_out(config: Config, verdict: Result, runs: TrainingRuns) -> None:
 
 
 def _train(
-    data: TrainingData, manifest: Manifest, made_from: dict[str, str], context: Context, runs: TrainingRuns, cause: str
+    data: TrainingData,
+    partition: Partition,
+    made_from: dict[str, str],
+    context: Context,
+    runs: TrainingRuns,
+    cause: str,
 ) -> ModelVersion:
     settings, params = context.settings, context.params
     for run_id in runs.mark_killed(made_from["fingerprint"]):
         context.log.warning("killed training of the same inputs marked", run_id=run_id)
     snapshots = catalog.TRAINING_SETS.at(settings.lake_uri)
-    stored = data_versions.push_partition(settings.dvc_remote, snapshots, manifest.partition)
+    stored = data_versions.push_partition(settings.dvc_remote, snapshots, partition)
     tags = {
         **made_from, **git.commit_of(settings.project), "stored_hash": data.plan.stored_hash,
-        "snapshot": manifest.partition, "dvc_data_md5": stored.md5,
+        "snapshot": partition.name, "dvc_data_md5": stored.md5,
     }  # fmt: skip
-    name = f"ladder on {manifest.partition[:8]}"
+    name = f"ladder on {partition.name[:8]}"
     cause_tag = {"cause": cause} if cause else {}
     with (
         runs.run(name, tags | cause_tag) as run_id,
         mirrored(settings, name, _flat(params) | tags, context.log) as mirror,
     ):
         runs.record(run_id, params=_flat(params))
-        runs.record_dataset(run_id, manifest, f"{snapshots.uri}/snapshot={manifest.partition}")
+        runs.record_snapshot(run_id, snapshots.name, partition, f"{snapshots.uri}/snapshot={partition.name}")
 
         def fitted(level: Level) -> Trained:
             return _fit(level, data, context, runs, mirror, run_id, tags["fingerprint"])
@@ -267,7 +272,7 @@ def _compare(ladder: list[Trained], data: TrainingData, params: Params) -> dict[
     on_holdout = compared(data.holdout, [trained.holdout for trained in ladder])
     chosen, steps = select_level(on_validation, len(ladder), params.training.margin)
     return {
-        "snapshot": data.manifest.partition,
+        "snapshot": data.snapshot.name,
         "parts": training_data.describe(data),
         "selected": chosen,
         "steps": [{**step._asdict(), "gain": list(step.gain)} for step in steps],

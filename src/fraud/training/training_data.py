@@ -17,7 +17,7 @@ from fraud.core.plan import Plan
 from fraud.errors import BadInputError
 from fraud.features.engines.arrow_vector import base_values, vectors
 from fraud.lake import catalog
-from fraud.lake.dataset import Dataset, Manifest
+from fraud.lake.records import Partition
 from fraud.params import Params
 from fraud.stats.comparison import Rows
 from fraud.stats.slices import slices
@@ -29,7 +29,7 @@ _COMPARED_ROWS: Final = 2_000
 class TrainingData(NamedTuple):
     """A snapshot in memory. `table` is sorted by event time; the rows of each part are a slice of it."""
 
-    manifest: Manifest
+    snapshot: Partition
     plan: Plan
     """Of the declaration with its category lists filled in."""
     table: pa.Table
@@ -51,7 +51,7 @@ class TrainingData(NamedTuple):
 
     def immature_rows(self) -> int | None:
         """Holdout rows that are younger than the label maturity at the cut-off. None: the snapshot has no cut-off."""
-        made_from = self.manifest.made_from
+        made_from = self.snapshot.made_from
         if not {"cut_off", "maturity_days"} <= made_from.keys():
             return None
         cut_off_us = round(datetime.fromisoformat(made_from["cut_off"]).timestamp() * 1e6)
@@ -74,14 +74,14 @@ class TrainingData(NamedTuple):
         return wrong
 
 
-def manifest_of(lake_uri: str, snapshot: str | None, declaration: Declaration) -> Manifest:
-    """The manifest of a snapshot; by default the one with the latest cut-off of the declaration's features.
+def partition_of(lake_uri: str, snapshot: str | None, declaration: Declaration) -> Partition:
+    """A snapshot; by default the one with the latest cut-off of the declaration's features.
 
     Raises BadInputError without one, and for a snapshot with the features of another declaration.
     """
-    snapshots = catalog.TRAINING_SETS.at(lake_uri)
+    snapshots = catalog.TRAINING_SETS.at(lake_uri).open()
     if snapshot is not None:
-        found = snapshots.manifest(snapshot)
+        found = snapshots.partition(snapshot)
         if found is None:
             raise BadInputError(
                 f"there is no training set {snapshot}", expected=", ".join(snapshots.partitions()) or "at least one",
@@ -94,28 +94,28 @@ def manifest_of(lake_uri: str, snapshot: str | None, declaration: Declaration) -
                 got=found.made_from.get("declaration", "none")[:12], hint="fraud training-set",
             )  # fmt: skip
         return found
-    every = [manifest for name in snapshots.partitions() if (manifest := snapshots.manifest(name)) is not None]
-    usable = [manifest for manifest in every if _of_declaration(manifest, declaration)]
+    every = list(snapshots.contents.partitions.values())
+    usable = [partition for partition in every if _of_declaration(partition, declaration)]
     if not usable:
         raise BadInputError(
             "there is no training set" + (" with the declared columns and features" if every else ""),
             hint="fraud build-features, then fraud training-set",
         )
-    return max(usable, key=lambda m: (m.made_from.get("cut_off", ""), m.partition))
+    return max(usable, key=lambda m: (m.made_from.get("cut_off", ""), m.name))
 
 
-def _of_declaration(manifest: Manifest, declaration: Declaration) -> bool:
-    return manifest.made_from.get("declaration") == declaration.stored_hash
+def _of_declaration(partition: Partition, declaration: Declaration) -> bool:
+    return partition.made_from.get("declaration") == declaration.stored_hash
 
 
-def load(lake_uri: str, manifest: Manifest, params: Params, declaration: Declaration) -> TrainingData:
+def load(lake_uri: str, partition: Partition, params: Params, declaration: Declaration) -> TrainingData:
     """Read and split a snapshot. Category lists that the declaration does not have are learnt on the training part.
 
     Raises BadInputError if it cannot be split, or if a part has one class only.
     """
-    table = catalog.TRAINING_SETS.at(lake_uri).read(manifest.partition)
+    table = catalog.TRAINING_SETS.at(lake_uri).read(partition.name)
     if not table.num_rows:
-        raise BadInputError(f"training set {manifest.partition} is empty", hint="fraud ingest, then fraud training-set")
+        raise BadInputError(f"training set {partition.name} is empty", hint="fraud ingest, then fraud training-set")
     event_us: NDArray[np.int64] = table["event_timestamp"].cast(pa.int64()).to_numpy()
     lengths = params.split
     try:
@@ -126,7 +126,7 @@ def load(lake_uri: str, manifest: Manifest, params: Params, declaration: Declara
         )  # fmt: skip
     except ValueError as error:
         raise BadInputError(
-            f"training set {manifest.partition} cannot be split",
+            f"training set {partition.name} cannot be split",
             got=str(error),
             hint="ingest more days, or change split in params.yaml",
         ) from error
@@ -147,7 +147,7 @@ def load(lake_uri: str, manifest: Manifest, params: Params, declaration: Declara
 
     final = Part(split.train.first_us, (split.validation if params.training.refit else split.train).end_us)
     return TrainingData(
-        manifest, plan, table, event_us, split,
+        partition, plan, table, event_us, split,
         part("training", split.train), part("validation", split.validation), part("holdout", split.holdout),
         final, part("final", final),
     )  # fmt: skip
@@ -173,7 +173,7 @@ def holdout_vectors(data: TrainingData, plan: Plan, lake_uri: str) -> NDArray[np
     table = data.table[data.rows_of(data.split.holdout)]
     if plan.stored_hash == data.plan.stored_hash:
         return vectors(table, plan)
-    dataset = catalog.features(plan.stored_hash).at(lake_uri)
+    dataset = catalog.features(plan.stored_hash).at(lake_uri).open()
     first, end = (_day(at_us) for at_us in data.split.holdout)
     parts = [dataset.read(day) for day in dataset.partitions() if first <= day < end]
     found = None
@@ -217,12 +217,8 @@ def learnt_lists(declaration: Declaration, table: pa.Table) -> dict[str, tuple[s
 
 def quarantine_rate(lake_uri: str) -> float | None:
     """Share of all delivered rows that were quarantined. None when the lake has no transactions."""
-    accepted, quarantined = (_rows(d.at(lake_uri)) for d in (catalog.TRANSACTIONS, catalog.QUARANTINE))
+    accepted, quarantined = (d.at(lake_uri).open().rows for d in (catalog.TRANSACTIONS, catalog.QUARANTINE))
     return quarantined / (accepted + quarantined) if accepted else None
-
-
-def _rows(dataset: Dataset) -> int:
-    return sum(manifest.rows for name in dataset.partitions() if (manifest := dataset.manifest(name)) is not None)
 
 
 def describe(data: TrainingData) -> Mapping[str, object]:

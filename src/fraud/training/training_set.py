@@ -17,8 +17,9 @@ from pydantic import Field
 from fraud.errors import BadInputError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
-from fraud.lake.dataset import Dataset, Manifest, conformed
+from fraud.lake.dataset import DatasetVersion, conformed
 from fraud.lake.labels import labels_as_of
+from fraud.lake.records import Partition
 
 
 class Config(JobConfig):
@@ -45,7 +46,8 @@ class Result(JobResult):
 def run(config: Config, context: Context) -> Result:
     """Build the snapshot, or find it. Raises BadInputError when features are missing or differ from Feast's."""
     lake, declaration = context.settings.lake_uri, context.declaration
-    transactions, features = catalog.TRANSACTIONS.at(lake), catalog.features(declaration.stored_hash).at(lake)
+    transactions, labels = catalog.TRANSACTIONS.at(lake).open(), catalog.LABELS.at(lake).open()
+    features = catalog.features(declaration.stored_hash).at(lake).open()
     published = transactions.partitions()
     if not published:
         raise BadInputError("the lake has no transactions to train on", hint="fraud ingest")
@@ -58,20 +60,19 @@ def run(config: Config, context: Context) -> Result:
             f"no transaction is mature at {cut_off:%Y-%m-%d}",
             expected=f"transactions up to {last_mature}", got=f"{published[0]} .. {published[-1]}",
         )  # fmt: skip
-    manifests = {day: _built(features, transactions, day) for day in days}
-    labels = catalog.LABELS.at(lake)
+    built = {day: _built(features, transactions, day) for day in days}
     label_days = [day for day in labels.partitions() if day <= as_of.isoformat()]
     made_from = {
         "cut_off": cut_off.isoformat(),
         "declaration": declaration.stored_hash,
-        "features": _digest({day: manifest.content_sha256 for day, manifest in manifests.items()}),
-        "labels": _digest({day: m.content_sha256 for day in label_days if (m := labels.manifest(day))}),
+        "features": _digest({day: partition.content_sha256 for day, partition in built.items()}),
+        "labels": _digest({day: labels.content_sha256(day) for day in label_days}),
         "maturity_days": str(context.params.labels.maturity_days),
     }
     snapshot = _digest(made_from)[:16]
     snapshots = catalog.TRAINING_SETS.at(lake)
     compared = 0
-    if snapshots.manifest(snapshot) is None:
+    if snapshots.partition(snapshot) is None:
         schema = catalog.features(declaration.stored_hash).schema(declaration)
         with ThreadPoolExecutor(2) as pool:
             # Python imports Feast while Arrow reads the lake, which takes about as long.
@@ -81,15 +82,16 @@ def run(config: Config, context: Context) -> Result:
             feast.result()
         context.log.info("comparison with Feast started", rows=table.num_rows)
         compared = _compare_with_feast(context, table)
-        mature_labels = labels_as_of(lake, cut_off - timedelta(microseconds=1))
-        snapshots.publish(snapshot, _labelled(table, mature_labels), made_from)
-    manifest = snapshots.manifest(snapshot)
-    if manifest is None:
+        mature_labels = labels_as_of(labels, cut_off - timedelta(microseconds=1))
+        versions = {f"{each.name} version": str(each.number) for each in (transactions, features, labels)}
+        snapshots.publish(snapshot, _labelled(table, mature_labels), made_from | versions)
+    partition = snapshots.partition(snapshot)
+    if partition is None:
         raise BadInputError(f"training set {snapshot} was removed while it was written", hint="run again")
     is_fraud = snapshots.read(snapshot, ["is_fraud"])["is_fraud"]
     return Result(
-        snapshot=snapshot, rows=manifest.rows, frauds=pc.sum(is_fraud).as_py() or 0, first_day=days[0],
-        last_day=days[-1], cut_off=cut_off, content_sha256=manifest.content_sha256, feature_rows_compared=compared,
+        snapshot=snapshot, rows=partition.rows, frauds=pc.sum(is_fraud).as_py() or 0, first_day=days[0],
+        last_day=days[-1], cut_off=cut_off, content_sha256=partition.content_sha256, feature_rows_compared=compared,
     )  # fmt: skip
 
 
@@ -97,8 +99,8 @@ def _digest(named: dict[str, str]) -> str:
     return sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
 
 
-def _built(features: Dataset, transactions: Dataset, day: str) -> Manifest:
-    built, source = features.manifest(day), transactions.manifest(day)
+def _built(features: DatasetVersion, transactions: DatasetVersion, day: str) -> Partition:
+    built, source = features.partition(day), transactions.partition(day)
     if built is None or source is None or built.made_from.get("transactions") != source.content_sha256:
         raise BadInputError(f"the features of {day} are not up to date", hint="fraud build-features")
     return built

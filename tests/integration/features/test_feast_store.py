@@ -105,7 +105,7 @@ def fill(context: Context, rows: pa.Table) -> pa.Table:
     values = dict(windows(plan, rows))
     event_us = rows["event_timestamp"].cast(pa.int64()).to_numpy()
     for table in plan.tables:
-        found = daily_values(lake, table, rows[table.id_column], event_us)
+        found = daily_values(catalog.daily(table).at(lake).open(), table, rows[table.id_column], event_us)
         values |= {name: found[i] for i, name in enumerate(table.names)}
     types = dict(catalog.feature_columns(declaration))
     features = rows
@@ -250,7 +250,7 @@ def latest_daily(context: Context, view: feast_snapshot.View, night: int) -> dic
     assert view.table is not None
     dataset, found = catalog.daily(view.table).at(context.settings.lake_uri), {}
     for number in range(night + 1):
-        if dataset.manifest(day(number)) is None:
+        if dataset.partition(day(number)) is None:
             continue
         for row in dataset.read(day(number)).to_pylist():
             if row[view.id_column] is not None:

@@ -106,7 +106,7 @@ def check_published(two: Context, client: redis.Redis) -> int:
         if snapshot_ids(lake, TABLE, at)[0].as_py() != snapshot.id:
             continue
         for entity in ("m1", "m2", "café m3", "unknown"):
-            values = daily_values(lake, TABLE, pa.array([entity]), at)[:, 0]
+            values = daily_values(catalog.daily(TABLE).at(lake).open(), TABLE, pa.array([entity]), at)[:, 0]
             assert looked_up(client, int(at[0]), entity) == (
                 snapshot.id, [None if np.isnan(v) else float(v) for v in values],
             )  # fmt: skip
@@ -303,7 +303,7 @@ def test_feasts_views_are_loaded_once_and_a_corrected_day_reaches_them(two: Cont
         latest = [row for row in rows.to_pylist() if row[column] == id_][-1]
         assert served(entity, id_) == {f.name: latest[f.name] for f in TWO_ENTITIES.windows(entity)}
     at_last = np.array([FIRST_US + (DAYS - 1) * US_PER_DAY + TABLE.available_us])
-    newest = daily_values(lake, TABLE, pa.array(["m1"]), at_last)
+    newest = daily_values(catalog.daily(TABLE).at(lake).open(), TABLE, pa.array(["m1"]), at_last)
     assert list(served("shop", "m1").values()) == newest[:, 0].tolist()
     # A late file has an event a minute before the latest one.
     latest = [row for row in rows.to_pylist() if row["user_id"] == "u2"][-1]

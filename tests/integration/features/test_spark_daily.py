@@ -1,4 +1,4 @@
-"""`build-daily` on Spark: the manifests, and so the bytes, of the one-machine build."""
+"""`build-daily` on Spark: the partitions, and so the bytes, of the one-machine build."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from fraud.core.plan import tables
 from fraud.features import build_daily
 from fraud.job import Context
 from fraud.lake import catalog
-from fraud.lake.dataset import Manifest
+from fraud.lake.records import Contents
 from fraud.params import Params
 from fraud.settings import Settings
 
@@ -44,16 +44,14 @@ def log(days: int, seed: int) -> tuple[list[Row], list[Report]]:
     return rows, reports
 
 
-def build(
-    home: Path, declared: Declaration, engine: str
-) -> tuple[build_daily.Result, list[dict[str, Manifest | None]]]:
+def build(home: Path, declared: Declaration, engine: str) -> tuple[build_daily.Result, list[Contents]]:
     settings = Settings.model_validate(
         {"home": home, "project": ROOT, "spark_master": "local[2]", "feature_engine": engine}
     )
     params = Params.load(ROOT / "params.yaml")
     result = build_daily.build(declared, Context(settings, params, declared, structlog.get_logger()))
     datasets = [make(tables(declared)[0]).at(settings.lake_uri) for make in (catalog.daily_parts, catalog.daily)]
-    return result, [{day: dataset.manifest(day) for day in dataset.partitions()} for dataset in datasets]
+    return result, [dataset.open().contents for dataset in datasets]
 
 
 def test_both_engines_publish_the_same_bytes_also_after_late_rows_and_labels(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`build-features` on Spark: the manifests, and so the bytes, of the one-machine build, and its refusals."""
+"""`build-features` on Spark: the partitions, and so the bytes, of the one-machine build, and its refusals."""
 
 from datetime import date, timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ from fraud.errors import BadInputError
 from fraud.features import build_daily, build_features
 from fraud.job import Context
 from fraud.lake import catalog
-from fraud.lake.dataset import Manifest
+from fraud.lake.records import Contents
 from fraud.params import Params
 from fraud.settings import Settings
 
@@ -73,9 +73,8 @@ def build(home: Path, engine: str) -> build_features.Result:
     return build_features.run(build_features.Config(), context)
 
 
-def manifests(home: Path) -> dict[str, Manifest | None]:
-    features = catalog.features(SHIPPED.stored_hash).at(f"file://{home}/lake")
-    return {of_day: features.manifest(of_day) for of_day in features.partitions()}
+def published(home: Path) -> Contents:
+    return catalog.features(SHIPPED.stored_hash).at(f"file://{home}/lake").open().contents
 
 
 @pytest.mark.parametrize(
@@ -102,7 +101,7 @@ def test_days_built_on_spark_have_the_bytes_of_the_one_machine_build(
             publish(home, delivered)
         results = {engine: build(home, engine) for engine, home in homes.items()}
         assert results["spark"] == results["one-machine"]
-        assert manifests(homes["spark"]) == manifests(homes["one-machine"])
+        assert published(homes["spark"]) == published(homes["one-machine"])
     built = catalog.features(SHIPPED.stored_hash).at(f"file://{homes['spark']}/lake").read_range(day(0), day(days))
     assert built is not None
     assert built.num_rows == table.num_rows

@@ -55,7 +55,7 @@ class World:
 
     def label(self, ids: list[str], on: dt.date, *, fraud: bool = True) -> None:
         labels = catalog.LABELS.at(self.lake)
-        before = [labels.read(str(on))] if labels.manifest(str(on)) else []
+        before = [labels.read(str(on))] if labels.partition(str(on)) else []
         at = pa.array([dt.datetime.combine(on, dt.time(1), dt.UTC)] * len(ids), pa.timestamp("us", "UTC"))
         new = pa.table({"transaction_id": ids, "is_fraud": [fraud] * len(ids), "label_timestamp": at})
         labels.publish(str(on), pa.concat_tables([*before, new]))

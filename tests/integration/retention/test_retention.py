@@ -50,10 +50,10 @@ def version(context: Context, number: int) -> tuple[str, str]:
     """A version with everything a training leaves. Its run and a level's."""
     settings, runs = context.settings, TrainingRuns(context.settings)
     snapshots = catalog.TRAINING_SETS.at(settings.lake_uri)
-    snapshots.publish(f"s{number}", pa.table({"n": [number], "shared": [0]}))
+    snapshot = snapshots.publish(f"s{number}", pa.table({"n": [number], "shared": [0]}))
     stored_hash = f"{number:064x}"[::-1]
     catalog.features(stored_hash).at(settings.lake_uri).publish("2026-01-01", pa.table({"n": [number]}))
-    data = data_versions.push_partition(settings.dvc_remote, snapshots, f"s{number}")
+    data = data_versions.push_partition(settings.dvc_remote, snapshots, snapshot)
     model = settings.home / "model"
     model.mkdir(exist_ok=True)
     (model / "model.onnx").write_text(f"model {number}")
@@ -96,11 +96,13 @@ def test_what_was_production_stays_whole_and_what_never_was_goes_after_its_term(
     assert planned["runs"] == sorted(made[2])
     assert planned["training_sets"] == ["s3"]
     assert planned["reports/training"] == [made[2][0]]
-    assert planned["features"] == [f"declaration=3{'0' * 11}"]
-    assert {"versions", "runs", "training_sets", "reports/training", "features", "DVC remote"} == set(planned)
+    assert planned["features"] == [f"declaration-3{'0' * 11}"]
+    stores = {"versions", "runs", "training_sets", "reports/training", "features", "DVC remote", "replaced objects"}
+    assert stores == set(planned)
     assert sorted(artifacts.rglob("*")) == files
 
     assert apply(context, LATER) == planned
+    assert set(apply(context, LATER)) == {"replaced objects"}  # of the removed training set
     assert apply(context, LATER) == {}
     assert {v.version for v in TrainingRuns(settings).versions()} == {"1", "2", "4"}
     kept = {path.name for run in (made[0], made[1], made[3]) for path in artifacts.rglob(run[0])}

@@ -78,7 +78,7 @@ def test_without_a_date_the_newest_day_and_the_week_before_catch_up(
     second = score.run(config(), context)
     assert {day.day: day.changed for day in second.days} == {old: True, str(DAY): True}
     assert second.model_version == version
-    kept = scores.manifest(str(DAY - dt.timedelta(days=1)))
+    kept = scores.partition(str(DAY - dt.timedelta(days=1)))
     assert kept is not None
     assert kept.made_from["model_version"] != version  # what was decided then stays as it was decided
 
@@ -90,10 +90,12 @@ def test_a_what_if_leaves_the_scores_alone(
     version = register(linear_model())
     register(linear_model(bias=-3.0))
     features.publish(str(DAY), features_of(DAY, 50))
-    result = score.run(config(date=str(DAY), model=int(version)), context)
-    assert result.model_version == version
-    assert scores.partitions() == []
-    assert Dataset(context.settings.lake_uri, f"what_if/version={version}").read(str(DAY)).num_rows == 50
+    features.publish(str(DAY), features_of(DAY, 30))
+    for older, rows in ({}, 30), ({"as_of_version": 0}, 50):
+        result = score.run(config(date=str(DAY), model=int(version), **older), context)
+        assert result.model_version == version
+        assert scores.partitions() == []
+        assert Dataset(context.settings.lake_uri, f"what_if/version-{version}").read(str(DAY)).num_rows == rows
 
 
 @pytest.mark.usefixtures("spark")
@@ -124,7 +126,7 @@ def test_damaged_features_are_named_and_nothing_is_published(
     table = features_of(DAY, 1_000)
     whole = features_of(DAY, 1_000, seed=1)
     if damage == "another column":
-        table = table.rename_columns({"amount": "Amount"})
+        table = table.rename_columns({"amount": "amount_usd"})
     if damage == "another type":
         dollars = pa.array([f"{amount} USD" for amount in table["amount"].to_pylist()])
         table = table.set_column(table.column_names.index("amount"), "amount", dollars)

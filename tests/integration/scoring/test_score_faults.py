@@ -21,7 +21,7 @@ from fraud.core.plan import Plan
 from fraud.errors import UnavailableError
 from fraud.job import Context
 from fraud.lake import catalog
-from fraud.lake.dataset import MANIFEST, Dataset
+from fraud.lake.dataset import Dataset
 from fraud.registry.model_versions import MODEL_NAME, PRODUCTION
 from fraud.scoring import score
 from fraud.scoring.onnx_session import OnnxModel
@@ -92,8 +92,8 @@ class Job:
         if stage == "starting":
             return bool(self.jvm())
         if stage == "scoring":
-            return len(list(self._lake.glob("scores/*/*.parquet"))) > 3
-        return any(self._lake.glob(f"scores/*/{MANIFEST}"))
+            return len(list(self._lake.glob("scores/dt=*/*.parquet"))) > 3
+        return any(self._lake.glob("scores/_partitions/*"))
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_a_blow_leaves_whole_days_or_none_no_process_and_the_same_bytes_after_a_
     assert job.process.wait(timeout=120) == code, (tmp_path / "log").read_text()[-3000:]
     until(lambda: not job.members(), 30)
     published = scores.partitions()
-    assert published == {"publishing": published, "scoring": DAYS if code == 0 else []}.get(stage, [])
+    assert published == {"publishing": published and DAYS, "scoring": DAYS if code == 0 else []}.get(stage, [])
     for day in published:
         assert scores.object_uris(day) == expected[DAYS.index(day)]
     score.run(score.Config.model_validate({"from": DAYS[0], "to": DAYS[1]}), context)

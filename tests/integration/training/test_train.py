@@ -124,11 +124,13 @@ def test_what_was_registered_is_what_the_contract_says(platform: Platform) -> No
     assert reference_values["amount"] > 0
 
     back = platform.home / "back"
-    for name, folder in (("dvc_data_md5", "training_sets/snapshot=s1"), ("dvc_model_md5", "model")):
-        data_versions.pull(platform.settings.dvc_remote, version.tags[name], back / folder)
+    restored = catalog.TRAINING_SETS.at(f"file://{back}")
+    data_versions.pull_partition(platform.settings.dvc_remote, version.tags["dvc_data_md5"], restored)
+    data_versions.pull(platform.settings.dvc_remote, version.tags["dvc_model_md5"], back / "model")
+    for name in ("dvc_data_md5", "dvc_model_md5"):
         assert platform.client.get_run(made.run_id).data.tags[name] == version.tags[name]
     assert hashlib.sha256((back / "model/model.onnx").read_bytes()).hexdigest() == version.tags["model_sha256"]
-    snapshot = catalog.TRAINING_SETS.at(f"file://{back}").verify("s1")
+    snapshot = restored.verify("s1")
     assert snapshot.content_sha256 == version.tags["data_sha256"]
 
     sample = reference(platform.settings, made.run_id)

@@ -8,12 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import structlog
+from deltalake import DeltaTable
 from tests.served_answers import THREE, TWO_ENTITIES, line
 
 from fraud.audit import prediction_log, ship_predictions
 from fraud.core.declaration import Declaration, parse
 from fraud.job import Context
-from fraud.lake import catalog, dataset
+from fraud.lake import catalog, dataset, records
 from fraud.params import Params
 from fraud.settings import Settings
 
@@ -110,12 +111,11 @@ def test_a_torn_last_line_of_a_dead_process_stays_unread(context: Context) -> No
 def test_a_run_that_died_after_publishing_is_repeated_without_a_trace(context: Context, tmp_path: Path) -> None:
     segment(context).write_bytes(b"".join(record(n) for n in range(50)))
     ship(context)
-    manifest = tmp_path / "lake/predictions/dt=2026-03-04/_manifest.json"
-    first = manifest.read_bytes()
+    first = catalog.PREDICTIONS.at(context.settings.lake_uri).open()
     (tmp_path / "lake/predictions/_shipped.json").unlink()  # as if killed before it was written
     result = ship(context)
     assert (result.rows, result.repeated, result.days) == (0, 50, [])
-    assert manifest.read_bytes() == first
+    assert catalog.PREDICTIONS.at(context.settings.lake_uri).open() == first
 
 
 def test_how_often_it_runs_changes_no_byte_of_the_partition(context: Context, tmp_path: Path) -> None:
@@ -129,8 +129,8 @@ def test_how_often_it_runs_changes_no_byte_of_the_partition(context: Context, tm
     (tmp_path / "other/predictions").mkdir(parents=True)
     segment(at_once).write_bytes(b"".join(lines))
     ship(at_once)
-    partitions = [tmp_path / home / "lake/predictions/dt=2026-03-04/_manifest.json" for home in ("", "other")]
-    assert partitions[0].read_bytes() == partitions[1].read_bytes()
+    step_by_step, whole = (catalog.PREDICTIONS.at(c.settings.lake_uri).open() for c in (context, at_once))
+    assert step_by_step.contents == whole.contents
 
 
 def test_an_answer_logged_twice_is_shipped_once(context: Context) -> None:
@@ -164,8 +164,8 @@ def test_floats_come_through_to_the_last_bit(context: Context) -> None:
     values = [0.1 + 0.2, 1 / 3, 5e-324, 1.7976931348623157e308, 0.30000001192092896]
     segment(context).write_bytes(b"".join(record(n, avg_amount_7d=v) for n, v in enumerate(values)))
     ship(context)
-    table: pa.Table = catalog.PREDICTIONS.at(context.settings.lake_uri).read("2026-03-04")
-    assert table["avg_amount_7d"].to_pylist() == values
+    found: pa.Table = catalog.PREDICTIONS.at(context.settings.lake_uri).read("2026-03-04")
+    assert found["avg_amount_7d"].to_pylist() == values
 
 
 def rows_of(context: Context, day: str = "2026-03-04") -> dict[str, dict[str, object]]:
@@ -224,6 +224,23 @@ def test_a_column_that_changed_its_type_is_text_and_is_read_back_by_its_declarat
     assert read == [0.1 + 0.2, 3.0, True, "3", None]
 
 
+def test_all_days_get_the_column_as_text_when_a_declaration_changes_its_type(context: Context) -> None:
+    number, flag = one_column({"type": "number", "unit": "km", "min": 0, "max": 9}), one_column({"type": "flag"})
+    lake = catalog.PREDICTIONS.at(context.settings.lake_uri)
+    for day, some in enumerate((record(0), line(flat(1, NOON + DAY, place=2), number))):
+        segment(context, f"segment-{day}-a.jsonl").write_bytes(some)
+        ship(context)
+    before = lake.open()
+    segment(context, "segment-2-a.jsonl").write_bytes(line(flat(2, NOON + 2 * DAY, place=True), flag))
+    ship(context)
+    assert lake.open().number == before.number + 1
+    days = ["2026-03-04", "2026-03-05", "2026-03-06"]
+    assert [lake.read(day)["place"].to_pylist() for day in days] == [[None], ["2.0"], ["true"]]
+    with_delta = DeltaTable(context.settings.home / "lake/predictions").to_pyarrow_table(columns=["dt", "place"])
+    assert [row["place"] for row in with_delta.sort_by("dt").to_pylist()] == [None, "2.0", "true"]
+    assert before.read(days[1])["place"].to_pylist() == [2.0]
+
+
 def test_an_id_that_looks_like_a_time_or_a_number_stays_text(context: Context) -> None:
     values = ["2026-03-04", "2026-03-04T12:00:00Z", "007", "1e5", "NaN"]
     segment(context).write_bytes(b"".join(of_two_entities(n, terminal_id=v) for n, v in enumerate(values)))
@@ -256,23 +273,24 @@ def test_a_run_killed_at_any_write_is_completed_by_the_next_one(
             left[0] -= 1
             writes(uri, data)
 
-        monkeypatch.setattr(dataset, "put_atomically", write)
-        monkeypatch.setattr(ship_predictions, "put_atomically", write)
+        for module in (dataset, records, ship_predictions):
+            monkeypatch.setattr(module, "put_atomically", write)
         try:
             ship(killed)
         except KilledError:
-            monkeypatch.setattr(dataset, "put_atomically", writes)
-            monkeypatch.setattr(ship_predictions, "put_atomically", writes)
+            for module in (dataset, records, ship_predictions):
+                monkeypatch.setattr(module, "put_atomically", writes)
             ship(killed)
         else:
             break
         assert {path.relative_to(home / "lake"): path.read_bytes() for path in files(home / "lake")} == expected
         after += 1
-    assert after == 5  # two partitions of an object and a manifest each, and the offsets
+    assert after == 4  # two partitions of an object each, the record of the commit, and the offsets
 
 
 def files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    """The files below a folder, without the logs, which contain times."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.parent.name != "_delta_log")
 
 
 def test_retention_drops_days_that_are_too_old_and_segments_that_are_in_the_lake(context: Context) -> None:
@@ -288,7 +306,7 @@ def test_retention_drops_days_that_are_too_old_and_segments_that_are_in_the_lake
     assert result.days == ["2026-03-05", "2027-04-09"]
     assert [path.name for path in prediction_log.segments(context.settings.prediction_log)] == [fresh.name]
     folder = context.settings.home / "lake/predictions"
-    assert not (folder / "dt=2026-03-04").exists()
+    assert catalog.PREDICTIONS.at(context.settings.lake_uri).partitions() == ["2026-03-05", "2027-04-09"]
     assert list(json.loads((folder / "_shipped.json").read_text())) == [fresh.name]
     again = ship_predictions.run(ship_predictions.Config(today=today), context)
     assert (again.rows, again.expired, again.removed) == (0, [], 0)

@@ -1,11 +1,12 @@
 """The drill without a running stack: the accelerated rules, and faults that leave the copy as it was."""
 
-import os
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
+import pyarrow as pa
 import pytest
 import yaml
 
@@ -13,6 +14,7 @@ from fraud.embedded.fire_drill import faults
 from fraud.embedded.fire_drill.alert_watch import faster
 from fraud.embedded.fire_drill.drill import FAULTS
 from fraud.embedded.fire_drill.faults import NotPossibleError, Site
+from fraud.lake.dataset import Dataset
 
 ROOT = Path(__file__).resolve().parents[3]
 RULES = sorted((ROOT / "infra/prometheus/rules").glob("*.yml"))
@@ -54,19 +56,19 @@ def test_the_fast_rules_are_valid(tmp_path: Path) -> None:
 
 
 def test_a_data_fault_restores_the_files_at_its_end(tmp_path: Path) -> None:
-    manifest = tmp_path / "lake/transactions/dt=2026-01-31/_manifest.json"
-    manifest.parent.mkdir(parents=True)
-    manifest.write_text("{}")
-    os.utime(manifest, (1e9, 1e9))
+    transactions, at = Dataset(f"file://{tmp_path}/lake", "transactions"), datetime(2026, 2, 1, tzinfo=UTC)
+    transactions.commit([transactions.written("2026-01-31", pa.table({"x": [1]}))], at=at)
+    before = transactions.open().contents
     with faults.aged("transactions", 1)(site(tmp_path)):
-        assert manifest.stat().st_mtime > 1e9
-    assert manifest.stat().st_mtime == 1e9
+        assert transactions.table.published()["2026-01-31"] > at
+    assert transactions.table.published() == {"2026-01-31": at}
     with faults.ahead("transactions")(site(tmp_path)):
-        assert (tmp_path / "lake/transactions/dt=2026-02-01/_manifest.json").is_file()
+        assert transactions.partitions() == ["2026-01-31", "2026-02-01"]
+    assert transactions.open().contents == before
     record = tmp_path / "job_runs/score/last.json"
     with faults.edited("job_runs/score/last.json", lambda r: r.update(exit_code=1), {"job": "score"})(site(tmp_path)):
         assert '"exit_code": 1' in record.read_text()
-    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == [manifest]
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and tmp_path / "lake" not in path.parents] == []
 
 
 def test_a_fault_without_its_data_is_reported_as_not_possible(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def build(folder: Path, of: Declaration = THREE, **flags: object) -> build_featu
 
 def content(folder: Path, declaration: Declaration = THREE) -> dict[str, str]:
     dataset = catalog.features(declaration.stored_hash).at(f"file://{folder}/lake")
-    return {p: manifest.content_sha256 for p in dataset.partitions() if (manifest := dataset.manifest(p))}
+    return {p: partition.content_sha256 for p, partition in dataset.open().contents.partitions.items()}
 
 
 def built(folder: Path, declaration: Declaration = THREE) -> pa.Table:
@@ -179,7 +179,8 @@ def test_nightly_builds_with_late_rows_end_in_the_bytes_of_one_clean_build_and_i
         assert rows[name].to_pylist() == expected, name
     (merchants,) = tables(TWO_ENTITIES)
     event_us = arrow_records.microseconds(everything["event_timestamp"])
-    daily = daily_values(f"file://{tmp_path}/clean/lake", merchants, everything["merchant_id"], event_us)
+    snapshots = catalog.daily(merchants).at(f"file://{tmp_path}/clean/lake").open()
+    daily = daily_values(snapshots, merchants, everything["merchant_id"], event_us)
     assert rows["merchant_count"].to_pylist() == daily[0].tolist()
     assert len(set(daily[0].tolist())) > 10
 
@@ -284,9 +285,9 @@ def test_a_day_of_several_objects_has_the_values_and_the_order_of_one(
     monkeypatch.setattr(days, "ROWS_PER_OBJECT", 3)
     build(tmp_path)
     features = catalog.features(THREE.stored_hash).at(f"file://{tmp_path}/lake")
-    manifest = features.manifest(day(0))
-    assert manifest is not None
-    assert [made.rows for made in manifest.objects] == [3, 3, 3, 2]
+    partition = features.partition(day(0))
+    assert partition is not None
+    assert [made.rows for made in partition.objects] == [3, 3, 3, 2]
     columns = [name for name, _ in catalog.transaction_columns(THREE)]
     at_once = arrow_windows.with_features(rows.select(columns), THREE, arrow_windows.window_values(rows, THREE))
     assert features.read(day(0)).equals(at_once)
@@ -331,3 +332,38 @@ def test_unsorted_transactions_are_refused(tmp_path: Path) -> None:
     catalog.TRANSACTIONS.at(f"file://{tmp_path}/lake").publish(day(0), rows.take([1, 0]))
     with pytest.raises(BadInputError, match="not sorted"):
         build(tmp_path)
+
+
+def test_a_killed_build_resumes_with_the_days_it_had_written_and_publishes_all_in_one_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tmp_path, random_rows(seed=3, n=300))
+    lake = f"file://{tmp_path}/lake"
+    features, every = catalog.features(THREE.stored_hash).at(lake), catalog.TRANSACTIONS.at(lake).partitions()
+    assert len(every) > 4
+    build_here = days.build_here
+
+    def killed(target: days.Target, parts: list[days.Part]) -> Any:  # noqa: ANN401 - an iterator
+        for built_days, each in enumerate(build_here(target, parts)):
+            if built_days == 3:
+                raise KeyboardInterrupt
+            yield each
+
+    with monkeypatch.context() as patch:
+        patch.setattr(days, "build_here", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path)
+    assert (features.partitions(), list(features.staged())) == ([], every[:3])
+    asked_for: list[str] = []
+
+    def counted(target: days.Target, parts: list[days.Part]) -> Any:  # noqa: ANN401 - an iterator
+        asked_for.extend(part.day for part in parts if part.to_build)
+        return build_here(target, parts)
+
+    monkeypatch.setattr(days, "build_here", counted)
+    assert build(tmp_path).days_built == len(every)
+    assert asked_for == every[3:]
+    resumed = features.open()
+    assert (resumed.number, resumed.partitions(), features.staged()) == (0, every, {})
+    assert build(tmp_path, full=True).days_changed == 0
+    assert features.open() == resumed

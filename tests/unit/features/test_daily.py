@@ -44,9 +44,9 @@ def build(folder: Path, declared: Declaration) -> build_daily.Result:
     return build_daily.build(declared, context(folder, declared))
 
 
-def manifests(folder: Path, declared: Declaration) -> dict[str, Any]:
+def published(folder: Path, declared: Declaration) -> dict[str, Any]:
     dataset = catalog.daily(tables(declared)[0]).at(oracle.lake_of(folder))
-    return {day: dataset.manifest(day) for day in dataset.partitions()}
+    return dict(dataset.open().contents.partitions)
 
 
 times = st.sampled_from([0, 1, 5 * US_PER_HOUR, US_PER_DAY - 1])
@@ -113,18 +113,18 @@ def test_snapshots_equal_the_naive_ones_after_every_delivery_and_their_bytes_tho
                 )
             again = build(folder, declared)
             assert (again.parts_built, again.days_built) == (0, 0)
-            before = before or manifests(folder, declared)
+            before = before or published(folder, declared)
         new_rows = [row for row in deliveries[1][0] if row not in deliveries[0][0]]
         new_reports = [report for report in deliveries[1][1] if report not in deliveries[0][1]]
         since = min([*(max(r.created, r.event) for r in new_rows), *(r.at for r in new_reports), 99 * US_PER_DAY])
-        after = manifests(folder, declared)
-        for day, manifest in before.items():
+        after = published(folder, declared)
+        for day, partition in before.items():
             if day <= day_name(since // US_PER_DAY):
-                assert after[day] == manifest
+                assert after[day] == partition
         oracle.publish(oracle.lake_of(clean), *deliveries[1])
         build(clean, declared)
         # A day of labels or transactions before the first delivery's first day has snapshots of its own.
-        assert manifests(clean, declared) == {d: m for d, m in after.items() if d in manifests(clean, declared)}
+        assert published(clean, declared) == {d: m for d, m in after.items() if d in published(clean, declared)}
 
 
 def row(
@@ -167,7 +167,8 @@ def test_values_come_from_the_snapshot_that_holds_or_its_default_row(tmp_path: P
         [three - 1, three, three - 1, three, 0, three, 0, 0]
     )
     ids = pa.array(["a", "a", "a", "a", "new", None, "b", "a"])
-    values = daily_values(lake, table, ids, at + DAY_0 * US_PER_DAY)
+    snapshots = catalog.daily(table).at(lake).open()
+    values = daily_values(snapshots, table, ids, at + DAY_0 * US_PER_DAY)
     assert values[0].tolist() == [0, 1, 1, 1, 0, 0, 1, 0]
     assert np.isnan(values[2]).all()
     third = values[3].tolist()  # fraud rate of one day, known a day later
@@ -175,11 +176,11 @@ def test_values_come_from_the_snapshot_that_holds_or_its_default_row(tmp_path: P
     assert third[1:5] == [0.0, 0.0, 1.0, 0.0]
     assert third[6] == 0.0
     names = snapshot_ids(lake, table, at + DAY_0 * US_PER_DAY).to_pylist()
-    content = manifests(tmp_path, declared)["2026-01-02"].content_sha256
+    content = published(tmp_path, declared)["2026-01-02"].content_sha256
     assert names[:3] == [None, f"2026-01-02-{content[:12]}", f"2026-01-02-{content[:12]}"]
     assert [name and name[:10] for name in names[3:]] == ["2026-01-03", "2026-01-02", "2026-01-04", "2026-01-04", None]
     chunked = pa.chunked_array([ids.slice(0, 3), ids.slice(3)])
-    assert np.array_equal(daily_values(lake, table, chunked, at + DAY_0 * US_PER_DAY), values, equal_nan=True)
+    assert np.array_equal(daily_values(snapshots, table, chunked, at + DAY_0 * US_PER_DAY), values, equal_nan=True)
 
 
 def test_a_column_that_old_partitions_do_not_have_is_null(tmp_path: Path) -> None:
@@ -203,7 +204,7 @@ def test_memory_in_steps_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytes
     build(tmp_path / "whole", declared)
     monkeypatch.setattr(build_daily, "PART_ROWS_IN_MEMORY", 10)
     build(tmp_path / "steps", declared)
-    assert manifests(tmp_path / "steps", declared) == manifests(tmp_path / "whole", declared)
+    assert published(tmp_path / "steps", declared) == published(tmp_path / "whole", declared)
 
 
 def test_days_after_retention_are_not_built_from_fewer_inputs(tmp_path: Path) -> None:
@@ -211,12 +212,12 @@ def test_days_after_retention_are_not_built_from_fewer_inputs(tmp_path: Path) ->
     lake, table = oracle.lake_of(tmp_path), tables(declared)[0]
     oracle.publish(lake, [row(f"t{i}", i + 0.5) for i in range(12)], [])
     build(tmp_path, declared)
-    before = manifests(tmp_path, declared)
+    before = published(tmp_path, declared)
     catalog.daily(table).at(lake).expire(day_name(8))
     catalog.daily_parts(table).at(lake).expire(day_name(2))
     catalog.TRANSACTIONS.at(lake).expire(day_name(2))
     assert build(tmp_path, declared).first_day == day_name(8)
-    assert manifests(tmp_path, declared) == {day: m for day, m in before.items() if day >= day_name(8)}
+    assert published(tmp_path, declared) == {day: m for day, m in before.items() if day >= day_name(8)}
     # The first snapshot of a new table is that of which every transaction is kept.
     other = oracle.declaration(EVERYTHING[:1])
     assert build(tmp_path, other).first_day == day_name(2 + 3)

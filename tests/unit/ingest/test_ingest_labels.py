@@ -42,7 +42,10 @@ def run(home: Path) -> ingest_labels.Result:
 
 
 def known(home: Path, as_of: datetime) -> dict[str, bool]:
-    return {r["transaction_id"]: r["is_fraud"] for r in labels_as_of(f"file://{home}/lake", as_of).to_pylist()}
+    return {
+        r["transaction_id"]: r["is_fraud"]
+        for r in labels_as_of(catalog.LABELS.at(f"file://{home}/lake").open(), as_of).to_pylist()
+    }
 
 
 def test_a_report_that_comes_twice_is_dropped_and_one_that_comes_late_is_counted(tmp_path: Path) -> None:
@@ -118,5 +121,5 @@ def test_a_report_that_breaks_the_contract_is_quarantined(tmp_path: Path, report
 
 
 def test_without_any_label_nothing_is_known(tmp_path: Path) -> None:
-    assert labels_as_of(f"file://{tmp_path}/lake", NOW).num_rows == 0
+    assert labels_as_of(catalog.LABELS.at(f"file://{tmp_path}/lake").open(), NOW).num_rows == 0
     assert run(tmp_path).rows_in == 0

@@ -93,8 +93,8 @@ def test_datasets_of_declarations_are_listed_once_and_found_in_a_lake(tmp_path: 
     lake, table = f"file://{tmp_path}", tables(TWO_ENTITIES)[0]
     definitions = catalog.of_declarations([TWO_ENTITIES, THREE, TWO_ENTITIES])
     assert [d.name for d in definitions] == [
-        f"features/declaration={TWO_ENTITIES.stored_hash[:12]}", f"daily/table={table.id}",
-        f"daily_parts/table={table.id}", f"features/declaration={THREE.stored_hash[:12]}",
+        f"features/declaration-{TWO_ENTITIES.stored_hash[:12]}", f"daily/table-{table.id}",
+        f"daily_parts/table-{table.id}", f"features/declaration-{THREE.stored_hash[:12]}",
     ]  # fmt: skip
     assert catalog.in_lake(lake) == []
     for definition in definitions:
@@ -120,4 +120,4 @@ def test_what_if_datasets_are_found_by_version(tmp_path: Path) -> None:
     assert catalog.what_ifs(lake) == []
     for version in ("10", "9"):
         catalog.what_if(version).at(lake).publish("2025-03-01", pa.table({"x": [1]}))
-    assert [d.name for d in catalog.what_ifs(lake)] == ["what_if/version=10", "what_if/version=9"]
+    assert [d.name for d in catalog.what_ifs(lake)] == ["what_if/version-10", "what_if/version-9"]

@@ -14,10 +14,10 @@ SCHEMA = pa.schema([("transaction_id", pa.string()), ("amount", pa.float64()), (
 
 def test_partitions_with_other_columns_are_looked_up_together(tmp_path: Path) -> None:
     dataset = Dataset(f"file://{tmp_path}", "transactions")
-    assert rows_with_ids(dataset, pa.array(["a"]), SCHEMA) is None
+    assert rows_with_ids(dataset.open(), pa.array(["a"]), SCHEMA) is None
     dataset.publish("2025-03-01", pa.table({"transaction_id": ["a", "b"], "amount": [1.0, 2.0]}))
     dataset.publish("2025-03-02", pa.table({"order": ["o"], "amount": [3.0], "more": [True], "transaction_id": ["c"]}))
-    found = rows_with_ids(dataset, pa.chunked_array([["a"], ["c", "x"]]), SCHEMA)
+    found = rows_with_ids(dataset.open(), pa.chunked_array([["a"], ["c", "x"]]), SCHEMA)
     assert found is not None
     assert found.schema.equals(SCHEMA)
     assert found.sort_by("transaction_id").to_pylist() == [
@@ -28,7 +28,7 @@ def test_partitions_with_other_columns_are_looked_up_together(tmp_path: Path) ->
 def test_a_column_that_no_partition_has_is_null(tmp_path: Path) -> None:
     dataset = Dataset(f"file://{tmp_path}", "transactions")
     dataset.publish("2025-03-01", pa.table({"transaction_id": ["a"], "amount": [1.0]}))
-    found = rows_with_ids(dataset, pa.array(["a"]), SCHEMA)
+    found = rows_with_ids(dataset.open(), pa.array(["a"]), SCHEMA)
     assert found is not None
     assert found["order"].to_pylist() == [None]
 

@@ -12,13 +12,16 @@ from tests.served_answers import THREE, TWO_ENTITIES
 
 from fraud.core.declaration import Declaration
 from fraud.core.plan import tables
-from fraud.errors import BadConfigError
+from fraud.errors import BadConfigError, BadInputError
 from fraud.features import build_daily, build_features
 from fraud.ingest import ingest_transactions, landing
+from fraud.ingest.commit import Batch
 from fraud.ingest.delivery import delivering
 from fraud.job import Context
 from fraud.lake import catalog, reports
-from fraud.lake.dataset import Dataset, Manifest
+from fraud.lake.dataset import Dataset
+from fraud.lake.objects import put_atomically
+from fraud.lake.records import Partition
 from fraud.params import Params
 from fraud.retention import apply_retention
 from fraud.settings import Settings
@@ -79,8 +82,8 @@ def transactions_of(context: Context, days: int) -> None:
         )
 
 
-def manifests(dataset: Dataset) -> dict[str, Manifest | None]:
-    return {partition: dataset.manifest(partition) for partition in dataset.partitions()}
+def partitions(dataset: Dataset) -> dict[str, Partition]:
+    return dict(dataset.open().contents.partitions)
 
 
 def test_what_is_kept_is_not_built_again_from_fewer_transactions_and_labels(
@@ -96,7 +99,7 @@ def test_what_is_kept_is_not_built_again_from_fewer_transactions_and_labels(
     build_features.run(build_features.Config(), context)
     lake, table = context.settings.lake_uri, tables(TWO_ENTITIES)[0]
     definitions = (catalog.features(TWO_ENTITIES.stored_hash), catalog.daily(table))
-    before = [manifests(definition.at(lake)) for definition in definitions]
+    before = [partitions(definition.at(lake)) for definition in definitions]
     newest = FIRST + timedelta(DAYS - 1)
     first_kept = (newest - timedelta(10)).isoformat()
     # The snapshot of the day before holds for the transactions of the first kept day's first hours.
@@ -105,7 +108,7 @@ def test_what_is_kept_is_not_built_again_from_fewer_transactions_and_labels(
     kept = [{d: m for d, m in built.items() if d >= first} for first, built in zip(firsts, before, strict=True)]
 
     went = apply(context)
-    assert [manifests(definition.at(lake)) for definition in definitions] == kept
+    assert [partitions(definition.at(lake)) for definition in definitions] == kept
     for definition, built, first in zip(definitions, before, firsts, strict=True):
         assert went[definition.name] == [d for d in built if d < first]
     # They are kept for longer: the oldest features read them.
@@ -116,7 +119,7 @@ def test_what_is_kept_is_not_built_again_from_fewer_transactions_and_labels(
     again = build_features.run(build_features.Config(full=True), context)
     assert (daily.first_day, again.first_day) == (day_before, first_kept)
     assert (daily.days_changed, again.days_changed) == (0, 0)
-    assert [manifests(definition.at(lake)) for definition in definitions] == kept
+    assert [partitions(definition.at(lake)) for definition in definitions] == kept
     assert apply(context) == {}
 
 
@@ -172,11 +175,11 @@ def publish(context: Context, name: str, key: str, partition: str, key_name: str
 
 def test_scores_and_what_ifs_go_by_the_newest_day_of_transactions(context: Context) -> None:
     publish(context, "transactions", "t", day(100))
-    for name in ("scores", "what_if/version=3"):
+    for name in ("scores", "what_if/version-3"):
         for number in (89, 90, 100):
             publish(context, name, str(number), day(number))
-    assert apply(context) == {"scores": [day(89)], "what_if/version=3": [day(89)]}
-    assert Dataset(context.settings.lake_uri, "what_if/version=3").partitions() == [day(90), day(100)]
+    assert apply(context) == {"scores": [day(89)], "what_if/version-3": [day(89)]}
+    assert Dataset(context.settings.lake_uri, "what_if/version-3").partitions() == [day(90), day(100)]
 
 
 def test_a_transaction_from_the_future_does_not_empty_the_lake(context: Context) -> None:
@@ -198,10 +201,9 @@ def test_landed_files_are_removed_after_ingest_with_their_quarantine(context: Co
     quarantine = catalog.QUARANTINE.at(context.settings.lake_uri)
     batches = quarantine.partitions()
     assert batches
-    age(tmp_path, 179)
-    assert apply(context) == {}
-    age(tmp_path, 181)
-    went = apply(context)
+    now = datetime.now(UTC).date()
+    assert apply(context, now + timedelta(179)).keys() <= {"replaced objects"}
+    went = apply(context, now + timedelta(181))
     assert sorted(went["quarantine"]) == batches
     assert quarantine.partitions() == []
     left = [file.name for file in landing.landed_files(context.settings.landing_uri, "transactions")]
@@ -209,17 +211,46 @@ def test_landed_files_are_removed_after_ingest_with_their_quarantine(context: Co
     assert ingest_transactions.run(ingest_transactions.Config(), context).files == 1
 
 
-def test_objects_that_no_manifest_names_go_after_two_days(context: Context, tmp_path: Path) -> None:
+def test_replaced_and_never_published_objects_go_once_no_version_of_the_last_days_needs_them(context: Context) -> None:
     dataset = publish(context, "transactions", "first", day(0))
     [replaced] = dataset.object_uris(day(0))
     publish(context, "transactions", "second", day(0))
-    age(tmp_path, 1)
-    assert apply(context) == {}
-    age(tmp_path, 3)
-    assert apply(context) == {"objects without a name": [f"transactions/{day(0)}"]}
-    assert not Path(replaced.removeprefix("file://")).exists()
-    assert dataset.read(day(0))["x"].to_pylist() == ["second"]
+    publish(context, "transactions", "third", day(0))
+    never = dataset.uris_of(dataset.written(day(1), pa.table({"x": ["killed"]})))
+    now = datetime.now(UTC).date()
+    assert apply(context, now + timedelta(6)) == {}
+    assert dataset.open(0).read(day(0))["x"].to_pylist() == ["first"]
+    with pytest.raises(BadInputError, match="no partition"):
+        dataset.read(day(1))
+    went = apply(context, now + timedelta(8))
+    gone = [uri.removeprefix(f"{dataset.uri}/") for uri in (replaced, *never)]
+    assert {f"transactions/{name}" for name in gone} < {*went["replaced objects"]}
+    assert sum("/_partitions/" in name for name in went["replaced objects"]) == 2
+    assert not any(Path(uri.removeprefix("file://")).exists() for uri in (replaced, *never))
+    assert dataset.read(day(0))["x"].to_pylist() == ["third"]
     dataset.verify(day(0))
+    assert apply(context, now + timedelta(8)) == {}
+
+
+def test_an_object_that_is_written_again_is_kept_although_the_log_says_that_it_was_removed(context: Context) -> None:
+    dataset = publish(context, "transactions", "first", day(0))
+    publish(context, "transactions", "second", day(0))
+    [replaced] = dataset.open(0).object_uris(day(0))
+    path, now = Path(replaced.removeprefix("file://")), datetime.now(UTC)
+    in_ten_days = (now + timedelta(10)).timestamp()
+    os.utime(path, (in_ten_days, in_ten_days))  # by a job that has not committed yet
+    apply(context, now.date() + timedelta(12))
+    assert path.exists()
+
+
+def test_objects_of_an_unfinished_batch_are_kept(context: Context) -> None:
+    dataset = catalog.TRANSACTIONS.at(context.settings.lake_uri)
+    staged = dataset.written(day(0), pa.table({"x": ["a"]}))
+    [journal] = [f"{context.settings.lake_uri}/ledger/transactions/_pending.json"]
+    put_atomically(journal, Batch(files=(), partitions=(), reasons={}, facts={}).model_dump_json().encode())
+    publish(context, "transactions", "other", day(1))
+    apply(context, datetime.now(UTC).date() + timedelta(8))
+    assert all(Path(uri.removeprefix("file://")).exists() for uri in dataset.uris_of(staged))
 
 
 def test_comparisons_go_by_their_age(context: Context, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from fraud.core.plan import Plan
 from fraud.declaration_file import load
-from fraud.lake import catalog, dataset
+from fraud.lake import catalog, objects
 from fraud.scoring import score, slices
 from fraud.scoring.score import Config
 from fraud.scoring.scorer import input_schema
@@ -59,7 +59,7 @@ def test_slices_cover_a_day_once_and_in_order_however_its_files_are_laid_out(
 ) -> None:
     whole = features_of(60)
     features = FEATURES.at(f"file://{tmp_path}")
-    monkeypatch.setattr(dataset, "ROWS_PER_GROUP", rows_per_group)
+    monkeypatch.setattr(objects, "ROWS_PER_GROUP", rows_per_group)
     source = features.publish("2026-03-01", iter([whole.slice(0, 25), whole.slice(25, 0), whole.slice(25)]))
     monkeypatch.setattr(slices, "ROWS_PER_GROUP", 4)
     found = list(slices.slices_of(features, "2026-03-01", source))
@@ -69,7 +69,7 @@ def test_slices_cover_a_day_once_and_in_order_however_its_files_are_laid_out(
 
 
 def test_small_days_are_scored_together_and_a_large_one_ends_its_group() -> None:
-    piece = slices.Slice("", "", dataset.DataObject(name="", rows=0, bytes=0, sha256=""), 0, 0)
+    piece = slices.Slice("", "", objects.DataObject(name="", rows=0, bytes=0, sha256="", columns=()), 0, 0)
     sizes = [1] * 20 + [40] + [1] * 3
     together = list(score._together([piece] * size for size in sizes))
     assert [len(group) for group in together] == [16, 4 + 40, 3]
@@ -81,7 +81,7 @@ def test_a_first_slice_verifies_its_object(tmp_path: Path) -> None:
     path = Path(features.object_uris("2026-03-01")[0].removeprefix("file://"))
     path.write_bytes(path.read_bytes() + b" ")
     (piece,) = slices.slices_of(features, "2026-03-01", source)
-    with pytest.raises(ValueError, match="as in the manifest"):
+    with pytest.raises(ValueError, match="as published"):
         slices.read_slice(piece, INPUT)
 
 

@@ -49,14 +49,14 @@ def test_dvc_pull_restores_what_is_kept_and_dvc_gc_removes_the_rest(folder: Path
 def test_a_partition_comes_back_as_a_partition(tmp_path: Path) -> None:
     dataset = catalog.TRAINING_SETS.at(f"file://{tmp_path}/lake")
     table = pa.table({"x": [1, 2, 3]})
-    dataset.publish("s1", table)
+    partition = dataset.publish("s1", table, {"cut_off": "2026-03-01"})
     remote = f"file://{tmp_path}/remote"
-    stored = data_versions.push_partition(remote, dataset, "s1")
-    data_versions.pull(remote, stored.md5, tmp_path / "other/training_sets/snapshot=s1")
+    stored = data_versions.push_partition(remote, dataset, partition)
     other = catalog.TRAINING_SETS.at(f"file://{tmp_path}/other")
+    data_versions.pull_partition(remote, stored.md5, other)
     other.verify("s1")
     assert other.read("s1").equals(table)
-    assert other.manifest("s1") == dataset.manifest("s1")
+    assert other.partition("s1") == partition
 
 
 @pytest.mark.parametrize("broken", ["listing", "file"])

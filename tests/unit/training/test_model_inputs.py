@@ -10,7 +10,8 @@ from fraud import declaration_file
 from fraud.core.declaration import Declaration
 from fraud.errors import BadConfigError
 from fraud.lake import git
-from fraud.lake.dataset import DataObject, Manifest
+from fraud.lake.objects import DataObject
+from fraud.lake.records import Partition
 from fraud.params import Params
 from fraud.training import model_inputs
 from fraud.training.import_closure import closure
@@ -34,9 +35,9 @@ NOT_DECIDING = {
 }  # fmt: skip
 
 
-def manifest(content: str = "1") -> Manifest:
-    whole = DataObject(name="a.parquet", rows=1, bytes=1, sha256=content * 64)
-    return Manifest(dataset="training_sets", partition="s", rows=1, objects=(whole,), made_from={})
+def snapshot(content: str = "1") -> Partition:
+    whole = DataObject(name="a.parquet", rows=1, bytes=1, sha256=content * 64, columns=())
+    return Partition(name="s", objects=(whole,))
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def fingerprint(project: Path, params: Params = PARAMS, content: str = "1", declaration: Declaration = THREE) -> str:
-    return model_inputs.fingerprint(model_inputs.inputs(manifest(content), params, project, declaration))
+    return model_inputs.fingerprint(model_inputs.inputs(snapshot(content), params, project, declaration))
 
 
 def test_the_folder_and_its_git_state_do_not_matter(project: Path, tmp_path: Path) -> None:

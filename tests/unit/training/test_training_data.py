@@ -47,7 +47,7 @@ def publish(lake: Path, rows: pa.Table, name: str = "s", cut_off: datetime = FIR
 
 
 def load(uri: str, declaration: Declaration = THREE) -> training_data.TrainingData:
-    return training_data.load(uri, training_data.manifest_of(uri, None, declaration), PARAMS, declaration)
+    return training_data.load(uri, training_data.partition_of(uri, None, declaration), PARAMS, declaration)
 
 
 def test_parts_follow_the_split_and_users_are_renumbered(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_categories_are_learnt_on_the_training_part_alone_and_decide_the_vector(
 def test_a_version_is_measured_with_the_lists_that_it_has(tmp_path: Path) -> None:
     uri = publish(tmp_path, with_countries(120), declaration=LEARNING)
     version = LEARNING.resolved({"country": ("c", "d", "other")})
-    data = training_data.load(uri, training_data.manifest_of(uri, None, version), PARAMS, version)
+    data = training_data.load(uri, training_data.partition_of(uri, None, version), PARAMS, version)
     assert data.plan.vector.names == ("amount", "place_c", "place_d", "place_other", "present")
     assert data.holdout.vectors[:, 2].tolist() == [1.0] * len(data.holdout.is_fraud)
 
@@ -117,9 +117,9 @@ def test_a_version_is_measured_with_the_lists_that_it_has(tmp_path: Path) -> Non
 def test_a_training_set_of_another_declaration_is_not_used(tmp_path: Path) -> None:
     uri = publish(tmp_path, table(20))
     with pytest.raises(BadInputError, match="no training set with the declared columns and features"):
-        training_data.manifest_of(uri, None, LEARNING)
+        training_data.partition_of(uri, None, LEARNING)
     with pytest.raises(BadInputError, match="another declaration"):
-        training_data.manifest_of(uri, "s", LEARNING)
+        training_data.partition_of(uri, "s", LEARNING)
 
 
 def test_an_opponent_is_measured_on_the_features_of_its_own_declaration(tmp_path: Path) -> None:
@@ -149,15 +149,15 @@ def test_rows_younger_than_their_labels_are_counted(tmp_path: Path) -> None:
 def test_the_newest_cut_off_is_taken_unless_one_is_named(tmp_path: Path) -> None:
     uri = publish(tmp_path, table(20), "older", FIRST)
     publish(tmp_path, table(20), "newer", FIRST + timedelta(days=1))
-    assert training_data.manifest_of(uri, None, THREE).partition == "newer"
-    assert training_data.manifest_of(uri, "older", THREE).partition == "older"
+    assert training_data.partition_of(uri, None, THREE).name == "newer"
+    assert training_data.partition_of(uri, "older", THREE).name == "older"
     with pytest.raises(BadInputError, match="no training set gone"):
-        training_data.manifest_of(uri, "gone", THREE)
+        training_data.partition_of(uri, "gone", THREE)
 
 
 def test_without_a_training_set_the_error_has_a_hint(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="no training set"):
-        training_data.manifest_of(f"file://{tmp_path}", None, THREE)
+        training_data.partition_of(f"file://{tmp_path}", None, THREE)
 
 
 def test_the_quarantine_rate_counts_everything_delivered(tmp_path: Path) -> None:

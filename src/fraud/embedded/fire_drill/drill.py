@@ -285,8 +285,8 @@ def _s(seconds: float | None) -> str:
 
 
 def _copy_exporters_input(home: Path, copy: Path) -> None:
-    """Copy manifests, JSON records of reports and job records with their times. Data objects are not needed."""
-    for pattern in ("lake/*/*/_manifest.json", "reports/*/*/*.json", "job_runs/*/*.json"):
+    """Copy the tables without their data objects, JSON records of reports and job records with their times."""
+    for pattern in ("lake/*/_delta_log/*", "lake/*/_partitions/*", "reports/*/*/*.json", "job_runs/*/*.json"):
         for path in home.glob(pattern):
             target = copy / path.relative_to(home)
             target.parent.mkdir(parents=True, exist_ok=True)

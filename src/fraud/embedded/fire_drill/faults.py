@@ -1,21 +1,20 @@
 """The faults of the fire drill. Each is a context manager: the fault is active inside and undone at the end.
 
 Faults of processes are real (signals, limits, connections). Faults of data change the drill's copy of the exporter's
-input (manifests, JSON records of reports, job records). The platform's data is not changed.
+input (tables, JSON records of reports, job records). The platform's data is not changed.
 """
 
 import itertools
 import json
 import os
 import resource
-import shutil
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -30,8 +29,10 @@ from fraud.embedded.fire_drill.traffic import Pool, Traffic
 from fraud.embedded.fire_drill.undo import Undo
 from fraud.embedded.processes import Process
 from fraud.embedded.stack import Stack
+from fraud.lake.dataset import Dataset
+from fraud.lake.records import Partition
+from fraud.uris import uri_of
 
-_HOUR: Final = 3600
 _STOPPED_S, _RUNNING_S = 0.22, 0.002
 """Seconds for which serving is stopped (longer than the latency objective) and runs, in turn."""
 _BATCH: Final = 200
@@ -292,11 +293,12 @@ def low_confidence(site: Site) -> Iterator[None]:
         site.traffic.flagged, site.traffic.fraud_share = site.pool.fraud, site.usual_share
 
 
-def _newest(site: Site, dataset: str) -> Path:
-    found = sorted((site.copy / "lake" / dataset).glob("dt=*/_manifest.json"))
-    if not found:
-        raise NotPossibleError(f"the lake has no {dataset}")
-    return found[-1]
+def _newest(site: Site, name: str) -> tuple[Dataset, Partition]:
+    dataset = Dataset(uri_of(site.copy / "lake"), name)
+    partitions = dataset.open().contents.partitions
+    if not partitions:
+        raise NotPossibleError(f"the lake has no {name}")
+    return dataset, partitions[max(partitions)]
 
 
 def aged(dataset: str, hours: float) -> Fault:
@@ -304,13 +306,18 @@ def aged(dataset: str, hours: float) -> Fault:
 
     @contextmanager
     def fault(site: Site) -> Iterator[None]:
-        path = _newest(site, dataset)
-        before = path.stat().st_mtime
-        os.utime(path, (before, time.time() - hours * _HOUR))
+        table, newest = _newest(site, dataset)
+        before = table.table.published()[newest.name]
+
+        def publish(at: datetime) -> None:
+            table.drop([newest.name])
+            table.commit([newest], at=at)
+
+        publish(datetime.now(UTC) - timedelta(hours=hours))
         try:
             yield
         finally:
-            os.utime(path, (before, before))
+            publish(before)
 
     return fault
 
@@ -320,16 +327,17 @@ def ahead(*datasets: str) -> Fault:
 
     @contextmanager
     def fault(site: Site) -> Iterator[None]:
-        created = []
+        created: list[tuple[Dataset, str]] = []
         for dataset in datasets:
-            newest = _newest(site, dataset).parent
-            day = date.fromisoformat(newest.name.removeprefix("dt=")) + timedelta(days=1)
-            created.append(shutil.copytree(newest, newest.with_name(f"dt={day}")))
+            table, newest = _newest(site, dataset)
+            day = str(date.fromisoformat(newest.name) + timedelta(days=1))
+            table.commit([replace(newest, name=day)])
+            created.append((table, day))
         try:
             yield
         finally:
-            for folder in created:
-                shutil.rmtree(folder)
+            for table, day in created:
+                table.drop([day])
 
     return fault
 

@@ -22,7 +22,8 @@ from fraud.core.contract import LABEL_COLUMNS, US_PER_DAY
 from fraud.core.daily import Table
 from fraud.errors import UnavailableError
 from fraud.lake import catalog
-from fraud.lake.dataset import Dataset, opened
+from fraud.lake.dataset import DatasetVersion
+from fraud.lake.objects import opened
 
 EARLY_LABEL_DAYS: Final = 31
 """A label dated longer before its transaction's day than this is not used."""
@@ -78,7 +79,7 @@ def read_columns(uris: Iterable[str], names: Sequence[str]) -> pa.Table:
     return pa.concat_tables(tables, promote_options="default")
 
 
-def fraud_reports(labels: Dataset, days: Sequence[str], threads: ThreadPoolExecutor) -> pa.Table:
+def fraud_reports(labels: DatasetVersion, days: Sequence[str], threads: ThreadPoolExecutor) -> pa.Table:
     """The reports (LABEL_COLUMNS) of fraud, and those that may correct one, of label days in order.
 
     A report of a legitimate transaction matters only after a report of fraud.

@@ -18,7 +18,8 @@ from pyspark.sql import SparkSession
 from fraud.features.days import Part, Piece, Target, pieces, put_piece, read_part
 from fraud.features.engines import arrow_windows, spark_windows
 from fraud.features.engines.arrow_windows import EntityWindows, Floats
-from fraud.lake.dataset import ROWS_PER_OBJECT, DataObject
+from fraud.lake.objects import ROWS_PER_OBJECT, DataObject
+from fraud.lake.records import OBJECT_JSON
 from fraud.lake.spark import collected
 
 ROWS_PER_SHARD: Final = 500_000
@@ -27,7 +28,7 @@ _PLACE_BITS: Final = 40
 """A position consists of the number of a part and the index of the row in its day."""
 _PLACE: Final = (1 << _PLACE_BITS) - 1
 _PIECE_BITS: Final = 20
-_OBJECT: Final = "part long, piece long, name string, rows long, bytes long, sha256 string"
+_OBJECT: Final = "part long, piece long, object string"
 
 
 def build_on_spark(
@@ -45,12 +46,7 @@ def build_on_spark(
     )
     values = spark_windows.window_values(rows, entities, shards, _task_of)
     written = collected(values.groupBy("task").applyInArrow(_writer(target, entities, to_build), _OBJECT), log)
-    made = {
-        (row["part"], row["piece"]): DataObject(
-            name=row["name"], rows=row["rows"], bytes=row["bytes"], sha256=row["sha256"]
-        )
-        for row in written
-    }
+    made = {(row["part"], row["piece"]): OBJECT_JSON.validate_json(row["object"]) for row in written}
     for number, of_day in to_build.items():
         for index, piece in enumerate(of_day):
             if (number, index) not in made:  # no task has seen it: a day without rows, or no window features
@@ -106,7 +102,6 @@ def _writer(
                 raise RuntimeError(f"{rows.num_rows} values for rows {piece.first} to {piece.end} of {piece.day}")
             values |= {name: rows[name].to_numpy()[order] for name in entity.names}
         made = put_piece(target, piece, values)
-        row = {"part": part, "piece": index, **made.model_dump()}
-        return pa.table({name: [row[name]] for name in ("part", "piece", "name", "rows", "bytes", "sha256")})
+        return pa.table({"part": [part], "piece": [index], "object": [OBJECT_JSON.dump_json(made).decode()]})
 
     return write

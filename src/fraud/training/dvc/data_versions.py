@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import yaml
 
 from fraud.errors import RefusedError, UnavailableError
-from fraud.lake.dataset import MANIFEST, Dataset, located, opened
+from fraud.lake.dataset import Dataset
+from fraud.lake.objects import located, opened, put_atomically
+from fraud.lake.records import PARTITION_JSON, Partition
 from fraud.uris import path_or_uri
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _HASH: Final = "md5"
 _DIRECTORY: Final = ".dir"
+_RECORD: Final = "partition.json"
 
 
 class Stored(NamedTuple):
@@ -49,16 +52,26 @@ def push(remote_uri: str, folder: Path) -> Stored:
     return Stored(str(tree.hash_info.value), meta.nfiles or 0, meta.size or 0)
 
 
-def push_partition(remote_uri: str, dataset: Dataset, partition: str) -> Stored:
-    """Store the manifest and the objects of a partition under their names."""
+def push_partition(remote_uri: str, dataset: Dataset, partition: Partition) -> Stored:
+    """Store the objects of a partition under their names, and its record as `partition.json`."""
     with TemporaryDirectory(prefix="fraud-snapshot-") as name:
-        folder = Path(name) / f"{dataset.key}={partition}"
-        folder.mkdir()
-        uris = dataset.object_uris(partition)
-        for uri in [*uris, f"{dataset.uri}/{folder.name}/{MANIFEST}"]:
+        folder = Path(name)
+        for stored, uri in zip(partition.objects, dataset.uris_of(partition), strict=True):
             with opened(uri) as file:
-                (folder / uri.rpartition("/")[2]).write_bytes(file.read())
+                (folder / stored.name).write_bytes(file.read())
+        (folder / _RECORD).write_bytes(PARTITION_JSON.dump_json(partition, indent=1))
         return push(remote_uri, folder)
+
+
+def pull_partition(remote_uri: str, md5: str, dataset: Dataset) -> None:
+    """Restore a partition that `push_partition` stored, and publish it in `dataset`. Raises the errors of `pull`."""
+    with TemporaryDirectory(prefix="fraud-snapshot-") as name:
+        folder = Path(name) / "partition"
+        pull(remote_uri, md5, folder)
+        partition = PARTITION_JSON.validate_json((folder / _RECORD).read_bytes())
+        for stored, uri in zip(partition.objects, dataset.uris_of(partition), strict=True):
+            put_atomically(uri, (folder / stored.name).read_bytes())
+        dataset.commit([partition])
 
 
 def pull(remote_uri: str, md5: str, folder: Path) -> None:
