@@ -67,12 +67,12 @@ def daily_default(plan: Plan, lake_uri: str) -> Daily:
 
 
 def _default(table: Table, lake_uri: str) -> dict[str, float | None] | None:
-    dataset = catalog.daily(table).at(lake_uri)
-    manifests = (dataset.manifest(day) for day in reversed(dataset.partitions()))
-    newest = next((manifest for manifest in manifests if manifest is not None), None)
-    if newest is None:
+    dataset = catalog.daily(table).at(lake_uri).open()
+    newest = max(dataset.partitions(), default=None)
+    partition = dataset.partition(newest) if newest else None
+    if partition is None:
         return None
-    _, values = snapshot_rows(dataset, table, newest)
+    _, values = snapshot_rows(dataset, table, partition)
     last = values[:, -1].tolist()
     return {name: None if np.isnan(value) else value for name, value in zip(table.names, last, strict=True)}
 

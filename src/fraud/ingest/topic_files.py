@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from fraud.ingest.commit import Ledger
 from fraud.ingest.landing import Feed
-from fraud.lake.dataset import listed, put_atomically
+from fraud.lake.objects import listed, put_atomically
 from fraud.streams.topic_reader import Topic
 
 _DIGITS: Final = 19
