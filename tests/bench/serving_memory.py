@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import serving
-from serving_process import rss_mb
 import serving_model
+from serving_process import rss_mb
 
 from fraud.embedded.servers import valkey
 
