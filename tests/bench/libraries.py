@@ -120,7 +120,8 @@ def server(command: list[str], env: Mapping[str, str], folder: Path) -> Iterator
 
 def http(folder: Path, rounds: Rounds) -> None:
     """Serving behind three HTTP servers, 16 connections."""
-    from serving import PAYMENTS, family_cpu_s, finished, wrk  # noqa: PLC0415 - its imports are for the other bench
+    from serving import PAYMENTS, finished, wrk  # noqa: PLC0415 - its imports are for the other bench
+    from serving_process import family_cpu_s  # noqa: PLC0415
 
     if not (folder / "cache").exists():
         with threadpool_limits(limits=1):  # more threads are slower: they wait for each other

@@ -16,15 +16,14 @@ import json
 import os
 import platform
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -38,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import serving_model
 import serving_peers
+from serving_process import Server, cpu_s, family_cpu_s, process, rss_mb
 
 from fraud.embedded.servers import valkey
 
@@ -51,71 +51,6 @@ PAYMENTS: Final = Path(__file__).with_name("serving.lua")
 WIDE: Final = "wide"
 PLAIN: Final = Path(__file__).parent / "serving_peers/plain.lua"
 Figures = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Server:
-    """A process under load."""
-
-    pid: int
-    port: int
-    ready_s: float
-
-    @contextmanager
-    def awake(self) -> Iterator[None]:
-        """Run the process only inside the block: timers of an idle server take up to a quarter of the shared core."""
-        os.killpg(self.pid, signal.SIGCONT)
-        try:
-            yield
-        finally:
-            os.killpg(self.pid, signal.SIGSTOP)
-
-
-@contextmanager
-def process(
-    command: list[str], env: Mapping[str, str], port: int, log: Path, ready: str = "/ready", core: int | None = None
-) -> Iterator[Server]:
-    """A server pinned to `core`, by default the last. Raises SystemExit when it does not answer within a minute."""
-    pinned = ["taskset", "-c", str((os.cpu_count() or 1) - 1 if core is None else core), *command]
-    began = time.perf_counter()
-    with (
-        log.open("ab") as out,
-        subprocess.Popen(pinned, env=dict(env), stdout=out, stderr=out, start_new_session=True) as server,
-    ):
-        try:
-            while not answers(port, ready):
-                if server.poll() is not None or time.perf_counter() - began > 60:
-                    raise SystemExit(f"{command[0]} did not start: {log.read_text()[-500:]}")
-                time.sleep(0.01)
-            started = Server(server.pid, port, time.perf_counter() - began)
-            os.killpg(server.pid, signal.SIGSTOP)
-            yield started
-        finally:
-            if server.poll() is None:
-                os.killpg(server.pid, signal.SIGTERM)
-                os.killpg(server.pid, signal.SIGCONT)
-
-
-def answers(port: int, path: str) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def rss_mb(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def family_cpu_s(pid: int) -> float:
-    """CPU time of a process and of those it started."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return cpu_s(pid) + sum(family_cpu_s(int(child)) for child in children)
 
 
 def wrk(port: int, connections: int, seconds: int, script: Path, *arguments: str) -> "subprocess.Popen[str]":

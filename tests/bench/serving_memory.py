@@ -15,6 +15,7 @@ from pathlib import Path
 
 import serving
 import serving_model
+from serving_process import rss_mb
 
 from fraud.embedded.servers import valkey
 
@@ -39,7 +40,7 @@ def run(folder: Path, requests: int) -> list[tuple[int, float]]:
                     "requests"
                 ]
                 if not seen or done >= seen[-1][0] + requests // 10:
-                    seen.append((done, serving.rss_mb(server.pid)))
+                    seen.append((done, rss_mb(server.pid)))
                     print(f"{done:>9,} requests  {seen[-1][1]:6.1f} MB", flush=True)
     return seen
 
