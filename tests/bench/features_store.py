@@ -21,7 +21,7 @@ from fraud.core.declaration import parse
 from fraud.core.plan import window_sets
 from fraud.core.windows import WindowSet
 from fraud_serving.metrics import Metrics
-from fraud_serving.store.commands import HistoryAppend
+from fraud_serving.store.commands import HistoryAppend, event_arguments
 from fraud_serving.store.connection import Reply
 from fraud_serving.store.store import Store
 
@@ -49,8 +49,8 @@ async def measured(url: str, windows: WindowSet, requests: int) -> dict[str, flo
     own = [1] * len(windows.layout.columns)
 
     async def appended(i: int, name: str, at: int) -> Reply:
-        hashed = id_hash(f"{name} {i}").to_bytes(8, "little")
-        future = store.send(history.command(f"u{i % USERS}", history.pack(at, *own), hashed, at), 1)
+        event = event_arguments(id_hash(f"{name} {i}").to_bytes(8, "little"), at)
+        future = store.send(b"".join(history.command(f"u{i % USERS}", windows.layout.packer.pack(at, *own), event)), 1)
         assert future is not None
         return (await future)[0]
 
