@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from servers import Registry, Serving, Valkey
 
-from fraud_serving.http import what_if
-from fraud_serving.http.what_if import BadExportError
+from fraud_serving import exported
+from fraud_serving.exported import BadExportError
 
 FILES = {"index.html": b"<!doctype html><p>page</p>", "page.js": b"export {};\n", "model.onnx": b"\x00model"}
 
@@ -76,22 +76,22 @@ def test_nothing_but_the_files_of_the_manifest_is_served(server: Serving, tmp_pa
 
 def test_a_folder_that_is_no_export_or_was_changed_is_refused_naming_the_file(tmp_path: Path) -> None:
     with pytest.raises(BadExportError, match=r"none/manifest\.json: expected a readable file"):
-        what_if.read(tmp_path / "none")
+        exported.read(tmp_path / "none")
     with pytest.raises(BadExportError, match=r"manifest\.json: expected a web export of format 1, got format 2"):
-        what_if.read(written(tmp_path / "later", {"format": 2}))
+        exported.read(written(tmp_path / "later", {"format": 2}))
     with pytest.raises(
         BadExportError, match=r"expected a web export of format 1, got format 1 with the files model\.onnx"
     ):
-        what_if.read(written(tmp_path / "onnx", files={"model.onnx": b"m"}))
+        exported.read(written(tmp_path / "onnx", files={"model.onnx": b"m"}))
     with pytest.raises(BadExportError, match=r"expected the manifest of a web export"):
-        what_if.read(written(tmp_path / "shape", {"files": ["index.html"]}))
+        exported.read(written(tmp_path / "shape", {"files": ["index.html"]}))
     changed = written(tmp_path / "changed")
     (changed / "model.onnx").write_bytes(b"\x01model")
     with pytest.raises(BadExportError, match=r"changed/model\.onnx: expected sha256 [0-9a-f]{64}, got [0-9a-f]{64}"):
-        what_if.read(changed)
+        exported.read(changed)
     outside = {"index.html": {"sha256": "0", "bytes": 1}, "../secret.txt": {"sha256": "0", "bytes": 1}}
     with pytest.raises(BadExportError, match="expected names of files in the folder"):
-        what_if.read(written(tmp_path / "outside", {"files": outside}))
+        exported.read(written(tmp_path / "outside", {"files": outside}))
 
 
 def test_a_changed_export_ends_the_start_naming_the_variable(tmp_path: Path) -> None:

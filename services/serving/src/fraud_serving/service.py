@@ -7,8 +7,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
+from fraud_serving import exported
 from fraud_serving.api_keys import ApiKeys
-from fraud_serving.http import what_if
 from fraud_serving.log.access_log import AccessLog
 from fraud_serving.log.prediction_log import PredictionLog
 from fraud_serving.metrics import Metrics
@@ -144,8 +144,8 @@ class Service(ScoringService):
         except (OSError, ValueError) as error:
             raise BadSettingError(f"SERVING_API_KEYS: {error}") from None
         try:
-            page = None if settings.what_if is None else what_if.read(settings.what_if)
-        except what_if.BadExportError as error:
+            page = None if settings.what_if is None else exported.read(settings.what_if)
+        except exported.BadExportError as error:
             raise BadSettingError(f"SERVING_WHAT_IF: {error}") from None
         if keys is None:
             _log.warning("SERVING_OPEN=1: no API key is required")
