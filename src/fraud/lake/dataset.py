@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from fraud.errors import BadInputError
 from fraud.lake import objects
-from fraud.lake.objects import DataObject, listed, located, name_of, opened, parquet, put_atomically
+from fraud.lake.objects import DataObject, listed, located, name_of, opened, parquet, put_atomically, read_parquet
 from fraud.lake.records import PARTITION_JSON, Contents, Partition
 from fraud.lake.table import DatasetTable, columns_of
 
@@ -102,11 +102,7 @@ class DatasetVersion:
         uris = self.object_uris(name)
         if not uris:
             raise BadInputError(f"{self.name} has no partition {name}", hint=f"published: {self.partitions()[-5:]}")
-        tables = []
-        for uri in uris:
-            with opened(uri) as file:
-                tables.append(pq.read_table(file, columns=columns))
-        return pa.concat_tables(tables)
+        return pa.concat_tables([read_parquet(uri, columns) for uri in uris])
 
     def read_as(self, name: str, schema: pa.Schema) -> pa.Table:
         """Read the columns of a schema (`conformed`). Raises BadInputError when the partition is not published."""
