@@ -156,7 +156,7 @@ def log(folder: Path, nights: int) -> Figures:
         ]  # fmt: skip
         commits.append(timed(lambda new=new: dataset.commit(new)))
         at = now - 86_400 * (nights - k)
-        for path in [*(root / "_delta_log").glob(f"{k:020d}.*"), root / dataset.table.record_of()]:
+        for path in [*(root / "_delta_log").glob(f"{k:020d}.*"), root / dataset.table.record_of_newest()]:
             os.utime(path, (at, at))
         old = at - 86_400 * KEPT_DAYS
         with os.scandir(root / RECORDS) as records:  # `fraud apply-retention`, every night

@@ -55,6 +55,10 @@ class Partition:
         """Hash of the objects' hashes in order: equal if and only if the bytes of the partition are equal."""
         return sha256("".join(o.sha256 for o in self.objects).encode()).hexdigest()
 
+    def paths(self, key: str) -> list[str]:
+        """Paths of the objects below a table that is partitioned by `key`."""
+        return [f"{key}={self.name}/{o.name}" for o in self.objects]
+
 
 class Contents(NamedTuple):
     """What a version of a table contains."""
