@@ -29,7 +29,8 @@ from fraud.features import build_daily, build_features, materialize
 from fraud.ingest import ingest_labels, ingest_transactions
 from fraud.job import Context
 from fraud.lake import catalog, declarations, reports
-from fraud.lake.dataset import Dataset, opened
+from fraud.lake.dataset import Dataset
+from fraud.lake.objects import opened
 from fraud.params import Params
 from fraud.retention import expired
 from fraud.settings import Settings
