@@ -7,7 +7,8 @@ from tests.served_answers import THREE
 
 from fraud.core.plan import Plan
 from fraud.errors import BadConfigError, BadInputError
-from fraud.features import event_stream, online_store
+from fraud.features import online_store
+from fraud.streams import redis_stream
 
 LAYOUT = Plan(THREE).windows[0].layout
 EVENT = ("t1", 1_700_000_000_000_000, (10_000, 1))
@@ -39,7 +40,7 @@ def test_a_stream_of_another_type(valkey_url: str) -> None:
         client.set("foreign:stream", "text")
     with (
         pytest.raises(BadInputError, match="the event stream has a key with another type of value"),
-        event_stream.connect(valkey_url, "foreign:stream", "group", "one"),
+        redis_stream.connect(valkey_url, "foreign:stream", "group", "one"),
     ):
         pass
 
