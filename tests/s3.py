@@ -1,8 +1,9 @@
 """An S3 server process for tests, moto (tests/s3_server.py), on a free loopback port.
 
 It lists, copies, deletes and reads ranges like S3, replaces an object atomically and honours `If-None-Match`, with
-which Delta commits. Its objects are in memory. It checks no signature. botocore's newer checksums are switched off,
-because most servers other than AWS do not support them: docs/deployment.md, "S3".
+which Delta commits, and `If-Match`, which the Kafka broker needs too: after a restart over a server without them, it
+would write its first batch over the oldest one. Its objects are in memory. It checks no signature. botocore's newer
+checksums are switched off, because most servers other than AWS do not support them: docs/deployment.md, "S3".
 """
 
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import fsspec
+from fsspec import AbstractFileSystem
 
 BUCKET: Final = "fraud"
 _ROOT: Final = Path(__file__).parents[1]
@@ -31,10 +33,17 @@ class Server(NamedTuple):
     def uri(self, prefix: str) -> str:
         return f"s3://{BUCKET}/{prefix}"
 
+    def file_system(self) -> AbstractFileSystem:
+        """For a process without `environment`, too."""
+        return fsspec.filesystem(
+            "s3", key=self.environment["AWS_ACCESS_KEY_ID"], secret=self.environment["AWS_SECRET_ACCESS_KEY"],
+            endpoint_url=self.environment["AWS_ENDPOINT_URL"], use_listings_cache=False,
+        )  # fmt: skip
+
     def names(self, prefix: str) -> list[str]:
-        """Names of the objects below a prefix, relative to it, sorted. For a process with `environment`."""
-        fs, path = fsspec.core.url_to_fs(self.uri(prefix), use_listings_cache=False)
-        return sorted(found.removeprefix(f"{path}/") for found in fs.find(path))
+        """Names of the objects below a prefix, relative to it, sorted."""
+        path = f"{BUCKET}/{prefix}"
+        return sorted(found.removeprefix(f"{path}/") for found in self.file_system().find(path))
 
 
 @contextmanager

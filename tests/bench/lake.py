@@ -4,9 +4,10 @@
 
 `--baseline` names a checkout of another commit, whose `fraud` is measured in the same rounds, the two alternating,
 each in processes of its own. Parts: `publish` (1, 30 and 180 days of 10,000 transactions, three days replaced, one day
-read), `jobs` (build of the features, nothing to build, reading them; `--job-rows` transactions over 60 days), `score`
-(a day of a million rows, tests/bench/batch.py), `log` (a table with `--nights` nightly commits, of this commit only:
-time, size, objects listed). `make bench-lake` writes build/bench/lake.json.
+read by a new process, imports not counted, and read again), `jobs` (build of the features, nothing to build, reading
+them; `--job-rows` transactions over 60 days), `score` (a day of a million rows, tests/bench/batch.py), `log` (a table
+with `--nights` nightly commits, of this commit only: a new process that opens it, with its start and imports; that
+opening alone; the next opening; commit; size; objects listed). `make bench-lake` writes build/bench/lake.json.
 """
 
 import argparse

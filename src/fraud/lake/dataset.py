@@ -11,11 +11,10 @@ from hashlib import sha256
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fraud.errors import BadInputError
 from fraud.lake import objects
-from fraud.lake.objects import DataObject, listed, located, name_of, opened, parquet, put_atomically
+from fraud.lake.objects import DataObject, listed, located, name_of, parquet, put_atomically, read_parquet
 from fraud.lake.records import PARTITION_JSON, Contents, Partition
 from fraud.lake.table import DatasetTable, columns_of
 
@@ -81,7 +80,7 @@ class DatasetVersion:
     def object_uris(self, name: str) -> list[str]:
         """URIs of the data objects of a partition, in order; empty when it is not published."""
         found = self.partition(name)
-        return [f"{self.uri}/{self.key}={name}/{o.name}" for o in found.objects] if found else []
+        return [f"{self.uri}/{path}" for path in found.paths(self.key)] if found else []
 
     def column_types(self) -> dict[str, str]:
         """The Delta type of each column that a partition has, by name."""
@@ -91,22 +90,14 @@ class DatasetVersion:
     def columns(self, name: str) -> list[str]:
         """The columns of a partition, in order; empty when it is not published."""
         found = self.partition(name)
-        if found is None:
-            return []
-        with opened(self.object_uris(name)[0]) as file:
-            names: list[str] = pq.read_schema(file).names
-            return names
+        return [column for column, _ in found.objects[0].columns] if found else []
 
     def read(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Read one partition. Raises BadInputError when it is not published."""
         uris = self.object_uris(name)
         if not uris:
             raise BadInputError(f"{self.name} has no partition {name}", hint=f"published: {self.partitions()[-5:]}")
-        tables = []
-        for uri in uris:
-            with opened(uri) as file:
-                tables.append(pq.read_table(file, columns=columns))
-        return pa.concat_tables(tables)
+        return pa.concat_tables([read_parquet(uri, columns) for uri in uris])
 
     def read_as(self, name: str, schema: pa.Schema) -> pa.Table:
         """Read the columns of a schema (`conformed`). Raises BadInputError when the partition is not published."""
@@ -163,10 +154,6 @@ class Dataset:
         """Read one partition. Raises BadInputError when it is not published."""
         return self.open().read(name, columns)
 
-    def read_as(self, name: str, schema: pa.Schema) -> pa.Table:
-        """Read the columns of a schema (`conformed`). Raises BadInputError when the partition is not published."""
-        return self.open().read_as(name, schema)
-
     def read_range(self, first: str, last: str, columns: list[str] | None = None) -> pa.Table | None:
         """Read the partitions with `first <= name <= last`, in order; None when there is none."""
         return self.open().read_range(first, last, columns)
@@ -177,7 +164,7 @@ class Dataset:
 
     def uris_of(self, partition: Partition) -> list[str]:
         """URIs of the objects of a partition, published or not, in order."""
-        return [f"{self.uri}/{self.key}={partition.name}/{o.name}" for o in partition.objects]
+        return [f"{self.uri}/{path}" for path in partition.paths(self.key)]
 
     def put(self, name: str, table: pa.Table, *, dictionary: bool = True) -> DataObject:
         """Write one data object of a partition. It is not visible to readers before `commit`.

@@ -50,6 +50,16 @@ def opened(uri: str) -> IO[bytes]:
     return found
 
 
+def read_parquet(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """The rows of a Parquet object: all columns, or these in their order.
+
+    Raises FileNotFoundError, and KeyError for a column that it does not have.
+    """
+    with opened(uri) as file, pq.ParquetFile(file, pre_buffer=True) as parquet_file:  # `read_table` imports pandas
+        table = parquet_file.read(columns)
+    return table if columns is None else table.select(columns)
+
+
 def listed(uri: str, depth: int | None = None) -> list[str]:
     """Files below a URI, at most `depth` levels down: relative paths, sorted; [] when the URI does not exist."""
     fs, path = located(uri)

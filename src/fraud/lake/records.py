@@ -13,10 +13,9 @@ from itertools import islice, pairwise
 from typing import Final, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from fraud.lake.objects import DataObject, opened, parquet, put_atomically
+from fraud.lake.objects import DataObject, parquet, put_atomically, read_parquet
 
 RECORDS: Final = "_partitions"
 _FIRST_KEPT: Final = b"first_kept"
@@ -56,6 +55,10 @@ class Partition:
         """Hash of the objects' hashes in order: equal if and only if the bytes of the partition are equal."""
         return sha256("".join(o.sha256 for o in self.objects).encode()).hexdigest()
 
+    def paths(self, key: str) -> list[str]:
+        """Paths of the objects below a table that is partitioned by `key`."""
+        return [f"{key}={self.name}/{o.name}" for o in self.objects]
+
 
 class Contents(NamedTuple):
     """What a version of a table contains."""
@@ -93,27 +96,29 @@ def write_record(table_uri: str, contents: Contents) -> int:
 
 def read_record(table_uri: str, name: str) -> Contents:
     """The contents of a record. Raises FileNotFoundError."""
-    with opened(f"{table_uri}/{name}") as file:
-        record = pq.ParquetFile(file).read()  # `read_table` imports pandas, 0.2 s in a process that opens tables
+    record = read_parquet(f"{table_uri}/{name}")
     return Contents(_partitions(record), (record.schema.metadata or {}).get(_FIRST_KEPT, b"").decode())
 
 
 def _partitions(record: pa.Table) -> dict[str, Partition]:
     """The partitions of a record, read by column and not validated: there may be ten years of days."""
     objects, facts = (record[name].combine_chunks() for name in ("objects", "made_from"))
-    stored = zip(*(objects.flatten().field(name).to_pylist() for name in _FIELDS), strict=True)
+    # Not `flatten` and `value_lengths`: these import pyarrow.compute, 50 ms in a process that opens tables only.
+    stored = zip(*(objects.values.field(name).to_pylist() for name in _FIELDS), strict=True)
     named = zip(facts.keys.to_pylist(), facts.items.to_pylist(), strict=True)
-    entries = [end - first for first, end in pairwise(facts.offsets.to_pylist())]
+    object_counts, fact_counts = (
+        [end - first for first, end in pairwise(each.offsets.to_pylist())] for each in (objects, facts)
+    )
     return {
         name: Partition(
-            name=name, made_from=dict(islice(named, entry_count)),
+            name=name, made_from=dict(islice(named, fact_count)),
             objects=tuple(
                 DataObject(o[0], o[1], o[2], o[3], _columns(o[4]))
-                for o in islice(stored, count)
+                for o in islice(stored, object_count)
             ),
         )
-        for name, count, entry_count in zip(
-            record["partition"].to_pylist(), objects.value_lengths().to_pylist(), entries, strict=True
+        for name, object_count, fact_count in zip(
+            record["partition"].to_pylist(), object_counts, fact_counts, strict=True
         )
     }  # fmt: skip
 

@@ -112,16 +112,16 @@ class DatasetTable(NamedTuple):
         return found
 
     def unreferenced(self, hours: int) -> list[str]:
-        """Paths below the URI of objects and records that no version of the last `hours` hours refers to."""
+        """Paths below the URI of data objects that no version of the last `hours` hours refers to."""
         table = self._delta()
         if table is None:
             return []
         with store_errors():
             return table.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=True)
 
-    def record_of(self, version: int | None = None) -> str:
-        """Path below the URI of the record of a version."""
-        table = self._delta(version)
+    def record_of_newest(self) -> str:
+        """Path below the URI of the record of the newest version; "" when the table does not exist."""
+        table = self._delta()
         return "" if table is None else _record(table)
 
     def history(self) -> list[dict[str, Any]]:
@@ -275,7 +275,8 @@ def _record(table: DeltaTable) -> str:
 
 def _paths(partitions: Mapping[str, Partition], key: str) -> dict[str, tuple[str, DataObject]]:
     """Partition and object by the path of the object in the table."""
-    return {f"{key}={name}/{o.name}": (name, o) for name, each in partitions.items() for o in each.objects}
+    each = partitions.items()
+    return {path: (name, o) for name, p in each for path, o in zip(p.paths(key), p.objects, strict=True)}
 
 
 def columns_of(schema: pa.Schema) -> tuple[tuple[str, str], ...]:

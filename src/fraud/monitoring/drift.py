@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -26,7 +25,7 @@ from fraud.errors import BadInputError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog, reports
 from fraud.lake.dataset import DatasetVersion, conformed
-from fraud.lake.objects import opened
+from fraud.lake.objects import read_parquet
 from fraud.monitoring.drift_inputs import TRANSACTION, Compared, compared, missing, values, warm_up_us
 from fraud.stats.psi import MIN_ROWS, column_drift
 
@@ -152,8 +151,7 @@ def _sample(dataset: DatasetVersion, day: str, columns: list[str], share: float)
     from pandas.util import hash_array  # noqa: PLC0415 - pandas takes half a second to import
 
     for uri in dataset.object_uris(day):
-        with opened(uri) as file:
-            table = pq.read_table(file, columns=columns)
+        table = read_parquet(uri, columns)
         if share < 1.0:
             hashes = hash_array(table["transaction_id"].to_numpy(), categorize=False)
             table = table.filter(pa.array(hashes < np.uint64(share * 2**64)))

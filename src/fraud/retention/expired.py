@@ -121,7 +121,7 @@ def unreferenced_objects(lake_uri: str, before: dt.datetime) -> Iterator[Expired
                         "replaced objects", f"{dataset.name}/{name}", fs.size(found), partial(fs.rm_file, found)
                     )
         staged = [name for name in fs.find(f"{path}/{STAGED}") if fs.modified(name) < before]
-        for found in staged + _superseded(fs, f"{path}/{RECORDS}", dataset.table.record_of(), before):
+        for found in staged + _superseded(fs, f"{path}/{RECORDS}", dataset.table.record_of_newest(), before):
             yield Expired(
                 "replaced objects",
                 f"{dataset.name}{found.removeprefix(path)}",

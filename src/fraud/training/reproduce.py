@@ -21,7 +21,9 @@ from fraud import declaration_file
 from fraud.errors import BadInputError, RefusedError
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
+from fraud.lake.dataset import Dataset
 from fraud.lake.objects import opened, put_atomically
+from fraud.lake.records import Partition
 from fraud.registry import mlflow_client, model_versions
 from fraud.registry.mlflow_client import ModelVersion
 from fraud.registry.model_versions import MODEL_NAME
@@ -190,10 +192,7 @@ def _copy_data(version: ModelVersion, lake: Path, context: Context) -> str:
     ours, restored = (catalog.TRAINING_SETS.at(uri) for uri in (context.settings.lake_uri, uri_of(lake)))
     partition = ours.partition(snapshot)
     data_source = "lake"
-    if partition is not None and partition.content_sha256 == recorded:
-        for source, copy in zip(ours.uris_of(partition), restored.uris_of(partition), strict=True):
-            with opened(source) as file:
-                put_atomically(copy, file.read())
+    if partition is not None and partition.content_sha256 == recorded and _copied(partition, ours, restored):
         restored.commit([partition])
     elif md5 := version.tags.get("dvc_data_md5"):
         data_source = "DVC remote"
@@ -209,6 +208,17 @@ def _copy_data(version: ModelVersion, lake: Path, context: Context) -> str:
             expected=f"content {recorded}", got=f"content {copied.content_sha256} ({data_source})",
         )  # fmt: skip
     return data_source
+
+
+def _copied(partition: Partition, source: Dataset, target: Dataset) -> bool:
+    """Copy the objects of a partition. False when the source lacks one of them, although it names it."""
+    try:
+        for uri, copy in zip(source.uris_of(partition), target.uris_of(partition), strict=True):
+            with opened(uri) as file:
+                put_atomically(copy, file.read())
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _inputs(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
-from tests import conditional_s3
+from tests import s3
 
 from fraud.embedded.servers import child, kafka
 from fraud.embedded.servers.kafka import Server, Storage
@@ -81,8 +81,8 @@ def test_the_end_of_the_block_ends_the_process_and_frees_the_port(tmp_path: Path
 
 
 def test_records_and_committed_offsets_survive_kill_9_over_s3(tmp_path: Path) -> None:
-    with conditional_s3.running() as objects:
-        storage = Storage.s3(conditional_s3.BUCKET, objects.environment)
+    with s3.running(tmp_path / "s3") as objects:
+        storage = Storage.s3(s3.BUCKET, objects.environment)
         first = kafka.start(tmp_path, {"transactions": 1}, storage=storage)
         try:
             produce(first, "transactions", [b"a", b"b"])

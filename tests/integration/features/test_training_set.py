@@ -48,6 +48,35 @@ def test_the_same_inputs_find_the_same_snapshot(context: Context) -> None:
     assert again == first.model_copy(update={"feature_rows_compared": 0})
 
 
+def test_a_snapshot_names_the_versions_of_the_tables_it_was_made_from(context: Context) -> None:
+    publish(context, many(10, seed=5))
+    publish_labels(context, [("t1", True, 2 * US_PER_DAY)])
+    build(context)
+    lake = context.settings.lake_uri
+    tables = [catalog.TRANSACTIONS, catalog.LABELS, catalog.features(context.declaration.stored_hash)]
+    versions = {f"{each.name} version": each.at(lake).open() for each in tables}
+    assert {name: version.number for name, version in versions.items()} == {
+        "transactions version": 9, "labels version": 0, f"{tables[2].name} version": 0,
+    }  # fmt: skip
+    first = snapshot(context, as_of=day(9))[0]
+
+    publish(context, transactions([("later", "user 0", 20 * US_PER_DAY, 20 * US_PER_DAY)]))
+    publish_labels(context, [("t2", True, 25 * US_PER_DAY)])
+    build(context)
+    snapshots = catalog.TRAINING_SETS.at(lake)
+    before = snapshots.open().number
+    again = snapshot(context, as_of=day(9))[0]
+    assert (again.snapshot, again.content_sha256) == (first.snapshot, first.content_sha256)
+    assert snapshots.open().number == before  # equal rows in newer versions: no commit
+
+    partition = snapshots.partition(first.snapshot)
+    assert partition is not None
+    for each, (name, version) in zip(tables, versions.items(), strict=True):
+        assert partition.made_from[name] == str(version.number)
+        assert each.at(lake).open(int(partition.made_from[name])) == version
+        assert each.at(lake).open() != version
+
+
 def test_labels_count_as_known_at_the_cut_off(context: Context) -> None:
     at = {"none": 0, "fraud": 1, "revised": 2, "too new": 3, "young": 10 * US_PER_DAY}
     publish(context, transactions([(name, "user 0", t, t) for name, t in at.items()]))

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pyarrow.parquet as pq
 import pytest
-from tests import conditional_s3
+from tests import s3
 from tests.integration.broker import ROOT, context, send, transaction
 
 from fraud.embedded.servers import child, kafka
@@ -206,8 +206,8 @@ def test_brokers_that_do_not_answer_are_unavailable(tmp_path: Path, monkeypatch:
 
 def test_messages_that_retention_removed_are_an_error_and_counted_when_accepted(tmp_path: Path) -> None:
     """The broker has no retention: the first batches are removed from its storage."""
-    with conditional_s3.running() as s3:
-        storage = kafka.Storage.s3(conditional_s3.BUCKET, s3.environment)
+    with s3.running(tmp_path / "s3") as objects:
+        storage = kafka.Storage.s3(s3.BUCKET, objects.environment)
         server = kafka.start(tmp_path / "broker", {"transactions": 1}, storage=storage)
         try:
             send(server.bootstrap, "transactions", [transaction(n) for n in range(3)])
@@ -216,8 +216,10 @@ def test_messages_that_retention_removed_are_an_error_and_counted_when_accepted(
                 send(server.bootstrap, "transactions", [transaction(n)])  # each a batch of its own
         finally:
             child.stop(server.pid)
-        for key in [key for key in s3.objects if key.endswith(".batch") and int(Path(key).stem) < 5]:
-            del s3.objects[key]
+        files = objects.file_system()
+        for path in files.find(s3.BUCKET):
+            if path.endswith(".batch") and int(Path(path).stem) < 5:
+                files.rm_file(path)
         server = kafka.start(tmp_path / "broker", port=server.port, storage=storage)
         try:
             with pytest.raises(BadInputError, match="offsets 3 to 4 of partition 0") as raised:

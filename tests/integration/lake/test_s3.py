@@ -29,7 +29,8 @@ from fraud.features import build_daily, build_features, materialize
 from fraud.ingest import ingest_labels, ingest_transactions
 from fraud.job import Context
 from fraud.lake import catalog, declarations, reports
-from fraud.lake.dataset import Dataset, opened
+from fraud.lake.dataset import Dataset
+from fraud.lake.objects import opened
 from fraud.params import Params
 from fraud.retention import expired
 from fraud.settings import Settings
@@ -171,16 +172,21 @@ def test_the_jobs_make_the_same_lake_on_s3_as_in_files(server: s3.Server, tmp_pa
         assert made[0][0].rows > 100
         assert made[0][1].feast_days == 16
         assert made[0] == made[1]
-        for definition in (
+        tables = (
             catalog.TRANSACTIONS, catalog.LABELS, catalog.QUARANTINE, catalog.TRAINING_SETS,
             *catalog.of_declarations([shipped]),
-        ):  # fmt: skip
-            one, other = (definition.at(each.settings.lake_uri) for each in (files, objects))
-            assert one.partitions(), definition.name
-            assert one.open().contents == other.open().contents
-            assert one.open().number == other.open().number
+        )  # fmt: skip
+        for definition in tables:
+            one, other = (definition.at(each.settings.lake_uri).open() for each in (files, objects))
+            assert one.contents.partitions, definition.name
+            assert one.contents == other.contents
+            assert (one.number, other.number) == (0, 0)  # one commit of all days
+        ingest_transactions.run(ingest_transactions.Config(), objects)
+        ingest_labels.run(ingest_labels.Config(), objects)
         assert build_daily.run(build_daily.Config(), objects).days_built == 0
         assert build_features.run(build_features.Config(), objects).days_built == 0
+        assert training_set.run(training_set.Config(), objects).feature_rows_compared == 0
+        assert {d.at(objects.settings.lake_uri).open().number for d in tables} == {0}  # equal inputs: no commit
 
 
 def test_answers_are_shipped_to_s3_once_each(server: s3.Server, tmp_path: Path) -> None:

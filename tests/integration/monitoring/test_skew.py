@@ -76,7 +76,7 @@ class Shop:
         columns = catalog.TRANSACTIONS.schema(declaration or self._declaration)
         for day, some in itertools.groupby(sorted(rows, key=_when), key=lambda r: r["event_timestamp"] // US_PER_DAY):
             name = str(dt.date(1970, 1, 1) + dt.timedelta(days=day))
-            before = lake.read_as(name, columns).to_pylist() if lake.partition(name) else []
+            before = lake.open().read_as(name, columns).to_pylist() if lake.partition(name) else []
             table = pa.Table.from_pylist([*before, *some], schema=columns)
             lake.publish(name, table.sort_by(catalog.TRANSACTIONS.order))
 

@@ -188,7 +188,7 @@ def test_columns_may_be_added_but_not_change_their_type(tmp_path: Path) -> None:
         {"id": "a", "x": 1.0, "dt": date(2025, 3, 1), "values:y": None},
         {"id": None, "x": 2.0, "dt": date(2025, 3, 2), "values:y": ["b"]},
     ]
-    assert things.read_as(
+    assert things.open().read_as(
         "2025-03-01", pa.schema([("x", pa.float64()), ("values:y", pa.list_(pa.string()))])
     ).to_pylist() == [{"x": 1.0, "values:y": None}]
 
