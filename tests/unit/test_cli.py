@@ -53,7 +53,7 @@ def test_flags_of_every_job_are_checked_before_anything_slow_is_imported() -> No
 
 
 def test_help_of_a_job_starts_with_what_it_does() -> None:
-    assert b"Verify and print the promotion history." in fraud("history", "--help").stdout
+    assert b"Verify and print the promotion history, with the exports." in fraud("history", "--help").stdout
 
 
 @pytest.mark.parametrize(
