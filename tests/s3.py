@@ -77,6 +77,8 @@ def running(folder: Path) -> Iterator[Server]:
             process.kill()  # it keeps nothing
             process.wait()
             process.stdout.close()
+            # fsspec would give the next server's clients the file system of this one: the variables are not in its key.
+            fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 def _free_port() -> int:

@@ -65,7 +65,7 @@ print(json.dumps({"conflicts": conflicts}))
 
 @pytest.fixture(scope="module", params=["files", "s3"])
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One server for all tests: fsspec keeps its connection to the first one."""
+    """One server for all tests."""
     folder = tmp_path_factory.mktemp("lakes")
     if request.param == "files":
         yield f"file://{folder}"
