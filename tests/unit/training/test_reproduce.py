@@ -1,8 +1,10 @@
-"""`fraud reproduce` compares the declaration of the version with the features.yaml of the retraining."""
+"""`fraud reproduce` copies the version's training set, and compares its declaration with that of the retraining."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
 import structlog
 
@@ -10,10 +12,12 @@ from fraud import declaration_file
 from fraud.core.plan import Plan
 from fraud.errors import RefusedError
 from fraud.job import Context
+from fraud.lake import catalog
 from fraud.params import Params
 from fraud.registry import model_versions
 from fraud.settings import Settings
 from fraud.training import reproduce
+from fraud.training.dvc import data_versions
 
 ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / "tests/declarations/three.yaml").read_text()
@@ -46,3 +50,31 @@ def test_other_stored_features_are_refused_with_their_names(monkeypatch: pytest.
     with pytest.raises(RefusedError, match="declares other columns or stored features than version 3") as refused:
         detail(monkeypatch, tmp_path, changed)
     assert "changed: transaction_velocity_1h" in refused.value.got
+
+
+def test_data_is_copied_from_the_lake_else_from_the_dvc_remote(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, project=ROOT)
+    declared = declaration_file.load(ROOT / "tests/declarations/three.yaml")
+    context = Context(settings, Params.load(ROOT / "params.yaml"), declared, structlog.get_logger())
+    sets = catalog.TRAINING_SETS.at(settings.lake_uri)
+    table = pa.table({"x": [1, 2, 3]})
+    partition = sets.publish("s1", table, {"transactions version": "4"})
+    pushed = data_versions.push_partition(settings.dvc_remote, sets, partition)
+    tags = {"snapshot": "s1", "data_sha256": partition.content_sha256, "dvc_data_md5": pushed.md5}
+    version = SimpleNamespace(version="3", tags=tags)
+
+    def copied(name: str) -> str:
+        source = reproduce._copy_data(version, tmp_path / name, context)
+        copy = catalog.TRAINING_SETS.at(f"file://{tmp_path}/{name}")
+        assert copy.partition("s1") == partition  # table versions included
+        assert copy.read("s1").equals(table)
+        return source
+
+    assert copied("first") == "lake"
+    shutil.rmtree(tmp_path / "lake/training_sets/snapshot=s1")  # the table names objects that are gone
+    assert copied("second") == "DVC remote"
+    sets.drop(["s1"])
+    assert copied("third") == "DVC remote"
+    tags.pop("dvc_data_md5")
+    with pytest.raises(RefusedError, match="the data of version 3 no longer exists"):
+        reproduce._copy_data(version, tmp_path / "fourth", context)
