@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from fraud.core.vector import Floats
 from fraud_serving.log.prediction_log import PredictionLog
 from fraud_serving.log.prediction_record import PredictionRecord
 from fraud_serving.model.model import Model
@@ -28,7 +29,7 @@ from fraud_serving.schema import Answer
 from fraud_serving.scoring.answer import answer_to, record_of
 from fraud_serving.scoring.challenger import shadow_of
 from fraud_serving.scoring.inference import RULE_VERSION, rule_probability
-from fraud_serving.scoring.inputs import NO_FEATURES, Features, Inputs
+from fraud_serving.scoring.inputs import NO_FEATURES, Features
 from fraud_serving.scoring.reads import Reads, fill
 from fraud_serving.scoring.retries import FirstAnswers
 from fraud_serving.scoring.scorer import Scorer
@@ -105,13 +106,13 @@ class MessageScorer:
                 fill(of_row, None if replies is None else replies[at : at + count])
                 at += count
         state, rows = reading.state, reading.rows
-        model, inputs = state.production, state.inputs
+        model, inputs = state.production, state.batch_inputs
         if model is None or inputs is None:
             features = [NO_FEATURES] * len(rows)
             probabilities = [rule_probability(row) for row in rows]
         else:
-            features = [inputs.features(row, row.values, of) for row, of in zip(rows, reading.reads, strict=True)]
-            probabilities = _probabilities(model, inputs, rows, features)
+            features, values = inputs.features(rows, reading.reads)
+            probabilities = _probabilities(model, inputs.base_columns(rows, values))
         version = RULE_VERSION if model is None else model.version
         answers: list[Answer] = []
         bodies: list[bytes] = []
@@ -153,11 +154,9 @@ class MessageScorer:
         return decisions
 
 
-def _probabilities(
-    model: Model, inputs: Inputs, rows: Sequence[ValidTransaction], features: Sequence[Features]
-) -> list[float]:
+def _probabilities(model: Model, base: Sequence[Floats]) -> list[float]:
     """The probabilities, with the bits of a request of its own for each row (`Model.micro_batch_rows`)."""
-    table = model.plan.vector.table(inputs.base_columns(rows, features))
+    table = model.plan.vector.table(base)
     if model.micro_batch_rows > 1:
         found: list[float] = model.score(table).tolist()
         return found
