@@ -20,7 +20,8 @@ MAX_AMOUNT: Final = 1e9
 MAX_ID_LENGTH: Final = 128
 MISSING_IDS: Final = frozenset({"nan", "null", "none", "<na>", "(null)", "\\n", "#n/a"})
 """Texts, in any case, that programs write for a missing id. An empty text is a separate error."""
-_LONGEST_PLAIN: Final = max(len(text) for text in MISSING_IDS if text.isalnum())
+LONGEST_PLAIN: Final = max(len(text) for text in MISSING_IDS if text.isalnum())
+"""A longer text of letters and digits only is not among them."""
 ID_CONTROL: Final = "has a control character or a line break"
 ID_ROUNDED: Final = "is a long number in scientific notation, as a spreadsheet writes it (its last digits are lost)"
 ID_ERROR_CELL: Final = "is an error value of a spreadsheet"
@@ -70,7 +71,7 @@ def id_text(text: str) -> str | None:
     """
     if text.isascii() and (text.isalnum() or (text[:1].isalpha() and _is_plain(text))):
         # Most ids: nothing below applies to them.
-        return text if len(text) > _LONGEST_PLAIN or text.lower() not in MISSING_IDS else None
+        return text if len(text) > LONGEST_PLAIN or text.lower() not in MISSING_IDS else None
     found = text.strip(_SPACES)
     if _CONTROL.search(found):
         raise ValueError(ID_CONTROL)

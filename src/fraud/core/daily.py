@@ -61,6 +61,11 @@ class Table:
         return struct.Struct(f"<{len(self.features)}d")
 
     @property
+    def row_bytes(self) -> int:
+        """Size of a row in the store."""
+        return self._row.size
+
+    @property
     def pointer_key(self) -> str:
         return f"daily:{self.id}"
 

@@ -54,13 +54,13 @@ def _distinct(_feature: WindowFeature, column: StoredColumn) -> Aggregate:
     return lambda inside, _own: float(len({*np.unique(inside).tolist(), null}) - 1)
 
 
-def _share_value(feature: WindowFeature, column: StoredColumn) -> int:
+def share_value(feature: WindowFeature, column: StoredColumn) -> int:
     """The stored value whose share is the feature's value."""
     return 1 if feature.value is None else to_stored(column, feature.value)
 
 
 def _share(feature: WindowFeature, column: StoredColumn) -> Aggregate:
-    null, value = column.null, _share_value(feature, column)
+    null, value = column.null, share_value(feature, column)
 
     def of_array(inside: Array, _own: int) -> float | None:
         present = len(inside) - int(np.count_nonzero(inside == null))
@@ -95,7 +95,7 @@ def _parameters(feature: WindowFeature, column: StoredColumn, at: int) -> Any:  
         return float(column.divisor)
     if feature.aggregate == "distinct":
         return column.null
-    return (at if feature.aggregate == "matches" else _share_value(feature, column)), column.null
+    return (at if feature.aggregate == "matches" else share_value(feature, column)), column.null
 
 
 def _sorted_times(events: NDArray[np.void], *, few: bool) -> tuple[Any, bool]:
@@ -115,10 +115,10 @@ class WindowSet:
     """The window features of one entity. `names` are in declared order."""
 
     def __init__(self, layout: Layout, features: Sequence[WindowFeature]) -> None:
-        self.layout = layout
+        self.layout, self.features = layout, tuple(features)
         self.names = tuple(feature.name for feature in features)
         self.empty = tuple(feature.empty for feature in features)
-        self._lengths = lengths = tuple(sorted({feature.window_us for feature in features}))
+        self.lengths = lengths = tuple(sorted({feature.window_us for feature in features}))
         self._counts: list[tuple[int, int]] = []
         self._since_last: list[tuple[int, int]] = []
         self._same_as_last: list[tuple[int, int, int, StoredColumn]] = []
@@ -169,13 +169,13 @@ class WindowSet:
         few = len(events) <= _FEW
         times, ordered = _sorted_times(events, few=few)
         end = bisect_left(times, at_us)
-        first = bisect_left(times, max(at_us - self._lengths[-1], newest_us - self.layout.keep_us), 0, end)
+        first = bisect_left(times, max(at_us - self.lengths[-1], newest_us - self.layout.keep_us), 0, end)
         if first == end:
             return values
         # The sort is stable, so that of events at one microsecond the one with the higher sequence is last.
         events = events[first:end] if ordered else events.take(events[EVENT_US].argsort(kind="stable")[first:end])
         size = end - first
-        starts = [bisect_left(times, at_us - us, first, end) - first for us in self._lengths]
+        starts = [bisect_left(times, at_us - us, first, end) - first for us in self.lengths]
         for position, length in self._counts:
             values[position] = float(size - starts[length])
         for position, length in self._since_last:

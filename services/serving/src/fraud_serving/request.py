@@ -107,6 +107,9 @@ class ValidTransaction(Struct, frozen=True, gc=False):
         return found
 
 
+_ColumnCheck = tuple[int, Callable[[Any], Any], Callable[[Any], Any], str | None]
+
+
 class VersionColumns:
     """The columns of one version's transactions: the built-in ones, then the declared ones by name.
 
@@ -117,21 +120,30 @@ class VersionColumns:
         declared = {} if plan is None else dict(plan.declaration.columns)
         self.declared: Final = tuple(sorted(declared))
         self.names: Final = ("user_id", "merchant_id", "amount", *self.declared)
-        self._get = attrgetter(*self.names)
+        self.get: Final = attrgetter(*self.names)
+        """The values of a request, not yet checked."""
         self._checks: list[tuple[int, Callable[[Any], Any], str | None]] = [
             (USER_ID, _own_id("user_id"), None), (MERCHANT_ID, _own_id("merchant_id"), None),
         ]  # fmt: skip
         """Position of a column, check of a value, and the value that stands for null."""
+        self.column_checks: Final = list[_ColumnCheck]()
+        """Of the declared columns: position, the checked value of most values (None of others), check, and what stands
+        for null."""
         for at, name in enumerate(self.declared, AMOUNT + 1):
             column = declared[name]
             null = column.unknown if isinstance(column, CategoryColumn) else None
             check = _check(name, column) if types[name].type == column.type else _constant(null)
             if check is not None:
                 self._checks.append((at, check, null))
+                of_list = (
+                    column.values if isinstance(column, CategoryColumn) and types[name].type == column.type else ()
+                )
+                known = {text: text for text in of_list or ()}
+                self.column_checks.append((at, known.get, check, null))
 
     def read(self, request: Any, amount: float) -> list[Any]:  # noqa: ANN401 - its type is built at run time
         """The checked values of a request, in the order of `names`. Raises ContractError."""
-        values = list(self._get(request))
+        values = list(self.get(request))
         values[AMOUNT] = amount
         for at, check, null in self._checks:
             value = values[at]

@@ -1,5 +1,7 @@
-"""The answer to a transaction, and its prediction record."""
+"""The answer to a transaction, and its prediction record; the same of many transactions, column by column."""
 
+from collections.abc import Sequence
+from itertools import repeat
 from typing import Final
 
 from fraud_serving.log.prediction_record import PredictionRecord, named_values
@@ -25,6 +27,28 @@ def answer_to(
     )  # fmt: skip
 
 
+def answers_to(
+    state: State,
+    transactions: Sequence[ValidTransaction],
+    features: Sequence[Features],
+    probabilities: Sequence[float],
+    prediction_ids: Sequence[str],
+) -> list[Answer]:
+    """`answer_to` of each transaction."""
+    model, inputs = state.production, state.inputs
+    threshold, version = (RULE_THRESHOLD, RULE_VERSION) if model is None else (model.threshold, model.version)
+    without = model is None
+    return list(
+        map(
+            Answer, prediction_ids, [of.transaction_id for of in transactions],
+            [probability >= threshold for probability in probabilities], probabilities, repeat(threshold),
+            repeat(version), [{} if inputs is None else inputs.categories(of.values) for of in transactions],
+            [of.source for of in features], [of.store_failed or without for of in features],
+            [of.repeated for of in features],
+        )
+    )  # fmt: skip
+
+
 def record_of(answer: Answer, state: State, transaction: ValidTransaction, features: Features) -> PredictionRecord:
     """Everything the answer was computed from. `served_us` and `latency_us` are set once its bytes exist."""
     model, inputs = state.production, state.inputs
@@ -37,4 +61,28 @@ def record_of(answer: Answer, state: State, transaction: ValidTransaction, featu
         state.columns_of(transaction),
         _NO_FEATURES if inputs is None else inputs.named(features),
         features.sequences, features.newest_us, features.snapshots,
+    )  # fmt: skip
+
+
+def records_of(
+    answers: Sequence[Answer],
+    state: State,
+    transactions: Sequence[ValidTransaction],
+    features: Sequence[Features],
+) -> list[PredictionRecord]:
+    """`record_of` of each answer."""
+    model, inputs = state.production, state.inputs
+    sha256, feature_hash = ("", "") if model is None else (model.model_sha256, model.plan.hash)
+    users, merchants, amounts = list(zip(*[of.values for of in transactions], strict=True))[:3]
+    return list(
+        map(
+            PredictionRecord, [of.prediction_id for of in answers], [of.transaction_id for of in answers], users,
+            merchants, amounts, [of.event_us for of in transactions], [of.hour for of in transactions],
+            [of.weekday for of in transactions], repeat(0), [of.history for of in answers],
+            [of.degraded for of in answers], [of.fraud_probability for of in answers], [of.is_fraud for of in answers],
+            [of.threshold for of in answers], [of.model_version for of in answers], repeat(sha256),
+            repeat(feature_hash), repeat(0), map(state.columns_of, transactions),
+            repeat(_NO_FEATURES) if inputs is None else map(inputs.named, features),
+            [of.sequences for of in features], [of.newest_us for of in features], [of.snapshots for of in features],
+        )
     )  # fmt: skip

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any, Final
 
-import numpy as np
 from msgspec import Struct
 
 from fraud.core import short_request
 from fraud.core.daily import Table
 from fraud.core.declaration_types import CategoryColumn
 from fraud.core.plan import Plan
-from fraud.core.vector import Floats, Vector
+from fraud.core.vector import Vector
 from fraud_serving.log.prediction_record import named_values
 from fraud_serving.request import USER_ID, ValidTransaction, VersionColumns
 from fraud_serving.schema import HistorySource, Value
@@ -56,12 +55,11 @@ class Inputs:
         self.windows: Final = tuple((of, of.layout.entity, reads.appends[of.layout.id]) for of in plan.windows)
         self.tables: Final = tuple((of, reads.rows[of.id]) for of in plan.tables)
         by_user = [slot for of, _, slot in self.windows if of.layout.id_column == "user_id"]
-        self._first = (by_user or [slot for _, _, slot in self.windows] or [-1])[0]
+        self.first_slot: Final = (by_user or [slot for _, _, slot in self.windows] or [-1])[0]
         self._named = named_values(plan.features)
         self._nothing = reads.nothing
         self._empty = Features(list(plan.empty))
         self._empty_named = self._named(*plan.empty)
-        self._empty_values = np.array(plan.empty, dtype=np.float64).reshape(-1, 1)
         names = [name for of in plan.windows for name in of.names]
         velocity = short_request.VELOCITY_FEATURE
         self._velocity = names.index(velocity) if velocity in names else -1
@@ -76,13 +74,13 @@ class Inputs:
             (at - _TIME_VALUES, frozenset(codes) - {unknown}, unknown, name)
             for at, codes, unknown, name in self._categories
         )
-        self._codes = tuple((i, codes.get, codes[unknown]) for i, codes, unknown, _ in self._categories)
+        self.codes: Final = tuple((i, codes.get, codes[unknown]) for i, codes, unknown, _ in self._categories)
         first = _TIME_VALUES + len(columns.names)
-        self._base_at = (
+        self.base_at: Final = (
             0, 1, *(first + of.feature if of.column is None else at[of.column] for of in plan.sources)
         )  # fmt: skip
         """By base value: its position among hour, weekday, columns and features."""
-        self._base = itemgetter(*self._base_at)
+        self._base = itemgetter(*self.base_at)
 
     def features(self, transaction: ValidTransaction, values: Sequence[Any], reads: Reads) -> Features:
         """The features of a transaction. `values`: those of this version's columns."""
@@ -100,7 +98,7 @@ class Inputs:
                 failed |= reply is NO_REPLY
                 continue
             sequences[entity], newest_us[entity], again, records = reply
-            if slot == self._first:
+            if slot == self.first_slot:
                 repeated = again == 1
             values_of += windows.evaluate_records(records, reply[1], at_us, own[slot] or ())
         found = Features(values_of, "none", sequences, newest_us, {}, [], repeated, failed)
@@ -161,28 +159,9 @@ class Inputs:
     ) -> BaseValues:
         """What a vector is built from (`Vector.inputs`)."""
         flat = [transaction.hour, transaction.weekday, *values, *features]
-        for at, code, unknown in self._codes:
+        for at, code, unknown in self.codes:
             flat[at] = code(flat[at], unknown)
         found: BaseValues = self._base(flat)
-        return found
-
-    def base_columns(self, transactions: Sequence[ValidTransaction], features: Sequence[Features]) -> list[Floats]:
-        """`base_values` of n transactions, for `Vector.table`: float64[n] per input, NaN for null."""
-        n = len(transactions)
-        columns: list[Sequence[Any]] = [
-            [t.hour for t in transactions], [t.weekday for t in transactions],
-            *zip(*[t.values for t in transactions], strict=True),
-        ]  # fmt: skip
-        for at, code, unknown in self._codes:
-            columns[at] = [code(text, unknown) for text in columns[at]]
-        stored = np.repeat(self._empty_values, n, axis=1)
-        known = [i for i, of in enumerate(features) if of is not self._empty]
-        if known:
-            stored[:, known] = np.array([features[i].values for i in known], dtype=np.float64).T
-        found: list[Floats] = [
-            stored[at - len(columns)] if at >= len(columns) else np.array(columns[at], dtype=np.float64)
-            for at in self._base_at
-        ]
         return found
 
     def categories(self, values: Sequence[Any]) -> dict[str, str]:

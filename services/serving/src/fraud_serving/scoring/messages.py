@@ -20,16 +20,16 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from fraud.core.vector import Floats
 from fraud_serving.log.prediction_log import PredictionLog
-from fraud_serving.log.prediction_record import PredictionRecord
 from fraud_serving.model.model import Model
 from fraud_serving.request import ValidTransaction
 from fraud_serving.schema import Answer
-from fraud_serving.scoring.answer import answer_to, record_of
+from fraud_serving.scoring.answer import answers_to, records_of
 from fraud_serving.scoring.challenger import shadow_of
 from fraud_serving.scoring.inference import RULE_VERSION, rule_probability
-from fraud_serving.scoring.inputs import NO_FEATURES, Features, Inputs
-from fraud_serving.scoring.reads import Reads, fill
+from fraud_serving.scoring.inputs import NO_FEATURES, Features
+from fraud_serving.scoring.reads import Reads, fill_all
 from fraud_serving.scoring.retries import FirstAnswers
 from fraud_serving.scoring.scorer import Scorer
 from fraud_serving.scoring.state import State
@@ -84,44 +84,26 @@ class MessageScorer:
 
     def read(self, state: State, rows: Sequence[ValidTransaction], start_ns: int) -> Reading:
         """Send the appends and reads of all rows in one write."""
-        plan, snapshots = state.reads, self._scorer.snapshots
-        reads: list[Reads] = []
-        parts: list[bytes] = []
-        commands = 0
-        for row in rows:
-            of_row, data = plan.commands(row, snapshots)
-            reads.append(of_row)
-            if data:
-                parts.append(data)
-                commands += len(of_row.sent)
-        replies = self._store.send(b"".join(parts), commands) if commands else None
+        reads, data, commands = state.reads.all_commands(rows, self._scorer.snapshots)
+        replies = self._store.send(data, commands) if commands else None
         return Reading(state, rows, reads, start_ns, replies)
 
     def score(self, reading: Reading, replies: list[Reply] | None) -> Scored:
         """Compute the answers, and send those that a retry must get again. `replies`: the result of `reading`'s."""
-        at = 0
-        for of_row in reading.reads:
-            if count := len(of_row.sent):
-                fill(of_row, None if replies is None else replies[at : at + count])
-                at += count
+        fill_all(reading.reads, replies)
         state, rows = reading.state, reading.rows
-        model, inputs = state.production, state.inputs
+        model, inputs = state.production, state.batch_inputs
         if model is None or inputs is None:
             features = [NO_FEATURES] * len(rows)
             probabilities = [rule_probability(row) for row in rows]
         else:
-            features = [inputs.features(row, row.values, of) for row, of in zip(rows, reading.reads, strict=True)]
-            probabilities = _probabilities(model, inputs, rows, features)
+            features, values = inputs.features(rows, reading.reads)
+            probabilities = _probabilities(model, inputs.base_columns(rows, values))
         version = RULE_VERSION if model is None else model.version
-        answers: list[Answer] = []
-        bodies: list[bytes] = []
-        kept: list[int] = []
-        for i, (row, found, probability) in enumerate(zip(rows, features, probabilities, strict=True)):
-            answer = answer_to(state, row, found, probability, _prediction_id(version, row, found, probability))
-            answers.append(answer)
-            bodies.append(_encode(answer))
-            if found.sequences and not found.store_failed:
-                kept.append(i)
+        ids = _prediction_ids(version, rows, features, probabilities)
+        answers = answers_to(state, rows, features, probabilities, ids)
+        bodies = [_encode(answer) for answer in answers]
+        kept = [i for i, of in enumerate(features) if of.sequences and not of.store_failed]
         sent = self._first_answers.keep_all([rows[i] for i in kept], [bodies[i] for i in kept]) if kept else None
         return Scored(reading, features, answers, bodies, kept, sent)
 
@@ -132,42 +114,53 @@ class MessageScorer:
         for i, reply in zip(scored.kept, replies or (), strict=False):
             if reply is not None and reply is not NO_REPLY and (found := self._first_answers.read(reply)) is not None:
                 first[i] = found
-        decisions: list[Decision] = []
-        logged: list[tuple[PredictionRecord, object]] = []
-        counted: list[tuple[ValidTransaction, Features]] = []
-        shadowed = state.challenger is not None
-        for i, (row, features, answer) in enumerate(zip(reading.rows, scored.features, scored.answers, strict=True)):
-            earlier = first.get(i)
-            if earlier is None:
-                decisions.append(Decision(scored.bodies[i], answer.model_version, features.repeated))
-                counted.append((row, features))
-            else:
-                decisions.append(Decision(_encode(earlier), earlier.model_version, repeated=True))
-            if earlier is None or earlier.prediction_id == answer.prediction_id:
-                # Also of an answer that was given before: the process that gave it may have been killed before it
-                # wrote the record. Records of one prediction_id are equal, and are shipped once.
-                shadow = shadow_of(state, row, features.values, reading.reads[i]) if shadowed else None
-                logged.append((record_of(answer, state, row, features), shadow))
-        self._scorer.count_inputs(state, counted)
-        self._scorer.finish_batch(logged, reading.start_ns)
+        rows, features, answers = reading.rows, scored.features, scored.answers
+        decisions = list(
+            map(
+                Decision, scored.bodies, [of.model_version for of in answers], [of.repeated for of in features]
+            )
+        )  # fmt: skip
+        for i, earlier in first.items():
+            decisions[i] = Decision(_encode(earlier), earlier.model_version, repeated=True)
+        counted = [i for i in range(len(rows)) if i not in first]
+        # Also of an answer that was given before: the process that gave it may have been killed before it wrote the
+        # record. Records of one prediction_id are equal, and are shipped once.
+        logged = [i for i, of in enumerate(answers) if first.get(i, of).prediction_id == of.prediction_id]
+        self._scorer.count_inputs(state, [(rows[i], features[i]) for i in counted])
+        if logged:
+            records = records_of(
+                [answers[i] for i in logged], state, [rows[i] for i in logged], [features[i] for i in logged]
+            )
+            shadows: Sequence[object] = [None] * len(logged)
+            if state.challenger is not None:
+                shadows = [shadow_of(state, rows[i], features[i].values, reading.reads[i]) for i in logged]
+            self._scorer.finish_batch(list(zip(records, shadows, strict=True)), reading.start_ns)
         return decisions
 
 
-def _probabilities(
-    model: Model, inputs: Inputs, rows: Sequence[ValidTransaction], features: Sequence[Features]
-) -> list[float]:
+def _probabilities(model: Model, base: Sequence[Floats]) -> list[float]:
     """The probabilities, with the bits of a request of its own for each row (`Model.micro_batch_rows`)."""
-    table = model.plan.vector.table(inputs.base_columns(rows, features))
+    table = model.plan.vector.table(base)
     if model.micro_batch_rows > 1:
         found: list[float] = model.score(table).tolist()
         return found
     return [float(model.score(table[i : i + 1])[0]) for i in range(len(table))]
 
 
-def _prediction_id(version: str, transaction: ValidTransaction, features: Features, probability: float) -> str:
-    """Of the transaction and of everything that its answer was computed from."""
-    parts = (
-        version, probability, transaction.transaction_id, transaction.event_us, transaction.values, features.sequences,
-        features.newest_us, features.snapshots, features.store_failed,
-    )  # fmt: skip
-    return blake2b(_encode(parts), digest_size=_ID_BYTES).hexdigest()
+def _prediction_ids(
+    version: str,
+    transactions: Sequence[ValidTransaction],
+    features: Sequence[Features],
+    probabilities: Sequence[float],
+) -> list[str]:
+    """Of each transaction, and of everything that its answer was computed from."""
+    return [
+        blake2b(
+            _encode((
+                version, probability, row.transaction_id, row.event_us, row.values, of.sequences, of.newest_us,
+                of.snapshots, of.store_failed,
+            )),
+            digest_size=_ID_BYTES,
+        ).hexdigest()
+        for row, of, probability in zip(transactions, features, probabilities, strict=True)
+    ]  # fmt: skip

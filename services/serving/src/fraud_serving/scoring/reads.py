@@ -7,6 +7,7 @@ different shards.
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import chain, repeat
 from typing import Any, Final
 
 from msgspec import Struct
@@ -78,6 +79,7 @@ class ReadPlan:
         self.tables: Final = tuple(of.table for of in daily.values())
         self._histories, self._daily = tuple(histories.values()), tuple(daily.values())
         self._empty: list[Any] = [None] * (len(histories) + len(daily))
+        self._every = list(range(len(self._empty)))
         self.nothing: Final = Reads(self._empty, self._empty, self._empty, [])
         """Of every transaction that reads nothing; never changed."""
 
@@ -114,6 +116,55 @@ class ReadPlan:
                 sent.append(slot)
         return reads, b"".join(parts)
 
+    def all_commands(
+        self, rows: Sequence[ValidTransaction], snapshots: DailySnapshots
+    ) -> tuple[list[Reads], bytes, int]:
+        """What to send for several transactions, in their order, and the number of commands; as `commands` of each."""
+        if any(row.event_us is None or row.transaction_id is None for row in rows):
+            found = [self.commands(row, snapshots) for row in rows]
+            return [of for of, _ in found], b"".join([data for _, data in found]), sum(len(of.sent) for of, _ in found)
+        columns = {False: list(zip(*[row.values for row in rows], strict=True))}
+        if any(of.challenger for of in self._histories) or any(of.challenger for of in self._daily):
+            columns[True] = list(zip(*[row.challenger or () for row in rows], strict=True))
+        times = [row.event_us or 0 for row in rows]
+        events = [event_arguments(contract.id_digest(row.transaction_id or ""), row.event_us or 0) for row in rows]
+        nothing = [None] * len(rows)
+        own: list[Sequence[Any]] = []
+        snapshot_of: list[Sequence[PublishedSnapshot | None]] = []
+        commands: list[Sequence[tuple[bytes, ...]]] = []
+        for history in self._histories:
+            of = columns[history.challenger]
+            ids, stored = of[history.id_at], [list(map(convert, of[at])) for at, convert in history.stored]
+            records = map(history.append.pack, times, *stored)
+            values: list[Any] = list(zip(*stored, strict=True)) if stored else [()] * len(rows)
+            if None in ids:
+                values = [None if id_ is None else value for id_, value in zip(ids, values, strict=True)]
+            own.append(values)
+            snapshot_of.append(nothing)
+            command = history.append.command
+            commands.append([
+                () if id_ is None else command(id_, record, event)
+                for id_, record, event in zip(ids, records, events, strict=True)
+            ])  # fmt: skip
+        for daily in self._daily:
+            ids = columns[daily.challenger][daily.id_at]
+            at = [None if id_ is None else snapshots.at(daily.table, us) for id_, us in zip(ids, times, strict=True)]
+            own.append(ids)
+            snapshot_of.append(at)
+            commands.append([() if of is None else of.command(id_) for of, id_ in zip(at, ids, strict=True)])
+        if not commands:
+            return [self.nothing] * len(rows), b"", 0
+        of_row = list(zip(*commands, strict=True))
+        sent, every = [self._every] * len(rows), len(rows) * len(commands)
+        if () in chain.from_iterable(of_row):
+            sent = [[slot for slot, parts in enumerate(of) if parts] for of in of_row]
+            every = sum(map(len, sent))
+        reads = map(
+            Reads, repeat(self._empty), map(list, zip(*own, strict=True)), map(list, zip(*snapshot_of, strict=True)),
+            sent,
+        )  # fmt: skip
+        return list(reads), b"".join(chain.from_iterable(chain.from_iterable(of_row))), every
+
 
 def fill(reads: Reads, replies: Sequence[Reply] | None) -> None:
     """Put the replies, in the order of the commands, into their slots; None: the store is not connected."""
@@ -127,6 +178,15 @@ def fill(reads: Reads, replies: Sequence[Reply] | None) -> None:
         reads.replies[slot] = reply
 
 
+def fill_all(reads: Sequence[Reads], replies: Sequence[Reply] | None) -> None:
+    """`fill` of each of several transactions whose commands were sent together."""
+    at = 0
+    for of in reads:
+        if count := len(of.sent):
+            fill(of, None if replies is None else replies[at : at + count])
+            at += count
+
+
 async def read_all(
     plan: ReadPlan, store: Store, snapshots: DailySnapshots, rows: Sequence[ValidTransaction], at_once: int
 ) -> list[Reads]:
@@ -136,14 +196,11 @@ async def read_all(
     """
     found: list[Reads] = []
     for start in range(0, len(rows), at_once):
-        waiting = []
-        for row in rows[start : start + at_once]:
-            reads, data = plan.commands(row, snapshots)
-            found.append(reads)
-            if data:
-                waiting.append((reads, store.send(data, len(reads.sent))))
-        for reads, future in waiting:
-            fill(reads, None if future is None else await future)
+        reads, data, commands = plan.all_commands(rows[start : start + at_once], snapshots)
+        found += reads
+        if commands:
+            future = store.send(data, commands)
+            fill_all(reads, None if future is None else await future)
         await asyncio.sleep(0)
     return found
 

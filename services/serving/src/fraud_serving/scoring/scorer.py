@@ -20,8 +20,10 @@ from functools import partial
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 
 from fraud.core.contract import MAX_FUTURE_SKEW_US
+from fraud.core.vector import Floats
 from fraud_serving.log.prediction_log import PredictionLog
 from fraud_serving.log.prediction_record import PredictionRecord
 from fraud_serving.metrics import Metrics
@@ -91,16 +93,21 @@ class Scorer:
         """The answers to 1..MAX_BATCH_ROWS transactions, as JSON. Raises ContractError naming the row."""
         rows = await _validated_batch(state, requests)
         reads = await read_all(state.reads, self._store, self.snapshots, rows, ROWS_PER_ITERATION)
-        model, inputs = state.production, state.inputs
-        features = [NO_FEATURES] * len(rows)
+        model, inputs = state.production, state.batch_inputs
+        features: list[Features] = []
         if model is None or inputs is None:
+            features = [NO_FEATURES] * len(rows)
             probabilities = [rule_probability(row) for row in rows]
         else:
-            for i, (row, of_row) in enumerate(zip(rows, reads, strict=True)):
-                features[i] = inputs.features(row, row.values, of_row)
-                if i % ROWS_PER_ITERATION == ROWS_PER_ITERATION - 1:
-                    await asyncio.sleep(0)
-            probabilities = await score_batch(model, len(rows), partial(inputs.base_columns, rows, features))
+            values: list[Floats] = []
+            for start in range(0, len(rows), ROWS_PER_ITERATION):
+                until = start + ROWS_PER_ITERATION
+                more, of = inputs.features(rows[start:until], reads[start:until])
+                features += more
+                values.append(of)
+                await asyncio.sleep(0)
+            base = partial(inputs.base_columns, rows, np.concatenate(values, axis=1))
+            probabilities = await score_batch(model, len(rows), base)
         answers: list[Answer] = []
         logged: list[tuple[PredictionRecord, object]] = []
         counted: list[tuple[ValidTransaction, Features]] = []

@@ -10,6 +10,7 @@ from msgspec import Struct
 from fraud_serving.log.prediction_record import named_values
 from fraud_serving.model.model import Model
 from fraud_serving.request import RequestType, ValidTransaction, VersionColumns
+from fraud_serving.scoring.batch_inputs import BatchInputs
 from fraud_serving.scoring.inputs import Inputs
 from fraud_serving.scoring.reads import ReadPlan
 
@@ -24,6 +25,9 @@ class State:
         self.requests: Final = RequestType(first, second)
         self.reads: Final = ReadPlan(first, second, self.requests)
         self.inputs: Final = self._inputs(production, self.requests.production)
+        self.batch_inputs: Final = (
+            None if self.inputs is None or first is None else BatchInputs(self.inputs, first, self.reads)
+        )
         self.challenger_inputs: Final = self._inputs(challenger, self.requests.challenger)
         self.same_features: Final = (
             first is not None

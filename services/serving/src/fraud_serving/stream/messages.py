@@ -1,11 +1,13 @@
 """A message of the topic `transactions`: its transaction, or why it is rejected; the headers of what is published."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from confluent_kafka import Message
 from msgspec import Struct
 
-from fraud_serving.request import NotJsonError, RequestType, ValidTransaction
+from fraud_serving.request import USER_ID, NotJsonError, RequestType, ValidTransaction
+from fraud_serving.request_batch import all_valid
 from fraud_serving.schema import ContractError
 
 Headers = list[tuple[str, str | bytes | None]]
@@ -21,6 +23,32 @@ class Rejection(Struct, frozen=True):
     reason: str
     detail: str
     field: str = ""
+
+
+def read_all(
+    messages: Sequence[Message], requests: RequestType, max_bytes: int, latest_us: int
+) -> Sequence[ValidTransaction | Rejection]:
+    """`read` of each message of a batch; most batches are valid and take a third of the time."""
+    return _all_valid(messages, requests, max_bytes, latest_us) or [
+        read(message, requests, max_bytes, latest_us) for message in messages
+    ]
+
+
+def _all_valid(
+    messages: Sequence[Message], requests: RequestType, max_bytes: int, latest_us: int
+) -> Sequence[ValidTransaction] | None:
+    """The transactions of the messages; None if one may have to be rejected, or has to be checked alone."""
+    keys, values = [message.key() for message in messages], [message.value() for message in messages]
+    if None in values or max(map(len, values)) > max_bytes:  # type: ignore[arg-type] # none is None
+        return None
+    try:
+        parsed = [requests.parse(value) for value in values]  # type: ignore[arg-type]
+    except ContractError:
+        return None
+    found = all_valid(requests, parsed, latest_us)
+    if found is None or [of.values[USER_ID].encode() for of in found] != keys:
+        return None
+    return found
 
 
 def read(message: Message, requests: RequestType, max_bytes: int, latest_us: int) -> ValidTransaction | Rejection:

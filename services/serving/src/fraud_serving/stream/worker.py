@@ -13,12 +13,11 @@ from typing import Final
 from confluent_kafka import Message
 
 from fraud.core.contract import MAX_FUTURE_SKEW_US
-from fraud_serving.request import ValidTransaction
 from fraud_serving.scoring.messages import MessageScorer, Replies
 from fraud_serving.scoring.scorer import Scorer
 from fraud_serving.store.connection import Reply
 from fraud_serving.stream.errors import ClientErrors
-from fraud_serving.stream.messages import Rejection, read
+from fraud_serving.stream.messages import Rejection, read_all
 from fraud_serving.stream.progress import Batch, Progress
 from fraud_serving.stream.publisher import Outcome, Publisher
 
@@ -97,9 +96,7 @@ class Worker:
     ) -> Sequence[Outcome]:
         start_ns, latest_us = time.perf_counter_ns(), time.time_ns() // 1000 + MAX_FUTURE_SKEW_US
         state = self._scorer.state
-        found: list[ValidTransaction | Rejection] = [
-            read(message, state.requests, self._max_bytes, latest_us) for message in messages
-        ]
+        found = read_all(messages, state.requests, self._max_bytes, latest_us)
         rows = [of for of in found if not isinstance(of, Rejection)]
         if not rows:
             return [of for of in found if isinstance(of, Rejection)]
