@@ -35,14 +35,14 @@ def answers_to(
     prediction_ids: Sequence[str],
 ) -> list[Answer]:
     """`answer_to` of each transaction."""
-    model, inputs = state.production, state.inputs
+    model, inputs = state.production, state.batch_inputs
     threshold, version = (RULE_THRESHOLD, RULE_VERSION) if model is None else (model.threshold, model.version)
     without = model is None
     return list(
         map(
             Answer, prediction_ids, [of.transaction_id for of in transactions],
             [probability >= threshold for probability in probabilities], probabilities, repeat(threshold),
-            repeat(version), [{} if inputs is None else inputs.categories(of.values) for of in transactions],
+            repeat(version), [{} for _ in transactions] if inputs is None else inputs.categories(transactions),
             [of.source for of in features], [of.store_failed or without for of in features],
             [of.repeated for of in features],
         )
@@ -81,7 +81,7 @@ def records_of(
             [of.weekday for of in transactions], repeat(0), [of.history for of in answers],
             [of.degraded for of in answers], [of.fraud_probability for of in answers], [of.is_fraud for of in answers],
             [of.threshold for of in answers], [of.model_version for of in answers], repeat(sha256),
-            repeat(feature_hash), repeat(0), map(state.columns_of, transactions),
+            repeat(feature_hash), repeat(0), state.all_columns_of(transactions),
             repeat(_NO_FEATURES) if inputs is None else map(inputs.named, features),
             [of.sequences for of in features], [of.newest_us for of in features], [of.snapshots for of in features],
         )

@@ -91,6 +91,21 @@ class BatchInputs:
         if known:
             values[:, known] = windows.evaluate(records, newest_us, at_us, own)
 
+    def categories(self, rows: Sequence[ValidTransaction]) -> list[dict[str, str]]:
+        """`Inputs.categories` of each transaction."""
+        if len(self._inputs.known) != 1:
+            return [self._inputs.categories(row.values) for row in rows]
+        ((at, known, unknown, name),) = self._inputs.known
+        texts = [row.values[at] for row in rows]
+        return [{name: text if text in known else unknown} for text in texts]
+
+    def unknown_categories(self, rows: Sequence[ValidTransaction]) -> int:
+        """The sum of `Inputs.unknown_categories` of each transaction."""
+        of_known = [(at, known) for at, known, _, _ in self._inputs.known]
+        if all({row.values[at] for row in rows} <= known for at, known in of_known):
+            return 0
+        return sum(self._inputs.unknown_categories(row, row.values) for row in rows)
+
     def base_columns(self, transactions: Sequence[ValidTransaction], features: Floats) -> list[Floats]:
         """`Inputs.base_values` of n transactions, for `Vector.table`: float64[n] per input, NaN for null."""
         columns: list[Sequence[Any]] = [

@@ -70,7 +70,7 @@ class Inputs:
             for name, column in plan.declaration.columns.items()
             if isinstance(column, CategoryColumn)
         )
-        self._known = tuple(
+        self.known: Final = tuple(
             (at - _TIME_VALUES, frozenset(codes) - {unknown}, unknown, name)
             for at, codes, unknown, name in self._categories
         )
@@ -167,7 +167,7 @@ class Inputs:
     def categories(self, values: Sequence[Any]) -> dict[str, str]:
         """Category column -> the value that is used for a transaction."""
         found = {}
-        for at, known, unknown, name in self._known:
+        for at, known, unknown, name in self.known:
             text = values[at]
             found[name] = text if text in known else unknown
         return found
@@ -175,7 +175,7 @@ class Inputs:
     def unknown_categories(self, transaction: ValidTransaction, values: Sequence[Any]) -> int:
         """Number of categories of the request that are not among the declared or learnt values."""
         count = 0
-        for at, known, unknown, name in self._known:
+        for at, known, unknown, name in self.known:
             if values[at] not in known:
                 given = getattr(transaction.request, name)
                 count += given is not None and given != unknown

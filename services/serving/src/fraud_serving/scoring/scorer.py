@@ -85,7 +85,7 @@ class Scorer:
 
         if features.sequences and not features.store_failed:
             self._first_answers.keep(transaction, body)
-        self.count_inputs(state, ((transaction, features),))
+        self._count_input(state, transaction, features)
         self._finish(state, record, transaction, features, reads, start_ns)
         return body
 
@@ -133,24 +133,30 @@ class Scorer:
         self._count += 1
         return f"{self._process}-{self._count:x}"
 
+    def _count_input(self, state: State, transaction: ValidTransaction, features: Features) -> None:
+        """`count_inputs` of a single request."""
+        metrics, inputs = self.metrics, state.inputs
+        metrics.history[features.source] += 1
+        for table in features.daily:
+            metrics.daily[table] += 1
+        if features.store_failed:
+            metrics.degraded["store"] += 1
+        if inputs is None:
+            metrics.degraded["model"] += 1
+        else:
+            metrics.unknown_category += inputs.unknown_categories(transaction, transaction.values)
+
     def count_inputs(self, state: State, scored: Sequence[tuple[ValidTransaction, Features]]) -> None:
         """Count what the answers were computed from."""
-        metrics, inputs = self.metrics, state.inputs
-        if len(scored) > 1:
-            # Counted in C: a loop takes ten times as long.
-            metrics.history.update([features.source for _, features in scored])
-            metrics.daily.update([table for _, features in scored for table in features.daily])
-        for transaction, features in scored:
-            if len(scored) == 1:
-                metrics.history[features.source] += 1
-                for table in features.daily:
-                    metrics.daily[table] += 1
-            if features.store_failed:
-                metrics.degraded["store"] += 1
-            if inputs is not None:
-                metrics.unknown_category += inputs.unknown_categories(transaction, transaction.values)
+        metrics, inputs = self.metrics, state.batch_inputs
+        # Counted in C: a loop takes ten times as long.
+        metrics.history.update([features.source for _, features in scored])
+        metrics.daily.update([table for _, features in scored for table in features.daily])
+        metrics.degraded["store"] += sum([features.store_failed for _, features in scored])
         if inputs is None:
             metrics.degraded["model"] += len(scored)
+        else:
+            metrics.unknown_category += inputs.unknown_categories([transaction for transaction, _ in scored])
 
     def _finish(
         self,

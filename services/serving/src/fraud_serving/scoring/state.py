@@ -3,6 +3,7 @@
 A state never changes. A request reads the current one once, before it is parsed, and uses no other.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -46,6 +47,12 @@ class State:
         if model is None or columns is None:
             return None
         return Inputs(model.plan, columns, self.reads)
+
+    def all_columns_of(self, transactions: Sequence[ValidTransaction]) -> Iterable[Struct]:
+        """`columns_of` of each transaction."""
+        if self.challenger is not None or self._first == len(self.requests.production.names):
+            return map(self.columns_of, transactions)
+        return map(self._columns, *list(zip(*[of.values for of in transactions], strict=True))[self._first :])
 
     def columns_of(self, transaction: ValidTransaction) -> Struct:
         """The declared columns of a transaction, of production first; null is None."""
