@@ -23,6 +23,8 @@ FORMS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("ingest_transactions", NOTHING, {"feed": "all"}),
     ("ingest_transactions", {"feed": "transactions"}, {"feed": "transactions"}),
     ("ingest_transactions", {"feed": "labels"}, {"feed": "labels"}),
+    ("land_topics", NOTHING, {"accept_loss": False}),
+    ("land_topics", {"accept_loss": 1}, {"accept_loss": True}),
     ("monitor_drift", NOTHING, {}),
     ("monitor_skew", NOTHING, {}),
     ("promote_model", NOTHING, {"version": None, "approval": False}),

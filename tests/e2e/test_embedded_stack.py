@@ -18,7 +18,7 @@ from tests.e2e.project import small_project
 from fraud.embedded import processes, services
 from fraud.embedded.servers import alertmanager, prometheus
 from fraud.embedded.servers.airflow import ADMIN
-from fraud.embedded.stack import Stack
+from fraud.embedded.stack import STREAM_PORTS, Stack
 from fraud.settings import Settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # Airflow starts several times
@@ -128,9 +128,8 @@ def test_every_socket_of_the_stack_listens_on_loopback(stack: Stack) -> None:
         for connection in process.net_connections("inet")
         if connection.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)  # TCP that listens, and UDP
     }
-    assert {port for _, port in sockets} >= set(stack.ports.values()) - (
-        set() if PACKAGED else {stack.ports[name] for name in ("prometheus", "platform_metrics", "alertmanager")}
-    )
+    absent = {*STREAM_PORTS, *(() if PACKAGED else ("prometheus", "platform_metrics", "alertmanager"))}
+    assert {port for _, port in sockets} >= {port for name, port in stack.ports.items() if name not in absent}
     assert [address for address, _ in sockets if not ip_address(address).is_loopback] == []
 
 
