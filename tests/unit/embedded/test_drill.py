@@ -4,16 +4,19 @@ import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pyarrow as pa
 import pytest
 import yaml
 
+from fraud import declaration_file
 from fraud.embedded.fire_drill import faults
 from fraud.embedded.fire_drill.alert_watch import faster
-from fraud.embedded.fire_drill.drill import FAULTS
+from fraud.embedded.fire_drill.drill import FAULTS, copy_exporters_input
 from fraud.embedded.fire_drill.faults import NotPossibleError, Site
+from fraud.lake import catalog
 from fraud.lake.dataset import Dataset
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -25,6 +28,7 @@ class OnlyCopy:
 
     def __init__(self, copy: Path) -> None:
         self.copy = copy
+        self.stack = SimpleNamespace()
 
 
 def site(copy: Path) -> Site:
@@ -53,6 +57,23 @@ def test_the_fast_rules_are_valid(tmp_path: Path) -> None:
         (tmp_path / path.name).write_text(faster(path.read_text()))
     done = subprocess.run([promtool, "check", "rules", *tmp_path.glob("*.yml")], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_drills_copy_has_features_answers_and_a_day_ahead(tmp_path: Path) -> None:
+    """The exporter reads the features of each declaration, and the objects of answers."""
+    home, copy, day = tmp_path / "home", tmp_path / "copy", pa.table({"x": [1]})
+    features = catalog.features(declaration_file.load_of(ROOT).stored_hash)
+    for dataset in (features, catalog.PREDICTIONS):
+        dataset.at(f"file://{home}/lake").publish("2026-01-31", day)
+    copy_exporters_input(home, copy)
+    found = features.at(f"file://{copy}/lake")
+    [answers] = catalog.PREDICTIONS.at(f"file://{copy}/lake").open().object_uris("2026-01-31")
+    assert Path(answers.removeprefix("file://")).is_file()
+    here = OnlyCopy(copy)
+    here.stack = SimpleNamespace(project=ROOT)
+    with faults.ahead("features")(cast("Site", here)):
+        assert max(found.open().partitions()) == "2026-02-01"
+    assert found.open().partitions() == ["2026-01-31"]
 
 
 def test_a_data_fault_restores_the_files_at_its_end(tmp_path: Path) -> None:

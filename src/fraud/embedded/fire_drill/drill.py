@@ -174,7 +174,7 @@ class Drill:
     def _site(self) -> Iterator[Site]:
         folder = self._stack.home / "drill"
         shutil.rmtree(folder, ignore_errors=True)
-        _copy_exporters_input(self._stack.home, folder / "copy")
+        copy_exporters_input(self._stack.home, folder / "copy")
         url = self._stack.url("serving")
         self._progress("sorting requests by serving's decision")
         pool = sort_candidates(url)
@@ -284,9 +284,10 @@ def _s(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds:.1f} s"
 
 
-def _copy_exporters_input(home: Path, copy: Path) -> None:
-    """Copy the tables without their data objects, JSON records of reports and job records with their times."""
-    for pattern in ("lake/*/_delta_log/*", "lake/*/_partitions/*", "reports/*/*/*.json", "job_runs/*/*.json"):
+def copy_exporters_input(home: Path, copy: Path) -> None:
+    """Copy what the exporter reads, with its times: tables without data objects, answers, reports, job records."""
+    tables = [f"lake/{depth}/{folder}/*" for depth in ("*", "*/*") for folder in ("_delta_log", "_partitions")]
+    for pattern in (*tables, "lake/predictions/dt=*/*.parquet", "reports/*/*/*.json", "job_runs/*/*.json"):
         for path in home.glob(pattern):
             target = copy / path.relative_to(home)
             target.parent.mkdir(parents=True, exist_ok=True)

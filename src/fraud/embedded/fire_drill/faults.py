@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import httpx
 
+from fraud import declaration_file
 from fraud.core import short_request
 from fraud.embedded import processes, services
 from fraud.embedded.fire_drill import undo
@@ -29,6 +30,7 @@ from fraud.embedded.fire_drill.traffic import Pool, Traffic
 from fraud.embedded.fire_drill.undo import Undo
 from fraud.embedded.processes import Process
 from fraud.embedded.stack import Stack
+from fraud.lake import catalog
 from fraud.lake.dataset import Dataset
 from fraud.lake.records import Partition
 from fraud.uris import uri_of
@@ -294,6 +296,8 @@ def low_confidence(site: Site) -> Iterator[None]:
 
 
 def _newest(site: Site, name: str) -> tuple[Dataset, Partition]:
+    if name == "features":
+        name = catalog.features(declaration_file.load_of(site.stack.project).stored_hash).name
     dataset = Dataset(uri_of(site.copy / "lake"), name)
     partitions = dataset.open().contents.partitions
     if not partitions:
