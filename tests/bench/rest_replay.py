@@ -176,14 +176,18 @@ def pointer_watch(url: str, plans: Sequence[Plan]) -> Iterator[list[checks.Point
     tables = {table.id: table for plan in plans for table in plan.tables}
     stop = threading.Event()
 
+    def look(client: redis.Redis) -> None:
+        state = {id_: client.hgetall(table.pointer_key) for id_, table in tables.items()}
+        if not seen or seen[-1].state != state:
+            seen.append(checks.Pointers(time.time_ns() // 1_000, state))
+
     def watch() -> None:
         with redis.Redis.from_url(url) as client:
-            while not stop.is_set():
-                state = {id_: client.hgetall(table.pointer_key) for id_, table in tables.items()}
-                if not seen or seen[-1].state != state:
-                    seen.append(checks.Pointers(time.time_ns() // 1_000, state))
-                stop.wait(0.02)
+            while not stop.wait(0.02):
+                look(client)
 
+    with redis.Redis.from_url(url) as client:
+        look(client)  # before the first request
     thread = threading.Thread(target=watch)
     thread.start()
     try:

@@ -31,9 +31,8 @@ from fraud.lake import catalog
 from fraud.scoring.onnx_session import OnnxModel
 from fraud.settings import Settings
 
-SLACK_US = 5 * US_PER_SECOND
-"""An answer may use a pointer that was replaced so long before it: serving reads pointers every half second,
-and late on a busy machine."""
+SLACK_US = 2 * US_PER_SECOND
+"""An answer may use a pointer that was replaced so long before it: serving reads pointers every half second."""
 LAGS_US = tuple(int(s * US_PER_SECOND) for s in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0))
 Record = dict[str, Any]
 Files = tuple[Plan, tuple[bytes, bytes]]

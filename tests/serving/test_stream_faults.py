@@ -291,6 +291,6 @@ def test_kill_9_of_the_consumer_loses_nothing_and_decides_nothing_differently(
     counts = check(sent, all_decided(client, sent))
     last.until_assigned()
     print(step, json.dumps(counts))
-    if step not in ("polled", "appended", "kept"):
+    if step not in ("polled", "appended", "kept", "committed"):  # one commit may cover all that was decided
         assert counts["repeated"] > 0
     assert last.stop() == 0
