@@ -29,6 +29,8 @@ from fraud.registry.promotion_log import GENESIS, Export, Promotion, opened
 from fraud.registry.retained import divided
 from fraud.scoring.onnx_session import OnnxModel
 
+pytestmark = pytest.mark.slow  # three trainings
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mlflow_server.Server]:

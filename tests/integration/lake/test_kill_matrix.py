@@ -91,7 +91,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-@pytest.fixture(scope="module", params=["files", pytest.param("s3", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["files", "s3"])
 def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kind]:
     folder = tmp_path_factory.mktemp("lake")
     if request.param == "files":
@@ -134,6 +134,7 @@ def seen(uri: str) -> list[dict[str, set[int]]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_at_any_step_of_a_commit_readers_see_one_version_and_a_rerun_makes_the_table_of_a_clean_run(
     kind: Kind, library: Path, tmp_path: Path

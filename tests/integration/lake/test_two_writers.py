@@ -63,7 +63,7 @@ print(json.dumps({"conflicts": conflicts}))
 )
 
 
-@pytest.fixture(scope="module", params=["files", "s3"])
+@pytest.fixture(scope="module", params=["files", pytest.param("s3", marks=pytest.mark.slow)])
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One server for all tests."""
     folder = tmp_path_factory.mktemp("lakes")
