@@ -48,10 +48,10 @@ Body = dict[str, Any]
 
 
 def payment(rng: random.Random, number: int, columns: set[str]) -> Body:
-    """One payment of 30 users. About each tenth is late; each declared column is null or missing in some."""
+    """One payment of 30 users. Each declared column is null or missing in some."""
     at = FIRST + timedelta(days=DAYS * number / PAYMENTS, microseconds=rng.randrange(10**9))
-    if rng.random() < 0.1:
-        at -= timedelta(hours=rng.choice((0.2, 5, 100, 900)) * rng.random())
+    if rng.random() < 0.1:  # at most 33 days late: histories are kept for 37, and a request that is later has no retry
+        at -= timedelta(hours=rng.choice((0.2, 5, 100, 800)) * rng.random())
     body = {
         "transaction_id": f"payment-{number}", "user_id": f"user-{rng.randrange(30):03d}",
         "merchant_id": f"merchant-{rng.randrange(30):02d}", "amount": round(rng.uniform(0.5, 400), rng.choice((2, 5))),
