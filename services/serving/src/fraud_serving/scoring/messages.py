@@ -158,7 +158,7 @@ def _prediction_ids(
         blake2b(
             _encode((
                 version, probability, row.transaction_id, row.event_us, row.values, of.sequences, of.newest_us,
-                of.snapshots, of.store_failed,
+                of.snapshots, of.store_failed, of.values,
             )),
             digest_size=_ID_BYTES,
         ).hexdigest()
