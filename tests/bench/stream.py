@@ -89,7 +89,7 @@ class Bench:
             "PATH": os.environ["PATH"], "PYTHONPATH": serving_model.sources(ROOT), "STREAM_BROKERS": self.brokers,
             "STREAM_GROUP": name, "STREAM_TRANSACTIONS_TOPIC": f"{name}.transactions",
             "STREAM_DECISIONS_TOPIC": f"{name}.decisions", "STREAM_REJECTED_TOPIC": f"{name}.rejected",
-            "STREAM_SESSION_SECONDS": "6", "STREAM_FETCH_WAIT_MS": "5", "SERVING_INTERNAL_PORT": str(port),
+            "STREAM_SESSION_SECONDS": "60", "STREAM_FETCH_WAIT_MS": "5", "SERVING_INTERNAL_PORT": str(port),
             "SERVING_REDIS_URL": self.store_url, "SERVING_POLL_SECONDS": "3600",
             "SERVING_MLFLOW_URL": f"http://127.0.0.1:{valkey.free_port()}",
             "SERVING_MODEL_CACHE": str(self.folder / cache), "SERVING_PREDICTION_LOG": str(self.folder / f"{name}-log"),

@@ -16,7 +16,7 @@ def main() -> None:
     consumer = Consumer(
         {
             "bootstrap.servers": brokers, "group.id": f"plain-{topic}", "auto.offset.reset": "earliest",
-            "session.timeout.ms": 6_000, "fetch.wait.max.ms": 5,
+            "session.timeout.ms": 60_000, "fetch.wait.max.ms": 5,
         }
     )  # fmt: skip
     producer = Producer({"bootstrap.servers": brokers, "enable.idempotence": True, "linger.ms": 1})

@@ -15,7 +15,7 @@ def main() -> None:
     app = Application(
         broker_address=brokers, consumer_group=f"quix-{topic}", auto_offset_reset="earliest", auto_create_topics=False,
         commit_interval=0.2, loglevel="WARNING",
-        consumer_extra_config={"session.timeout.ms": 6_000, "fetch.wait.max.ms": 5},
+        consumer_extra_config={"session.timeout.ms": 60_000, "fetch.wait.max.ms": 5},
         producer_extra_config={"linger.ms": 1},
     )  # fmt: skip
     frame = app.dataframe(app.topic(topic, value_deserializer="json"))
