@@ -77,6 +77,10 @@ class MockBroker:
     def up(self) -> None:
         self._tell("up")
 
+    def refuse(self, api: int, code: int) -> None:
+        """Answer the next request of an API with an error of Kafka's protocol."""
+        self._tell(f"refuse {api} {code}")
+
     def _tell(self, command: str) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -109,11 +113,11 @@ class Published(NamedTuple):
 class Client:
     """Produces to and reads the topics of a broker. A retry after a kill of the broker may send a message twice."""
 
-    def __init__(self, bootstrap: str, topics: dict[str, int] = TOPICS) -> None:
+    def __init__(self, bootstrap: str, topics: dict[str, int] = TOPICS, *, linger_ms: int = 1) -> None:
         self._topics = topics
         self._producer = Producer(
             {
-                "bootstrap.servers": bootstrap, "max.in.flight": 1, "linger.ms": 1,
+                "bootstrap.servers": bootstrap, "max.in.flight": 1, "linger.ms": linger_ms,
                 "partitioner": "murmur2_random", "message.max.bytes": LARGEST, **QUIET,
             }
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 polled: a batch was polled. appended: the store has the events and has replied. kept: the store has the answers.
 produced: the decisions were passed to the producer. acknowledged: the broker has them all. committed: their offsets
-were sent to be committed.
+were sent to be committed. uncommitted: with transactions, the broker has the decisions and their transaction is open.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Any
 
 from fraud_serving.scoring.messages import MessageScorer
 from fraud_serving.stream import __main__ as program
-from fraud_serving.stream import consumer, progress, publisher, worker
+from fraud_serving.stream import consumer, progress, publisher, transactions, worker
 
 STEPS: dict[str, tuple[type[Any], str, str]] = {
     "polled": (worker.Worker, "_start", "before"),
@@ -22,6 +22,7 @@ STEPS: dict[str, tuple[type[Any], str, str]] = {
     "produced": (publisher.Publisher, "publish", "after"),
     "acknowledged": (progress.Progress, "acknowledged", "before"),
     "committed": (consumer.TopicConsumer, "_committed", "after"),
+    "uncommitted": (transactions.TransactionalPublisher, "_committed", "before"),
 }
 
 
@@ -40,6 +41,8 @@ def killed(method: Callable[..., Any], when: str, at: int) -> Callable[..., Any]
 
     def at_once(*arguments: object) -> object:
         if when == "before":
+            if isinstance(arguments[0], transactions.TransactionalPublisher):
+                arguments[0]._producer.flush()
             reached()
         found = method(*arguments)
         if when == "after":

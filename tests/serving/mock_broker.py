@@ -3,8 +3,9 @@
     python mock_broker.py
 
 Prints its address. `down` on standard input closes every connection and refuses new ones, as a killed broker does; `up`
-brings it back with its records, its committed offsets and its producers' state, as a broker with a disk. Each command
-is answered by `done`. A partition keeps its last 5 MB.
+brings it back with its records, its committed offsets and its producers' state, as a broker with a disk. `refuse API
+CODE` answers the next request of that API with an error of Kafka's protocol. Each command is answered by `done`. A
+partition keeps its last 5 MB. Offsets of transactions are accepted and not kept.
 """
 
 import ctypes
@@ -30,6 +31,10 @@ def library() -> ctypes.CDLL:
         ("rd_kafka_mock_group_initial_rebalance_delay_ms", None, (pointer, ctypes.c_int32)),
         ("rd_kafka_mock_broker_set_down", number, (pointer, ctypes.c_int32)),
         ("rd_kafka_mock_broker_set_up", number, (pointer, ctypes.c_int32)),
+        (
+            "rd_kafka_mock_push_request_errors_array", None,
+            (pointer, ctypes.c_int16, ctypes.c_size_t, ctypes.POINTER(number)),
+        ),
     ):  # fmt: skip
         function = getattr(found, name)
         function.restype, function.argtypes = result, arguments
@@ -47,8 +52,13 @@ def main() -> None:
     kafka.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, REBALANCE_DELAY_MS)
     print(kafka.rd_kafka_mock_cluster_bootstraps(cluster).decode(), flush=True)
     for line in sys.stdin:
-        change = {"down": kafka.rd_kafka_mock_broker_set_down, "up": kafka.rd_kafka_mock_broker_set_up}[line.strip()]
-        assert change(cluster, BROKER) == 0
+        command, *numbers = line.split()
+        if command == "refuse":
+            api, code = map(int, numbers)
+            kafka.rd_kafka_mock_push_request_errors_array(cluster, api, 1, (ctypes.c_int * 1)(code))
+        else:
+            change = {"down": kafka.rd_kafka_mock_broker_set_down, "up": kafka.rd_kafka_mock_broker_set_up}[command]
+            assert change(cluster, BROKER) == 0
         print("done", flush=True)
 
 

@@ -30,7 +30,8 @@ from fraud_serving.scoring.challenger import Challenger
 from fraud_serving.scoring.messages import MessageScorer
 from fraud_serving.scoring.scorer import Scorer
 from fraud_serving.scoring.state import State
-from fraud_serving.store.store import Store
+from fraud_serving.store.address import StoreAddress
+from fraud_serving.store.store import ServerStore, Store
 from fraud_serving.stream.errors import ClientErrors
 from fraud_serving.stream.metrics import StreamMetrics
 from fraud_serving.stream.progress import Batch, Progress
@@ -107,7 +108,7 @@ def publish_daily(store: Valkey, plan: Plan) -> list[str]:
 async def decision_path(model: Model, url: str, folder: Path) -> AsyncIterator[tuple[Scorer, Store, PredictionLog]]:
     """A scorer that serves `model`. Afterwards all records are in `folder`."""
     metrics = Metrics()
-    store = Store(url, 1.0, 3600, metrics)
+    store = ServerStore(StoreAddress.of(url), 1.0, 3600, metrics)
     log = PredictionLog(folder, 100_000, 10**9, metrics, Challenger(metrics).score)
     scorer = Scorer(store, log, metrics)
     await store.start()
@@ -126,7 +127,8 @@ async def as_batches(model: Model, url: str, folder: Path, brokers: str, given: 
         errors, progress = ClientErrors(metrics, pytest.fail), Progress(log, 10_000, metrics)
         publisher = Publisher(StreamSettings(brokers=brokers), progress, metrics, errors)
         publisher.start()
-        worker = Worker(scorer, MessageScorer(scorer, store, log), publisher, progress, errors, 16_384)
+        scoring = MessageScorer(scorer, store, log)
+        worker = Worker(scorer, scoring, publisher, progress, errors, 16_384, traces=False)
         for bodies in given:
             assert await asyncio.to_thread(progress.wait_for_room, DEADLINE_S)
             messages = [message(body, next(offsets)) for body in bodies]

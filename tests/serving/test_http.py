@@ -214,7 +214,7 @@ def send_until_closed(line: socket.socket) -> None:
         line.sendall(b"v" * 65_536)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(150)
 def test_a_connection_that_completes_no_head_is_closed_like_an_idle_one(serving: Serving) -> None:
     address = ("127.0.0.1", serving.port)

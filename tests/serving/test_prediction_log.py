@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from expected import probability
 from servers import Registry, Serving, Valkey, until
 
 from fraud_serving.log.prediction_log import Entry, PredictionLog
-from fraud_serving.log.prediction_record import PredictionRecord
+from fraud_serving.log.prediction_record import Lines, PredictionRecord
 from fraud_serving.metrics import Metrics
 from fraud_serving.scoring.challenger import Challenger
 
@@ -150,6 +151,46 @@ def test_rows_that_come_while_a_batch_is_taken_do_not_end_the_log(tmp_path: Path
     log.start()
     log.close()
     assert numbers_in(tmp_path) == list(range(700))
+
+
+def test_encoded_lines_are_written_in_order_with_records_up_to_the_bound(tmp_path: Path) -> None:
+    metrics = Metrics()
+    log = PredictionLog(tmp_path, 1_000, 1 << 20, metrics, Challenger(metrics).score)
+
+    def append_lines(first: int, until: int) -> None:
+        lines = [msgspec.json.encode(record(number)) + b"\n" for number in range(first, until)]
+        log.append_lines(b"".join(lines), len(lines))
+
+    log.append(record(0))
+    append_lines(1, 600)
+    log.append(record(600))
+    append_lines(601, 610)
+    append_lines(610, 1_010)
+    append_lines(1_010, 1_020)
+    log.append(record(1_020))
+    assert (log.queued, metrics.log_dropped) == (1_000, 21)
+    log.start()
+    log.close()
+    assert (log.queued, log.written) == (0, 1_000)
+    assert numbers_in(tmp_path) == list(range(1_000))
+
+
+def test_the_lines_of_a_batch_are_its_records_with_ids_and_times() -> None:
+    def records(*ids: str, served_us: int = 0, latency_us: int = 0) -> list[PredictionRecord]:
+        times = {"served_us": served_us, "latency_us": latency_us}
+        texts = ('"served_us":0,', '{"prediction_id":"', "t2\n")
+        return [
+            msgspec.structs.replace(record(0), prediction_id=id_, transaction_id=text, **times)
+            for id_, text in zip(ids, texts, strict=True)
+        ]
+
+    lines = Lines.of(records("", "", ""))
+    expected = msgspec.json.Encoder().encode_lines(records(*lines.ids, served_us=1_772_593_200_000_000, latency_us=7))
+    assert lines.served(range(3), 1_772_593_200_000_000, 7) == expected
+    assert lines.served([2], 1_772_593_200_000_000, 7) == expected.splitlines(keepends=True)[2]
+    assert len(set(lines.ids)) == 3
+    assert all(len(id_) == 32 for id_ in lines.ids)
+    assert Lines.of(records("", "", "")[:1]).ids == lines.ids[:1]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # it is what the test is about

@@ -19,7 +19,8 @@ from fraud_serving.scoring.challenger import Challenger
 from fraud_serving.scoring.inference import InferenceError
 from fraud_serving.scoring.scorer import Scorer
 from fraud_serving.scoring.state import State
-from fraud_serving.store.store import Store
+from fraud_serving.store.address import StoreAddress
+from fraud_serving.store.store import ServerStore
 
 
 def monitored(served: Model) -> list[int]:
@@ -39,7 +40,7 @@ def scorer(registry: Registry, tmp_path: Path) -> Scorer:
     """Without a store: payments of unknown users only."""
     metrics = Metrics()
     log = PredictionLog(tmp_path, 10_000, 1_000_000, metrics, Challenger(metrics).score)
-    scorer = Scorer(Store("redis://127.0.0.1:1", 0.05, 60, metrics), log, metrics)
+    scorer = Scorer(ServerStore(StoreAddress.of("redis://127.0.0.1:1"), 0.05, 60, metrics), log, metrics)
     scorer.state = State(model(registry, 0))
     return scorer
 

@@ -1,18 +1,21 @@
 """The online store slow, down, back, or without its script: every request is answered within the deadline."""
 
 import itertools
+import re
 import signal
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import httpx
 import pytest
 from expected import probability
 from servers import Registry, Serving, Valkey, until
 
+ROOT = Path(__file__).parents[2]
 FIRST = datetime(2026, 3, 4, 3, 0, tzinfo=UTC)
 
 
@@ -31,6 +34,15 @@ WITHOUT_HISTORY = probability(0, 100.0, distance_known=True)
 def serving(start: Callable[..., Serving], store: Valkey, registry: Registry, versions: list[str]) -> Serving:
     registry.promote(versions[0])
     return start(store.url, registry)
+
+
+def test_the_proxys_check_tells_a_replica_without_the_store_from_one_with_it(serving: Serving, store: Valkey) -> None:
+    [check] = re.findall(r'http-check expect string "(.*)"\n', (ROOT / "infra/proxy/haproxy.cfg").read_text())
+    expected = check.replace('\\"', '"')
+    until(lambda: expected in serving.client.get("/ready").text, "the connection to the store")
+    store.stop()
+    until(lambda: expected not in serving.client.get("/ready").text, "the loss of the store")
+    assert serving.client.get("/ready").status_code == 200
 
 
 def test_without_the_store_the_request_alone_decides_and_the_store_is_taken_up_again(
@@ -54,15 +66,27 @@ def test_without_the_store_the_request_alone_decides_and_the_store_is_taken_up_a
 
 
 def test_a_hanging_store_costs_a_request_no_more_than_the_deadline(serving: Serving, store: Valkey) -> None:
+    """The store is stopped until the last answer, so every wait was ended by the deadline, never by a reply."""
     serving.predict(**payment(1))
+
+    def errors(kind: str) -> float:
+        return serving.metric(f'serving_store_errors_total{{kind="{kind}"}}')
+
     store.signal(signal.SIGSTOP)
     try:
-        waits = []
-        for number in range(2, 12):
-            began = time.perf_counter()
+        answer = serving.predict(**payment(2))
+        assert (answer["history"], answer["degraded"]) == ("none", True)
+        assert (errors("timeout"), errors("down")) == (1, 0)
+        for number in range(3, 12):
             assert serving.predict(**payment(number))["degraded"]
-            waits.append(time.perf_counter() - began)
-        assert max(waits) < 0.2 * 1.25 + 0.1  # deadline of this test's server, a sweep, and a busy machine
+        until(lambda: errors("hung") == 1, "the connection is closed")
+        until(lambda: serving.metric("serving_store_up") == 0, "the store counts as down")
+        waited = errors("timeout")
+        for number in range(12, 22):
+            assert serving.predict(**payment(number))["degraded"]
+        assert errors("timeout") == waited
+        # One attempt for each answer. The close of the connection ends at most one wait before its deadline.
+        assert errors("timeout") + errors("down") in (19, 20)
     finally:
         store.signal(signal.SIGCONT)
     until(lambda: not serving.predict(**payment(30))["degraded"], "recovery")

@@ -32,7 +32,8 @@ def stream(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stream]:  # fmt: skip
     registry.promote(versions[0])
-    stream = Stream(tmp_path_factory.mktemp("stream"), broker.bootstrap, shared_store.url, registry).start()
+    folder = tmp_path_factory.mktemp("stream")
+    stream = Stream(folder, broker.bootstrap, shared_store.url, registry, SERVING_TRACES="1").start()
     yield stream
     stream.close()
 
@@ -73,13 +74,22 @@ def test_a_second_delivery_gets_the_first_answer(stream: Stream, client: Client,
     assert without_id(serving.predict(**payment("carol", 1))) == without_id(second.json)
 
 
-def test_the_trace_is_passed_on(stream: Stream, client: Client) -> None:
+def test_the_trace_is_passed_on_and_recorded(stream: Stream, client: Client) -> None:
     before = len(client.of("decisions"))
     trace = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     client.transaction(payment("dave", 1), [("other", b"x"), ("traceparent", trace)])
-    (decision,) = client.wait(before + 1)[before:]
+    client.transaction(payment("dave", 2))
+    client.transaction(payment("dave", 3), [("traceparent", b"not-a-trace")])
+    decision = client.wait(before + 3)[before]
     assert decision.headers["traceparent"] == trace.decode()
     assert "other" not in decision.headers
+
+    def recorded() -> dict[str, str | None]:
+        return {r["transaction_id"]: r.get("traceparent") for r in stream.records() if r["user_id"] == "dave"}
+
+    expected = {"dave-1": trace.decode(), "dave-2": None, "dave-3": None}
+    until(lambda: len(recorded()) == len(expected), "the records are written")
+    assert recorded() == expected
 
 
 GOOD = payment("erin", 1)

@@ -50,11 +50,16 @@ def streams(
         stream.close()
 
 
+@pytest.mark.parametrize("transactional", [False, True])
 def test_partitions_are_shared_and_no_decision_is_lost_when_consumers_come_and_go(
-    client: Client, streams: Callable[..., Stream], broker: Broker
+    client: Client, streams: Callable[..., Stream], broker: Broker, *, transactional: bool
 ) -> None:
     sent = transactions()
-    first, second = streams().start(), streams()
+    first, second = (
+        streams(**({"STREAM_TRANSACTIONS": "1", "STREAM_TRANSACTIONAL_ID": name} if transactional else {}))
+        for name in ("one", "two")
+    )
+    first.start()
     stopped = threading.Event()
 
     def produce() -> None:
@@ -86,10 +91,13 @@ def test_consumption_pauses_without_acknowledgements_and_resumes(
     client.transaction(payment("first", 1))
     client.wait(1)
     store.signal(signal.SIGSTOP)  # so that the consumer fetches more than it decides
-    sent = transactions(1_000)
+    # One record batch, which is fetched as a whole: the broker cannot stop between the messages of it.
+    sent = [{**of, "user_id": "user"} for of in transactions(1_000)]
+    at_once = Client(broker.bootstrap, linger_ms=60_000)
     for transaction in sent:
-        client.transaction(transaction)
-    client.flush()
+        at_once.transaction(transaction)
+    at_once.flush()
+    at_once.close()
     until(lambda: stream.metric("stream_unacknowledged_messages") >= 50, "a batch polled")
     broker.signal(signal.SIGSTOP)
     store.signal(signal.SIGCONT)
@@ -170,10 +178,11 @@ def test_a_killed_store_gives_degraded_answers_and_recovers(
     assert stream.metric('serving_degraded_total{reason="store"}') == 500
 
 
+@pytest.mark.parametrize("more", [{}, {"STREAM_TRANSACTIONS": "1", "STREAM_TRANSACTIONAL_ID": "one"}])
 def test_sigterm_during_an_outage_ends_the_process_and_the_next_one_decides(
-    broker: Broker, client: Client, streams: Callable[..., Stream]
+    broker: Broker, client: Client, streams: Callable[..., Stream], more: dict[str, str]
 ) -> None:
-    stream = streams(STREAM_DRAIN_SECONDS="2").start()
+    stream = streams(STREAM_DRAIN_SECONDS="2", **more).start()
     sent = transactions()
     for transaction in sent:
         client.transaction(transaction)
@@ -182,7 +191,7 @@ def test_sigterm_during_an_outage_ends_the_process_and_the_next_one_decides(
     broker.signal(signal.SIGSTOP)
     assert stream.stop() == 0
     broker.signal(signal.SIGCONT)
-    streams().start(wait_for="")
+    streams(**more).start(wait_for="")
     check(sent, all_decided(client, sent))
 
 
@@ -275,11 +284,12 @@ def test_kill_9_of_the_consumer_loses_nothing_and_decides_nothing_differently(
 ) -> None:
     sent = transactions()
     third = SENT // 3
+    more = {"STREAM_TRANSACTIONS": "1", "STREAM_TRANSACTIONAL_ID": "one"} if step == "uncommitted" else {}
     for start, at in ((0, 1), (third, 1 if step == "committed" else 3)):
         for transaction in sent[start : start + third]:
             client.transaction(transaction)
         client.flush()
-        stream = streams(KILL_STEP=step, KILL_AT=str(at), STREAM_BATCH_MESSAGES="100")
+        stream = streams(KILL_STEP=step, KILL_AT=str(at), STREAM_BATCH_MESSAGES="100", **more)
         stream.program = (str(Path(__file__).with_name("killed_stream.py")),)
         stream.start(wait_for="")
         assert stream.process is not None
@@ -287,7 +297,7 @@ def test_kill_9_of_the_consumer_loses_nothing_and_decides_nothing_differently(
         stream.process = None
     for transaction in sent[2 * third :]:
         client.transaction(transaction)
-    last = streams().start(wait_for="")
+    last = streams(**more).start(wait_for="")
     counts = check(sent, all_decided(client, sent))
     last.until_assigned()
     print(step, json.dumps(counts))

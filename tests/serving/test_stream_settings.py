@@ -1,5 +1,6 @@
 """The settings of the stream: a wrong value, or one without effect, ends the start and is named."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ WRONG = {
     "DRAIN_SECONDS": ("0", "241"),
     "SESSION_SECONDS": ("0.5", "301"),
     "FETCH_WAIT_MS": ("0", "10001"),
+    "TRANSACTIONS": ("perhaps",),
+    "TRANSACTIONAL_ID": ("one",),
     "TLS": ("perhaps",),
     "TLS_CA": ("/ca.pem",),
     "SASL_MECHANISM": ("GSSAPI", "PLAIN"),
@@ -42,6 +45,13 @@ def test_settings_become_the_configuration_of_the_client() -> None:
         assert found["ssl.ca.location"] == "/ca.pem"
     assert "hush" not in repr(settings)
     assert StreamSettings.load(GOOD).consumer()["security.protocol"] == "PLAINTEXT"
+
+
+def test_transactions_need_an_id_that_another_process_does_not_have() -> None:
+    on = GOOD | {"STREAM_TRANSACTIONS": "1"}
+    assert StreamSettings.load(on).producer()["transactional.id"] == f"fraud-scoring-{socket.gethostname()}"
+    assert StreamSettings.load(on | {"STREAM_TRANSACTIONAL_ID": "a"}).producer()["transactional.id"] == "a"
+    assert "transactional.id" not in StreamSettings.load(GOOD).producer()
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])

@@ -86,6 +86,7 @@ class Metrics:
         self.daily_ages: Callable[[], dict[str, float]] = dict
         self.unknown_category = self.repeated = self.in_flight = self.store_up = 0
         self.store_errors: Counter[str] = Counter(connect=0, daily=0, down=0, hung=0, timeout=0)
+        self.store_redirects: Counter[str] = Counter(moved=0, ask=0, tryagain=0)
         self.refused: Counter[str] = Counter(sha256=0, format=0, features=0, golden=0, missing=0, size=0, source=0)
         self.challenger: Counter[str] = Counter(agree=0, champion_only=0, challenger_only=0)
         self.challenger_difference = Histogram(DIFFERENCE_BUCKETS)
@@ -198,6 +199,12 @@ class _Families(Collector):  # type: ignore[misc] # the library's types are not 
             ages.add_metric([entity], age_s)
         yield ages
         yield _counter("serving_store_errors", "Online store errors", "kind", m.store_errors)
+        yield _counter(
+            "serving_store_redirects",
+            "Commands that a node of the store's cluster redirected",
+            "kind",
+            m.store_redirects,
+        )
         yield _counter("serving_artefacts_refused", "Model versions refused", "reason", m.refused)
         for name, text, count in (
             ("serving_unknown_category", "Unknown categories, replaced by the declared value", m.unknown_category),

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
@@ -107,7 +107,18 @@ class ValidTransaction(Struct, frozen=True, gc=False):
         return found
 
 
-_ColumnCheck = tuple[int, Callable[[Any], Any], Callable[[Any], Any], str | None]
+class ColumnCheck(NamedTuple):
+    """The check of a declared column, for many transactions at once."""
+
+    at: int
+    """Position of the column."""
+    known: Mapping[str, str]
+    """The checked value of most values."""
+    check: Callable[[Any], Any]
+    """The checked value of another one. Raises ContractError."""
+    null: str | None
+    """What stands for null."""
+    is_id: bool
 
 
 class VersionColumns:
@@ -126,9 +137,8 @@ class VersionColumns:
             (USER_ID, _own_id("user_id"), None), (MERCHANT_ID, _own_id("merchant_id"), None),
         ]  # fmt: skip
         """Position of a column, check of a value, and the value that stands for null."""
-        self.column_checks: Final = list[_ColumnCheck]()
-        """Of the declared columns: position, the checked value of most values (None of others), check, and what stands
-        for null."""
+        self.column_checks: Final = list[ColumnCheck]()
+        """Of the declared columns."""
         for at, name in enumerate(self.declared, AMOUNT + 1):
             column = declared[name]
             null = column.unknown if isinstance(column, CategoryColumn) else None
@@ -139,7 +149,8 @@ class VersionColumns:
                     column.values if isinstance(column, CategoryColumn) and types[name].type == column.type else ()
                 )
                 known = {text: text for text in of_list or ()}
-                self.column_checks.append((at, known.get, check, null))
+                is_id = isinstance(column, IdColumn) and types[name].type == column.type
+                self.column_checks.append(ColumnCheck(at, known, check, null, is_id))
 
     def read(self, request: Any, amount: float) -> list[Any]:  # noqa: ANN401 - its type is built at run time
         """The checked values of a request, in the order of `names`. Raises ContractError."""

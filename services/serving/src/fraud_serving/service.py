@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from fraud_serving import exported
 from fraud_serving.api_keys import ApiKeys
@@ -19,7 +19,13 @@ from fraud_serving.scoring.challenger import Challenger
 from fraud_serving.scoring.scorer import Scorer
 from fraud_serving.scoring.state import State
 from fraud_serving.settings import BadSettingError, ScoringSettings, Settings
-from fraud_serving.store.store import Store
+from fraud_serving.store.address import StoreAddress
+from fraud_serving.store.cluster import ClusterStore
+from fraud_serving.store.store import ServerStore, Store
+from fraud_serving.tracing.traced_scoring import TracedClusterStore, TracedScorer, TracedServerStore
+
+if TYPE_CHECKING:
+    from fraud_serving.tracing.spans import Spans
 
 _log = logging.getLogger(__name__)
 
@@ -30,11 +36,14 @@ class ScoringService:
     def __init__(self, settings: ScoringSettings, metrics: Metrics) -> None:
         self.metrics = metrics
         self._scoring = settings
-        self.store = Store(
-            settings.redis_url.get_secret_value(),
-            settings.store_deadline_ms / 1e3,
-            settings.answer_ttl_seconds,
-            metrics,
+        address = StoreAddress.of(settings.redis_url.get_secret_value())
+        server, cluster, scorer = (
+            (TracedServerStore, TracedClusterStore, TracedScorer)
+            if settings.traces
+            else (ServerStore, ClusterStore, Scorer)
+        )
+        self.store: Final[Store] = (cluster if address.cluster else server)(
+            address, settings.store_deadline_ms / 1e3, settings.answer_ttl_seconds, metrics
         )
         self._challenger = Challenger(metrics)
         self.predictions = PredictionLog(
@@ -44,7 +53,7 @@ class ScoringService:
             metrics,
             self._challenger.score,
         )
-        self.scorer = Scorer(self.store, self.predictions, metrics)
+        self.scorer = scorer(self.store, self.predictions, metrics)
         metrics.daily_ages = self.scorer.snapshots.ages_s
         self._swapping = asyncio.Lock()
         self._swaps: set[asyncio.Task[None]] = set()
@@ -134,6 +143,7 @@ class Service(ScoringService):
         self.what_if: Final = page
         """The files of the what-if page by name; None without one."""
         self.access = AccessLog(settings.access_log)
+        self.spans = _spans(settings.otlp_endpoint) if settings.otlp_endpoint else None
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -164,6 +174,14 @@ class Service(ScoringService):
             self.keys.stop()
         await super().stop()
         await asyncio.to_thread(self.access.close)
+        if self.spans is not None:
+            await asyncio.to_thread(self.spans.close)
+
+
+def _spans(endpoint: str) -> "Spans":
+    from fraud_serving.tracing.spans import Spans  # noqa: PLC0415 - the SDK is imported only where it is used
+
+    return Spans(endpoint, "fraud-serving")
 
 
 def create_folders(settings: ScoringSettings) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
+from fraud_serving.store.address import StoreAddress
 from fraud_serving.store.connection import HUNG_S
 
 PREFIX: Final = "SERVING_"
@@ -34,7 +35,9 @@ class ScoringSettings(BaseModel):
     internal_port: int = Field(
         default=0, ge=0, le=65535, description="own port for /metrics; 0 serves it on the public one"
     )
-    redis_url: SecretStr = Field(description="online store, redis://:password@host:port/db (rediss:// for TLS)")
+    redis_url: SecretStr = Field(
+        description="online store, redis://:password@host:port/db, redis+cluster://; rediss for TLS (docs/serving.md)"
+    )
     mlflow_url: str = Field(description="registry, http(s)://host:port")
     mlflow_username: str = Field(default="", description="registry user")
     mlflow_password: SecretStr = Field(default=SecretStr(""), description="registry password")
@@ -51,6 +54,9 @@ class ScoringSettings(BaseModel):
     )
     max_body_bytes: int = Field(default=16_384, ge=1024, le=1_048_576, description="largest body of POST /predict")
     challenger_alias: str = Field(default="", description="alias scored in shadow, for example staging; empty: none")
+    traces: bool = Field(
+        default=False, description="1: write the W3C traceparent of requests and messages to the prediction log"
+    )
     log_queue_records: int = Field(
         default=100_000, ge=1000, le=10_000_000, description="records that may wait for the disk"
     )
@@ -70,11 +76,7 @@ class ScoringSettings(BaseModel):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: SecretStr) -> SecretStr:
-        expected = "redis://[[user]:password@]host[:port][/number], special characters percent-encoded"
-        url = _url(value.get_secret_value(), ("redis", "rediss"), expected)
-        database = url.path.removeprefix("/")
-        if database and not (database.isascii() and database.isdigit()):
-            raise ValueError(f"expected {expected}; the path is not a number")
+        _ = StoreAddress.of(value.get_secret_value()).tls_context  # a ValueError is the setting's error
         return value
 
     @field_validator("mlflow_url")
@@ -126,14 +128,27 @@ class Settings(ScoringSettings):
     access_log: Literal["none", "refused", "all"] = Field(
         default="refused", description="which requests get a line on standard error"
     )
+    otlp_endpoint: str = Field(
+        default="",
+        description="OpenTelemetry collector, http(s)://host:port, for spans of sampled requests; empty: no spans",
+    )
     what_if: Path | None = Field(
         default=None, description="folder of a web export that is served under /what-if/; empty: none"
     )
     api_keys: Path | None = Field(default=None, description="file of hashed API keys; see docs/serving.md")
     open: bool = Field(default=False, description="1: require no API key. For the embedded stack on one machine")
 
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _collector(cls, value: str) -> str:
+        if value:
+            _url(value, ("http", "https"), "http(s)://host[:port]")
+        return value.rstrip("/")
+
     @model_validator(mode="after")
     def _no_contradiction(self) -> Self:
+        if self.otlp_endpoint and not self.traces:
+            raise ValueError("SERVING_OTLP_ENDPOINT has no effect without SERVING_TRACES=1")
         if self.open == (self.api_keys is not None):
             raise ValueError(
                 "set either SERVING_API_KEYS (a file) or SERVING_OPEN=1 (no API key is required), not both"

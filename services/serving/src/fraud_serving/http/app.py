@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fraud_serving.http import docs_page, openapi, what_if
 from fraud_serving.http.predict import PredictApp
 from fraud_serving.http.rate_limit import RateLimit
+from fraud_serving.http.traced import TracedPredictApp
 from fraud_serving.schema import Problem
 from fraud_serving.scoring.inference import RULE_VERSION
 from fraud_serving.service import ScoringService, Service
@@ -78,7 +80,8 @@ def public(service: Service) -> PredictApp:
     # FastAPI documents replacing this method as the way to extend the document.
     app.openapi = lambda: _document(app, service)  # type: ignore[method-assign]
     settings = service.settings
-    return PredictApp(
+    application = partial(TracedPredictApp, service.spans) if settings.traces else PredictApp
+    return application(
         service.scorer, _head_as_get(app), service.metrics, service.keys,
         RateLimit(settings.client_rate, settings.client_burst_seconds), service.access, settings.max_in_flight,
         settings.max_body_bytes, settings.max_batch_bytes, settings.body_deadline_seconds,

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -37,6 +37,13 @@ Entry = tuple[PredictionRecord, object]
 """A record, and what `before_write` needs besides it."""
 
 
+class _Lines(NamedTuple):
+    """Records that were queued as the lines they are written as."""
+
+    data: bytes
+    records: int
+
+
 class PredictionLog:
     """A bounded queue, and the thread that writes it to segments. The thread calls `before_write` with the records."""
 
@@ -50,7 +57,7 @@ class PredictionLog:
     ) -> None:
         self._folder, self._max_queued, self._max_bytes = folder, queue_records, segment_bytes
         self._metrics, self._before_write = metrics, before_write
-        self._queue: deque[Entry] = deque()  # append and popleft are atomic
+        self._queue: deque[Entry | _Lines] = deque()  # append and popleft are atomic
         self.accepted = 0
         """Records that were queued since the start."""
         self._stop = threading.Event()
@@ -69,7 +76,7 @@ class PredictionLog:
 
     def append(self, record: PredictionRecord, shadow: object = None) -> None:
         """Queue a record, or drop and count it if the queue is full. Called on the event loop; does not wait."""
-        queued = len(self._queue)
+        queued = self.queued
         if queued >= self._max_queued:
             self._metrics.log_dropped += 1
             return
@@ -78,12 +85,27 @@ class PredictionLog:
 
     def append_all(self, entries: Sequence[Entry]) -> None:
         """`append` of the entries of a batch."""
-        if len(self._queue) + len(entries) < min(self._max_queued, _MAX_SHADOWS):
+        if self.queued + len(entries) < min(self._max_queued, _MAX_SHADOWS):
             self._queue.extend(entries)
             self.accepted += len(entries)
             return
         for record, shadow in entries:
             self.append(record, shadow)
+
+    def append_lines(self, lines: bytes, records: int) -> None:
+        """Queue records that are encoded already, as `append`."""
+        room = self._max_queued - self.queued
+        if records > room:
+            self._metrics.log_dropped += records - room
+            lines, records = b"".join(lines.splitlines(keepends=True)[:room]), room
+        if records:
+            self._queue.append(_Lines(lines, records))
+            self.accepted += records
+
+    @property
+    def queued(self) -> int:
+        """Records in the queue."""
+        return self.accepted - self._metrics.log_written
 
     @property
     def written(self) -> int:
@@ -118,10 +140,10 @@ class PredictionLog:
                 self._metrics.log_errors += 1
                 _log.error("prediction log not writable: %s", error)
                 if last:
-                    self._metrics.log_dropped += len(self._queue)
+                    self._metrics.log_dropped += self.queued
                     return
                 self._stop.wait(_RETRY_S)
-            self._metrics.log_queued = len(self._queue)
+            self._metrics.log_queued = self.queued
             if last:
                 self._close_segment()
                 return
@@ -130,17 +152,33 @@ class PredictionLog:
     def _drain(self) -> None:
         """Write the queued records. On OSError those that were not written stay in the queue."""
         while self._queue:
-            # By index: the event loop appends meanwhile, and iterating over a deque that grows raises RuntimeError.
-            batch = [self._queue[index] for index in range(min(len(self._queue), _RECORDS_PER_WRITE))]
-            self._before_write(batch)
-            lines = self._encoder.encode_lines([record for record, _ in batch])
+            lines, records, entries = self._next()
             full = self._size + len(lines) > self._max_bytes
             if self._file is None or full or time.monotonic() - self._opened_s > SEGMENT_S:
                 self._open()
             self._write(lines)
-            self._metrics.log_written += len(batch)
-            for _ in batch:
+            self._metrics.log_written += records
+            for _ in range(entries):
                 self._queue.popleft()
+
+    def _next(self) -> tuple[bytes, int, int]:
+        """The first lines of the queue, and of how many records and entries they are."""
+        batch, blocks, records = list[Entry](), list[_Lines](), 0
+        # By index: the event loop appends meanwhile, and iterating over a deque that grows raises RuntimeError.
+        for index in range(len(self._queue)):
+            entry = self._queue[index]
+            if records >= _RECORDS_PER_WRITE or bool(batch if isinstance(entry, _Lines) else blocks):
+                break
+            if isinstance(entry, _Lines):
+                blocks.append(entry)
+                records += entry.records
+            else:
+                batch.append(entry)
+                records += 1
+        if blocks:
+            return b"".join([of.data for of in blocks]), records, len(blocks)
+        self._before_write(batch)
+        return self._encoder.encode_lines([record for record, _ in batch]), records, records
 
     def _write(self, lines: bytes) -> None:
         assert self._file is not None  # noqa: S101 - for the type checker: `_drain` opened it

@@ -1,7 +1,8 @@
 """The inputs of one version: its features from the store's replies, and the base values of its vector."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from operator import itemgetter
 from typing import Any, Final
 
@@ -115,6 +116,10 @@ class Inputs:
     def named(self, features: Features) -> Struct:
         """The `features` of a prediction record."""
         return self._empty_named if features is self._empty else self._named(*features.values)
+
+    def all_named(self, columns: Sequence[Sequence[float | None]]) -> Iterable[Struct]:
+        """`named` of many transactions. `columns`: their values by feature."""
+        return map(self._named, *columns) if columns else repeat(self._empty_named)
 
     def _of_nothing(self, transaction: ValidTransaction, values: Sequence[Any]) -> Features:
         given = self._given_velocity(transaction, values)

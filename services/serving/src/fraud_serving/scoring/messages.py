@@ -8,28 +8,30 @@ Two differences to a request, because a message is delivered again after a failu
 
 * The answer is kept in the store, and the store's reply is waited for, before it is published. So a process that gets
   the message again, also at the same time, publishes the answer that was kept first.
-* `prediction_id` is a hash of the transaction and of what was answered, not a random number: equal answers have equal
-  ids, different ones different ids, whichever process computes them.
+* `prediction_id` is a hash of the record of the answer, not a random number: equal answers have equal ids, different
+  ones different ids, whichever process computes them.
 """
 
 import asyncio
-from collections.abc import Sequence
-from hashlib import blake2b
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from typing import NamedTuple
 
 import msgspec
+import numpy as np
 from msgspec import Struct
 
 from fraud.core.vector import Floats
 from fraud_serving.log.prediction_log import PredictionLog
+from fraud_serving.log.prediction_record import Lines, PredictionRecord
 from fraud_serving.model.model import Model
-from fraud_serving.request import ValidTransaction
+from fraud_serving.request import AMOUNT, ValidTransaction
 from fraud_serving.schema import Answer
-from fraud_serving.scoring.answer import answers_to, records_of
-from fraud_serving.scoring.challenger import shadow_of
-from fraud_serving.scoring.inference import RULE_VERSION, rule_probability
-from fraud_serving.scoring.inputs import NO_FEATURES, Features
-from fraud_serving.scoring.reads import Reads, fill_all
+from fraud_serving.scoring.answer import Verdicts, answers_to, records_of, verdicts_of
+from fraud_serving.scoring.batch_inputs import BatchFeatures
+from fraud_serving.scoring.challenger import Shadow, shadow_of
+from fraud_serving.scoring.inference import rule_probability
+from fraud_serving.scoring.reads import BatchReads
 from fraud_serving.scoring.retries import FirstAnswers
 from fraud_serving.scoring.scorer import Scorer
 from fraud_serving.scoring.state import State
@@ -37,7 +39,6 @@ from fraud_serving.store.connection import NO_REPLY, Reply
 from fraud_serving.store.store import Store
 
 _encode = msgspec.json.Encoder().encode
-_ID_BYTES: Final = 16
 Replies = asyncio.Future[list[Reply]] | None
 """None: the store is not connected."""
 
@@ -47,17 +48,21 @@ class Reading(Struct, gc=False):
 
     state: State
     rows: Sequence[ValidTransaction]
-    reads: list[Reads]
+    reads: BatchReads
     start_ns: int
     replies: Replies
+    traceparents: Sequence[str | None] = ()
+    """Of the rows; empty if traces are off."""
 
 
 class Scored(Struct, gc=False):
     """A batch whose answers were sent to be kept."""
 
     reading: Reading
-    features: list[Features]
-    answers: list[Answer]
+    features: BatchFeatures
+    verdicts: Verdicts
+    records: list[PredictionRecord]
+    lines: Lines
     bodies: list[bytes]
     """The answers as JSON."""
     kept: list[int]
@@ -84,58 +89,70 @@ class MessageScorer:
 
     def read(self, state: State, rows: Sequence[ValidTransaction], start_ns: int) -> Reading:
         """Send the appends and reads of all rows in one write."""
-        reads, data, commands = state.reads.all_commands(rows, self._scorer.snapshots)
-        replies = self._store.send(data, commands) if commands else None
+        reads, commands = state.reads.all_commands(
+            rows, self._scorer.snapshots, apart=self._store.takes_single_commands
+        )
+        replies = self._store.send(commands, reads.commands) if commands else None
         return Reading(state, rows, reads, start_ns, replies)
 
     def score(self, reading: Reading, replies: list[Reply] | None) -> Scored:
         """Compute the answers, and send those that a retry must get again. `replies`: the result of `reading`'s."""
-        fill_all(reading.reads, replies)
+        reading.reads.fill(replies)
         state, rows = reading.state, reading.rows
         model, inputs = state.production, state.batch_inputs
         if model is None or inputs is None:
-            features = [NO_FEATURES] * len(rows)
+            features = BatchFeatures(np.empty((0, len(rows))))
             probabilities = [rule_probability(row) for row in rows]
         else:
-            features, values = inputs.features(rows, reading.reads)
-            probabilities = _probabilities(model, inputs.base_columns(rows, values))
-        version = RULE_VERSION if model is None else model.version
-        ids = _prediction_ids(version, rows, features, probabilities)
-        answers = answers_to(state, rows, features, probabilities, ids)
-        bodies = [_encode(answer) for answer in answers]
-        kept = [i for i, of in enumerate(features) if of.sequences and not of.store_failed]
+            features = inputs.features(rows, reading.reads)
+            probabilities = _probabilities(model, inputs.base_columns(rows, features.values))
+        verdicts = verdicts_of(state, features, probabilities)
+        records = records_of(state, rows, features, verdicts)
+        lines = Lines.of(records)
+        bodies = list(map(_encode, answers_to(state, rows, features, verdicts, lines.ids)))
+        kept = [
+            i for i, (of, failed) in enumerate(zip(features.sequences, features.store_failed, strict=True))
+            if of and not failed
+        ]  # fmt: skip
         sent = self._first_answers.keep_all([rows[i] for i in kept], [bodies[i] for i in kept]) if kept else None
-        return Scored(reading, features, answers, bodies, kept, sent)
+        return Scored(reading, features, verdicts, records, lines, bodies, kept, sent)
 
     def finish(self, scored: Scored, replies: list[Reply] | None) -> list[Decision]:
         """The decisions in the order of the rows; count and log them. `replies`: the result of `scored`'s."""
-        reading = scored.reading
-        state, first = reading.state, dict[int, Answer]()
+        reading, features, verdicts = scored.reading, scored.features, scored.verdicts
+        state, rows, first = reading.state, reading.rows, dict[int, Answer]()
         for i, reply in zip(scored.kept, replies or (), strict=False):
             if reply is not None and reply is not NO_REPLY and (found := self._first_answers.read(reply)) is not None:
                 first[i] = found
-        rows, features, answers = reading.rows, scored.features, scored.answers
-        decisions = list(
-            map(
-                Decision, scored.bodies, [of.model_version for of in answers], [of.repeated for of in features]
-            )
-        )  # fmt: skip
+        decisions = list(map(Decision, scored.bodies, repeat(verdicts.version), features.repeated))
         for i, earlier in first.items():
             decisions[i] = Decision(_encode(earlier), earlier.model_version, repeated=True)
-        counted = [i for i in range(len(rows)) if i not in first]
-        # Also of an answer that was given before: the process that gave it may have been killed before it wrote the
-        # record. Records of one prediction_id are equal, and are shipped once.
-        logged = [i for i, of in enumerate(answers) if first.get(i, of).prediction_id == of.prediction_id]
-        self._scorer.count_inputs(state, [(rows[i], features[i]) for i in counted])
-        if logged:
-            records = records_of(
-                [answers[i] for i in logged], state, [rows[i] for i in logged], [features[i] for i in logged]
-            )
-            shadows: Sequence[object] = [None] * len(logged)
-            if state.challenger is not None:
-                shadows = [shadow_of(state, rows[i], features[i].values, reading.reads[i]) for i in logged]
-            self._scorer.finish_batch(list(zip(records, shadows, strict=True)), reading.start_ns)
+        counted: Sequence[int] = range(len(rows))
+        logged = counted
+        if first:
+            counted = [i for i in counted if i not in first]
+            # Also of an answer that was given before: the process that gave it may have been killed before it wrote
+            # the record. Records of one prediction_id are equal, and are shipped once.
+            logged = [i for i, id_ in enumerate(scored.lines.ids) if i not in first or first[i].prediction_id == id_]
+        self._scorer.count_inputs(state, rows, features, counted)
+        if state.challenger is None:
+            amounts = [of.values[AMOUNT] for of in rows]
+            self._scorer.finish_lines(scored.lines, logged, amounts, verdicts, reading.start_ns, reading.traceparents)
+        else:
+            self._scorer.finish_batch(list(_shadowed(scored, logged)), reading.start_ns)
         return decisions
+
+
+def _shadowed(scored: Scored, logged: Sequence[int]) -> Iterator[tuple[PredictionRecord, Shadow | None]]:
+    """The records at `logged` with what the challenger needs."""
+    reading = scored.reading
+    state, of_rows = reading.state, scored.features.of_rows()
+    for i in logged:
+        record, row = scored.records[i], reading.rows[i]
+        record.prediction_id, record.columns = scored.lines.ids[i], state.columns_of(row)
+        if reading.traceparents:
+            record.traceparent = reading.traceparents[i]
+        yield record, shadow_of(state, row, of_rows[i].values, reading.reads.of_row(i))
 
 
 def _probabilities(model: Model, base: Sequence[Floats]) -> list[float]:
@@ -145,22 +162,3 @@ def _probabilities(model: Model, base: Sequence[Floats]) -> list[float]:
         found: list[float] = model.score(table).tolist()
         return found
     return [float(model.score(table[i : i + 1])[0]) for i in range(len(table))]
-
-
-def _prediction_ids(
-    version: str,
-    transactions: Sequence[ValidTransaction],
-    features: Sequence[Features],
-    probabilities: Sequence[float],
-) -> list[str]:
-    """Of each transaction, and of everything that its answer was computed from."""
-    return [
-        blake2b(
-            _encode((
-                version, probability, row.transaction_id, row.event_us, row.values, of.sequences, of.newest_us,
-                of.snapshots, of.store_failed, of.values,
-            )),
-            digest_size=_ID_BYTES,
-        ).hexdigest()
-        for row, of, probability in zip(transactions, features, probabilities, strict=True)
-    ]  # fmt: skip

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from fraud.core.history import hash_tag
 from fraud_serving.metrics import Metrics
 from fraud_serving.request import ValidTransaction
 from fraud_serving.schema import Answer
@@ -49,4 +50,7 @@ class FirstAnswers:
 
 
 def _key(transaction: ValidTransaction) -> bytes:
-    return f"a:{transaction.user_id}\n{transaction.transaction_id}".encode()
+    """With a user, in the slot of the user's histories."""
+    user_id = transaction.user_id
+    tag = "" if user_id is None else hash_tag("user_id", user_id)
+    return f"a:{tag}\n{transaction.transaction_id}".encode()

@@ -25,11 +25,12 @@ import numpy as np
 from fraud.core.contract import MAX_FUTURE_SKEW_US
 from fraud.core.vector import Floats
 from fraud_serving.log.prediction_log import PredictionLog
-from fraud_serving.log.prediction_record import PredictionRecord
+from fraud_serving.log.prediction_record import Lines, PredictionRecord
 from fraud_serving.metrics import Metrics
 from fraud_serving.request import ValidTransaction
 from fraud_serving.schema import Answer, Answers, ContractError
-from fraud_serving.scoring.answer import answer_to, record_of
+from fraud_serving.scoring.answer import Verdicts, answer_to, record_of
+from fraud_serving.scoring.batch_inputs import BatchFeatures
 from fraud_serving.scoring.challenger import shadow_of
 from fraud_serving.scoring.inference import RULE_VERSION, Inference, rule_probability, score_batch
 from fraud_serving.scoring.inputs import NO_FEATURES, BaseValues, Features
@@ -63,7 +64,7 @@ class Scorer:
         transaction = state.requests.validated(request, _latest_us())
         reads, commands = state.reads.commands(transaction, self.snapshots)
         if commands:
-            future = self._store.send(commands, len(reads.sent))
+            future = self._store.send(commands, len(commands))
             fill(reads, None if future is None else await future)
         inputs, model = state.inputs, state.production
         base: BaseValues = ()
@@ -100,11 +101,10 @@ class Scorer:
             probabilities = [rule_probability(row) for row in rows]
         else:
             values: list[Floats] = []
-            for start in range(0, len(rows), ROWS_PER_ITERATION):
-                until = start + ROWS_PER_ITERATION
-                more, of = inputs.features(rows[start:until], reads[start:until])
-                features += more
-                values.append(of)
+            for start, of in zip(range(0, len(rows), ROWS_PER_ITERATION), reads, strict=True):
+                found = inputs.features(rows[start : start + ROWS_PER_ITERATION], of)
+                features += found.of_rows()
+                values.append(found.values)
                 await asyncio.sleep(0)
             base = partial(inputs.base_columns, rows, np.concatenate(values, axis=1))
             probabilities = await score_batch(model, len(rows), base)
@@ -112,19 +112,23 @@ class Scorer:
         logged: list[tuple[PredictionRecord, object]] = []
         counted: list[tuple[ValidTransaction, Features]] = []
         shadowed = state.challenger is not None
-        for i, (row, found, probability) in enumerate(zip(rows, features, probabilities, strict=True)):
-            answer = await self._first_answers.find(row) if found.repeated else None
+        for i, (row, own, probability) in enumerate(zip(rows, features, probabilities, strict=True)):
+            answer = await self._first_answers.find(row) if own.repeated else None
             if answer is None:
-                answer = answer_to(state, row, found, probability, self._new_prediction_id())
-                shadow = shadow_of(state, row, found.values, reads[i]) if shadowed else None
-                logged.append((record_of(answer, state, row, found), shadow))
-                counted.append((row, found))
-                if found.sequences and not found.store_failed:
+                answer = answer_to(state, row, own, probability, self._new_prediction_id())
+                shadow = None
+                if shadowed:
+                    part, at = divmod(i, ROWS_PER_ITERATION)
+                    shadow = shadow_of(state, row, own.values, reads[part].of_row(at))
+                logged.append((record_of(answer, state, row, own), shadow))
+                counted.append((row, own))
+                if own.sequences and not own.store_failed:
                     self._first_answers.keep(row, _encode(answer))
             answers.append(answer)
             if i % ROWS_PER_ITERATION == ROWS_PER_ITERATION - 1:
                 await asyncio.sleep(0)
-        self.count_inputs(state, counted)
+        for row, own in counted:
+            self._count_input(state, row, own)
         body = _encode(Answers(model.version if model else RULE_VERSION, answers))
         self.finish_batch(logged, start_ns)
         return body
@@ -146,17 +150,24 @@ class Scorer:
         else:
             metrics.unknown_category += inputs.unknown_categories(transaction, transaction.values)
 
-    def count_inputs(self, state: State, scored: Sequence[tuple[ValidTransaction, Features]]) -> None:
-        """Count what the answers were computed from."""
+    def count_inputs(
+        self, state: State, transactions: Sequence[ValidTransaction], features: BatchFeatures, rows: Sequence[int]
+    ) -> None:
+        """Count what the answers at `rows` were computed from."""
         metrics, inputs = self.metrics, state.batch_inputs
+        columns: list[Sequence[Any]] = [features.sources, features.store_failed, transactions, *features.daily]
+        if len(rows) < len(transactions):
+            columns = [[column[i] for i in rows] for column in columns]
+        sources, failed, counted, *daily = columns
         # Counted in C: a loop takes ten times as long.
-        metrics.history.update([features.source for _, features in scored])
-        metrics.daily.update([table for _, features in scored for table in features.daily])
-        metrics.degraded["store"] += sum([features.store_failed for _, features in scored])
+        metrics.history.update(sources)
+        for states in daily:
+            metrics.daily.update(filter(None, states))
+        metrics.degraded["store"] += sum(failed)
         if inputs is None:
-            metrics.degraded["model"] += len(scored)
+            metrics.degraded["model"] += len(rows)
         else:
-            metrics.unknown_category += inputs.unknown_categories([transaction for transaction, _ in scored])
+            metrics.unknown_category += inputs.unknown_categories(counted)
 
     def _finish(
         self,
@@ -186,6 +197,25 @@ class Scorer:
         self.metrics.observe_all(
             [r.amount for r in records], [r.fraud_probability for r in records], records[0].threshold, elapsed_ns * 1e-9
         )
+
+    def finish_lines(
+        self,
+        lines: Lines,
+        rows: Sequence[int],
+        amounts: Sequence[float],
+        verdicts: Verdicts,
+        start_ns: int,
+        traceparents: Sequence[str | None] = (),
+    ) -> None:
+        """`finish_batch` of the answers at `rows`, whose records are encoded already. `traceparents`: of all rows."""
+        if not rows:
+            return
+        elapsed_ns, now_us = time.perf_counter_ns() - start_ns, time.time_ns() // 1000
+        self._log.append_lines(lines.served(rows, now_us, elapsed_ns // 1000, traceparents), len(rows))
+        probabilities = verdicts.probabilities
+        if len(rows) < len(amounts):
+            amounts, probabilities = [amounts[i] for i in rows], [probabilities[i] for i in rows]
+        self.metrics.observe_all(amounts, probabilities, verdicts.threshold, elapsed_ns * 1e-9)
 
 
 async def _validated_batch(state: State, requests: Sequence[Any]) -> list[ValidTransaction]:

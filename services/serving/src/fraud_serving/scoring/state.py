@@ -3,7 +3,6 @@
 A state never changes. A request reads the current one once, before it is parsed, and uses no other.
 """
 
-from collections.abc import Iterable, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -26,9 +25,7 @@ class State:
         self.requests: Final = RequestType(first, second)
         self.reads: Final = ReadPlan(first, second, self.requests)
         self.inputs: Final = self._inputs(production, self.requests.production)
-        self.batch_inputs: Final = (
-            None if self.inputs is None or first is None else BatchInputs(self.inputs, first, self.reads)
-        )
+        self.batch_inputs: Final = None if self.inputs is None or first is None else BatchInputs(self.inputs, first)
         self.challenger_inputs: Final = self._inputs(challenger, self.requests.challenger)
         self.same_features: Final = (
             first is not None
@@ -42,17 +39,13 @@ class State:
         added = [(self._first + i, name) for i, name in enumerate(others) if name not in own]
         self._added = tuple(at for at, _ in added)
         self._columns = named_values((*own, *(name for _, name in added)))
+        self.own_columns: Final = self._columns if not added else named_values(own)
+        """The type of production's declared columns, created from their values."""
 
     def _inputs(self, model: Model | None, columns: VersionColumns | None) -> Inputs | None:
         if model is None or columns is None:
             return None
         return Inputs(model.plan, columns, self.reads)
-
-    def all_columns_of(self, transactions: Sequence[ValidTransaction]) -> Iterable[Struct]:
-        """`columns_of` of each transaction."""
-        if self.challenger is not None or self._first == len(self.requests.production.names):
-            return map(self.columns_of, transactions)
-        return map(self._columns, *list(zip(*[of.values for of in transactions], strict=True))[self._first :])
 
     def columns_of(self, transaction: ValidTransaction) -> Struct:
         """The declared columns of a transaction, of production first; null is None."""

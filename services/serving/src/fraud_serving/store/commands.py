@@ -1,9 +1,11 @@
 """The commands of a transaction: append it to a history, read a daily row.
 
-A command is a tuple of byte strings, which the caller joins with those of the other commands. Its constant parts are
-built once per length of the entity's id.
+The first `{` of a command is that of the hash tag of its key, which decides the slot on a cluster. The constant parts
+of a command are built once per length of the entity's id.
 """
 
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Final
 
 from fraud.core.contract import US_PER_DAY
@@ -27,34 +29,47 @@ class HistoryAppend:
         self.layout: Final = layout
         self.pack: Final = layout.packer.pack
         """(event time in us, stored integers) -> record."""
-        self._keys = tuple(key("\0").encode().split(b"\0") for key in (layout.history_key, layout.ids_key))
-        self._heads: dict[int, tuple[bytes, bytes, bytes]] = {}
+        self._keys = tuple(
+            key("\0").encode().replace(b"%", b"%%").split(b"\0") for key in (layout.history_key, layout.ids_key)
+        )
+        self._formats: dict[int, bytes] = {}
         bounds = (layout.max_events, layout.keep_us, layout.packer.size)
         self._bounds = b"".join(b"\r\n$%d\r\n%d" % (len(str(bound)), bound) for bound in bounds) + b"\r\n"
 
-    def command(self, entity_id: str, record: bytes, event: bytes) -> tuple[bytes, ...]:
+    def command(self, entity_id: str, record: bytes, event: bytes) -> bytes:
         """The command. `event`: as `event_arguments` returns it."""
         id_ = entity_id.encode()
-        head = self._heads.get(len(id_))
-        if head is None:
-            head = self._heads[len(id_)] = self._head(len(id_))
-        return head[0], id_, head[1], id_, head[2], record, event, self._bounds
+        return self._format(len(id_)) % (id_, id_, record, event)
 
-    def _head(self, id_bytes: int) -> tuple[bytes, bytes, bytes]:
-        """What is before, between and after the two places of an id with this length, up to the record."""
-        (before, after), (ids_before, ids_after) = self._keys
-        size, ids_size = (id_bytes + len(a) + len(b) for a, b in self._keys)
-        return (
-            b"*11\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n2\r\n$%d\r\n%b" % (SCRIPT_SHA, size, before),
-            b"%b\r\n$%d\r\n%b" % (after, ids_size, ids_before),
-            b"%b\r\n$%d\r\n" % (ids_after, self.layout.packer.size),
-        )
+    def commands(self, entity_ids: Sequence[str], records: Iterable[bytes], events: Iterable[bytes]) -> bytes:
+        """The commands of several transactions."""
+        ids = list(map(str.encode, entity_ids))
+        lengths = list(map(len, ids))
+        one = self._format(lengths[0])
+        formats = one * len(ids) if len(set(lengths)) == 1 else b"".join(map(self._format, lengths))
+        return formats % tuple(chain.from_iterable(zip(ids, ids, records, events, strict=True)))
+
+    def _format(self, id_bytes: int) -> bytes:
+        """The command for an id of this length, with places for the id (twice), the record and the event."""
+        found = self._formats.get(id_bytes)
+        if found is None:
+            (before, after), (ids_before, ids_after) = self._keys
+            size, ids_size = (
+                id_bytes + len(key.replace(b"%%", b"%")) for key in (before + after, ids_before + ids_after)
+            )
+            found = self._formats[id_bytes] = (
+                b"*11\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n2\r\n" % SCRIPT_SHA
+                + b"$%d\r\n" % size + before + b"%b" + after + b"\r\n"
+                + b"$%d\r\n" % ids_size + ids_before + b"%b" + ids_after + b"\r\n"
+                + b"$%d\r\n" % self.layout.packer.size + b"%b%b" + self._bounds
+            )  # fmt: skip
+        return found
 
 
 class PublishedSnapshot:
     """A published daily snapshot, and the command that reads an entity's row."""
 
-    __slots__ = ("_heads", "_key", "day", "default", "from_us", "id", "until_us")
+    __slots__ = ("_formats", "_key", "day", "default", "from_us", "id", "until_us")
 
     def __init__(self, table: Table, snapshot: Snapshot) -> None:
         self.day, self.id, self.default = snapshot.day, snapshot.id, snapshot.default
@@ -62,18 +77,18 @@ class PublishedSnapshot:
         """First event time (us) for which it holds."""
         self.until_us = self.from_us + US_PER_DAY
         """First event time (us) for which it is stale."""
-        self._key = table.row_key(snapshot.id, "\0").encode().split(b"\0")
-        self._heads: dict[int, tuple[bytes, bytes]] = {}
+        self._key = table.row_key(snapshot.id, "\0").encode().replace(b"%", b"%%").split(b"\0")
+        self._formats: dict[int, bytes] = {}
 
-    def command(self, entity_id: str) -> tuple[bytes, ...]:
+    def command(self, entity_id: str) -> bytes:
         """Read the row of an entity. The reply is its bytes (`Table.unpack`), or nil without one."""
         id_ = entity_id.encode()
-        head = self._heads.get(len(id_))
-        if head is None:
+        found = self._formats.get(len(id_))
+        if found is None:
             before, after = self._key
-            size = len(before) + len(id_) + len(after)
-            head = self._heads[len(id_)] = (b"*2\r\n$3\r\nGET\r\n$%d\r\n%b" % (size, before), after + b"\r\n")
-        return head[0], id_, head[1]
+            size = len((before + after).replace(b"%%", b"%")) + len(id_)
+            found = self._formats[len(id_)] = b"*2\r\n$3\r\nGET\r\n$%d\r\n" % size + before + b"%b" + after + b"\r\n"
+        return found % id_
 
 
 def pointer_command(table: Table) -> bytes:

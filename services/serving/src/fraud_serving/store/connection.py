@@ -22,35 +22,51 @@ Reply = Any
 NO_REPLY: Final = Ellipsis
 """The store did not reply in time, or it refused the command."""
 
+_REDIRECTS: Final = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN", "READONLY")
+
 
 def command(*parts: bytes) -> bytes:
     """A command in the Redis protocol."""
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
 
 
+def is_redirect(error: hiredis.ReplyError) -> bool:
+    """Whether a node of a cluster did not execute a command, because of the slot or the state of the cluster."""
+    return str(error).startswith(_REDIRECTS)
+
+
 LOAD_SCRIPT: Final = command(b"SCRIPT", b"LOAD", SCRIPT)
 
 
-class _Pending:
+class Pending:
     """Commands that were sent together and whose replies are not complete. `future` is None if they are not used."""
 
-    __slots__ = ("future", "left", "replies", "sent_s")
+    __slots__ = ("count", "future", "redirected", "replies", "sent_s")
+    follows_redirects = False
+    """Whether the reply to a command that the node of a cluster did not execute is its error (`is_redirect`)."""
 
-    def __init__(self, future: "asyncio.Future[list[Reply]] | None", commands: int, sent_s: float) -> None:
-        self.future, self.left, self.sent_s = future, commands, sent_s
+    def __init__(self, future: "asyncio.Future[list[Reply]] | None", count: int, sent_s: float) -> None:
+        self.future, self.count, self.sent_s = future, count, sent_s
         self.replies: list[Reply] = []
+        self.redirected = False
+        """Whether a reply is such an error."""
+
+    def waits(self) -> bool:
+        """Whether a caller waits for the replies."""
+        return self.future is not None and not self.future.done()
 
     def end(self) -> None:
         """Set the result, with NO_REPLY for each reply that is missing. Later replies are not used."""
         if self.future is not None and not self.future.done():
-            self.future.set_result([*self.replies, *[NO_REPLY] * self.left] if self.left else self.replies)
+            missing = self.count - len(self.replies)
+            self.future.set_result([*self.replies, *[NO_REPLY] * missing] if missing else self.replies)
 
 
 class Connection(asyncio.Protocol):
     """Replies arrive in the order of the commands. `on_error` is called with the kind of each error."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_error: Callable[[str], None]) -> None:
-        self.pending: deque[_Pending] = deque()
+        self.pending: deque[Pending] = deque()
         self.closed: asyncio.Future[None] = loop.create_future()
         self._loop, self._on_error = loop, on_error
         self._reader = hiredis.Reader(notEnoughData=Ellipsis)
@@ -62,27 +78,26 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's class does not inherit from it
 
     def request(self, data: bytes, commands: int = 1) -> "asyncio.Future[list[Reply]]":
-        """Queue commands. The future gets the list of their replies.
-
-        All commands queued in one event-loop iteration leave in one write.
-        """
+        """Queue commands. The future gets the list of their replies."""
         future: asyncio.Future[list[Reply]] = self._loop.create_future()
-        if self.closed.done():
-            # Between the loss of the connection and the next step of the task that reconnects.
-            future.set_result([NO_REPLY] * commands)
-            return future
+        self.send(data, Pending(future, commands, self._loop.time()))
+        return future
+
+    def send(self, data: bytes, pending: Pending) -> None:
+        """Queue commands. All commands queued in one event-loop iteration leave in one write."""
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self.flush)
-        self._out.append(data)
-        self.pending.append(_Pending(future, commands, self._loop.time()))
-        return future
+        self.send_later(data, pending)
 
-    def send(self, data: bytes) -> None:
-        """Queue a command whose reply is not used. It leaves with the next request or check of the deadlines."""
-        if not self.closed.done():
-            self._out.append(data)
-            self.pending.append(_Pending(None, 1, self._loop.time()))
+    def send_later(self, data: bytes, pending: Pending) -> None:
+        """Queue commands that leave with the next `send` or check of the deadlines."""
+        if self.closed.done():
+            # Between the loss of the connection and the next step of the task that reconnects.
+            pending.end()
+            return
+        self._out.append(data)
+        self.pending.append(pending)
 
     def flush(self) -> None:
         """Write the queued commands. While the connection closes they are dropped; `connection_lost` ends them."""
@@ -92,28 +107,31 @@ class Connection(asyncio.Protocol):
         self._out.clear()
 
     def data_received(self, data: bytes) -> None:
-        reader, pending = self._reader, self.pending
-        reader.feed(data)
+        self._reader.feed(data)
+        pending, get = self.pending, self._reader.gets
         try:
-            while (reply := reader.gets()) is not Ellipsis:
+            while (reply := get()) is not Ellipsis:
                 first = pending[0]
-                first.left -= 1
-                if isinstance(reply, hiredis.ReplyError):
-                    reply = self._refused(reply)
-                if first.future is not None:
-                    first.replies.append(reply)
-                if not first.left:
-                    pending.popleft()
-                    first.end()
+                replies, count = first.replies, first.count
+                while reply is not Ellipsis:
+                    replies.append(self._refused(reply, first) if isinstance(reply, hiredis.ReplyError) else reply)
+                    if len(replies) == count:
+                        pending.popleft()
+                        first.end()
+                        break
+                    reply = get()
         except (hiredis.ProtocolError, IndexError):
             self._on_error("protocol")
             self.abort()
 
-    def _refused(self, reply: hiredis.ReplyError) -> Reply:
+    def _refused(self, reply: hiredis.ReplyError, pending: Pending) -> Reply:
+        if pending.follows_redirects and is_redirect(reply):
+            pending.redirected = True
+            return reply
         self._on_error("reply")
         _log.warning("online store refused a command: %s", reply)
         if str(reply).startswith("NOSCRIPT"):
-            self.send(LOAD_SCRIPT)
+            self.send_later(LOAD_SCRIPT, Pending(None, 1, self._loop.time()))
         return NO_REPLY
 
     def expire(self, before_s: float) -> None:
@@ -122,7 +140,7 @@ class Connection(asyncio.Protocol):
         for pending in self.pending:
             if pending.sent_s > before_s:
                 break
-            if pending.future is not None and not pending.future.done():
+            if pending.waits():
                 self._on_error("timeout")
                 pending.end()
         if self.pending and self.pending[0].sent_s < self._loop.time() - HUNG_S:

@@ -59,7 +59,8 @@ class DailySnapshots:
         """Read the pointers of `tables`. What was read before stays if the store does not reply."""
         if not tables:
             return
-        replies = await self._store.replies(*(pointer_command(table) for table in tables))
+        keys = [table.pointer_key.encode() for table in tables]
+        replies = await self._store.replies(keys, [pointer_command(table) for table in tables])
         for table, reply in zip(tables, replies, strict=True):
             if reply is NO_REPLY or not isinstance(reply, list) or reply == self._pointers.get(table.id):
                 continue

@@ -22,6 +22,7 @@ from fraud_serving.stream.metrics import StreamMetrics
 from fraud_serving.stream.progress import Progress
 from fraud_serving.stream.publisher import Publisher
 from fraud_serving.stream.settings import StreamScoringSettings, StreamSettings
+from fraud_serving.stream.transactions import TransactionalPublisher
 from fraud_serving.stream.worker import Worker
 
 _log = logging.getLogger(__name__)
@@ -31,16 +32,22 @@ _LOOK_S: Final = 0.05
 class Stream:
     """The Kafka side of one process. `start` and `stop` run on the event loop."""
 
-    def __init__(self, settings: StreamSettings, service: ScoringService, max_bytes: int) -> None:
+    def __init__(self, settings: StreamSettings, service: ScoringService, scoring: StreamScoringSettings) -> None:
         self._loop = asyncio.get_running_loop()
         self.ended, self.failed = asyncio.Event(), False
         metrics = StreamMetrics()
         service.metrics.add(metrics)
         errors = ClientErrors(metrics, self._fail)
         progress = Progress(service.predictions, settings.max_unacknowledged, metrics)
-        self._publisher = Publisher(settings, progress, metrics, errors)
+        self._publisher = (
+            TransactionalPublisher(settings, progress, metrics, errors, lambda: self._consumer)
+            if settings.transactions
+            else Publisher(settings, progress, metrics, errors)
+        )
         messages = MessageScorer(service.scorer, service.store, service.predictions)
-        worker = Worker(service.scorer, messages, self._publisher, progress, errors, max_bytes)
+        worker = Worker(
+            service.scorer, messages, self._publisher, progress, errors, scoring.max_body_bytes, traces=scoring.traces
+        )
         self._consumer = TopicConsumer(settings, progress, metrics, errors, worker.take)
 
     def _fail(self) -> None:
@@ -73,13 +80,14 @@ async def _wait_for_model(service: ScoringService, seconds: float, ended: asynci
 async def _run(settings: StreamSettings, scoring: StreamScoringSettings) -> bool:
     """Run until a signal; False after a fatal error."""
     service = ScoringService(scoring, Metrics())
-    stream = Stream(settings, service, scoring.max_body_bytes)
+    stream = Stream(settings, service, scoring)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stream.ended.set)
     await service.start()
     internal = process.InternalServer(process.server_config(app.internal(service), scoring.host, scoring.internal_port))
     serving = asyncio.create_task(internal.serve())
+    returning = asyncio.create_task(process.return_free_memory())
     await _wait_for_model(service, settings.model_wait_seconds, stream.ended)
     started = not stream.ended.is_set()
     if started:
@@ -88,6 +96,7 @@ async def _run(settings: StreamSettings, scoring: StreamScoringSettings) -> bool
     _log.info("ending")
     if started:
         await stream.stop()
+    returning.cancel()
     internal.should_exit = True
     await serving
     await service.stop()

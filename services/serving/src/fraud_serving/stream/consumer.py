@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 _POLL_S: Final = 0.2
 COMMIT_S: Final = 0.2
 _LAG_S: Final = 1.0
+_COMMITTED_S: Final = 1.0
+"""Limit of reading the committed offsets. Nothing is polled meanwhile."""
 PAUSE_AFTER_S: Final = 1.0
 """Without room for this long, the consumer pauses its partitions. Not at once: librdkafka drops what it has fetched
 ahead of a paused partition. Meanwhile it does not poll, which delays a rebalance."""
@@ -45,8 +47,13 @@ class TopicConsumer:
         self._assignments = 0
         self._offsets: dict[int, int] = {}
         """Assigned partition -> offset to commit."""
+        self._starts: dict[int, int] = {}
+        """Assigned partition -> offset that the group had committed at its assignment."""
         self._commit: dict[int, int] = {}
         self._committed_s = self._lag_s = 0.0
+        self.group: object = None
+        """With transactions: the group's metadata as of the last poll. Read only here: the call of another thread does
+        not return while this one polls."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stream-consumer", daemon=True)
 
@@ -57,6 +64,11 @@ class TopicConsumer:
     def stop(self) -> None:
         """Poll nothing more. The thread waits for what was polled, commits and leaves the group."""
         self._stop.set()
+
+    def owned(self, batch: Batch) -> set[int]:
+        """The partitions of a batch that are still assigned as they were when it was polled."""
+        epochs = self._epochs
+        return {of for of in batch.next_offsets if of in epochs and epochs[of] == batch.epochs.get(of)}
 
     def join(self) -> None:
         """Wait for the end of the thread."""
@@ -138,6 +150,10 @@ class TopicConsumer:
         if now_s - self._lag_s >= _LAG_S:
             self._lag_s = now_s
             self._measure_lag()
+        if self._settings.transactions:
+            self.group = self._consumer.consumer_group_metadata()
+            self._offsets |= self._commit
+            self._commit = {}
         if not self._commit or not (wait or now_s - self._committed_s >= COMMIT_S):
             return
         self._committed_s, topic = now_s, self._settings.transactions_topic
@@ -168,16 +184,28 @@ class TopicConsumer:
 
     def _measure_lag(self) -> None:
         topic, lag = self._settings.transactions_topic, dict[int, int]()
+        self._read_starts(topic)
         for partition in self._epochs:
             of = TopicPartition(topic, partition)
             # Of the last fetch. A query of its own would be a round trip per partition.
-            _, high = self._consumer.get_watermark_offsets(of, cached=True)
-            if high >= 0:
+            low, high = self._consumer.get_watermark_offsets(of, cached=True)
+            if high >= 0 and partition in self._starts:
                 next_offset = self._offsets.get(partition)
-                if next_offset is None:
-                    next_offset = self._consumer.position([of])[0].offset
-                lag[partition] = max(0, high - next_offset) if next_offset >= 0 else high
+                if next_offset is None:  # the position is unknown until the first message after an assignment
+                    next_offset = max(self._consumer.position([of])[0].offset, self._starts[partition], low)
+                lag[partition] = max(0, high - next_offset)
         self._metrics.lag = lag
+
+    def _read_starts(self, topic: str) -> None:
+        """Read the committed offsets of the partitions that were assigned since the last call."""
+        new = [TopicPartition(topic, partition) for partition in self._epochs if partition not in self._starts]
+        if new:
+            try:
+                found = self._consumer.committed(new, _COMMITTED_S)
+            except KafkaException as error:
+                self._errors.seen(error.args[0])
+            else:  # a negative offset: nothing was committed
+                self._starts |= {of.partition: max(of.offset, 0) for of in found if of.error is None}
 
     def _assigned(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._assignments += 1
@@ -196,7 +224,7 @@ class TopicConsumer:
 
     def _lost_or_revoked(self, partitions: list[TopicPartition], kind: str) -> None:
         gone = {of.partition for of in partitions}
-        for offsets in (self._commit, self._offsets):
+        for offsets in (self._commit, self._offsets, self._starts):
             for partition in gone & offsets.keys():
                 del offsets[partition]
         self._change({of: epoch for of, epoch in self._epochs.items() if of not in gone}, kind, partitions)

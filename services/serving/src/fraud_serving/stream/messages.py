@@ -9,6 +9,7 @@ from msgspec import Struct
 from fraud_serving.request import USER_ID, NotJsonError, RequestType, ValidTransaction
 from fraud_serving.request_batch import all_valid
 from fraud_serving.schema import ContractError
+from fraud_serving.tracing.trace import valid_traceparent
 
 Headers = list[tuple[str, str | bytes | None]]
 TRACE: Final = "traceparent"
@@ -84,6 +85,12 @@ def version_headers(version: str) -> Headers:
 def decision_headers(message: Message, of_version: Headers) -> Headers:
     """The headers of a decision: those of its version, and the trace of the transaction."""
     return of_version + [(name, value) for name, value in _headers(message) if name == TRACE][:1]
+
+
+def traceparent(message: Message) -> str | None:
+    """The trace of a message; None without a valid one."""
+    value = next((value for name, value in _headers(message) if name == TRACE), None)
+    return valid_traceparent(value) if isinstance(value, bytes) else None
 
 
 def rejected_headers(message: Message, rejection: Rejection) -> Headers:

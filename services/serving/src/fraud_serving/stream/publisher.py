@@ -38,7 +38,7 @@ _RETRY_S: Final = 1.0
 Outcome = Decision | Rejection
 
 
-class _Published:
+class Published:
     """A batch whose outcomes are published. The producer's thread calls `delivered` for each decision."""
 
     __slots__ = ("_publisher", "batch", "outcomes")
@@ -78,7 +78,7 @@ class _Item:
     __slots__ = ("headers", "key", "published", "topic", "value")
 
     def __init__(
-        self, published: _Published, topic: str, key: bytes | None, value: bytes | None, headers: Headers
+        self, published: Published, topic: str, key: bytes | None, value: bytes | None, headers: Headers
     ) -> None:
         self.published, self.topic, self.key, self.value, self.headers = published, topic, key, value, headers
 
@@ -115,7 +115,7 @@ class Publisher:
 
     async def publish(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
         """Pass the outcomes of a batch to the producer, in order of the messages."""
-        published, produce, topic = _Published(self, batch, outcomes), self._producer.produce, self._decisions
+        published, produce, topic = Published(self, batch, outcomes), self._producer.produce, self._decisions
         delivered, known = published.delivered, self._headers
         for message, outcome in zip(batch.messages, outcomes, strict=True):
             if not self._ready.is_set():
@@ -159,7 +159,7 @@ class Publisher:
         """The producer gave an item up. Called on its thread."""
         self._loop.call_soon_threadsafe(self._give_up, item, error)
 
-    def complete(self, published: _Published) -> None:
+    def complete(self, published: Published) -> None:
         """The broker has everything of a batch: count it. Called on the producer's thread."""
         metrics, rejections, repeated = self._metrics, 0, 0
         for outcome in published.outcomes:

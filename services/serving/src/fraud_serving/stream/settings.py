@@ -1,5 +1,6 @@
 """Settings of the stream process: `STREAM_*` variables for Kafka, and those `SERVING_*` ones that concern scoring."""
 
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -28,7 +29,7 @@ class StreamSettings(BaseModel):
     rejected_topic: str = Field(
         default="transactions.rejected", min_length=1, description="topic of messages that cannot be scored"
     )
-    batch_messages: int = Field(default=500, ge=1, le=10_000, description="most messages of one batch")
+    batch_messages: int = Field(default=1_000, ge=1, le=10_000, description="most messages of one batch")
     max_unacknowledged: int = Field(
         default=10_000, ge=1, le=1_000_000,
         description="messages whose decisions are not acknowledged; above it the consumer pauses",
@@ -46,6 +47,12 @@ class StreamSettings(BaseModel):
     )
     fetch_wait_ms: int = Field(
         default=100, ge=1, le=10_000, description="longest wait of the broker for a fetch without messages"
+    )
+    transactions: bool = Field(
+        default=False, description="1: decisions and offsets of a batch are published in one transaction of Kafka"
+    )
+    transactional_id: str = Field(
+        default="", description="id of this process for transactions; default: group and name of the host"
     )
     tls: bool = Field(default=False, description="1: TLS to the brokers")
     tls_ca: Path | None = Field(default=None, description="file of CA certificates; default: the system's")
@@ -71,6 +78,8 @@ class StreamSettings(BaseModel):
         login = (self.sasl_mechanism, self.sasl_username, self.sasl_password.get_secret_value())
         if any(login) and not all(login):
             raise ValueError("STREAM_SASL_MECHANISM, STREAM_SASL_USERNAME and STREAM_SASL_PASSWORD: set all or none")
+        if self.transactional_id and not self.transactions:
+            raise ValueError("STREAM_TRANSACTIONAL_ID has no effect without STREAM_TRANSACTIONS")
         topics = {self.transactions_topic, self.decisions_topic, self.rejected_topic}
         if len(topics) < 3:
             raise ValueError("STREAM_TRANSACTIONS_TOPIC, STREAM_DECISIONS_TOPIC, STREAM_REJECTED_TOPIC: not distinct")
@@ -119,8 +128,10 @@ class StreamSettings(BaseModel):
 
     def producer(self) -> dict[str, Any]:
         """The configuration of librdkafka's producer. It retries without end: consumption pauses meanwhile."""
-        return self._client() | {
-            "enable.idempotence": True, "acks": "all", "delivery.timeout.ms": 0, "linger.ms": 1,
+        transactional_id = self.transactional_id or f"{self.group}-{socket.gethostname()}"
+        own = {"transactional.id": transactional_id} if self.transactions else {"delivery.timeout.ms": 0}
+        return self._client() | own | {
+            "enable.idempotence": True, "acks": "all", "linger.ms": 1,
             "partitioner": "murmur2_random",  # as Java's producers
             "message.max.bytes": REJECTED_BYTES, "queue.buffering.max.messages": 2_000_000,
         }  # fmt: skip

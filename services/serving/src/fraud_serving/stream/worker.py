@@ -17,7 +17,7 @@ from fraud_serving.scoring.messages import MessageScorer, Replies
 from fraud_serving.scoring.scorer import Scorer
 from fraud_serving.store.connection import Reply
 from fraud_serving.stream.errors import ClientErrors
-from fraud_serving.stream.messages import Rejection, read_all
+from fraud_serving.stream.messages import Rejection, read_all, traceparent
 from fraud_serving.stream.progress import Batch, Progress
 from fraud_serving.stream.publisher import Outcome, Publisher
 
@@ -43,11 +43,11 @@ class Worker:
 
     def __init__(
         self, scorer: Scorer, messages: MessageScorer, publisher: Publisher, progress: Progress, errors: ClientErrors,
-        max_bytes: int,
+        max_bytes: int, *, traces: bool,
     ) -> None:  # fmt: skip
         self._scorer, self._messages, self._publisher, self._progress = scorer, messages, publisher, progress
         self._errors = errors
-        self._max_bytes = max_bytes
+        self._max_bytes, self._traces = max_bytes, traces
         self._loop = asyncio.get_running_loop()
         self._last: _Steps | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -103,6 +103,9 @@ class Worker:
         if before is not None:
             await before.done[0]
         reading = self._messages.read(state, rows, start_ns)
+        if self._traces:
+            pairs = zip(messages, found, strict=True)
+            reading.traceparents = [traceparent(message) for message, of in pairs if not isinstance(of, Rejection)]
         if steps is not None:
             steps.finish(0)
         replies = await _replies(reading.replies)
