@@ -15,10 +15,10 @@ again. Clearing the tasks is safe: without a changed day `build_features` is ski
 
 from airflow.sdk import TriggerRule
 
-from fraud_airflow.defaults import FEATURES, LABELS, TRANSACTIONS, fraud_dag
+from fraud_airflow.defaults import DELIVERY, FEATURES, fraud_dag
 from fraud_airflow.operator import FraudJobOperator
 
-with fraud_dag("build_features", doc=__doc__, stage="features", schedule=TRANSACTIONS | LABELS):
+with fraud_dag("build_features", doc=__doc__, stage="features", schedule=[DELIVERY]):
     # The features contain the daily values.
     daily = FraudJobOperator(task_id="build_daily", job="build-daily", arguments=["--live"])
     build = FraudJobOperator(

@@ -2,10 +2,10 @@
 
 **What.** Reads every file that was not ingested before: transactions and fraud labels, each as a feed of its own. Rows
 that break the contract are quarantined with their reason. Duplicates are dropped by `transaction_id`. The run fails
-unless rows in = accepted + quarantined + duplicates.
+unless rows in = accepted + quarantined + duplicates. `delivery` announces both feeds together: features are built from
+the transactions and the labels of a delivery.
 
-**When.** Daily at 02:00 UTC. By hand: trigger with `feed` to ingest one feed only. A feed without new rows is skipped
-and starts no other DAG.
+**When.** Daily at 02:00 UTC. By hand: trigger with `feed` for one feed only. A feed without new rows is skipped.
 
 **Triage.** *Exit code 65*: a file cannot be read, or no row of it could be. The log names the file, the first rows and
 the reasons. Correct the file at its source, or the mapping, and deliver it again; the task is not retried. *Many rows
@@ -14,11 +14,22 @@ quarantined*: read the reasons in the log. A wrong category, unit or time zone i
 """
 
 from datetime import timedelta
+from typing import Any
 
-from airflow.sdk import CronTriggerTimetable, Param, TriggerRule
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import CronTriggerTimetable, Param, TriggerRule, XComArg, task
+from airflow.sdk.exceptions import AirflowSkipException
 
-from fraud_airflow.defaults import LABELS, TRANSACTIONS, fraud_dag
+from fraud_airflow.defaults import DELIVERY, LABELS, fraud_dag
 from fraud_airflow.operator import FraudJobOperator
+
+
+@task(outlets=[DELIVERY], trigger_rule=TriggerRule.ALL_DONE)
+def delivery(transactions: dict[str, Any] | None, labels: dict[str, Any] | None) -> None:
+    """Announce new transactions or labels. A skipped or failed feed has no result."""
+    if transactions is None and labels is None:
+        raise AirflowSkipException("no feed has new rows")
+
 
 with fraud_dag(
     "ingest_transactions",
@@ -33,10 +44,9 @@ with fraud_dag(
         job="ingest",
         condition="{{ params.feed in ('all', 'transactions') }}",
         change_fields=("accepted",),
-        outlets=[TRANSACTIONS],
     )
     # After the transactions, because a label is checked against the ingested transactions.
-    transactions >> FraudJobOperator(
+    labels = FraudJobOperator(
         task_id="ingest_labels",
         job="ingest-labels",
         condition="{{ params.feed in ('all', 'labels') }}",
@@ -44,3 +54,7 @@ with fraud_dag(
         change_fields=("accepted",),
         outlets=[LABELS],
     )
+    transactions >> labels
+    announced = delivery(XComArg(transactions), XComArg(labels))
+    # Transactions are announced also when the labels failed. This task gives the run its state: it fails then.
+    [labels, announced] >> EmptyOperator(task_id="complete", trigger_rule=TriggerRule.NONE_FAILED)

@@ -1,15 +1,17 @@
 """Train the ladder of models, and evaluate the best level against the gates.
 
-**What.** `training_set` builds a point-in-time training set. `train` trains all four levels (rule, logistic regression,
-boosted trees, network), selects one, evaluates the gates and registers the version. `candidate` announces a version
-that passed. Equal inputs find the version that they produced before.
+**What.** `training_set` builds a point-in-time training set. It is retried until the features contain all ingested
+transactions and labels. `train` trains all four levels (rule, logistic regression, boosted trees, network), selects
+one, evaluates the gates and registers the version. `candidate` announces a version that passed. Equal inputs find the
+version that they produced before.
 
 **When.** After new features and new labels, or when a monitor requests retraining; the tag `cause` of the MLflow run
 then names the monitor.
 
 **Triage.** *`candidate` skipped*: a gate failed, and Production is unchanged. The log of `candidate` lists the gates,
-the failed ones first; the buttons *Report* and *MLflow run* of `train` open the details. *Exit code 3 or 65 in
-`training_set`*: too few days or frauds for the split in params.yaml; the message has the numbers.
+the failed ones first; the buttons *Report* and *MLflow run* of `train` open the details. *Exit code 75 in
+`training_set`, after all retries*: run `build_features`, then clear the task. *Exit code 3 or 65*: too few days or
+frauds for the split in params.yaml; the message has the numbers.
 """
 
 from typing import Any
@@ -33,7 +35,8 @@ def candidate(trained: dict[str, Any]) -> str:
 
 
 with fraud_dag("train_fraud_model", doc=__doc__, stage="training", schedule=(FEATURES & LABELS) | RETRAINING_REQUESTED):
-    training_set = FraudJobOperator(task_id="training_set", job="training-set")
+    # It is retried while build_features runs: new labels, with the features of an earlier delivery, start both DAGs.
+    training_set = FraudJobOperator(task_id="training_set", job="training-set", retries=8)
     train = FraudJobOperator(
         task_id="train",
         job="train",

@@ -47,6 +47,9 @@ def main() -> None:
     folder = os.environ.get("PIP_FIND_LINKS")
     compile_lock(serving, serving.with_suffix(".txt"))
     compile_lock(requirements / "airflow.in", requirements / "airflow.txt")
+    # Laid over Airflow's environment, whose packages keep their versions.
+    airflow = f"--constraint={requirements / 'airflow.txt'}"
+    compile_lock(requirements / "celery.in", requirements / "celery.txt", airflow)
     compile_lock(requirements / "ml.in", ml)
     # MLflow's server and its clients are one release, and so is everything they share.
     compile_lock(tracking, tracking.with_suffix(".txt"), f"--constraint={ml}")

@@ -18,7 +18,7 @@ TASK_DEFAULTS: Final[dict[str, Any]] = {
     "execution_timeout": timedelta(hours=2),
 }
 
-TRANSACTIONS: Final = Asset("transactions", uri="x-fraud://lake/transactions", group="lake")
+DELIVERY: Final = Asset("delivery", uri="x-fraud://lake/delivery", group="lake")
 LABELS: Final = Asset("labels", uri="x-fraud://lake/labels", group="lake")
 FEATURES: Final = Asset("features", uri="x-fraud://lake/features", group="lake")
 SCORES: Final = Asset("scores", uri="x-fraud://lake/scores", group="lake")

@@ -1,10 +1,11 @@
-"""Read-only access to the documentation folder: Markdown pages as HTML, and their SVG pictures."""
+"""Read-only access to the documentation folder: Markdown pages as HTML, and their pictures."""
 
 import posixpath
 import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 from markdown_it import MarkdownIt
@@ -12,6 +13,8 @@ from markdown_it.token import Token
 
 # Raw HTML in a page is shown as text: a document is data.
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
+PICTURES: Final = {".svg": "image/svg+xml", ".png": "image/png"}
+"""File name suffix -> media type of a picture."""
 
 
 class NoSuchPageError(Exception):
@@ -32,15 +35,16 @@ class Documentation:
         title = next((tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"), path)
         return title, _MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {})
 
-    def picture(self, path: str) -> bytes:
-        """An SVG file's bytes. Raises NoSuchPageError."""
-        return self._file(path, ".svg").read_bytes()
+    def picture(self, path: str) -> tuple[bytes, str]:
+        """A picture's bytes and media type. Raises NoSuchPageError."""
+        file = self._file(path, *PICTURES)
+        return file.read_bytes(), PICTURES[file.suffix]
 
-    def _file(self, path: str, suffix: str) -> Path:
+    def _file(self, path: str, *suffixes: str) -> Path:
         if "\0" in path:
             raise NoSuchPageError(path)
         file = (self._root / path).resolve()
-        if not file.is_relative_to(self._root) or file.suffix != suffix or not file.is_file():
+        if not file.is_relative_to(self._root) or file.suffix not in suffixes or not file.is_file():
             raise NoSuchPageError(path)
         return file
 

@@ -1,4 +1,4 @@
-"""The platform's pages inside Airflow: reports, documentation and version.
+"""The platform's pages inside Airflow: status, reports, documentation and version.
 
 Airflow does not require a login for a plugin's app, so this module does. A browser without a login is redirected to the
 login page, and after the login to the requested page. A link in an alert therefore works.
@@ -10,14 +10,16 @@ from html import escape
 from typing import Final
 from urllib.parse import quote, urlencode
 
+from airflow.api_fastapi.auth.managers.base_auth_manager import COOKIE_NAME_JWT_TOKEN
 from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
 from airflow.api_fastapi.core_api.security import requires_access_view
 from airflow.configuration import conf
-from fastapi import Depends, FastAPI, HTTPException, Request, Response, status
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import RedirectResponse
 
-from fraud_airflow.documentation import Documentation, NoSuchPageError
+from fraud_airflow import status_page
+from fraud_airflow.documentation import PICTURES, Documentation, NoSuchPageError
 from fraud_airflow.job_environment import JobEnvironment
 from fraud_airflow.reports import NoSuchReportError, Reports
 from fraud_airflow.version import platform_version
@@ -61,9 +63,12 @@ pre{{padding:.8rem 1rem;overflow-x:auto}}
 pre code{{padding:0}}
 img{{max-width:100%}}
 nav a{{margin-right:1.5rem}}
+.good,.bad{{font-size:1.15rem;font-weight:600}}
+.good{{color:#146c2e}}
+.bad{{color:#b3261e}}
 </style>
-<nav><a href="{base}/" target="_top">Airflow</a><a href="{base}/fraud/docs/runbooks/README.md">Runbooks</a>
-<a href="{base}/fraud/reports/">Reports</a></nav>
+<nav><a href="{base}/" target="_top">Airflow</a><a href="{base}/fraud/status">Status</a>
+<a href="{base}/fraud/docs/runbooks/README.md">Runbooks</a><a href="{base}/fraud/reports/">Reports</a></nav>
 {body}</html>"""
 
 
@@ -71,30 +76,44 @@ def _base() -> str:
     return str(conf.get("api", "base_url", fallback="")).rstrip("/")
 
 
-def _page(title: str, body: str) -> Response:
-    text = _PAGE.format(title=escape(title), base=escape(_base()), body=body)
-    return Response(text, media_type="text/html", headers=_PLAIN)
+def _page(title: str, content: str, status_code: int = 200) -> Response:
+    text = _PAGE.format(title=escape(title), base=escape(_base()), body=content)
+    return Response(text, status_code, media_type="text/html", headers=_PLAIN)
 
 
 @app.exception_handler(HTTPException)
 async def redirect_to_login(request: Request, error: HTTPException) -> Response:
     """Redirect a browser without a login to Airflow's login page. Other clients get the 401."""
-    if error.status_code != status.HTTP_401_UNAUTHORIZED or "text/html" not in request.headers.get("accept", ""):
+    if error.status_code != 401 or "text/html" not in request.headers.get("accept", ""):
         return await http_exception_handler(request, error)
     return RedirectResponse(f"{_base()}/api/v2/auth/login?{urlencode({'next': request.url.path})}")
 
 
 @app.get("/docs/{path:path}")
 def document(path: str) -> Response:
-    """A page of docs/ as HTML, or an SVG picture."""
+    """A page of docs/ as HTML, or a picture."""
     documentation = Documentation(JobEnvironment.read().project / "docs")
     try:
-        if path.endswith(".svg"):
-            return Response(documentation.picture(path), media_type="image/svg+xml", headers=_PLAIN)
+        if path.endswith(tuple(PICTURES)):
+            content, media_type = documentation.picture(path)
+            return Response(content, media_type=media_type, headers=_PLAIN)
         title, body = documentation.page(path)
     except NoSuchPageError as error:
         raise HTTPException(404, "no such page") from error
     return _page(title, body)
+
+
+@app.get("/status")
+def platform_status(request: Request) -> Response:
+    """What serves, what is wrong, and what changed. A synchronous function, so that it runs in a thread of its own."""
+    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    token = bearer if scheme.lower() == "bearer" else request.cookies.get(COOKIE_NAME_JWT_TOKEN, "")
+    try:
+        found = status_page.status(token)
+    except status_page.NoStatusError as error:
+        text = f'<h1>Status</h1><p class="bad">The status cannot be read</p><p>{escape(str(error))}</p>'
+        return _page("Status", text, 503)
+    return _page("Status", status_page.body(found, _base()))
 
 
 @app.get("/version")

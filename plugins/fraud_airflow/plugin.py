@@ -1,4 +1,4 @@
-"""Extensions of Airflow's user interface: menu entries for reports, runbooks, registry and Grafana; pages at /fraud."""
+"""Extensions of Airflow's user interface: menu entries for pages at /fraud, the registry and Grafana."""
 
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ class FraudPlugin(AirflowPlugin):
     name = "fraud"
     fastapi_apps: ClassVar[list[Any]] = [{"app": app, "url_prefix": "/fraud", "name": "fraud"}]
     external_views: ClassVar[list[Any]] = [
+        _view("Status", "/fraud/status", "fraud-status"),
         _view("Reports", "/fraud/reports/", "fraud-reports"),
         _view("Runbooks", "/fraud/docs/runbooks/README.md", "fraud-runbooks"),
         _view("Platform version", "/fraud/version", "fraud-version"),

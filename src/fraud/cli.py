@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from fraud import printing
 from fraud.errors import BadConfigError, FraudError, UnavailableError, full_disk
-from fraud.job_list import ENDLESS, JOBS, MONITORED
+from fraud.job_list import JOBS, MONITORED, QUIET
 
 if TYPE_CHECKING:
     from structlog.stdlib import BoundLogger
@@ -76,7 +76,7 @@ def run_job(name: str, arguments: list[str]) -> "JobResult":
         structlog.get_logger(job=name), lambda: _live_declarations(settings),
     )  # fmt: skip
     of_run = structlog.contextvars.bound_contextvars(job=name, run=uuid.uuid4().hex[:12])
-    with of_run, nullcontext() if name in ENDLESS else still_running(context.log):
+    with of_run, nullcontext() if name in QUIET else still_running(context.log):
         if name not in MONITORED or not config.monitored:
             result: JobResult = module.run(config, context)
             return result
@@ -172,6 +172,7 @@ def main() -> None:
         print(result.model_dump_json())
     else:
         print(result.as_text() or printing.values(result.model_dump(mode="json")))
+    sys.exit(result.exit_code)
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:

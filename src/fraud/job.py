@@ -46,6 +46,11 @@ class JobResult(BaseModel):
         """Text for a terminal; "" prints the fields by name."""
         return ""
 
+    @property
+    def exit_code(self) -> int:
+        """Exit code of the command: 0, or 1 where the result is the finding that something is wrong."""
+        return 0
+
 
 @dataclass(frozen=True, slots=True)
 class Context:

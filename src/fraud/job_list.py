@@ -11,6 +11,10 @@ class Job(NamedTuple):
 
 
 JOBS: Final[dict[str, Job]] = {
+    "nightly": Job(
+        "fraud.nightly.run_nightly",
+        "run the jobs of the scheduled DAGs that are due, in order and without Airflow; for cron or a systemd timer",
+    ),
     "simulate": Job("fraud.simulator.simulate", "write days of simulated transactions and labels to the landing zone"),
     "import": Job(
         "fraud.ingest.import_data",
@@ -64,6 +68,10 @@ JOBS: Final[dict[str, Job]] = {
         "fraud.registry.expire_waivers", "roll back the production version if its waiver has expired"
     ),
     "production-version": Job("fraud.registry.production_version", "print the number of the production version"),
+    "copy-registry": Job(
+        "fraud.registry.copy_registry",
+        "copy the registry of an installation without servers into the folder of an MLflow server",
+    ),
     "history": Job("fraud.registry.history", "verify and print the promotion history, with the exports"),
     "export": Job(
         "fraud.export.export", "write a version to a folder for browsers or for ONNX Runtime on a device, and record it"
@@ -101,6 +109,10 @@ JOBS: Final[dict[str, Job]] = {
         "fraud.monitoring.skew",
         "compare the features that serving used with features recomputed from the lake, bit for bit",
     ),
+    "status": Job(
+        "fraud.status.status",
+        "print what serves, how fresh the data is, which alerts fire, what is wrong and what changed in the last day",
+    ),
     "export-metrics": Job(
         "fraud.monitoring.export_metrics", "serve metrics of lake, jobs, reports and registry to Prometheus"
     ),
@@ -114,8 +126,8 @@ JOBS: Final[dict[str, Job]] = {
 }
 """Command -> the module with its `Config`, `Result` and `run`."""
 
-ENDLESS: Final = frozenset({"export-metrics", "ingest-events", "traffic", "traffic-topic"})
-"""Jobs that may run until they are stopped. They log no `still running` lines."""
+QUIET: Final = frozenset({"export-metrics", "ingest-events", "nightly", "traffic", "traffic-topic"})
+"""Jobs without `still running` lines: they may run until they are stopped, or they log a line per job."""
 
 MONITORED: Final = frozenset(
     {

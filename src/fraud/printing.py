@@ -1,6 +1,7 @@
 """Format results of jobs as text for a terminal: numbers, aligned names and tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Final
 
 _LONG: Final = 6
@@ -15,6 +16,15 @@ def figure(value: float) -> str:
     if value == 0 or float(value).is_integer():
         return f"{value:,.0f}"
     return f"{value:.1e}" if size < 1e-3 else f"{value:,.3f}" if size < 10 else f"{value:,.1f}"
+
+
+def duration(span: timedelta) -> str:
+    """A time span in its largest unit, rounded down: `5 s`, `14 min`, `3 h`, `12 d`. Hours up to two days."""
+    seconds = max(int(span.total_seconds()), 0)
+    for unit, size, limit in (("s", 1, 60), ("min", 60, 3_600), ("h", 3_600, 172_800)):
+        if seconds < limit:
+            return f"{seconds // size} {unit}"
+    return f"{seconds // 86_400:,} d"
 
 
 def interval(values: Sequence[float]) -> str:

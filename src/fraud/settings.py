@@ -15,6 +15,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from fraud.errors import BadConfigError
 from fraud.uris import sqlite_url, uri_of
 
+NO_STORE = "none"
+"""Value of FRAUD_REDIS_URL of an installation without an online store."""
+
 
 class Settings(BaseSettings):
     """URIs are `file://` followed by the absolute path, not percent-encoded (`fraud.uris`), or `s3://bucket/prefix`."""
@@ -53,7 +56,10 @@ class Settings(BaseSettings):
         le=30,
         description="days that replaced versions of the lake's tables can be read (--as-of-version)",
     )
-    redis_url: SecretStr = Field(default=SecretStr("redis://127.0.0.1:6379/0"), description="online store")
+    redis_url: SecretStr = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"),
+        description="online store; redis+cluster://: a cluster, rediss: TLS (docs/scale.md); `none`: no online store",
+    )
     kafka_brokers: str = Field(
         default="", description="Kafka brokers, host:port,host:port, of the topics that jobs read; empty: none"
     )
@@ -77,15 +83,39 @@ class Settings(BaseSettings):
     )
     control_db: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of the promotion history")
     feast_registry: SecretStr = Field(default=SecretStr(""), description="SQLAlchemy URL of Feast's registry")
-    airflow_url: str = Field(default="", description="Airflow whose health is exported as metrics; empty: none")
+    airflow_url: str = Field(
+        default="", description="Airflow whose health is exported as metrics and shown by fraud status; empty: none"
+    )
+    airflow_username: str = Field(
+        default="", description="user of Airflow's API, for the failed DAG runs in fraud status; empty: none are read"
+    )
+    airflow_password: SecretStr = Field(default=SecretStr(""), description="password of that user")
+    airflow_token: SecretStr = Field(
+        default=SecretStr(""), description="token of Airflow's API, instead of user and password"
+    )
+    serving_url: str = Field(default="", description="serving, for fraud status; empty: it is not asked")
+    prometheus_url: str = Field(default="", description="Prometheus, for fraud status; empty: it is not asked")
+    alertmanager_url: str = Field(default="", description="Alertmanager, for fraud status; empty: it is not asked")
     docs_url: str = Field(
         default="", description="URL of docs/ in a browser, AIRFLOW/fraud/docs; alerts link to its runbooks"
     )
     spark_master: str = Field(default="local[*]", description="Spark master: a cluster, or local threads")
+    spark_workers: Literal["archive", "image"] = Field(
+        default="archive",
+        description="source of the code and packages of a cluster's workers: archives from the job, or its image",
+    )
     feature_engine: Literal["one-machine", "spark"] = Field(
-        default="one-machine", description="engine of build-features: this process, or spark (FRAUD_SPARK_MASTER)"
+        default="one-machine",
+        description="engine of build-daily and build-features: this process, or spark (FRAUD_SPARK_MASTER)",
     )
     actor: str = Field(default="", description="name that is recorded for approvals; default the login name")
+    approval: Literal["", "required"] = Field(
+        default="",
+        description="`required`: a person decides about each promotion; nightly and Airflow leave it to them",
+    )
+    retraining_cool_down_hours: float = Field(
+        default=24.0, ge=0, description="minimum time between two requests for retraining by the monitors"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -115,6 +145,11 @@ class Settings(BaseSettings):
                 f"({self.prediction_retention_days}): an answer is replayed from its day's features"
             )
         return self
+
+    @property
+    def has_online_store(self) -> bool:
+        """Whether the installation has an online store."""
+        return self.redis_url.get_secret_value() != NO_STORE
 
     @classmethod
     def load(cls) -> Self:

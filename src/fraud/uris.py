@@ -7,8 +7,10 @@ files by a pattern that contains a path, since `[`, `*` and `?` are allowed in p
 
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
 _FILE: Final = "file://"
+_SQLITE: Final = "sqlite:///"
 
 
 def uri_of(path: Path) -> str:
@@ -33,7 +35,12 @@ def encoded_uri(path: Path) -> str:
 
 def sqlite_url(path: Path) -> str:
     """SQLAlchemy's URL of a SQLite file: `%` and `?` are encoded."""
-    return f"sqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}"
+    return f"{_SQLITE}{str(path).replace('%', '%25').replace('?', '%3F')}"
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The path of SQLAlchemy's URL of a SQLite file; None for any other URL."""
+    return Path(unquote(url.removeprefix(_SQLITE))) if url.startswith(_SQLITE) else None
 
 
 def duckdb_file(path: str) -> str:

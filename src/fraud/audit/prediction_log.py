@@ -64,11 +64,12 @@ def segments(folder: Path) -> list[Path]:
     return sorted(folder.glob("segment-*.jsonl"))
 
 
-def read(segment: Path, offset: int, declaration: Declaration) -> Iterator[Part]:
-    """The complete lines after `offset`, in parts of bounded size."""
+def read(segment: Path, offset: int, declaration: Declaration, *, end: int | None = None) -> Iterator[Part]:
+    """The complete lines after `offset` and before `end` (default: the present size), in parts of bounded size."""
+    end = segment.stat().st_size if end is None else end
     with segment.open("rb") as file:
         file.seek(offset)
-        while data := file.read(BYTES_AT_ONCE):
+        while data := file.read(min(BYTES_AT_ONCE, end - offset)):
             whole = data[: data.rfind(b"\n") + 1]
             if not whole:
                 return
@@ -79,14 +80,18 @@ def read(segment: Path, offset: int, declaration: Declaration) -> Iterator[Part]
             yield Part(table_of(rows, declaration), len(lines) - len(rows), offset)
 
 
+def opened_us(segment: str) -> int:
+    """When serving opened a segment, us, from its name."""
+    return int(segment.split("-")[1])
+
+
 def is_finished(segment: Path, offset: int, now_us: int) -> bool:
     """Whether serving no longer appends to a segment, and only an incomplete line follows after `offset`.
 
     Serving writes to a segment for at most an hour. A day is allowed for differing clocks.
     """
-    opened_us = int(segment.name.split("-")[1])
     written = segment.stat()
-    if now_us - max(opened_us, written.st_mtime_ns // 1_000) < US_PER_DAY:
+    if now_us - max(opened_us(segment.name), written.st_mtime_ns // 1_000) < US_PER_DAY:
         return False
     with segment.open("rb") as file:
         file.seek(offset)

@@ -60,6 +60,8 @@ class Result(JobResult):
     model_sha256: str
     feature_hash: str
     """Hash of the feature declaration that the model was trained with."""
+    traceparent: str = ""
+    """W3C trace context of the request or message."""
     level: str = ""
     run_id: str = ""
     git_commit: str = ""
@@ -142,7 +144,7 @@ def _recorded(answer: Answer, features: Values, plan: Plan | None) -> Result:
         sequences=_by_entity(record, "sequence_"), snapshots=_by_entity(record, "snapshot_"),
         model_version=record["model_version"],
         model_sha256=made_from["model_sha256"] if nightly else record["model_sha256"],
-        feature_hash=record["feature_hash"],
+        feature_hash=record["feature_hash"], traceparent=record.get("traceparent") or "",
     )  # fmt: skip
 
 

@@ -1,13 +1,15 @@
 """Write serving's prediction log to the lake, each answer exactly once, and expire old answers.
 
+Several hosts, each with its own prediction log, may ship to one lake at the same time. No two segments have one name.
+
 Partitions older than `FRAUD_PREDICTION_RETENTION_DAYS`, by the day of served_at, are removed from the lake. A local
 segment is removed when it is complete and all its lines are in the lake.
 """
 
 import datetime as dt
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,15 +24,18 @@ from fraud.core.declaration import Declaration
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
 from fraud.lake.dataset import Dataset, DatasetVersion
-from fraud.lake.objects import located, put_atomically
+from fraud.lake.objects import listed, located, put_atomically
 from fraud.lake.records import Partition
-from fraud.lake.table import columns_of
+from fraud.lake.table import ConflictError, columns_of
 
-_OFFSETS: Final = "_shipped.json"
+_OFFSETS: Final = "_shipped"
+"""Folder of an object per segment: the offset up to which it is in the lake. Each is written by one host only."""
+_MERGES: Final = 50
+"""How often a part is merged again because another host committed meanwhile."""
 
 
 class Config(JobConfig):
-    """Date for retention. All answers that are not shipped yet are shipped."""
+    """Date for retention. All answers that were logged before the start and are not shipped yet are shipped."""
 
     today: dt.date | None = Field(default=None, description="date that retention is counted from; default today, UTC")
 
@@ -60,24 +65,25 @@ def run(config: Config, context: Context) -> Result:
     them.
     """
     lake = catalog.PREDICTIONS.at(context.settings.lake_uri)
-    shipped = _offsets(lake)
     read = repeated = unreadable = 0
     days: set[str] = set()
     touched: set[str] = set()
-    for segment in prediction_log.segments(context.settings.prediction_log):
-        for part in prediction_log.read(segment, shipped.get(segment.name, 0), context.declaration):
-            existing = _publish(lake, part.table, days, context.declaration)
+    # What is written from now on is left to the next run; otherwise a run would last as long as payments arrive.
+    ends = {segment: segment.stat().st_size for segment in prediction_log.segments(context.settings.prediction_log)}
+    for segment, end in ends.items():
+        for part in prediction_log.read(segment, _offset(lake, segment.name), context.declaration, end=end):
+            existing = _publish(lake, part.table, days, context)
             read, repeated = read + part.table.num_rows - existing, repeated + existing
             unreadable += part.unreadable
-            shipped[segment.name] = part.end
             touched.add(segment.name)
-            put_atomically(f"{lake.uri}/{_OFFSETS}", json.dumps(shipped, indent=1, sort_keys=True).encode())
+            put_atomically(f"{lake.uri}/{_OFFSETS}/{segment.name}", str(part.end).encode())
             context.log.info(
                 "segment shipped", segment=segment.name, rows=part.table.num_rows, unreadable=part.unreadable
             )
     today = config.today or dt.datetime.now(dt.UTC).date()
-    expired = _expire(lake, str(today - dt.timedelta(days=context.settings.prediction_retention_days)))
-    removed = _remove(lake, context.settings.prediction_log, shipped, today)
+    first_kept = today - dt.timedelta(days=context.settings.prediction_retention_days)
+    expired = _expire(lake, str(first_kept))
+    removed = _remove(lake, context.settings.prediction_log, today, first_kept)
     if expired or removed:
         context.log.info("retention applied", expired=expired, removed=removed)
     return Result(
@@ -93,33 +99,59 @@ def _expire(lake: Dataset, first_kept: str) -> list[str]:
     return old
 
 
-def _remove(lake: Dataset, folder: Path, shipped: dict[str, int], today: dt.date) -> int:
-    """Remove finished segments: first the file, then its offset. Otherwise it could be shipped again."""
-    now_us = int(dt.datetime.combine(today, dt.time.max, dt.UTC).timestamp() * US_PER_SECOND)
+def _remove(lake: Dataset, folder: Path, today: dt.date, first_kept: dt.date) -> int:
+    """Remove finished segments: first the file, then its offset. Otherwise it could be shipped again.
+
+    An offset that a killed run left is removed once the lake keeps no answer of its segment.
+    """
+    now_us = _us(dt.datetime.combine(today, dt.time.max, dt.UTC))
     finished = [
         segment
         for segment in prediction_log.segments(folder)
-        if prediction_log.is_finished(segment, shipped.get(segment.name, 0), now_us)
+        if prediction_log.is_finished(segment, _offset(lake, segment.name), now_us)
     ]
     for segment in finished:
         segment.unlink()
+        _forget(lake, segment.name)
+    first_us = _us(dt.datetime.combine(first_kept, dt.time.min, dt.UTC)) - US_PER_DAY
     left = {segment.name for segment in prediction_log.segments(folder)}
-    if shipped.keys() - left:
-        kept = {name: offset for name, offset in shipped.items() if name in left}
-        put_atomically(f"{lake.uri}/{_OFFSETS}", json.dumps(kept, indent=1, sort_keys=True).encode())
+    for name in listed(f"{lake.uri}/{_OFFSETS}", 1):
+        if name not in left and prediction_log.opened_us(name) < first_us:
+            _forget(lake, name)
     return len(finished)
 
 
-def _offsets(lake: Dataset) -> dict[str, int]:
-    fs, path = located(f"{lake.uri}/{_OFFSETS}")
+def _us(moment: dt.datetime) -> int:
+    return int(moment.timestamp() * US_PER_SECOND)
+
+
+def _offset(lake: Dataset, segment: str) -> int:
+    """Up to which byte the segment is in the lake."""
+    fs, path = located(f"{lake.uri}/{_OFFSETS}/{segment}")
     try:
-        offsets: dict[str, int] = json.loads(fs.cat_file(path))
+        return int(fs.cat_file(path))
     except FileNotFoundError:
-        return {}
-    return offsets
+        return 0
 
 
-def _publish(lake: Dataset, table: pa.Table, days: set[str], declaration: Declaration) -> int:
+def _forget(lake: Dataset, segment: str) -> None:
+    """Remove the offset of a segment. Another host may remove an expired one at the same time."""
+    fs, path = located(f"{lake.uri}/{_OFFSETS}/{segment}")
+    with suppress(FileNotFoundError):
+        fs.rm_file(path)
+
+
+def _publish(lake: Dataset, table: pa.Table, days: set[str], context: Context) -> int:
+    """`_merge_and_commit`, again when another host has committed meanwhile. Raises ConflictError after many times."""
+    for _ in range(_MERGES - 1):
+        try:
+            return _merge_and_commit(lake, table, days, context.declaration)
+        except ConflictError:
+            context.log.info("another host committed; merging again", rows=table.num_rows)
+    return _merge_and_commit(lake, table, days, context.declaration)
+
+
+def _merge_and_commit(lake: Dataset, table: pa.Table, days: set[str], declaration: Declaration) -> int:
     """Add the rows to the partitions of their days. Returns the number of rows that existed already."""
     existing = 0
     rows: dict[int, list[int]] = defaultdict(list)

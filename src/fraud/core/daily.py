@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from fraud.core.contract import US_PER_DAY
 from fraud.core.declaration_types import DailyFeature
+from fraud.core.history import hash_tag
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Table:
         return f"daily:{self.id}"
 
     def row_key(self, snapshot_id: str, entity_id: str) -> str:
-        return f"d:{self.id}:{snapshot_id}:{{{self.entity}:{entity_id}}}"
+        return f"d:{self.id}:{snapshot_id}:{hash_tag(self.id_column, entity_id)}"
 
     def pack(self, values: Sequence[float | None]) -> bytes:
         """One row as the store keeps it."""

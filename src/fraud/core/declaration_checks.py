@@ -38,7 +38,7 @@ RESERVED: Final = frozenset(
         "prediction_id", "parse_error", "position", "reason", "is_fraud", "label_timestamp", "threshold", "degraded",
         "history", "fraud_probability", "model_version", "model_sha256", "feature_hash", "challenger_version",
         "challenger_probability", "transaction_velocity", "repeated", "reasons", "columns", "features", "sequences",
-        "newest_us", "snapshots", "name", "source", "label",
+        "newest_us", "snapshots", "name", "source", "label", "traceparent",
     }
 )  # fmt: skip
 """Names of the platform's own columns and fields, and of a mapping's keys, which a declaration cannot use."""

@@ -10,9 +10,10 @@ The history at an event e is the `max_events` events with the highest sequence b
 `keep_us` older than *newest* at its ingestion is not added. `load_events.lua` removes a prefix of events that old. At
 most 3 * max_events events of an entity are kept.
 
-Both keys of an entity have the same hash tag, so that a script can use them on a cluster. `append_event.lua` reads and
-appends in one atomic round trip; the store orders concurrent requests of an entity. A layout with other columns or
-bounds has other keys, so that versions with different layouts can be served from one store.
+All keys of an entity have the same hash tag, so that they are in one slot of a cluster: a script can use both, and what
+is lost with a node is lost for its entities alone. `append_event.lua` reads and appends in one atomic round trip; the
+store orders concurrent requests of an entity. A layout with other columns or bounds has other keys, so that versions
+with different layouts can be served from one store.
 """
 
 import json
@@ -35,6 +36,11 @@ ENTRY: Final = np.dtype([("transaction", "<u8"), ("newest_before", "<i8")])
 EVENT_US: Final = "event_us"
 APPEND_SCRIPT: Final = files("fraud.core").joinpath("append_event.lua").read_text()
 LOAD_SCRIPT: Final = files("fraud.core").joinpath("load_events.lua").read_text()
+
+
+def hash_tag(id_column: str, entity_id: str) -> str:
+    """What decides the slot of an entity's keys on a cluster."""
+    return f"{{{id_column}:{entity_id}}}"
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,10 @@ class Layout:
         return np.dtype([(EVENT_US, "<i8"), *((column.name, kinds[column.format]) for column in self.columns)])
 
     def history_key(self, entity_id: str) -> str:
-        return f"h:{self.id}:{{{self.entity}:{entity_id}}}"
+        return f"h:{self.id}:{hash_tag(self.id_column, entity_id)}"
 
     def ids_key(self, entity_id: str) -> str:
-        return f"i:{self.id}:{{{self.entity}:{entity_id}}}"
+        return f"i:{self.id}:{hash_tag(self.id_column, entity_id)}"
 
     @property
     def materialized_key(self) -> str:

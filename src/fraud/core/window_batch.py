@@ -21,6 +21,7 @@ Ints = NDArray[np.int64]
 Some = NDArray[np.bool_]
 _MIX: Final = np.uint64(0x9E3779B97F4A7C15)
 """Odd: so products of it with different histories differ."""
+_LARGEST: Final = np.iinfo(np.int64).max
 
 
 class _Windows:
@@ -32,14 +33,14 @@ class _Windows:
         events = np.frombuffer(b"".join(records), layout.record)
         history = np.repeat(np.arange(len(records)), sizes)
         times = np.ascontiguousarray(events[EVENT_US])
-        late = history[1:][(times[1:] < times[:-1]) & (history[1:] == history[:-1])]
-        if len(late):
-            events = _sorted(events, sizes, np.unique(late))
-            times = np.ascontiguousarray(events[EVENT_US])
+        if ((times[1:] < times[:-1]) & (history[1:] == history[:-1])).any():
+            order = _order(history, times)
+            # `take` and `compress` copy whole records; an index in brackets copies them field by field.
+            events, times = events.take(order), times.take(order)
         first_us = np.maximum(at_us - windows.lengths[-1], newest_us - layout.keep_us)
         inside = (times >= first_us[history]) & (times < at_us[history])
         if not inside.all():
-            events, history, times = events[inside], history[inside], times[inside]
+            events, history, times = events.compress(inside), history[inside], times[inside]
             sizes = np.bincount(history, minlength=len(records))
         self.events, self.history, self.times = events, history, times
         self.ends: Ints = np.cumsum(sizes)
@@ -64,7 +65,7 @@ class _Windows:
     def last_of_equal(self, values: NDArray[np.uint64]) -> Some:
         """Whether an event is the last one in its history with its value: those in a window are its distinct values."""
         key = values ^ (self.history.astype(np.uint64) * _MIX)
-        order = np.argsort(key)
+        order = np.argsort(key, kind="stable")
         key, sorted_ = key[order], values[order]
         new = np.append(True, key[1:] != key[:-1])
         if (~new[1:] & (sorted_[1:] != sorted_[:-1])).any():  # two histories' values have the same key
@@ -234,10 +235,11 @@ def _running(of: NDArray[Any]) -> Ints:
     return found
 
 
-def _sorted(events: NDArray[np.void], sizes: Ints, histories: Ints) -> NDArray[np.void]:
-    """A copy of the events with those of `histories` in order of time; of equal times, in order of sequence."""
-    events = events.copy()
-    for end, size in zip(np.cumsum(sizes)[histories], sizes[histories], strict=True):
-        of = events[end - size : end]
-        of[:] = of[of[EVENT_US].argsort(kind="stable")]
-    return events
+def _order(history: Ints, times: Ints) -> Ints:
+    """The order of events by history and time; of equal times, in order of sequence. `history` is ascending."""
+    oldest_us = int(times.min())
+    span_us = int(times.max()) - oldest_us + 1
+    if span_us > _LARGEST // (int(history[-1]) + 1):
+        return np.lexsort((times, history))
+    # One key is sorted several times faster than two, the more so as most of it is sorted already.
+    return np.argsort(history * span_us + (times - oldest_us), kind="stable")

@@ -1,4 +1,4 @@
-"""`python -m fraud.embedded up | demo | drill | status | down`."""
+"""`python -m fraud.embedded up | demo | drill | quiet-hour | services | down`."""
 
 import argparse
 import signal
@@ -10,6 +10,7 @@ from pathlib import Path
 from fraud.embedded import lock, services
 from fraud.embedded.demo import Demo, Source
 from fraud.embedded.fire_drill.drill import Drill
+from fraud.embedded.fire_drill.quiet_hour import QuietHour
 from fraud.embedded.fire_drill.undo import Undo
 from fraud.embedded.stack import Stack
 from fraud.errors import FraudError
@@ -30,12 +31,15 @@ def parse_arguments() -> argparse.Namespace:
     up.add_argument("--only", nargs="*", default=[], metavar="SERVICE", help="start only these: valkey, mlflow, ...")
     _add_stream(up)
     up.add_argument("--free-ports", action="store_true", help="use free ports instead of the default ones")
-    commands.add_parser("status", help="list the services and their state")
+    commands.add_parser("services", help="list the services and their state")
     commands.add_parser("down", help="stop every service")
     drill = commands.add_parser(
         "drill", help="inject a fault for each alert and check that the alert fires and resolves"
     )
     drill.add_argument("--alert", nargs="*", default=[], help="only the faults of these alerts")
+    drill.add_argument("--fresh", action="store_true", help="start a new drill, also after an interrupted one")
+    quiet = commands.add_parser("quiet-hour", help="send a day of payments and check that no alert fires")
+    quiet.add_argument("--minutes", type=float, default=60.0, help="duration")
     demo = commands.add_parser("demo", help="start every service and run the main job once, end to end")
     demo.add_argument("--source", default="", help="file or URI to import; default: simulated transactions")
     demo.add_argument("--mapping", type=Path, help="mapping of the columns of --source")
@@ -65,7 +69,7 @@ def _start(stack: Stack, only: Sequence[str] = ()) -> Stack:
     return stack
 
 
-def _status(stack: Stack) -> int:
+def _services(stack: Stack) -> int:
     """Print every service with its address. Returns 0 if all are ready, 1 if one is not or none was started."""
     states = services.states(stack)
     for state in states:
@@ -84,14 +88,19 @@ def _repair_after_drill(stack: Stack) -> None:
         progress(f"undid a fault of a killed drill: {kind}")
 
 
-def _drill(stack: Stack, only: list[str]) -> None:
-    for number in (signal.SIGTERM, signal.SIGHUP):  # handled like Ctrl-C, so that every fault is undone
-        signal.signal(number, signal.default_int_handler)
+def _drill(stack: Stack, only: list[str], *, fresh: bool) -> None:
+    _interrupt_on_signals()  # so that every fault is undone
     try:
-        Drill(stack, progress).run(only)
+        Drill(stack, progress).run(only, fresh=fresh)
     except KeyboardInterrupt:
-        progress("drill interrupted; its faults are undone")
+        progress("drill interrupted; its faults are undone, and the next drill of all alerts continues it")
         sys.exit(128 + signal.SIGINT)
+
+
+def _interrupt_on_signals() -> None:
+    """Handle SIGTERM and SIGHUP like Ctrl-C."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
 
 
 def _wait_for_signal() -> None:
@@ -107,11 +116,15 @@ def main() -> None:
             Settings.load(), usual_ports=not getattr(arguments, "free_ports", False),
             stream=getattr(arguments, "stream", None),
         )  # fmt: skip
-        if arguments.command == "status":
-            sys.exit(_status(stack))
+        if arguments.command == "services":
+            sys.exit(_services(stack))
         elif arguments.command == "drill":
             with lock.exclusive(stack.run):
-                _drill(stack, arguments.alert)
+                _drill(stack, arguments.alert, fresh=arguments.fresh)
+        elif arguments.command == "quiet-hour":
+            _interrupt_on_signals()
+            with lock.exclusive(stack.run):
+                QuietHour(stack, progress).run(arguments.minutes)
         elif arguments.command == "down":
             with lock.exclusive(stack.run, end_other=True):
                 _repair_after_drill(stack)

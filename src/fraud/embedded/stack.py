@@ -98,14 +98,20 @@ class Stack:
 
     def platform_environment(self) -> dict[str, str]:
         """The variables with which `fraud` connects to this stack."""
-        kafka = {"FRAUD_KAFKA_BROKERS": f"127.0.0.1:{self.ports['kafka']}"} if self.stream else {}
-        return kafka | {
+        from fraud.embedded.servers import alertmanager, prometheus  # noqa: PLC0415 - they import this module
+
+        optional = {"FRAUD_KAFKA_BROKERS": f"127.0.0.1:{self.ports['kafka']}"} if self.stream else {}
+        for name, server in (("prometheus", prometheus), ("alertmanager", alertmanager)):
+            if server.binary():
+                optional[f"FRAUD_{name.upper()}_URL"] = self.url(name)
+        return optional | {
             "FRAUD_HOME": str(self.home),
             "FRAUD_PROJECT": str(self.project),
             "FRAUD_COMMAND": self.program("ml", "fraud"),
             "FRAUD_MLFLOW_URL": self.url("mlflow"),
             "FRAUD_AIRFLOW_URL": self.url("airflow"),
             "FRAUD_DOCS_URL": f"{self.url('airflow')}/fraud/docs",
+            "FRAUD_SERVING_URL": self.url("serving"),
             "FRAUD_REDIS_URL": f"redis://:{self.secret['VALKEY_PASSWORD']}@127.0.0.1:{self.ports['valkey']}/0",
             "MLFLOW_TRACKING_URI": self.url("mlflow"),
             "MLFLOW_TRACKING_USERNAME": "admin",
@@ -115,9 +121,12 @@ class Stack:
         }
 
     def write_shell_environment(self) -> Path:
-        """Write `<home>/stack.env`. A shell that sources it runs `fraud` against this stack."""
+        """Write `<home>/stack.env`, for shells that run `fraud` on this stack. It has a login of Airflow, too."""
+        from fraud.embedded.servers import airflow  # noqa: PLC0415 - it imports this module
+
         path = self.home / "stack.env"
-        write_private(
-            path, "".join(f"{name}={shlex.quote(value)}\n" for name, value in self.platform_environment().items())
-        )
+        password = self.secret["AIRFLOW_ADMIN_PASSWORD"]
+        login = {"FRAUD_AIRFLOW_USERNAME": airflow.ADMIN, "FRAUD_AIRFLOW_PASSWORD": password}
+        variables = self.platform_environment() | login
+        write_private(path, "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items()))
         return path

@@ -74,6 +74,18 @@ def build(declaration: Declaration, context: Context) -> Result:
     return _built([declaration], context, full=False)
 
 
+def stale_days(declaration: Declaration, lake_uri: str) -> list[str]:
+    """The days of transactions and of snapshots that `build` would build. Raises BadInputError without transactions."""
+    with ThreadPoolExecutor(1) as threads:
+        inputs = _Inputs(lake_uri, threads)
+        stale: set[int] = set()
+        for table in tables(declaration):
+            plan = _Plan(table, inputs)
+            stale |= {day for day in plan.part_days if not plan.is_fresh(day)}
+            stale |= {day for day in plan.days if not plan.is_built(day, plan.fingerprint(day))}
+    return [_text(day) for day in sorted(stale)]
+
+
 def _built(declared: Sequence[Declaration], context: Context, *, full: bool) -> Result:
     lake_uri = context.settings.lake_uri
     for declaration in declared:

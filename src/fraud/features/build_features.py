@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 Build = Callable[[list["Part"]], Iterator[tuple[str, list[DataObject]]]]
 ROWS_IN_MEMORY = 6_000_000
-"""Input rows in memory at once, per core. More days are built in several steps."""
+"""Input rows in memory at once on one machine. More days are built in several steps."""
+ROWS_ON_SPARK = 200_000_000
+"""Input rows that are shuffled at once, about 50 bytes per row and entity on the disks of the workers. More days are
+built in several steps, which read their look-back again."""
 _ONE_DAY: Final = timedelta(days=1)
 
 
@@ -140,6 +143,18 @@ def build(declaration: Declaration, config: Config, context: Context) -> Result:
     )  # fmt: skip
 
 
+def stale_days(
+    declaration: Declaration, lake_uri: str, transactions: DatasetVersion, features: DatasetVersion, days: Sequence[str]
+) -> list[str]:
+    """Those of `days` whose features were not built from these transactions and the present daily snapshots."""
+    sources = {day: _source(transactions, day) for day in transactions.partitions()}
+    made_from, look_back = _Fingerprints(declaration, lake_uri, sources), _look_back(declaration)
+    return [
+        day for day in days
+        if not _up_to_date(features.partition(day), made_from.of(day, _inputs(day, sources, look_back)))
+    ]  # fmt: skip
+
+
 def _look_back(declaration: Declaration) -> timedelta:
     """The whole days before a day that contain every window of its rows."""
     longest = max((feature.window_us for feature in declaration.windows()), default=0)
@@ -150,7 +165,7 @@ def _look_back(declaration: Declaration) -> timedelta:
 def _engine(
     context: Context, declaration: Declaration, snapshots: Mapping[str, DatasetVersion], *, work: bool
 ) -> Iterator[tuple[Build, int]]:
-    """The build function of `settings.feature_engine`, and the number of input rows it can process at once."""
+    """The build function of `settings.feature_engine`, and the number of input rows of a step."""
     from fraud.features import days  # noqa: PLC0415 - numba is slow to import
 
     target = days.Target(context.settings.lake_uri, declaration, snapshots)
@@ -161,8 +176,7 @@ def _engine(
     from fraud.lake.spark import spark_session  # noqa: PLC0415 - Spark is imported only if needed
 
     with spark_session(context.settings, "build-features") as session:
-        rows_at_once = ROWS_IN_MEMORY * session.sparkContext.defaultParallelism
-        yield lambda parts: build_on_spark(session, target, parts, context.log), rows_at_once
+        yield lambda parts: build_on_spark(session, target, parts, context.log), ROWS_ON_SPARK
 
 
 def _source(transactions: DatasetVersion, day: str) -> Source:

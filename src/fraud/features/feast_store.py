@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow as pa
 import yaml
@@ -21,21 +21,33 @@ from fraud.core.declaration import Declaration
 from fraud.errors import BadConfigError
 from fraud.features.feast_import import FeatureStore, RepoConfig
 from fraud.features.feast_snapshot import View, views
+from fraud.streams.redis_client import cluster_address
 
 SERVICE = "fraud_detector_v1"
 OURS = {"declaration": "feature_repo/features.yaml"}
 """Tag of generated views."""
 
 
-def redis_address(redis_url: str) -> str:
-    """Convert a `redis://` URL to Feast's format, `host:port,password=...,db=0`."""
-    url = urlsplit(redis_url)
-    parts = [f"{url.hostname}:{url.port or 6379}", f"db={url.path.strip('/') or 0}"]
-    parts += [f"username={unquote(url.username)}"] if url.username else []
+def redis_address(redis_url: str) -> dict[str, str]:
+    """Convert FRAUD_REDIS_URL to Feast's settings: `host:port,password=...,db=0`, of a cluster with several nodes.
+
+    Without an online store (`none`), the address is one that nothing listens on; reading offline needs no connection.
+    """
+    if (cluster := cluster_address(redis_url)) is not None:
+        parts = [f"{host}:{port}" for host, port in cluster.nodes]
+        user, password, tls, ca = cluster.user, cluster.password, cluster.tls, cluster.ca
+    else:
+        url = urlsplit("redis://127.0.0.1:9/0" if redis_url == "none" else redis_url)
+        parts = [f"{url.hostname}:{url.port or 6379}", f"db={url.path.strip('/') or 0}"]
+        user, password = (text and unquote(text) for text in (url.username, url.password))
+        tls = url.scheme == "rediss"
+        ca = next(iter(parse_qs(url.query).get("ssl_ca_certs", ())), None)
+    parts += [f"username={user}"] if user else []
     # Feast parses values as JSON. A password of digits must be quoted to remain a string.
-    parts += [f'password="{unquote(url.password)}"'] if url.password else []
-    parts += ["ssl=true"] if url.scheme == "rediss" else []
-    return ",".join(parts)
+    parts += [f'password="{password}"'] if password else []
+    parts += ["ssl=true"] if tls else []
+    parts += [f"ssl_ca_certs={ca}"] if ca else []
+    return {"redis_type": "redis_cluster" if cluster else "redis", "connection_string": ",".join(parts)}
 
 
 def load_definitions(project: Path) -> ModuleType:
@@ -60,7 +72,7 @@ def open_store(project: Path, registry_url: str, redis_url: str) -> FeatureStore
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         config["registry"]["path"] = registry_url
-        config["online_store"]["connection_string"] = redis_address(redis_url)
+        config["online_store"] |= redis_address(redis_url)
     except (yaml.YAMLError, UnicodeDecodeError, OSError, KeyError, TypeError) as error:
         raise BadConfigError(
             f"{path} cannot be read", expected="YAML with the sections registry and online_store",

@@ -65,7 +65,7 @@ class Result(JobResult):
     repeated: int
     """Appended before: delivered twice, or also a request."""
     rejected: int
-    """Violated the contract: stored with the reason in the stream `<stream>:rejected`, of Kafka in the topic
+    """Violated the contract: stored with the reason in the stream `{<stream>}:rejected`, of Kafka in the topic
     `<stream>.rejected`."""
 
 
@@ -162,7 +162,12 @@ def _source(config: Config, context: Context) -> AbstractContextManager[EventSou
     settings = context.settings
     if config.source == "kafka":
         return kafka_topic.connect(settings, config.stream, config.group, config.consumer)
-    return redis_stream.connect(settings.redis_url.get_secret_value(), config.stream, config.group, config.consumer)
+    url = settings.redis_url.get_secret_value()
+    return redis_stream.connect(url, config.stream, config.group, config.consumer, _wait_s(config))
+
+
+def _wait_s(config: Config) -> float:
+    return config.idle_seconds or 5.0
 
 
 def run(config: Config, context: Context) -> Result:
@@ -176,7 +181,7 @@ def run(config: Config, context: Context) -> Result:
     ):
         appender = _Appender(store, declared)
         while True:
-            deliveries = source.read(config.batch, config.idle_seconds or 5.0)
+            deliveries = source.read(config.batch, _wait_s(config))
             if not deliveries and config.idle_seconds:
                 break
             done = []

@@ -22,6 +22,7 @@ from fraud.errors import BadConfigError
 from fraud.features.daily_values import snapshot_id, snapshot_rows
 from fraud.lake import catalog
 from fraud.lake.dataset import DatasetVersion
+from fraud.streams.redis_client import EXPECTED, Script, open_client
 from fraud.streams.redis_errors import store_errors
 
 WRITTEN: Final = "materialize:written"
@@ -72,8 +73,7 @@ class OnlineHistory:
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
-        self._append = client.register_script(history.APPEND_SCRIPT)
-        self._load = client.register_script(history.LOAD_SCRIPT)
+        self._append, self._load = Script(history.APPEND_SCRIPT), Script(history.LOAD_SCRIPT)
 
     def append(
         self, layout: Layout, entity_id: str, transaction_id: str, event_us: int, stored: Sequence[int]
@@ -83,14 +83,12 @@ class OnlineHistory:
 
     def append_all(self, transaction_id: str, event_us: int, events: Sequence[Event]) -> list[history.PriorHistory]:
         """Append a transaction to several histories in one round trip. A retry completes an append that was cut off."""
+        calls = [
+            (_keys(of.layout, of.entity_id), of.layout.append_arguments(transaction_id, event_us, of.stored))
+            for of in events
+        ]
         with store_errors(_STORE):
-            pipeline = self.client.pipeline(transaction=False)
-            for event in events:
-                layout = event.layout
-                keys = [layout.history_key(event.entity_id), layout.ids_key(event.entity_id)]
-                arguments = layout.append_arguments(transaction_id, event_us, event.stored)
-                self._append(keys=keys, args=list(arguments), client=pipeline)
-            replies = cast("list[tuple[int, int, int, bytes]]", pipeline.execute())
+            replies: list[tuple[int, int, int, bytes]] = self._append.run(self.client, calls)
         return [event.layout.prior_history(reply) for event, reply in zip(events, replies, strict=True)]
 
     def load(self, layout: Layout, batches: Iterable[Batch]) -> Loaded:
@@ -98,12 +96,8 @@ class OnlineHistory:
         total = np.zeros(4, dtype=np.int64)
         with store_errors(_STORE):
             for some in split(batches, ENTITIES_PER_ROUND_TRIP):
-                pipeline = self.client.pipeline(transaction=False)
-                for batch in some:
-                    keys = [layout.history_key(batch.entity_id), layout.ids_key(batch.entity_id)]
-                    arguments = layout.load_arguments(batch.records, batch.ids)
-                    self._load(keys=keys, args=list(arguments), client=pipeline)
-                total += np.array(pipeline.execute(), dtype=np.int64).sum(axis=0)
+                calls = [(_keys(layout, of.entity_id), layout.load_arguments(of.records, of.ids)) for of in some]
+                total += np.array(self._load.run(self.client, calls), dtype=np.int64).sum(axis=0)
         return Loaded(*total.tolist())
 
     def read(self, layout: Layout, entity_id: str) -> tuple[int, int, NDArray[np.void]]:
@@ -118,7 +112,8 @@ class OnlineHistory:
             with store_errors(_STORE):
                 pipeline = self.client.pipeline(transaction=False)
                 for entity_id in some:
-                    pipeline.mget(layout.history_key(entity_id), layout.ids_key(entity_id))
+                    # By name, as in `Script`: the keys of an entity are in one slot.
+                    pipeline.execute_command("MGET", *_keys(layout, entity_id))  # type: ignore[no-untyped-call]
                 replies = pipeline.execute()
             for entity_id, (value, entries) in zip(some, replies, strict=True):
                 base, newest_us, records = layout.stored(value or b"")
@@ -173,13 +168,18 @@ class OnlineHistory:
 
 @contextmanager
 def connect(url: str) -> Iterator[OnlineHistory]:
-    """Connect to the store at a `redis://` URL. Raises BadConfigError for an invalid URL."""
+    """Connect to the store. Raises BadConfigError for an invalid URL, UnavailableError when it does not answer."""
     try:
-        client = redis.Redis.from_url(url, socket_timeout=60, socket_connect_timeout=5)
+        with store_errors(_STORE):
+            client = open_client(url, reply_s=60)
     except ValueError as error:
-        raise BadConfigError("FRAUD_REDIS_URL is wrong", expected="redis://host:port/db", got=str(error)) from error
+        raise BadConfigError("FRAUD_REDIS_URL is wrong", expected=EXPECTED, got=str(error)) from error
     with client:
         yield OnlineHistory(client)
+
+
+def _keys(layout: Layout, entity_id: str) -> tuple[str, str]:
+    return layout.history_key(entity_id), layout.ids_key(entity_id)
 
 
 def split(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from statistics import median
 
 import numpy as np
-import redis
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
@@ -21,6 +20,7 @@ from fraud.core.plan import Plan
 from fraud.core.windows import WindowSet
 from fraud.job import Context, JobResult
 from fraud.lake import catalog
+from fraud.streams.redis_client import STORE_ERRORS, open_client
 
 EVENTS = 60
 """Events per history in the measurements."""
@@ -172,7 +172,7 @@ def _stored_bytes(layout: Layout, url: str) -> float | None:
     """
     mark = f"check:{secrets.token_hex(6)}"
     try:
-        with redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=2) as client:
+        with open_client(url, connect_s=2) as client:
             load = client.register_script(LOAD_SCRIPT)
             keys, total = list[str](), 0
             try:
@@ -188,16 +188,16 @@ def _stored_bytes(layout: Layout, url: str) -> float | None:
             finally:
                 if keys:
                     client.delete(*keys)
-    except (redis.RedisError, OSError, ValueError):
+    except (*STORE_ERRORS, OSError, ValueError):
         return None
     return total / _ENTITIES
 
 
 def _exists(url: str, key: str) -> bool | None:
     try:
-        with redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=2) as client:
+        with open_client(url, connect_s=2) as client:
             return bool(client.exists(key))
-    except (redis.RedisError, OSError, ValueError):
+    except (*STORE_ERRORS, OSError, ValueError):
         return None
 
 

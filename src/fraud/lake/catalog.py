@@ -166,6 +166,7 @@ PREDICTIONS: Final = DatasetDefinition(
         pa.field("latency_us", pa.int64(), nullable=False),
         ("challenger_version", pa.string()),
         ("challenger_probability", pa.float64()),
+        ("traceparent", pa.string()),
     ]),
     ("served_us", "prediction_id"), Retention("prediction_retention_days", "today"),
 )  # fmt: skip

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from fraud.uris import path_of
 
-ROWS_PER_OBJECT: Final = 1_000_000
+ROWS_PER_OBJECT: Final = 500_000
+"""Most rows of an object that jobs write. A Spark task that writes features holds one in 1.5 GiB of address space."""
 ROWS_PER_GROUP: Final = 250_000
 """Rows of a row group, the smallest part of an object that can be read: tasks share an object by row groups."""
 

@@ -20,10 +20,15 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Row, SparkSession
 
 from fraud.errors import BadConfigError, BadInputError, UnavailableError
+from fraud.lake import spark_archives
 from fraud.settings import Settings
 from fraud.uris import uri_of
 
 POLL_SECONDS: Final = 2.0
+_PYTHON_OF_WORKERS: Final = "python3.11"
+"""Found on the PATH of a worker. Its packages come with the job."""
+_CHECKS: Final = 8
+"""Tasks that compare the code of workers with the driver's. More than that of them may go to one worker."""
 _REFUSED: Final = re.compile(rf"{BadInputError.__name__}: ([^\n]+)")
 """Finds the message of a worker's BadInputError in Spark's report of the failed task."""
 Input = TypeVar("Input")
@@ -42,9 +47,10 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
         return
     if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
         raise BadConfigError("Spark needs Java", expected="java 17 on PATH, or JAVA_HOME", hint="install a JRE 17")
-    # Spark reads these two from the environment only. Workers must run this interpreter, not the PATH's python3.
-    os.environ["PYSPARK_PYTHON"] = sys.executable
     local = settings.spark_master.startswith("local")
+    sends_archives = not local and settings.spark_workers == "archive"
+    # Spark reads these two from the environment only. Workers must run this interpreter, not the PATH's python3.
+    os.environ["PYSPARK_PYTHON"] = _PYTHON_OF_WORKERS if sends_archives else sys.executable
     if local:
         os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
     with TemporaryDirectory(prefix="fraud-spark-") as scratch:
@@ -62,16 +68,36 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
         )
         if local:
             conf.set("spark.driver.host", "127.0.0.1").set("spark.driver.bindAddress", "127.0.0.1")
+        else:
+            for variable in (each for each in os.environ if each.startswith("AWS_")):
+                conf.set(f"spark.executorEnv.{variable}", os.environ[variable])
+        if sends_archives:
+            archives = (spark_archives.environment(settings.home / "spark"), spark_archives.code(Path(scratch)))
+            conf.set("spark.archives", "{}#environment,{}#code".format(*archives))
+            conf.set("spark.executorEnv.PYTHONPATH", "code:environment")
         try:
             session = SparkSession.builder.config(conf=conf).getOrCreate()
         except (PySparkException, Py4JError, OSError) as error:
             raise UnavailableError("Spark did not start", got=str(error), hint="see the lines above") from error
         before = signal.signal(signal.SIGTERM, _exit)
         try:
+            if not local and not sends_archives:
+                _check_code(session)
             yield session
         finally:
             signal.signal(signal.SIGTERM, before)
             _stop(session)
+
+
+def _check_code(session: SparkSession) -> None:
+    """Raise BadConfigError if a worker has another version of the package `fraud` than this process."""
+    tasks = session.sparkContext.parallelize(range(_CHECKS), _CHECKS)
+    found = set(tasks.map(lambda _: spark_archives.code_key()).collect())
+    if found != {spark_archives.code_key()}:
+        raise BadConfigError(
+            "Spark's workers have other code than the job", expected="the image of the job", got="another one",
+            hint="deploy one image for both, or set FRAUD_SPARK_WORKERS=archive",
+        )  # fmt: skip
 
 
 def _exit(number: int, _frame: FrameType | None) -> None:

@@ -59,6 +59,22 @@ def snapshots(lake_uri: str, some: Iterable[Declaration]) -> Iterator[Metric]:
     yield from family("fraud_daily_snapshot_newest_day_seconds", text, ("entity", "table"), values)
 
 
+def feature_info(some: Iterable[Declaration]) -> Iterator[Metric]:
+    """Each stored feature of the declarations, with what its freshness depends on.
+
+    A window feature has the start of `stored_hash` as its declaration, a daily feature the id of its table.
+    """
+    values: Labelled = {}
+    for declaration in some:
+        daily = {name: table.id for table in tables(declaration) for name in table.names}
+        for feature in declaration.stored_features:
+            table = daily.get(feature.name, "")
+            kind, stored = ("daily", "") if table else ("window", declaration.stored_hash[:12])
+            values[feature.name, kind, stored, table] = 1.0
+    text = "1 for each stored feature of a declaration in use"
+    yield from family("fraud_feature_info", text, ("feature", "kind", "declaration", "table"), values)
+
+
 def online_snapshots(client: redis.Redis, some: Iterable[Declaration]) -> Iterator[Metric]:
     """The newest daily snapshot of each table in the online store."""
     values: Labelled = {}

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import httpx
 import pyarrow.compute as pc
-import redis
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from fraud.core.declaration import Declaration
@@ -23,11 +22,12 @@ from fraud.errors import FraudError
 from fraud.job import Context
 from fraud.lake import catalog, job_runs
 from fraud.lake.objects import listed, located
-from fraud.monitoring import declared_metrics
+from fraud.monitoring import declared_metrics, online_store_metrics
 from fraud.monitoring.declared_metrics import day_seconds, family
 from fraud.registry import mlflow_client, model_versions
 from fraud.registry.mlflow_client import lookup, registry_errors
 from fraud.settings import Settings
+from fraud.streams.redis_client import STORE_ERRORS
 
 REPORTS: Final = ("drift", "concept", "skew")
 _AIRFLOW_OPTIONAL: Final = ("triggerer",)
@@ -39,7 +39,7 @@ _PROBE_SECONDS: Final = 2.0
 LIVE_SECONDS: Final = 300.0
 FEATURES: Final = "features"
 """Value of the label `dataset` of all datasets of features."""
-_UNREADABLE: Final = (FraudError, OSError, redis.RedisError, httpx.HTTPError, KeyError, ValueError)
+_UNREADABLE: Final = (FraudError, OSError, *STORE_ERRORS, httpx.HTTPError, KeyError, ValueError)
 """Errors of a source that is down or has unexpected content."""
 
 
@@ -127,7 +127,7 @@ def _one(name: str, text: str, value: float | None) -> Iterator[Metric]:
 
 
 def lake(lake_uri: str, declarations: Sequence[Declaration]) -> Iterator[Metric]:
-    """Newest day of each dataset, its rows and the time of its publication; the newest daily snapshots.
+    """Newest day of each dataset, its rows and publication; newest daily snapshots; the stored features.
 
     `features` exists per declaration; the label `declaration` is empty for other datasets.
     """
@@ -151,6 +151,7 @@ def lake(lake_uri: str, declarations: Sequence[Declaration]) -> Iterator[Metric]
     yield from family("fraud_dataset_published_seconds", text, labels, published)
     yield from family("fraud_dataset_rows", "Rows of the newest day", labels, rows)
     yield from declared_metrics.snapshots(lake_uri, declarations)
+    yield from declared_metrics.feature_info(declarations)
 
 
 def jobs_last_runs(job_runs_uri: str, jobs: Iterable[str]) -> Iterator[Metric]:
@@ -318,21 +319,17 @@ def _flagged_baseline(lake_uri: str, version: str, trained: float | None) -> tup
 
 
 def services(settings: Settings, declarations: Sequence[Declaration] = ()) -> Iterator[Metric]:
-    """Health of services without metrics of their own, memory of the online store and its daily snapshots."""
+    """Health of services without metrics of their own, servers of the online store and its daily snapshots."""
     up: dict[str, float | None] = {"mlflow": _healthy(f"{settings.mlflow_url}/health")}
     if settings.airflow_url:
         up |= _airflow(settings.airflow_url)
-    store = _online_store(settings)
-    up["online-store"] = float(store is not None)
+    shards = online_store_metrics.info(settings) if settings.has_online_store else {}
+    if settings.has_online_store:
+        up["online-store"] = float(bool(shards))
     yield from _gauge("fraud_service_up", "1 when the health check of the service succeeds", up, "service")
-    if store is not None:
-        yield from _one("fraud_online_store_memory_bytes", "Used memory of the online store", store["used_memory"])
-        yield from _one(
-            "fraud_online_store_memory_limit_bytes", "Memory limit of the online store; 0: no limit", store["maxmemory"]
-        )
-        keys = math.fsum(space["keys"] for name, space in store.items() if name.startswith("db"))
-        yield from _one("fraud_online_store_keys", "Keys in the online store", keys)
-        with _connected(settings) as client:
+    if shards:
+        yield from online_store_metrics.families(shards)
+        with online_store_metrics.connected(settings) as client:
             yield from declared_metrics.online_snapshots(client, declarations)
 
 
@@ -355,16 +352,3 @@ def _airflow(url: str) -> dict[str, float | None]:
     required = {part: status for part, status in statuses.items() if status or part not in _AIRFLOW_OPTIONAL}
     healthy = {f"airflow-{part.replace('_', '-')}": float(status == "healthy") for part, status in required.items()}
     return {"airflow-api-server": 1.0, **healthy}
-
-
-def _connected(settings: Settings) -> redis.Redis:
-    return redis.Redis.from_url(settings.redis_url.get_secret_value(), socket_timeout=_PROBE_SECONDS)
-
-
-def _online_store(settings: Settings) -> dict[str, Any] | None:
-    try:
-        with _connected(settings) as client:
-            info: dict[str, Any] = client.info()
-    except redis.RedisError:
-        return None
-    return info

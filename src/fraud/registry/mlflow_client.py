@@ -97,5 +97,7 @@ def _as_fraud_error(error: "MlflowException") -> FraudError:
             hint="the embedded stack's are in <FRAUD_HOME>/stack.env: set -a; . var/stack.env; set +a",
         )
     return UnavailableError(
-        "the model registry does not answer", got=str(error), hint="check FRAUD_MLFLOW_URL; make status shows the stack"
+        "the model registry does not answer",
+        got=str(error),
+        hint="check FRAUD_MLFLOW_URL; make services lists the servers of the embedded stack",
     )

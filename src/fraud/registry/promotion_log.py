@@ -32,6 +32,7 @@ from fraud.settings import Settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from sqlalchemy.engine.interfaces import DBAPIConnection
 
 PREVIOUS: Final = "previous"
 STAGING: Final = "staging"
@@ -39,6 +40,11 @@ EXPORT: Final = "export"
 """The action of an entry that is no change of Production."""
 GENESIS: Final = "0" * 64
 _LOCK_WAIT_S: Final = 60
+_POSTGRESQL: Final = {
+    "lock_timeout": _LOCK_WAIT_S * 1_000,  # ms
+    "tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3,  # s
+}  # fmt: skip
+"""The server drops the connection of a lost host, and its lock, after 25 s; Linux' default is 2 hours (man 7 tcp)."""
 _CREATE_TABLES: Final = 0x6672617564
 """PostgreSQL's advisory lock while the tables are created: an arbitrary number that is not used elsewhere."""
 
@@ -357,9 +363,18 @@ def _set_stage(client: "MlflowClient", version: str, stage: str) -> None:
         client.transition_model_version_stage(MODEL_NAME, version, stage)
 
 
+def _limit_waits(connection: "DBAPIConnection", _record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("; ".join(f"SET {name} = {value}" for name, value in _POSTGRESQL.items()))
+    cursor.close()
+    connection.commit()
+
+
 def _engine(url: str) -> sa.Engine:
     if not url.startswith("sqlite"):
-        return sa.create_engine(url, pool_pre_ping=True)
+        server = sa.create_engine(url, pool_pre_ping=True)
+        sa.event.listen(server, "connect", _limit_waits)
+        return server
     engine = sa.create_engine(url, connect_args={"timeout": _LOCK_WAIT_S})
     Path(engine.url.database or "").parent.mkdir(parents=True, exist_ok=True)  # the folder may not exist yet
 

@@ -8,7 +8,7 @@ after checks of the whole day, so repeated tasks and killed runs do no harm; see
 import datetime as dt
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -249,7 +249,8 @@ def _score(
         seconds["spark_start"] = time.monotonic() - began
         context.log.info("Spark started", seconds=round(seconds["spark_start"], 1), days=len(days))
         task = scoring_task(scores, artifact, spark.sparkContext.broadcast(artifact.model))
-        for slices in _together(list(slices_of(features, day, sources[day])) for day in days):
+        of_days = (list(slices_of(features, day, sources[day])) for day in days)
+        for slices in _together(of_days, lambda: 4 * spark.sparkContext.defaultParallelism):
             mark = time.monotonic()
             results = run_tasks(spark, task, slices, lambda piece: piece.end - piece.first, context.log)
             seconds["score"] += time.monotonic() - mark
@@ -277,12 +278,12 @@ def _full_disk() -> Iterator[None]:
         ) from error
 
 
-def _together(days: Iterable[list[Slice]]) -> Iterator[list[Slice]]:
-    """Group whole days until a group has SLICES_AT_ONCE slices."""
+def _together(days: Iterable[list[Slice]], at_least: Callable[[], int]) -> Iterator[list[Slice]]:
+    """Group whole days until a group has SLICES_AT_ONCE slices, or `at_least()` as more workers join."""
     group: list[Slice] = []
     for slices in days:
         group += slices
-        if len(group) >= SLICES_AT_ONCE:
+        if len(group) >= max(SLICES_AT_ONCE, at_least()):
             yield group
             group = []
     if group:

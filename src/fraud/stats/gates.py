@@ -145,11 +145,12 @@ def online_state(absent: Collection[str] | None, needed: int, reason: str) -> Ga
     """The platform's gate at promotion: the online store has what the version reads.
 
     `absent`: the missing ones of the `needed` histories and daily tables; None, which fails, with the reason.
+    Without needed ones, `reason` is why; "": the version reads none.
     """
     why = "without its histories and daily tables, the answers of the version would differ from its training"
     if absent is None:
         return Gate("online_state", None, "at most", 0.0, False, why, reason)
-    detail = f"all of {needed} histories and daily tables are loaded" if needed else "the version reads none"
+    detail = f"all of {needed} histories and daily tables are loaded" if needed else reason or "the version reads none"
     if absent:
         detail = f"not in the online store: {', '.join(absent)}; run fraud build-features, then fraud materialize"
     return Gate("online_state", float(len(absent)), "at most", 0.0, not absent, why, detail)

@@ -6,16 +6,18 @@ from typing import Any, Final, cast
 
 import redis
 
+from fraud.streams.redis_client import open_client
 from fraud.streams.redis_errors import store_errors
 from fraud.streams.source import Delivery
 
 FIELD: Final = b"event"
 """The field of a stream entry with the event as JSON."""
 _STREAM: Final = "the event stream"
+_REPLY_S: Final = 10.0
 
 
 class RedisStream:
-    """A consumer group on a stream; rejected events go to the stream `<name>:rejected`."""
+    """A consumer group on a stream; rejected events go to the stream `{<name>}:rejected`, which is in the same slot."""
 
     def __init__(self, client: redis.Redis, stream: str, group: str, consumer: str) -> None:
         self._client, self._stream, self._group, self._consumer = client, stream, group, consumer
@@ -51,13 +53,18 @@ class RedisStream:
     def reject(self, delivery: Delivery, reason: str) -> None:
         with store_errors(_STREAM):
             pipeline = self._client.pipeline(transaction=True)
-            pipeline.xadd(f"{self._stream}:rejected", {FIELD: delivery.payload, b"reason": reason.encode()})
+            pipeline.xadd(f"{{{self._stream}}}:rejected", {FIELD: delivery.payload, b"reason": reason.encode()})
             pipeline.xack(self._stream, self._group, delivery.token)
             pipeline.execute()
 
 
 @contextmanager
-def connect(url: str, stream: str, group: str, consumer: str) -> Iterator[RedisStream]:
-    """Connect to the consumer group at a `redis://` URL."""
-    with redis.Redis.from_url(url, socket_connect_timeout=5) as client:
+def connect(url: str, stream: str, group: str, consumer: str, longest_wait_s: float) -> Iterator[RedisStream]:
+    """Connect to the consumer group on the server or cluster of a URL. `longest_wait_s` bounds the waits of `read`.
+
+    A server whose host is cut off sends no reply and closes nothing, so the wait for a reply has an end.
+    """
+    with store_errors(_STREAM):
+        client = open_client(url, reply_s=longest_wait_s + _REPLY_S)
+    with client:
         yield RedisStream(client, stream, group, consumer)

@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from fraud.errors import BadInputError
+from fraud.core.declaration import Declaration
+from fraud.errors import BadInputError, UnavailableError
+from fraud.features import build_daily, build_features
 from fraud.job import Context, JobConfig, JobResult
 from fraud.lake import catalog
 from fraud.lake.dataset import DatasetVersion, conformed
@@ -44,7 +46,11 @@ class Result(JobResult):
 
 
 def run(config: Config, context: Context) -> Result:
-    """Build the snapshot, or find it. Raises BadInputError when features are missing or differ from Feast's."""
+    """Build the snapshot, or find it.
+
+    Raises UnavailableError when features are older than the transactions or labels of the lake, BadInputError when they
+    differ from Feast's.
+    """
     lake, declaration = context.settings.lake_uri, context.declaration
     transactions, labels = catalog.TRANSACTIONS.at(lake).open(), catalog.LABELS.at(lake).open()
     features = catalog.features(declaration.stored_hash).at(lake).open()
@@ -60,7 +66,7 @@ def run(config: Config, context: Context) -> Result:
             f"no transaction is mature at {cut_off:%Y-%m-%d}",
             expected=f"transactions up to {last_mature}", got=f"{published[0]} .. {published[-1]}",
         )  # fmt: skip
-    built = {day: _built(features, transactions, day) for day in days}
+    built = _built(declaration, lake, transactions, features, days)
     label_days = [day for day in labels.partitions() if day <= as_of.isoformat()]
     made_from = {
         "cut_off": cut_off.isoformat(),
@@ -99,11 +105,24 @@ def _digest(named: dict[str, str]) -> str:
     return sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
 
 
-def _built(features: DatasetVersion, transactions: DatasetVersion, day: str) -> Partition:
-    built, source = features.partition(day), transactions.partition(day)
-    if built is None or source is None or built.made_from.get("transactions") != source.content_sha256:
-        raise BadInputError(f"the features of {day} are not up to date", hint="fraud build-features")
-    return built
+def _built(
+    declaration: Declaration, lake: str, transactions: DatasetVersion, features: DatasetVersion, days: list[str]
+) -> dict[str, Partition]:
+    """The partitions of features of `days`.
+
+    They have to agree with the lake's transactions and labels. Otherwise the training set, and so the model, would
+    depend on whether features were built before or after the labels of the same delivery.
+    """
+    stale = build_daily.stale_days(declaration, lake) or build_features.stale_days(
+        declaration, lake, transactions, features, days
+    )
+    if stale:
+        raise UnavailableError(
+            "features are older than the transactions or labels of the lake",
+            got=f"{len(stale)} days to be built, {stale[0]} .. {stale[-1]}",
+            hint="fraud build-daily, then fraud build-features; in Airflow, wait for the DAG build_features",
+        )  # fmt: skip
+    return {day: partition for day in days if (partition := features.partition(day))}
 
 
 def _ingested_before(table: pa.Table, cut_off: datetime) -> pa.Table:

@@ -4,20 +4,18 @@ The committed rules run in a second Prometheus in which a day takes two minutes 
 clock. The drill starts with a quiet period without faults, in which no alert may fire.
 """
 
-import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from fraud.embedded import processes
-from fraud.embedded.fire_drill import alert_watch, faults, stream_faults
+from fraud.embedded.fire_drill import alert_watch, alerts_page, faults, record, stream_faults
 from fraud.embedded.fire_drill.alert_watch import Watch
 from fraud.embedded.fire_drill.faults import NotPossibleError, Site
+from fraud.embedded.fire_drill.record import AlertTiming, Record
 from fraud.embedded.fire_drill.traffic import Traffic, sort_candidates
 from fraud.embedded.fire_drill.undo import Undo
 from fraud.embedded.processes import Process
@@ -34,7 +32,7 @@ RESOLVE_S: Final = 420.0
 _POLL_S: Final = 0.25
 _READY_S: Final = 120.0
 _EXPORTER: Final = "drill-exporter"
-_NEEDED: Final = (
+NEEDED: Final = (
     "serving", "valkey", "mlflow", "prometheus", "alertmanager",
     "airflow-api-server", "airflow-scheduler", "airflow-dag-processor",
 )  # fmt: skip
@@ -126,23 +124,12 @@ FAULTS: Final[tuple[tuple[str, faults.Fault, tuple[str, ...]], ...]] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class AlertTiming:
-    """Times of one alert of one fault, in seconds of the drill's clock. None: not within the time limit."""
-
-    alert: str
-    fault: str
-    detected_s: float | None
-    resolved_s: float | None
-    note: str = ""
-
-
 class Drill:
     """One drill. `progress` is called with each line of progress. Raises BadConfigError when the stack does not run."""
 
     def __init__(self, stack: Stack, progress: Callable[[str], None]) -> None:
         self._stack, self._progress = stack, progress
-        missing = [name for name in _NEEDED if processes.running_process(name, stack.run) is None]
+        missing = [name for name in NEEDED if processes.running_process(name, stack.run) is None]
         program = prometheus.binary()
         if missing or program is None:
             raise BadConfigError(
@@ -150,25 +137,40 @@ class Drill:
             )
         self._program, self._undo = program, Undo(stack)
 
-    def run(self, only: list[str]) -> list[AlertTiming]:
-        """Inject all faults, or those of the named alerts, and print a table. Raises DrillFailedError at the end."""
+    def run(self, only: list[str], *, fresh: bool = False) -> Record:
+        """Inject all faults, or those of the named alerts, and print a table.
+
+        A drill of all faults continues an interrupted one unless `fresh`, and at its end writes the table to the
+        documentation. Raises DrillFailedError at the end, also for a fault that is not possible.
+        """
         self._undo.repair_all()
         for name in (_EXPORTER, alert_watch.NAME):
             processes.stop(name, self._stack.run)
+        path = self._stack.project / (record.CHOSEN if only else record.ALL)
+        done = Record.begin(path, record.identity(self._stack), fresh=fresh or bool(only))
         chosen = [entry for entry in FAULTS if not only or set(only) & set(entry[2])]
+        left = [entry for entry in chosen if entry[0] not in done.faults]
+        if len(left) < len(chosen):
+            self._progress(
+                f"continuing the drill of {done.sessions[0].started}: {len(left)} of {len(chosen)} faults left"
+            )
+        if not self._stack.stream and any("Stream" in alert for _, _, alerts in left for alert in alerts):
+            self._progress("the stack has no streaming: the drill will fail on its alerts; make start STREAM=1")
         with self._site() as site:
             noise = self._fired_without_fault(site)
-            timings = [
-                timing for name, fault, alerts in chosen for timing in self._inject(site, name, fault, alerts, noise)
-            ]
-        self._write_report(timings, noise)
-        bad = [t.alert for t in timings if not t.note and (t.detected_s is None or t.resolved_s is None)]
-        if bad or noise:
-            raise DrillFailedError(
-                "the drill found alerts that do not work",
-                got=f"did not fire or resolve: {bad}; fired without a fault: {sorted(noise)}",
-            )
-        return timings
+            done.sessions[-1].fired_without_fault = sorted(noise)
+            for number, (name, fault, alerts) in enumerate(left, start=1):
+                self._progress(f"fault {number} of {len(left)}: {name}")
+                done.add(self._inject(site, name, fault, alerts, noise))
+        done.complete = True
+        done.write()
+        self._print(done)
+        if not only:
+            page = alerts_page.write_result(self._stack.project, "fire drill", done.as_markdown())
+            self._progress(f"the table is in {page}")
+        if failure := done.failure():
+            raise DrillFailedError("the drill found alerts that do not work", got=f"\n{failure}", hint=f"read {path}")
+        return done
 
     @contextmanager
     def _site(self) -> Iterator[Site]:
@@ -237,13 +239,12 @@ class Drill:
             return skipped
         # An alert that an earlier fault fired must have resolved, or its time would be measured for this fault.
         self._times(site, lambda firing: {a for a in alerts if a not in firing}, len(alerts), RESOLVE_S)
-        self._progress(f"fault: {name}")
         try:
             with fault(site):
                 detected = self._times(site, lambda firing: {a for a in alerts if a in firing}, len(alerts), DETECT_S)
         except NotPossibleError as error:
             self._progress(f"  not possible: {error}")
-            return skipped + [AlertTiming(alert, name, None, None, str(error)) for alert in alerts]
+            return skipped + [AlertTiming(alert, name, None, None, f"not possible: {error}") for alert in alerts]
         resolved = self._times(site, lambda firing: {a for a in alerts if a not in firing}, len(alerts), RESOLVE_S)
         timings = [AlertTiming(a, name, detected.get(a), resolved.get(a)) for a in alerts]
         for timing in timings:
@@ -263,21 +264,12 @@ class Drill:
             time.sleep(_POLL_S)
         return times
 
-    def _write_report(self, timings: list[AlertTiming], noise: set[str]) -> None:
-        path = self._stack.project / "build/drill.json"
-        path.parent.mkdir(exist_ok=True)
-        machine = f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}"
-        record = {
-            "machine": machine,
-            "fired_without_fault": sorted(noise),
-            "alerts": [asdict(timing) for timing in timings],
-        }
-        path.write_text(json.dumps(record, indent=1) + "\n")
+    def _print(self, done: Record) -> None:
         self._progress(f"{'alert':<30}{'fired':>8}{'resolved':>10}  fault")
-        for t in timings:
-            self._progress(
-                f"{t.alert:<30}{_s(t.detected_s):>8}{_s(t.resolved_s):>10}  {t.fault}{f' ({t.note})' if t.note else ''}"
-            )
+        for t in done.alerts:
+            note = f" ({t.note})" if t.note else ""
+            self._progress(f"{t.alert:<30}{_s(t.detected_s):>8}{_s(t.resolved_s):>10}  {t.fault}{note}")
+        self._progress(f"{done.seconds / 60:.1f} minutes in {len(done.sessions)} session(s)")
 
 
 def _s(seconds: float | None) -> str:

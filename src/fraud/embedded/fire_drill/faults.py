@@ -71,7 +71,8 @@ Fault = Callable[[Site], AbstractContextManager[None]]
 def process_of(site: Site, service: str) -> Process:
     found = processes.running_process(service, site.stack.run)
     if found is None:
-        raise NotPossibleError(f"{service} does not run")
+        hint = "; make start STREAM=1" if service in ("stream", "kafka") else ""
+        raise NotPossibleError(f"{service} does not run{hint}")
     return found
 
 

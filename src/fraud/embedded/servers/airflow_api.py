@@ -47,7 +47,7 @@ class AirflowApi:
             answer = self._http.post("/auth/token", json=self._login)
         except httpx.HTTPError as error:
             raise UnavailableError(
-                "Airflow does not answer", got=type(error).__name__, hint="make status lists the services"
+                "Airflow does not answer", got=type(error).__name__, hint="make services lists them"
             ) from error
         if answer.status_code != _TOKEN_STATUS:
             raise UnavailableError("Airflow refused the login", got=f"{answer.status_code} {answer.text[:200]}")

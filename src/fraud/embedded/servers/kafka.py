@@ -10,7 +10,10 @@ in points that a client must not rely on (measured with tansu v0.6.0-510f3e2):
 * A fetch from an offset behind the end returns nothing and no error.
 * Retention, DeleteRecords and CreatePartitions are not implemented.
 * Joining a consumer group takes about 23 s; `assign` takes less than a second.
-* A reader of committed records also receives those of aborted transactions.
+* A reader of committed records also receives those of aborted transactions. A transaction does not expire: it hides
+  later records until its id is initialised again. Offsets in it are accepted from a member that has left the group.
+* Users of AlterUserScramCredentials are not kept (memory, S3). CreateAcls answers without results, which ends the
+  process of a librdkafka client by an assertion.
 """
 
 import os

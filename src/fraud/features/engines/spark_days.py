@@ -17,13 +17,16 @@ from pyspark.sql import SparkSession
 
 from fraud.features.days import Part, Piece, Target, pieces, put_piece, read_part
 from fraud.features.engines import arrow_windows, spark_windows
-from fraud.features.engines.arrow_windows import EntityWindows, Floats
+from fraud.features.engines.arrow_records import microseconds
+from fraud.features.engines.arrow_windows import ORDER, EntityWindows, Floats, check_order
 from fraud.lake.objects import ROWS_PER_OBJECT, DataObject
 from fraud.lake.records import OBJECT_JSON
 from fraud.lake.spark import collected
 
 ROWS_PER_SHARD: Final = 500_000
 """Approximate number of rows per task of the kernel. All rows of an entity's id are in the same task."""
+_READERS: Final = 64
+"""Tasks that read, unless there are fewer parts. Workers may join after the job has started."""
 _PLACE_BITS: Final = 40
 """A position consists of the number of a part and the index of the row in its day."""
 _PLACE: Final = (1 << _PLACE_BITS) - 1
@@ -41,7 +44,7 @@ def build_on_spark(
     session.conf.set("spark.sql.shuffle.partitions", str(shards * max(1, len(entities))))
     to_build = {number: pieces(part) for number, part in enumerate(parts) if part.to_build}
     numbers = session.createDataFrame([(number,) for number in range(len(parts))], "part int")
-    rows = numbers.repartition(min(len(parts), 4 * cores), "part").mapInArrow(
+    rows = numbers.repartition(min(len(parts), max(_READERS, 4 * cores)), "part").mapInArrow(
         _reader(target, entities, parts, shards), spark_windows.EVENTS
     )
     values = spark_windows.window_values(rows, entities, shards, _task_of)
@@ -72,14 +75,25 @@ def _part_and_piece(task: int) -> tuple[int, int]:
 def _reader(
     target: Target, entities: list[EntityWindows], parts: list[Part], shards: int
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """A function from batches of part numbers to `EVENTS` of their rows."""
+    """A function from batches of part numbers to `EVENTS` of their rows. It has one data object in memory."""
+
+    def read_one(number: int) -> Iterator[pa.RecordBatch]:
+        part, first = parts[number], 0
+        before = np.empty((2, 0), dtype=np.int64)
+        for stored in part.objects:
+            table, places = read_part(part._replace(objects=(stored,)), target.declaration)
+            if table.num_rows:
+                ends = np.array([microseconds(table[name].take([0, table.num_rows - 1])) for name in ORDER])
+                check_order(*np.concatenate([before, ends], axis=1))
+                before = ends[:, 1:]
+            positions = number << _PLACE_BITS | (first + places)
+            yield from spark_windows.events(table, entities, positions, shards, to_build=part.to_build)
+            first += stored.rows
 
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for number in batch["part"].to_pylist():
-                table, places = read_part(parts[number], target.declaration)
-                positions = number << _PLACE_BITS | places
-                yield from spark_windows.events(table, entities, positions, shards, to_build=parts[number].to_build)
+                yield from read_one(number)
 
     return read
 
