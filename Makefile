@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup lock system demo start down drill status follow up ps logs stop smoke images standins secrets rolling-restart backup restore
-.PHONY: test test-slow test-long lint docs secret-scan audit clean edge
+.PHONY: help setup lock system demo start down drill quiet-hour services status follow up ps logs stop smoke images standins secrets rolling-restart backup restore
+.PHONY: test test-slow test-long soak lint docs secret-scan audit clean edge dashboards
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -39,9 +39,9 @@ $(VENV)/tools/.audit: requirements/audit.txt | $(UV)
 	$(INSTALL) $(VENV)/tools/bin/python -r requirements/audit.txt
 	@touch $@
 
-$(VENV)/airflow/.ready: requirements/airflow.txt requirements/test.txt plugins/pyproject.toml | $(UV)
+$(VENV)/airflow/.ready: requirements/airflow.txt requirements/celery.txt requirements/test.txt plugins/pyproject.toml | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(@D)
-	$(INSTALL) $(@D)/bin/python -r requirements/airflow.txt -r requirements/test.txt
+	$(INSTALL) $(@D)/bin/python -r requirements/airflow.txt -r requirements/celery.txt -r requirements/test.txt
 	$(UV) pip install --quiet --no-deps --python $(@D)/bin/python --editable plugins
 	@touch $@
 
@@ -96,17 +96,36 @@ start: setup system ## start the embedded stack: Airflow, MLflow, Valkey, servin
 down: ## stop the embedded stack
 	@[ ! -x $(VENV)/ml/bin/python ] || $(EMBEDDED) down
 
-drill: ## inject a fault for each alert into the running embedded stack: ALERT="NAME NAME", default all alerts
-	@$(EMBEDDED) drill $(if $(ALERT),--alert $(ALERT))
+drill: ## inject a fault for each alert into the running embedded stack; continues an interrupted drill: ALERT="NAME NAME" FRESH=1
+	@$(EMBEDDED) drill $(if $(ALERT),--alert $(ALERT)) $(if $(FRESH),--fresh)
 
-status: ## list the services of the embedded stack with their URLs; fails if one is not ready
-	@$(EMBEDDED) status
+quiet-hour: ## send a day of payments to the running embedded stack; fails if an alert fires: MINUTES=60
+	@$(EMBEDDED) quiet-hour $(if $(MINUTES),--minutes $(MINUTES))
+
+services: ## list the services of the embedded stack with their URLs; fails if one is not ready
+	@$(EMBEDDED) services
+
+status: ## run fraud status on the embedded stack: what serves, what is wrong, what changed; fails if something is wrong
+	@env="$${FRAUD_HOME:-var}/stack.env"; [ -f "$$env" ] || { echo "no embedded stack was started here; run make start" >&2; exit 1; }; \
+	  set -a; . "$$(realpath "$$env")"; set +a; $(VENV)/ml/bin/fraud status
 
 follow: ## follow the embedded stack's logs
 	@tail -n 5 -F "$${FRAUD_HOME:-var}"/logs/*.log
 
 docs: setup ## write the tables of docs/ that are generated from code
 	@$(VENV)/ml/bin/python docs/generate.py
+
+# The preview draws the dashboards with Grafana's own components: infra/grafana/preview. It is not part of setup.
+PREVIEW := infra/grafana/preview
+$(PREVIEW)/node_modules/.ready: $(PREVIEW)/package-lock.json $(PREVIEW)/.npmrc
+	cd $(PREVIEW) && npm ci --silent
+	@touch $@
+
+dashboards: $(PREVIEW)/node_modules/.ready ## screenshots of the dashboards: PROMETHEUS=URL or DATA=FOLDER; FROM=now-6h TO=now OUT=build/dashboards
+	@cd $(PREVIEW) && npm run --silent lint && npm run --silent build
+	@node $(PREVIEW)/build/tools/screenshots.js --out="$(or $(OUT),build/dashboards)" \
+	  $(if $(DATA),--data="$(DATA)",--prometheus="$(or $(PROMETHEUS),http://127.0.0.1:9090)") \
+	  $(if $(FROM),--from=$(FROM)) $(if $(TO),--to=$(TO)) $(if $(ONLY),--only=$(ONLY))
 
 # The deployed stack, in containers: docs/deployment.md. PROFILE names serving, monitoring, full, streaming, or several;
 # WITHOUT names services to leave out.
@@ -161,10 +180,14 @@ test: setup system ## run the unit, integration, DAG and serving tests, each in 
 test-slow: setup system ## run the tests that take minutes
 	@$(VENV)/ml/bin/python tests/run.py --slow
 
-test-long: setup system ## run the retraining loop end to end, about ten minutes
+test-long: setup system ## run the tests that take many minutes: the retraining loop, several hosts, the soak
+	@infra/system-packages.sh haproxy=haproxy keepalived=keepalived redis-server=redis-server
 	@$(VENV)/ml/bin/python tests/run.py --long
 
-bench-%: setup ## run one benchmark: features, daily, online_memory, serving, stream, batch, training, drift, edge, lake, table_formats; ARGS= are its arguments
+soak: setup system ## run simulated nights with faults, check invariants after each: NIGHTS=30 SEED=1; continues if interrupted
+	@$(VENV)/ml/bin/python -m tests.soak --nights $(or $(NIGHTS),30) $(if $(SEED),--seed $(SEED)) $(if $(FOLDER),--folder "$(FOLDER)")
+
+bench-%: setup ## run one benchmark: features, daily, online_memory, serving, stream, batch, training, drift, edge, lake, table_formats, cluster_features, store_cluster, growth; ARGS= are its arguments
 	$(VENV)/ml/bin/python tests/bench/$*.py $(ARGS)
 
 lint: setup secret-scan ## check format, rules, types (Python and TypeScript), shell scripts, lock files and secrets
@@ -174,8 +197,9 @@ lint: setup secret-scan ## check format, rules, types (Python and TypeScript), s
 	MYPYPATH=src:services/serving/src $(VENV)/tools/bin/mypy --python-executable $(VENV)/serving/bin/python services/serving/src
 	MYPYPATH=plugins $(VENV)/tools/bin/mypy --python-executable $(VENV)/airflow/bin/python plugins dags
 	$(if $(HAS_NODE),cd edge && npm run --silent lint)
+	$(if $(wildcard $(PREVIEW)/node_modules/.ready),cd $(PREVIEW) && npm run --silent lint)
 	@git ls-files -z '*.sh' .ci/run | xargs -0 -r $(VENV)/tools/bin/shellcheck
-	@! grep -n '"resolved"' edge/package-lock.json || { echo "edge/package-lock.json names a registry; see edge/.npmrc" >&2; exit 1; }
+	@! grep -n '"resolved"' edge/package-lock.json $(PREVIEW)/package-lock.json || { echo "a lock file names a registry; see .npmrc beside it" >&2; exit 1; }
 	@! git grep -nIE '^(-i|-f|--(extra-)?index-url|--find-links)\b' -- 'requirements/*' 'services/*/requirements*' || \
 	  { echo "a requirements file names an index; configure indexes outside of the repository" >&2; exit 1; }
 
@@ -183,7 +207,7 @@ lint: setup secret-scan ## check format, rules, types (Python and TypeScript), s
 secret-scan: $(VENV)/tools/.audit ## search tracked files for secrets; .secrets.baseline lists known false findings
 	@mkdir -p build && cp .secrets.baseline build/secrets.baseline
 	@$(VENV)/tools/bin/detect-secrets-hook --baseline build/secrets.baseline \
-	  $$(git ls-files -- . ':!requirements/*.txt' ':!services/*/requirements.txt' ':!edge/package-lock.json' ':!infra/grafana/dashboards/*' ':!.secrets.baseline') \
+	  $$(git ls-files -- . ':!requirements/*.txt' ':!services/*/requirements.txt' ':!edge/package-lock.json' ':!$(PREVIEW)/package-lock.json' ':!infra/grafana/dashboards/*' ':!.secrets.baseline') \
 	  || [ $$? -eq 3 ] || { echo "see docs/threat-model.md, \"Secrets in the repository\"" >&2; exit 1; }
 
 audit: $(VENV)/tools/.audit ## list known vulnerabilities of the locked packages, from PyPI's service

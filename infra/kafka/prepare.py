@@ -35,7 +35,7 @@ REQUEST_S: Final = 30.0
 ITERATIONS: Final = 8192
 """Of SCRAM: how often a guess of a stolen credential has to be hashed."""
 READ, WRITE = AclOperation.READ, AclOperation.WRITE
-TOPIC, GROUP = ResourceType.TOPIC, ResourceType.GROUP
+TOPIC, GROUP, TRANSACTIONAL_ID = ResourceType.TOPIC, ResourceType.GROUP, ResourceType.TRANSACTIONAL_ID
 
 
 class Topic(NamedTuple):
@@ -54,7 +54,7 @@ class Right(NamedTuple):
     operation: AclOperation
     kind: ResourceType
     name: str
-    """Of a topic; the prefix of the names of consumer groups."""
+    """Of a topic; the prefix of the names of consumer groups and of transactional ids."""
 
 
 def topics(partitions: int) -> tuple[Topic, ...]:
@@ -78,6 +78,7 @@ RIGHTS: Final = (
     Right("stream", READ, GROUP, "fraud-scoring"),
     Right("stream", WRITE, TOPIC, "decisions"),
     Right("stream", WRITE, TOPIC, "transactions.rejected"),
+    Right("stream", WRITE, TRANSACTIONAL_ID, "fraud-scoring"),  # with STREAM_TRANSACTIONS=1
     # Jobs: ingest-topic, ingest-events, rejected list and replay.
     *(
         Right("jobs", READ, TOPIC, name)

@@ -4,7 +4,8 @@
 # They have the names and tags that docker-compose.yml and the Dockerfiles use, the users and entry points that this
 # project needs, and a label that marks them as stand-ins. The platform's images do not depend on it. The host's settings
 # for package mirrors (CA bundle, pip.conf) are copied into the Python base only.
-# Apache Kafka has no Debian package and no stand-in: docs/streaming.md states what is not proven without its image.
+# Apache Kafka has no Debian package and no stand-in image. tests/deploy/kafka_standin.py stands in for its container as
+# a process; docs/streaming.md states what is not proven without the image.
 # Needs root, debootstrap and a Docker engine. Existing images are kept; REBUILD=1 builds them again.
 set -euo pipefail
 cd "$(dirname "$0")"
