@@ -73,7 +73,9 @@ def run(environment: str, folders: tuple[str, ...], marker: str, output: IO[str]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--slow", dest="marker", action="store_const", const="slow", help="those marked slow")
+    which.add_argument(
+        "--slow", dest="marker", action="store_const", const="slow and not long", help="those marked slow"
+    )
     which.add_argument("--long", dest="marker", action="store_const", const="long", help="those marked long")
     parser.set_defaults(marker="not slow and not long")
     marker = parser.parse_args().marker

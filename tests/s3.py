@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 import fsspec
 from fsspec import AbstractFileSystem
+from tests.netns import Host
 
 BUCKET: Final = "fraud"
 _ROOT: Final = Path(__file__).parents[1]
@@ -29,6 +30,7 @@ class Server(NamedTuple):
     """A running server, by the environment variables of its clients."""
 
     environment: dict[str, str]
+    pid: int
 
     def uri(self, prefix: str) -> str:
         return f"s3://{BUCKET}/{prefix}"
@@ -47,23 +49,29 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Server]:
-    """A server with one empty bucket for the length of a `with` block. `folder` gets its log."""
+def running(folder: Path, host: Host | None = None) -> Iterator[Server]:
+    """A server with one empty bucket for the length of a `with` block. `folder` gets its log.
+
+    With `host`, on that host and for all hosts of its network; otherwise on this machine and for it.
+    """
     folder.mkdir(parents=True)
+    address = host.address if host else "127.0.0.1"
     port, key, secret = _free_port(), secrets.token_hex(10), secrets.token_hex(20)
     setpriv = shutil.which("setpriv")  # the kernel ends it with the tests, however they end
-    command = [*([setpriv, "--pdeathsig", "TERM"] if setpriv else []), _TOOLS, _SERVER, str(port), BUCKET]
+    command = [*([setpriv, "--pdeathsig", "TERM"] if setpriv else []), _TOOLS, _SERVER, address, str(port), BUCKET]
+    command = host.command(*command) if host else command
     # Without the user's configuration and credentials.
-    own = {"PATH": os.environ["PATH"], "HOME": str(folder), "AWS_EC2_METADATA_DISABLED": "true"}
+    own = {"PATH": os.environ["PATH"], "HOME": str(folder), "TMPDIR": str(folder), "AWS_EC2_METADATA_DISABLED": "true"}
     with (folder / "s3.log").open("wb") as log:
         process = subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=log)
         try:
             assert process.stdout is not None
             if process.stdout.readline() != b"ready\n":
                 raise RuntimeError(f"the S3 server ended: {(folder / 's3.log').read_text()}")
+            _forget_clients()
             yield Server(
                 {
-                    "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+                    "AWS_ENDPOINT_URL": f"http://{address}:{port}",
                     "AWS_ALLOW_HTTP": "true",
                     "AWS_ACCESS_KEY_ID": key,
                     "AWS_SECRET_ACCESS_KEY": secret,
@@ -71,14 +79,19 @@ def running(folder: Path) -> Iterator[Server]:
                     "AWS_EC2_METADATA_DISABLED": "true",
                     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
                     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-                }
+                },
+                process.pid,
             )
         finally:
             process.kill()  # it keeps nothing
             process.wait()
             process.stdout.close()
-            # fsspec would give the next server's clients the file system of this one: the variables are not in its key.
-            fsspec.get_filesystem_class("s3").clear_instance_cache()
+            _forget_clients()
+
+
+def _forget_clients() -> None:
+    """Otherwise fsspec gives clients the file system of another server: the variables are not in its key."""
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 def _free_port() -> int:

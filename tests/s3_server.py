@@ -1,7 +1,8 @@
-"""The S3 server of the tests: moto, in the tools environment. tests/s3.py starts it: `python s3_server.py PORT BUCKET`.
+"""The S3 server of the tests: moto, in the tools environment. tests/s3.py starts it:
+`python s3_server.py ADDRESS PORT BUCKET`.
 
 One request at a time: moto checks `If-None-Match` and then writes, which is atomic only if no other request comes
-between. Objects are in memory.
+between. Small objects are in memory, others in files without a name (MOTO_S3_DEFAULT_KEY_BUFFER_SIZE).
 """
 
 import secrets
@@ -37,13 +38,13 @@ class Handler(WSGIRequestHandler):
 
 
 def main() -> None:
-    port, bucket = int(sys.argv[1]), sys.argv[2]
+    address, port, bucket = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     application = OneAtATime(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", port, application, threaded=True, request_handler=Handler)
+    server = make_server(address, port, application, threaded=True, request_handler=Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     any_key = secrets.token_hex(10)
     client = boto3.client(
-        "s3", endpoint_url=f"http://127.0.0.1:{port}", region_name="us-east-1", aws_access_key_id=any_key,
+        "s3", endpoint_url=f"http://{address}:{port}", region_name="us-east-1", aws_access_key_id=any_key,
         aws_secret_access_key=any_key,
     )  # fmt: skip
     client.create_bucket(Bucket=bucket)

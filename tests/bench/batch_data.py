@@ -111,7 +111,7 @@ def write_flat(lake_uri: str, day: str, path: Path, rows: int, plan: Plan) -> No
 
 def write_model(folder: Path, plan: Plan) -> tuple[ModelArtifact, Path]:
     """The artifact of a model as training registers it, and the path of an MLflow model with equal predictions."""
-    data = _trees(plan).to_onnx()
+    data = trees(plan).to_onnx()
     path = folder / "pyfunc"
     (folder / "model.onnx").write_bytes(data)
     inputs = Schema([ColSpec("float", name) for name in plan.vector.names])
@@ -123,7 +123,7 @@ def write_model(folder: Path, plan: Plan) -> tuple[ModelArtifact, Path]:
     return ModelArtifact("1", "bench", data, "bench", plan.hash, 0.5, plan, b"", ""), path
 
 
-def _trees(plan: Plan) -> Fitted:
+def trees(plan: Plan) -> Fitted:
     """TREES trees with the settings of params.yaml, without early stopping, of rows like those of `write_features`."""
     rng, schema = np.random.default_rng(0), input_schema(plan)
     at = pa.array(rng.integers(0, US_PER_DAY, LEARNED_ROWS), pa.timestamp("us", tz="UTC"))

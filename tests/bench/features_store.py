@@ -21,9 +21,10 @@ from fraud.core.declaration import parse
 from fraud.core.plan import window_sets
 from fraud.core.windows import WindowSet
 from fraud_serving.metrics import Metrics
+from fraud_serving.store.address import StoreAddress
 from fraud_serving.store.commands import HistoryAppend, event_arguments
 from fraud_serving.store.connection import Reply
-from fraud_serving.store.store import Store
+from fraud_serving.store.store import ServerStore
 
 CONNECTIONS: Final = 16
 USERS: Final = 400
@@ -43,14 +44,14 @@ async def cpu_us(requests: int, begin: Callable[[int], Any]) -> tuple[float, flo
 
 
 async def measured(url: str, windows: WindowSet, requests: int) -> dict[str, float]:
-    store = Store(url, deadline_s=5.0, answer_ttl_s=60, metrics=Metrics())
+    store = ServerStore(StoreAddress.of(url), deadline_s=5.0, answer_ttl_s=60, metrics=Metrics())
     await store.start()
     history = HistoryAppend(windows.layout)
     own = [1] * len(windows.layout.columns)
 
     async def appended(i: int, name: str, at: int) -> Reply:
         event = event_arguments(id_hash(f"{name} {i}").to_bytes(8, "little"), at)
-        future = store.send(b"".join(history.command(f"u{i % USERS}", windows.layout.packer.pack(at, *own), event)), 1)
+        future = store.send([history.command(f"u{i % USERS}", windows.layout.packer.pack(at, *own), event)], 1)
         assert future is not None
         return (await future)[0]
 

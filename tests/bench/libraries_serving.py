@@ -97,15 +97,16 @@ async def _store(url: str, requests: int) -> dict[str, float]:
     from fraud.core.contract import US_PER_DAY, id_hash
     from fraud.core.history import APPEND_SCRIPT, Layout
     from fraud_serving.metrics import Metrics
+    from fraud_serving.store.address import StoreAddress
     from fraud_serving.store.commands import HistoryAppend, event_arguments
     from fraud_serving.store.connection import NO_REPLY
-    from fraud_serving.store.store import Store
+    from fraud_serving.store.store import ServerStore
 
     columns = (StoredColumn("amount", "number", 4), StoredColumn("merchant_id", "id", 0))
     layout = Layout("user", "user_id", columns, 1_024, 37 * US_PER_DAY)
     append = HistoryAppend(layout)
 
-    ours = Store(url, deadline_s=5.0, answer_ttl_s=60, metrics=Metrics())
+    ours = ServerStore(StoreAddress.of(url), deadline_s=5.0, answer_ttl_s=60, metrics=Metrics())
     await ours.start()
     theirs = redis.asyncio.Redis.from_url(url, max_connections=CONNECTIONS)
     script = await theirs.script_load(APPEND_SCRIPT)
@@ -116,7 +117,7 @@ async def _store(url: str, requests: int) -> dict[str, float]:
     async def own_client(i: int) -> None:
         record = append.pack(NOON + i, 10_000, text_hash(f"m{i % 40}"))
         transaction = id_hash(f"o{i}").to_bytes(8, "little")
-        future = ours.send(b"".join(append.command(f"u{i % USERS}", record, event_arguments(transaction, NOON + i))), 1)
+        future = ours.send(append.command(f"u{i % USERS}", record, event_arguments(transaction, NOON + i)), 1)
         assert future is not None
         assert await future != [NO_REPLY]
 

@@ -1,5 +1,5 @@
 -- One payment per request: 5,000 users, about 60 payments a user and month, ids never repeated within a run.
--- arguments: run name, API key, first moment (s since 1970), and "wide" for every column of the shipped declaration
+-- arguments: run name, API key, first moment (s since 1970), "wide" for every column of the shipped declaration, traceparent
 local name, key, start, wide, n = "", "", 0, false, 0
 local categories = {"grocery", "travel", "electronics", "shopping_net", "home"}
 
@@ -7,6 +7,7 @@ function init(args)
   name, key, start, wide = args[1], args[2], tonumber(args[3]), args[4] == "wide"
   wrk.headers["content-type"] = "application/json"
   if key ~= "" then wrk.headers["x-api-key"] = key end
+  if args[5] then wrk.headers["traceparent"] = args[5] end
 end
 
 function request()

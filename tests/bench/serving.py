@@ -149,6 +149,7 @@ class Bench:
         program: str = "",
         cache: str = "cache",
         checkout: Path = ROOT,
+        more: Mapping[str, str] | None = None,
     ) -> Server:
         """Start serving with all functions on; `program` replaces the entry point of the package."""
         port = valkey.free_port()
@@ -157,7 +158,7 @@ class Bench:
             "PYTHONPATH": serving_model.sources(checkout),
             "SERVING_MLFLOW_URL": f"http://127.0.0.1:{valkey.free_port()}", "SERVING_POLL_SECONDS": "3600",
             "SERVING_MODEL_CACHE": str(self.folder / cache), "SERVING_PREDICTION_LOG": str(self.folder / name),
-            "SERVING_API_KEYS": str(self.keys),
+            "SERVING_API_KEYS": str(self.keys), **(more or {}),
         }  # fmt: skip
         command = [PYTHON, program] if program else [PYTHON, "-m", "fraud_serving"]
         return stack.enter_context(process(command, env, port, self.folder / f"{name}.log", core=core))
@@ -218,7 +219,6 @@ def run(folder: Path, rounds: int, seconds: int, *, with_peers: bool, baseline: 
     with valkey.running(folder / "valkey") as store, ExitStack() as stack:
         bench = Bench(folder, model, store.url, keys)
         ours, second = bench.ours(stack, "ours"), bench.ours(stack, "second", core=0)
-        unmetered = bench.ours(stack, "unmetered", program=str(Path(__file__).with_name("serving_unmetered.py")))
         serving_model.publish_daily(store.url, FIRST_S)
         contenders = {"ours": ours, "wide": bench.ours(stack, "wide", cache="wide-cache")}
         if baseline is not None:
@@ -233,7 +233,6 @@ def run(folder: Path, rounds: int, seconds: int, *, with_peers: bool, baseline: 
                 for name, server in (contenders | {"constant": constant}).items():
                     columns = [WIDE] if name == "wide" else []
                     keep(f"{name}_c{c}", payments(name, server, c, f"{name}{number}c{c}", *columns), number)
-            keep("unmetered_c16", payments("ours", unmetered, 16, f"u{number}"), number)
             two = load_two((ours, second), 16, seconds, f"two{number}", key, first_s["ours"])
             first_s["ours"] += simulated_s(two["requests_per_s"])
             keep("two_workers_c16_each", two, number)
@@ -315,8 +314,6 @@ def compared(figures: Mapping[str, Mapping[str, list[float]]], peers: list[str])
     )
     found["two_workers_cpu_over_the_first"] = ratio("two_workers_c16_each", "ours_c16", "cpu_us_per_request")
     found["shared_core_cpu_over_own_core"] = ratio("second_c16", "ours_c16", "cpu_us_per_request")
-    for label, what in (("p50", "p50_ms"), ("cpu", "cpu_us_per_request")):
-        found[f"metrics_{label}_with_over_without"] = ratio("ours_c16", "unmetered_c16", what)
     return found | {name: ratio("ours_c16", name, "requests_per_s") for name in peers}
 
 

@@ -31,8 +31,10 @@ from fraud_serving.metrics import Metrics
 from fraud_serving.model.model import Artefact, Model, Registered, load
 from fraud_serving.scoring.scorer import Scorer
 from fraud_serving.scoring.state import State
+from fraud_serving.store.address import StoreAddress
 from fraud_serving.store.commands import PublishedSnapshot
-from fraud_serving.store.store import Store
+from fraud_serving.store.connection import Pending
+from fraud_serving.store.store import ServerStore
 
 REQUESTS: Final = 4_000
 AT_ONCE: Final = 16
@@ -75,7 +77,7 @@ class _Connection:
         loop.call_soon(future.set_result, self._replies)
         return future
 
-    def send(self, _data: bytes) -> None:
+    def send_later(self, _data: bytes, _pending: Pending) -> None:
         """Keep nothing."""
 
 
@@ -94,8 +96,8 @@ def scorer_of(model: Model, events: int) -> tuple[Scorer, PredictionLog]:
         )
         replies.append([events, _FIRST_US + 10_800_000_000 * (events - 1), 0, b"".join(records)])
     replies += [table.pack([1.0] * len(table.names)) for table in model.plan.tables]
-    store = Store("redis://unused", 1.0, 60, metrics)
-    store._connection = _Connection(replies)  # type: ignore[assignment]
+    store = ServerStore(StoreAddress.of("redis://unused"), 1.0, 60, metrics)
+    store._link.connection = _Connection(replies)  # type: ignore[assignment]
     log = PredictionLog(Path(tempfile.gettempdir()), 10**6, 10**9, metrics, lambda _: None)  # never started
     scorer = Scorer(store, log, metrics)
     scorer.state = state

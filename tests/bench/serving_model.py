@@ -14,12 +14,12 @@ from typing import Final
 
 import numpy as np
 import onnxruntime
-import redis
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from fraud.core.daily import Snapshot
 from fraud.core.plan import Plan
 from fraud.declaration_file import load
+from fraud.streams.redis_client import open_client
 from fraud.training.ladder.boosting import FittedBoosting
 
 ROOT: Final = Path(__file__).parents[2]
@@ -85,12 +85,15 @@ def write(cache: Path, path: Path = THREE) -> Path:
 
 def publish_daily(store_url: str, first_s: int) -> None:
     """Publish a snapshot of the shipped declaration's daily tables with a row for each merchant, from `first_s` on."""
-    with closing(redis.Redis.from_url(store_url)) as client:
+    with closing(open_client(store_url)) as client:
         for table in plan_of(SHIPPED).tables:
             default = [0.0 if value is None else value for value in table.empty]
             snapshot = Snapshot(table.day_of(first_s * 1_000_000), "bench-000000000000", default)
             row = table.pack([0.5 + i for i in range(len(table.names))])
-            client.mset({table.row_key(snapshot.id, f"m{n:04d}"): row for n in range(MERCHANTS)})
+            pipeline = client.pipeline(transaction=False)
+            for n in range(MERCHANTS):
+                pipeline.set(table.row_key(snapshot.id, f"m{n:04d}"), row)
+            pipeline.execute()
             client.hset(table.pointer_key, str(snapshot.day), snapshot.to_json())
 
 

@@ -6,7 +6,7 @@ One process is measured at a time, pinned to one core; the broker, the store and
 other contenders are stopped meanwhile. Rounds are interleaved and ratios are computed per round. In a round each
 consumer finds a backlog of `--messages` payments; POST /predict gets the same payments from 64 connections of `wrk`.
 Peers get the same model, one round trip to the store and one row of inference per message, and no more
-(stream_peers/common.py). `--memory` sends so many payments to one process and records its resident memory after every
+(stream_peers/common.py). `--memory` sends so many payments to one process and records its resident memory during every
 tenth. quixstreams is installed into build/peers on first use. Writes build/bench/stream.json.
 """
 
@@ -20,9 +20,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,15 @@ QUIX: Final = ROOT / "build/peers/quixstreams"
 UV: Final = ROOT / ".venv/tools/bin/uv"
 CONNECTIONS: Final = 64
 HALF_S: Final = 10.0
+FIRST: Final = 1_000
+"""Payments that a consumer decides while it starts."""
+HEARTBEAT_S: Final = 1.0
+SAMPLE_S: Final = 0.2
+UNBOUNDED: Final = 1e9
+RATES: Final = (1_000, 2_000, 4_000, 6_000, 8_000)
+"""Transactions/s at which the latency is measured besides half load, for RATE_S each."""
+RATE_S: Final = 5.0
+TARGET_MS: Final = 30.0
 Figures = dict[str, float]
 Keep = Callable[[str, Mapping[str, float], int], None]
 
@@ -83,7 +93,9 @@ class Bench:
         kafka.create_topics(self.brokers, dict.fromkeys(topics, PARTITIONS) | {f"{name}.rejected": 1})
         return Load(self.brokers, *topics)
 
-    def stream(self, stack: ExitStack, name: str, cache: str = "cache", *, wide: bool = False) -> Contender:
+    def stream(
+        self, stack: ExitStack, name: str, cache: str = "cache", *, wide: bool = False, **settings: str
+    ) -> Contender:
         load, port = self._load(name), valkey.free_port()
         env = {
             "PATH": os.environ["PATH"], "PYTHONPATH": serving_model.sources(ROOT), "STREAM_BROKERS": self.brokers,
@@ -93,6 +105,7 @@ class Bench:
             "SERVING_REDIS_URL": self.store_url, "SERVING_POLL_SECONDS": "3600",
             "SERVING_MLFLOW_URL": f"http://127.0.0.1:{valkey.free_port()}",
             "SERVING_MODEL_CACHE": str(self.folder / cache), "SERVING_PREDICTION_LOG": str(self.folder / f"{name}-log"),
+            **settings,
         }  # fmt: skip
         command = [serving.PYTHON, "-m", "fraud_serving.stream"]
         return Contender(self._started(stack, name, command, env, port, load), load, wide)
@@ -108,21 +121,39 @@ class Bench:
     def _started(
         self, stack: ExitStack, name: str, command: list[str], env: Mapping[str, str], port: int, load: Load
     ) -> serving.Server:
-        """A process that has decided its first message, stopped."""
+        """A process that joins its group and decides its first payments; `join` waits for them."""
         server = stack.enter_context(
             serving.process(command, env, port, self.folder / f"{name}.log", "/ready") if port
             else unprobed(command, env, self.folder / f"{name}.log")
         )  # fmt: skip
-        load.send(list(payments(f"{name}-first", serving.FIRST_S, 1_000)))
-        with server.awake():
-            load.read(1_000)
+        os.killpg(server.pid, signal.SIGCONT)
+        load.send(list(payments(f"{name}-first", serving.FIRST_S, FIRST)))
         return server
 
 
-def backlog(contender: Contender, name: str, count: int) -> Figures:
-    """Decide `count` messages that are there, measured from the first tenth on: a process that was stopped for longer
-    than its session joins the group again first."""
-    contender.load.send(list(payments(name, serving.FIRST_S, count, wide=contender.wide)))
+def join(consumers: Collection[Contender]) -> None:
+    """Wait until each consumer has decided its first payments, then stop all.
+
+    They join their groups at the same time, and none is stopped before: a member that is stopped while it joins leaves
+    the group without decisions until its session has ended.
+    """
+    for consumer in consumers:
+        consumer.load.read(FIRST)
+    for consumer in consumers:
+        os.killpg(consumer.server.pid, signal.SIGSTOP)
+
+
+def heartbeat(consumers: Collection[Contender]) -> None:
+    """Resume all for a moment: a consumer that is stopped for longer than its session is removed from its group."""
+    with ExitStack() as stack:
+        for consumer in consumers:
+            stack.enter_context(consumer.server.awake())
+        time.sleep(HEARTBEAT_S)
+
+
+def backlog(contender: Contender, name: str, count: int, first_s: float = serving.FIRST_S) -> Figures:
+    """Decide `count` messages that are there, measured from the first tenth on."""
+    contender.load.send(list(payments(name, first_s, count, wide=contender.wide)))
     with contender.server.awake():
         first = contender.load.read(count // 10)
         before, began_s = serving.cpu_s(contender.server.pid), time.monotonic()
@@ -132,9 +163,16 @@ def backlog(contender: Contender, name: str, count: int) -> Figures:
     return figures(seconds, spent_s, count - first)
 
 
-def half_load(contender: Contender, name: str, rate: float) -> Figures:
-    """Latency at a constant rate of half the speed."""
-    batch = list(payments(name, serving.FIRST_S, int(rate * HALF_S), wide=contender.wide))
+def end_to_end(contender: Contender, name: str, count: int) -> float:
+    """Transactions/s of the whole setup: `count` payments are produced, decided and read at the same time."""
+    batch = list(payments(name, serving.FIRST_S, count, wide=contender.wide))
+    with contender.server.awake():
+        return contender.load.paced(batch, UNBOUNDED).rate
+
+
+def at_rate(contender: Contender, name: str, rate: float, seconds: float) -> Figures:
+    """Latency at a constant rate."""
+    batch = list(payments(name, serving.FIRST_S, int(rate * seconds), wide=contender.wide))
     contender.load.send(list(payments(f"{name}first", serving.FIRST_S, 1_000, wide=contender.wide)))
     with contender.server.awake():
         contender.load.read(1_000)
@@ -145,6 +183,26 @@ def half_load(contender: Contender, name: str, rate: float) -> Figures:
         "p50_ms": found.p50_ms, "p99_ms": found.p99_ms, "transactions_per_s": found.rate,
         "cpu_us_per_transaction": 1e6 * spent_s / len(batch),
     }  # fmt: skip
+
+
+def latencies(contender: Contender, name: str, given: argparse.Namespace, keep: Keep, group: list[Contender]) -> None:
+    """Latency at half of what client, broker, store and consumer sustain together on this machine, and at RATES.
+
+    The consumer has a core of its own and is faster with a backlog: at half of that speed the others are the limit.
+    """
+    speeds = [end_to_end(contender, f"{name}-whole{number}", given.messages) for number in range(given.rounds)]
+    for number, speed in enumerate(speeds):
+        heartbeat(group)
+        keep(f"{name}_end_to_end", {"transactions_per_s": speed}, 1)
+        keep(f"{name}_half_load", at_rate(contender, f"{name}-half{number}", statistics.median(speeds) / 2, HALF_S), 1)
+    highest = 0
+    for rate in RATES:
+        heartbeat(group)
+        found = at_rate(contender, f"{name}-rate{rate}", rate, RATE_S)
+        keep(f"{name}_at_{rate}", found, 1)
+        if found["p99_ms"] <= TARGET_MS:
+            highest = rate
+    keep(f"{name}_highest_rate_at_{TARGET_MS:.0f}_ms", {"transactions_per_s": highest}, 1)
 
 
 def rest(server: serving.Server, name: str, key: str, seconds: int, *, wide: bool) -> Figures:
@@ -170,13 +228,40 @@ def quix_environment() -> str:
     return ""
 
 
-def memory(contender: Contender, count: int) -> list[tuple[int, float]]:
-    """(messages so far, resident MB) after every tenth."""
-    seen = []
-    for tenth in range(10):
-        backlog(contender, f"memory{tenth}", count // 10)
-        seen.append(((tenth + 1) * (count // 10), serving.rss_mb(contender.server.pid)))
-        print(f"{seen[-1][0]:>9,} messages  {seen[-1][1]:6.1f} MB", flush=True)
+@contextmanager
+def sampled_mb(pid: int) -> Iterator[list[float]]:
+    """Resident memory of a process, MB, several times a second during the block."""
+    seen, ended = [serving.rss_mb(pid)], threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(SAMPLE_S):
+            seen.append(serving.rss_mb(pid))
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join()
+
+
+def memory(bench: Bench, count: int) -> list[tuple[int, float, float]]:
+    """(messages so far, least and most resident MB) of a process during its first payments and during every tenth.
+
+    The process returns free memory every some seconds, so the least is what it needs. Event times go on from tenth to
+    tenth: otherwise histories, and with them the replies of the store, would grow.
+    """
+    with ExitStack() as stack:
+        contender = bench.stream(stack, "memory")
+        join([contender])
+        seen = [(0, *[serving.rss_mb(contender.server.pid)] * 2)]
+        for tenth in range(1, 11):
+            first_s = serving.FIRST_S + (tenth - 1) * (count // 10) * serving.STEP_S
+            with sampled_mb(contender.server.pid) as found:
+                backlog(contender, f"memory{tenth}", count // 10, first_s)
+            seen.append((tenth * (count // 10), min(found), max(found)))
+            print(f"{seen[-1][0]:>9,} messages {seen[-1][1]:7.1f} to {seen[-1][2]:7.1f} MB", flush=True)
     return seen
 
 
@@ -191,23 +276,33 @@ def peers_of(bench: Bench, stack: ExitStack) -> dict[str, Contender]:
     return found
 
 
-def measure(
-    bench: Bench, stack: ExitStack, streams: dict[str, Contender], given: argparse.Namespace, key: str, keep: Keep
-) -> None:
-    """The interleaved rounds."""
-    streams["stream_wide"] = bench.stream(stack, "stream_wide", "wide-cache", wide=True)
+def measure(bench: Bench, stack: ExitStack, given: argparse.Namespace, key: str, keep: Keep) -> dict[str, Contender]:
+    """The interleaved rounds. Returns our consumers."""
+    streams = {
+        "stream": bench.stream(stack, "stream"),
+        "stream_wide": bench.stream(stack, "stream_wide", "wide-cache", wide=True),
+    }
     over_rest = {
         "rest": (bench.serving.ours(stack, "rest"), False),
         "rest_wide": (bench.serving.ours(stack, "rest_wide", cache="wide-cache"), True),
     }
     peers = {} if given.without_peers else peers_of(bench, stack)
+    in_transactions = bench.stream(stack, "stream_transactions", STREAM_TRANSACTIONS="1")
+    consumers = [*streams.values(), in_transactions, *peers.values()]
+    join(consumers)
     for number in range(given.rounds + 1):
         for name, contender in streams.items():
+            heartbeat(consumers)
             keep(name, backlog(contender, f"{name}{number}", given.messages), number)
+        heartbeat(consumers)
+        keep("stream_transactions", backlog(in_transactions, f"transactions{number}", given.messages), number)
         for name, (server, wide) in over_rest.items():
+            heartbeat(consumers)
             keep(name, rest(server, f"{name}{number}", key, given.seconds, wide=wide), number)
         for name, contender in peers.items():
+            heartbeat(consumers)
             keep(name, backlog(contender, f"{name}{number}", given.messages // 5), number)
+    return streams
 
 
 def run(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
@@ -220,24 +315,21 @@ def run(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
             for what, value in found.items():
                 measured[name][what].append(value)
 
-    seen: list[tuple[int, float]] = []
+    seen: list[tuple[int, float, float]] = []
     with valkey.running(folder / "valkey") as store, kafka.running(folder / "kafka") as broker, ExitStack() as stack:
         bench = Bench(folder, broker.bootstrap, store.url)
         serving_model.publish_daily(store.url, serving.FIRST_S)
-        streams = {"stream": bench.stream(stack, "stream")}
         if given.memory:
-            seen = memory(streams["stream"], given.memory)
+            seen = memory(bench, given.memory)
         if given.rounds:
-            measure(bench, stack, streams, given, key, keep)
+            streams = measure(bench, stack, given, key, keep)
             for name, contender in streams.items():
-                rate = statistics.median(measured[name]["transactions_per_s"]) / 2
-                for number in range(given.rounds):
-                    keep(f"{name}_half_load", half_load(contender, f"half{number}", rate), 1)
+                latencies(contender, name, given, keep, [*streams.values()])
     contenders: dict[str, Any] = {
         name: {what: statistics.median(values) for what, values in of.items()} for name, of in measured.items()
     }
     if seen:
-        contenders["memory"] = {"seen": seen, "growth_mb": seen[-1][1] - seen[1][1]}
+        contenders["memory"] = {"seen": seen, "growth_mb": seen[-1][1] - seen[2][1]}
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {given.rounds} rounds of {given.messages} messages",
         "contenders": contenders, "ratios": ratios(measured),
@@ -247,7 +339,10 @@ def run(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
 def ratios(measured: Mapping[str, Mapping[str, list[float]]]) -> Figures:
     """Medians of the ratios of the rounds."""
     found = {}
-    pairs = [("stream", "rest"), ("stream_wide", "rest_wide"), ("stream", "plain_loop"), ("stream", "quixstreams")]
+    pairs = [
+        ("stream", "rest"), ("stream_wide", "rest_wide"), ("stream", "plain_loop"), ("stream", "quixstreams"),
+        ("stream_transactions", "stream"),
+    ]  # fmt: skip
     for ours, theirs in pairs:
         if ours in measured and theirs in measured:
             for what, label in (("transactions_per_s", "speed"), ("cpu_us_per_transaction", "cpu")):

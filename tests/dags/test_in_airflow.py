@@ -1,7 +1,9 @@
 """Tests that need a whole Airflow: an approval in the browser, and cleared tasks. The jobs are stand-ins."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from . import browser as chromium
 from .browser import until
-from .live import Airflow, airflow
+from .live import PASSWORD, ROOT, Airflow, airflow
 from .test_promote_model import VERDICT
 
 pytestmark = [
@@ -67,15 +69,16 @@ def until_states(platform: Airflow, dag: str, run: str, **expected: str) -> None
         raise TimeoutError(f"{error}: {states(platform, dag, run)}") from error
 
 
-def until_ended(platform: Airflow, dag: str, run: str) -> None:
-    """Wait for the end of the run itself, which follows the end of its last task."""
+def until_ended(platform: Airflow, dag: str, run: str) -> str:
+    """Wait for the end of the run itself, which follows the end of its last task. Returns its state."""
 
-    def ended() -> bool:
+    def state() -> str:
         with platform.api as api:
             answer = api.get(f"/dags/{dag}/dagRuns/{quote(run)}").raise_for_status().json()
-        return answer["state"] in ("success", "failed")
+        return str(answer["state"])
 
-    until(ended, f"the run {run} of {dag} has ended", SECONDS)
+    until(lambda: state() in ("success", "failed"), f"the run {run} of {dag} has ended", SECONDS)
+    return state()
 
 
 def emitted(platform: Airflow, run: str) -> list[str]:
@@ -116,6 +119,33 @@ def test_a_cleared_task_emits_its_asset_again_only_after_a_change(platform: Airf
     assert emitted(platform, run) == ["features", "features"]
 
 
+@pytest.mark.parametrize(
+    ("results", "states", "assets", "state"),
+    [
+        ({"ingest": 3, "ingest-labels": 2}, ("success", "success", "success"), ["labels", "delivery"], "success"),
+        ({"ingest": 3, "ingest-labels": 0}, ("success", "skipped", "success"), ["delivery"], "success"),
+        ({"ingest": 0, "ingest-labels": 2}, ("skipped", "success", "success"), ["labels", "delivery"], "success"),
+        ({"ingest": 0, "ingest-labels": 0}, ("skipped", "skipped", "skipped"), [], "success"),
+        ({"ingest": 3}, ("success", "failed", "success"), ["delivery"], "failed"),
+        ({"ingest-labels": 2}, ("failed", "upstream_failed", "skipped"), [], "failed"),
+    ],
+    ids=["both", "transactions", "labels", "neither", "labels fail", "transactions fail"],
+)
+def test_a_delivery_is_announced_after_both_feeds(
+    platform: Airflow, results: dict[str, int], states: tuple[str, ...], assets: list[str], state: str
+) -> None:
+    """Features of the transactions alone would have other daily fraud rates than those of the whole delivery."""
+    dag = "ingest_transactions"
+    with platform.api as api:  # runs that the events start are not part of this test
+        for other in ("build_features", "train_fraud_model"):
+            api.patch(f"/dags/{other}", json={"is_paused": True}).raise_for_status()
+    jobs(platform, {job: {"accepted": rows} for job, rows in results.items()})  # another job fails
+    run = start(platform, dag, {"feed": "all"})
+    until_states(platform, dag, run, **dict(zip(("ingest", "ingest_labels", "delivery"), states, strict=True)))
+    assert emitted(platform, run) == assets
+    assert until_ended(platform, dag, run) == state
+
+
 @pytest.mark.skipif(bool(chromium.MISSING), reason=chromium.MISSING)
 def test_a_version_that_failed_a_gate_is_approved_in_the_browser_with_its_waiver(platform: Airflow) -> None:
     calls = jobs(platform, {"gates": VERDICT, "promote": {"version": "7", "changed": True}})
@@ -139,3 +169,76 @@ def test_a_version_that_failed_a_gate_is_approved_in_the_browser_with_its_waiver
         "promote", "--version=7", "--reason=agreed with risk", "--waive=slices", "--waiver-reason=agreed with risk",
         "--json",
     ]  # fmt: skip
+
+
+@pytest.mark.skipif(bool(chromium.MISSING), reason=chromium.MISSING)
+def test_the_status_page_opens_from_the_menu_inside_airflow(platform: Airflow) -> None:
+    failed = {"text": "the last run of fraud score failed", "hint": "", "runbook": "docs/runbooks/JobFailed.md"}
+    result = {
+        "ok": False, "changes": [], "tables": {"serving": [{"version": "7", "traffic": "100%"}]}, "problems": [failed],
+        "facts": {"now": "2026-03-05T12:00:00Z", "sources": [{"name": "lake", "problem": ""}]},
+    }  # fmt: skip
+    calls = jobs(platform, {"status": result})
+    with chromium.browsing() as browser:
+        platform.login(browser)
+        browser.open(f"{platform.url}/plugin/fraud-status")
+        frame = "//iframe"
+        browser.find(frame)
+        text = "return document.querySelector('iframe').contentDocument?.body?.innerText ?? ''"
+        until(lambda: "1 problem" in browser.run(text), "the page in the frame")
+        assert "the last run of fraud score failed" in browser.run(text)
+        browser.run("document.querySelector('iframe').contentDocument.querySelector('table a').click()")
+        until(lambda: "JobFailed" in browser.run(text), "the runbook in the frame")
+    assert json.loads(calls.read_text()) == ["status", "--json", "--deadline=10"]
+
+
+def status(platform: Airflow, password: str) -> dict[str, Any]:
+    """The object that `fraud status --json` prints with a login of this Airflow, without the other servers."""
+    home = platform.home / "status"
+    env = os.environ | {
+        "FRAUD_HOME": str(home), "FRAUD_PROJECT": str(ROOT), "FRAUD_MLFLOW_URL": f"sqlite:///{home}/mlflow.db",
+        "FRAUD_AIRFLOW_URL": platform.url, "FRAUD_AIRFLOW_USERNAME": "admin", "FRAUD_AIRFLOW_PASSWORD": password,
+    }  # fmt: skip
+    command = [ROOT / ".venv/ml/bin/fraud", "status", "--json", "--deadline=120"]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1, ended.stderr  # the lake and the registry are empty
+    found: dict[str, Any] = json.loads(ended.stdout)
+    return found
+
+
+def test_fraud_status_reads_the_ended_runs_of_the_last_day(platform: Airflow) -> None:
+    dag = "expire_waivers"
+
+    def ended_run(results: dict[str, Any]) -> str:
+        jobs(platform, results)
+        run = start(platform, dag, {})
+        until_ended(platform, dag, run)
+        return run
+
+    def read() -> tuple[list[tuple[str, bool]], list[str], list[str]]:
+        found = status(platform, PASSWORD)
+        runs = [(run["run"], run["failed"]) for run in found["facts"]["dag_runs"] if run["dag"] == dag]
+        texts = [[text for text in of if f"the DAG {dag}" in text] for of in (problem_texts(found), found["changes"])]
+        return runs, *texts
+
+    failed = ended_run({})  # without a result the job fails
+    runs, problems, changes = read()
+    assert runs == [(failed, True)]
+    assert [re.sub(r"failed .*", "failed", text) for text in problems] == [f"the last run of the DAG {dag} failed"]
+    assert [text.partition(": ")[2] for text in changes] == [f"the run {failed} of the DAG {dag} failed"]
+
+    passed = ended_run({"expire-waivers": {"changed": True}})
+    runs, problems, changes = read()
+    assert runs == [(passed, False), (failed, True)]
+    assert problems == []
+    assert [text.partition(": ")[2] for text in changes] == [f"the run {failed} of the DAG {dag} failed"]
+
+
+def test_fraud_status_reports_a_refused_login(platform: Airflow) -> None:
+    found = status(platform, "wrong")
+    assert found["facts"]["dag_runs"] is None
+    assert [text for text in problem_texts(found) if text.startswith("Airflow cannot be read: ") and "401" in text]
+
+
+def problem_texts(found: dict[str, Any]) -> list[str]:
+    return [problem["text"] for problem in found["problems"]]

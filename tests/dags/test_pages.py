@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import sys
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,8 @@ from fraud_airflow.documentation import Documentation, NoSuchPageError
 from fraud_airflow.reports import NoSuchReportError, Reports
 
 PAGES = (
-    "/fraud/version", "/fraud/reports/", "/fraud/reports/drift/2026-01-02.html", "/fraud/reports/none.html",
-    "/fraud/docs/runbooks/JobFailed.md", "/fraud/docs/none.md",
+    "/fraud/version", "/fraud/status", "/fraud/reports/", "/fraud/reports/drift/2026-01-02.html",
+    "/fraud/reports/none.html", "/fraud/docs/runbooks/JobFailed.md", "/fraud/docs/none.md",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -149,23 +151,42 @@ class Links(HTMLParser):
                 self.ids.add(value or "")
 
 
-def test_every_link_of_the_documentation_opens(client: Any, login: dict[str, str]) -> None:
+def test_every_link_of_the_documentation_opens(client: Any, login: dict[str, str], stand_in: Path) -> None:
+    status = {"problems": [], "changes": [], "facts": {"now": "2026-03-05T12:00:00Z", "sources": []}, "tables": {}}
+    stand_in.write_text(f"#!{sys.executable}\nprint({json.dumps(status)!r})\n")
+    stand_in.chmod(0o755)
     docs = ROOT / "docs"
     opened = {}
     for path in docs.rglob("*.md"):
         url = f"http://airflow.test/fraud/docs/{path.relative_to(docs)}"
         opened[url] = Links(client.get(url, headers=login).text)
+    others = cache(lambda url: client.get(url, headers=login).status_code == 200)
     broken = []
     for page, links in opened.items():
         for target in links.targets:
             url, _, section = urljoin(page, target).partition("#")
             if not url.startswith("http://airflow.test/"):
                 continue
-            opens = url in opened or client.get(url, headers=login).status_code == 200
+            opens = url in opened or others(url)
             if not opens or (section and section not in opened[url].ids):
                 broken.append((page, target))
     assert sum(len(links.targets) for links in opened.values()) > 50
     assert broken == []
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type", "start"),
+    [
+        ("architecture.svg", "image/svg+xml", b"<svg"),
+        ("images/dashboard-serving.png", "image/png", b"\x89PNG\r\n\x1a\n"),
+    ],
+)
+def test_a_picture_of_the_documentation_opens(
+    client: Any, login: dict[str, str], path: str, media_type: str, start: bytes
+) -> None:
+    answer = client.get(f"/fraud/docs/{path}", headers=login)
+    assert answer.headers["content-type"] == media_type
+    assert answer.content.startswith(start)
 
 
 @pytest.mark.parametrize(

@@ -119,11 +119,13 @@ def test_no_listener_of_kafka_outside_of_its_container_is_without_a_login() -> N
 
 
 def test_the_proxy_balances_over_every_replica() -> None:
-    replicas = {name for name in SERVICES if re.fullmatch(r"serving-[a-z]", name)}
+    replicas = {f"{name}:8000" for name in SERVICES if re.fullmatch(r"serving-[a-z]", name)}
+    settings = {name: value for name, value in SERVICES["proxy"]["environment"].items() if name.startswith("REPLICA_")}
+    assert {default for value in settings.values() if (default := value[2:-1].partition("-")[2])} == replicas
     config = (ROOT / "infra/proxy/haproxy.cfg").read_text()
-    for backend in ("ready", "live"):
+    for backend in ("connected", "ready", "live"):
         section = re.split(r"\n(?=\w)", config.partition(f"\nbackend {backend}\n")[2])[0]
-        assert set(re.findall(r"server \w+ (serving-[a-z]):8000", section)) == replicas
+        assert re.findall(r'server \w "\$\{(\w+)\}"', section) == [*settings]
 
 
 @each_dockerfile

@@ -106,12 +106,12 @@ def writing_below(home: Path) -> list[psutil.Process]:
     return found
 
 
-def test_every_service_runs_and_status_prints_a_page_that_opens(
+def test_every_service_runs_and_the_list_prints_a_page_that_opens(
     stack: Stack, command: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    status = command("status")
-    assert status.returncode == 0, status.stdout
-    rows = [line.split() for line in status.stdout.splitlines()]
+    listed = command("services")
+    assert listed.returncode == 0, listed.stdout
+    rows = [line.split() for line in listed.stdout.splitlines()]
     assert [row[0] for row in rows] == SERVICES
     assert {row[1] for row in rows} == {"ready"}
     pages = [row[2] for row in rows if len(row) > 2 and row[2].startswith("http")]
@@ -149,6 +149,7 @@ def test_an_alerts_links_open(stack: Stack) -> None:
     assert "Watchdog</h1>" in page.text
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not PACKAGED, reason="needs the package prometheus")
 def test_an_alert_is_pending_for_a_stopped_component_of_airflow(stack: Stack) -> None:
     def alerting() -> set[str]:
@@ -187,7 +188,7 @@ def test_a_service_whose_child_was_killed_is_repaired(stack: Stack, service: str
     child = next(process for process in processes.members(service, stack.run) if process != parent)
     kill(child)
     if NEEDS_CHILD[service]:
-        until(lambda: problems(stack).get(service), 60, "status does not show it")
+        until(lambda: problems(stack).get(service), 60, "the list does not show it")
     start(stack)
     assert problems(stack) == {}
 
@@ -208,13 +209,13 @@ def test_down_leaves_no_process_even_of_services_that_were_killed(
 ) -> None:
     for service in ("mlflow", "airflow-scheduler", "airflow-triggerer"):
         kill(running(stack, service))
-    status = command("status")
-    assert status.returncode == 1
-    assert "make start" in status.stdout
-    assert str(stack.log("mlflow")) in status.stdout
+    listed = command("services")
+    assert listed.returncode == 1
+    assert "make start" in listed.stdout
+    assert str(stack.log("mlflow")) in listed.stdout
     assert len(writing_below(stack.home)) > len(SERVICES) - 3  # children of the killed ones among them
     done = command("down")
     assert done.returncode == 0, done.stderr
     assert writing_below(stack.home) == []
     assert processes.marked(stack.mark) == []
-    assert command("status").returncode == 1
+    assert command("services").returncode == 1

@@ -10,6 +10,7 @@ METRICS = Metrics()
 METRICS.model_info = {"version": "1", "sha256": "0" * 64, "level": "boosting"}
 METRICS.store_up = 1
 METRICS.count_daily_tables(["merchant"])
+METRICS.daily_ages = lambda: {"merchant": 3600.0}
 STREAM = StreamMetrics()
 STREAM.lag, STREAM.assigned, STREAM.broker_up = {0: 3}, 1, 1
 METRICS.add(STREAM)

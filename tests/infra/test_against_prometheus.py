@@ -1,15 +1,19 @@
 """Every panel and every rule in a real Prometheus, with the real exporter, lake, store and registry.
 
-FRAUD_PROMETHEUS_URL=http://... queries a running stack's Prometheus instead, in which every panel must have data.
+TEST_PROMETHEUS_URL=http://... queries a running stack's Prometheus instead, in which every panel must have data, for
+the environment TEST_PROMETHEUS_ENVIRONMENT (embedded).
 """
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import date
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +22,15 @@ import mlflow
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import redis
 import structlog
 from mlflow.tracking import MlflowClient
 from tests.infra.conftest import ROOT, rules, tool
 
 from fraud import declaration_file
+from fraud.audit import prediction_log
+from fraud.core.daily import Snapshot
+from fraud.core.plan import Plan
 from fraud.embedded.servers import child, mlflow_server, valkey
 from fraud.lake import catalog
 from fraud.lake.job_runs import recorded
@@ -31,23 +39,45 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a registry, an expo
 PASSWORD = "test-only"
 DEADLINE_S = 180.0
 DAYS = ("2026-01-01", "2026-01-02")
+# Not FRAUD_PROMETHEUS_URL: that is a setting, which a shell has after `. var/stack.env`.
+GIVEN_URL = os.environ.get("TEST_PROMETHEUS_URL")
+ENVIRONMENT = os.environ.get("TEST_PROMETHEUS_ENVIRONMENT", "embedded") if GIVEN_URL else "test"
+# The project's declaration, with a value for each category list that is learnt.
+_WRITTEN = declaration_file.load_of(ROOT)
+DECLARATION = _WRITTEN.resolved(dict.fromkeys(_WRITTEN.to_learn, ("a", "other")))
+PLAN = Plan(DECLARATION)
 
 
 def panel_queries() -> list[tuple[str, str]]:
-    """(dashboard: title, PromQL) of every panel."""
+    """(dashboard: title, PromQL) of every panel, for the environment ENVIRONMENT.
+
+    Comparisons that leave out what does not occur, such as failures, are removed: whether the rest has data is tested.
+    """
+    variables = {"$environment": ENVIRONMENT, "$instance": ".+", "$__rate_interval": "4m"}
     found = []
     for path in sorted((ROOT / "infra/grafana/dashboards").glob("*.json")):
         for panel in json.loads(path.read_text())["panels"]:
-            found += [(f"{path.stem}: {panel['title']}", target["expr"]) for target in panel.get("targets", ())]
+            for target in panel.get("targets", ()):
+                query = re.sub(r" (?:>|==) [01](?=\)|$)", "", target["expr"])
+                for name, value in variables.items():
+                    query = query.replace(name, value)
+                found.append((f"{path.stem}: {panel['title']}", query))
     return found
 
 
 def fill_lake(home: Path) -> None:
     """Two days of each dataset that the exporter reads."""
-    features = catalog.features(declaration_file.load_of(ROOT).stored_hash)
-    for dataset in (catalog.TRANSACTIONS, catalog.LABELS, features, catalog.PREDICTIONS):
-        for day in DAYS:
+    answer = {
+        "prediction_id": "p1", "amount": 1.0, "hour_of_day": 3, "day_of_week": 2, "served_us": 1, "history": "store",
+        "degraded": False, "fraud_probability": 0.1, "is_fraud": False, "threshold": 0.5, "model_version": "1",
+        "model_sha256": "", "feature_hash": PLAN.hash, "latency_us": 1,
+    }  # fmt: skip
+    features = catalog.features(DECLARATION.stored_hash)
+    daily = [catalog.daily(table) for table in PLAN.tables]
+    for day in DAYS:
+        for dataset in (catalog.TRANSACTIONS, catalog.LABELS, features, *daily):
             dataset.at(f"file://{home}/lake").publish(day, pa.table({"x": [1, 2, 3]}))
+        catalog.PREDICTIONS.at(f"file://{home}/lake").publish(day, prediction_log.table_of([answer], DECLARATION))
     made_from = {"model_version": "1", "flagged": "1"}
     for day in DAYS:
         catalog.SCORES.at(f"file://{home}/lake").publish(day, pa.table({"x": [1, 2, 3]}), made_from)
@@ -68,7 +98,9 @@ def fill_reports(home: Path) -> None:
     }  # fmt: skip
     counts = {"equal": 3, "mismatch": 0, "missing": 0, "extra": 0}
     skew = {"features": {"amount": counts}, "compared": 3, "events_lost": 0, "probabilities": {"wrong": 0}}
-    figures = {"recall": [0.5, 0.4, 0.6], "saved_per_1000": [90.0, 80.0, 100.0]}
+    figures = {
+        "recall": [0.5, 0.4, 0.6], "expected_over_seen": [1.1, 0.9, 1.3], "saved_per_1000": [90.0, 80.0, 100.0],
+    }  # fmt: skip
     day = {"frauds": 9, "late_frauds": 1, "unlabelled": 80, "unlabelled_stops": 2}
     concept = {
         "verdict": "ok", "evidence": 0.5, "limit": 365, "figures": figures, "promise": {"figures": figures},
@@ -100,19 +132,31 @@ def register_version(url: str, folder: Path) -> None:
     client = MlflowClient(url)
     run = client.create_run(client.create_experiment("watch"))
     client.log_artifact(run.info.run_id, str(reference))
+    facts = {"declaration": json.loads(DECLARATION.canonical()), "feature_hash": PLAN.hash}
+    serving = folder / "serving.json"
+    serving.write_text(json.dumps(facts))
+    client.log_artifact(run.info.run_id, str(serving), "model")
     client.create_registered_model("fraud-detector")
-    tags = {"threshold": "0.5", "level": "boosting"}
+    digest = sha256(serving.read_bytes()).hexdigest()
+    tags = {"threshold": "0.5", "level": "boosting", "serving_sha256": digest}
     client.create_model_version("fraud-detector", f"runs:/{run.info.run_id}/model", run.info.run_id, tags)
     client.set_registered_model_alias("fraud-detector", "production", "1")
     client.set_terminated(run.info.run_id)
 
 
+def publish_snapshots(url: str) -> None:
+    """The snapshot of the last day of each daily table, in the online store."""
+    day = (date.fromisoformat(DAYS[-1]) - date(1970, 1, 1)).days
+    with redis.Redis.from_url(url) as client:
+        for table in PLAN.tables:
+            client.hset(table.pointer_key, str(day), Snapshot(day, "0" * 8, list(table.empty)).to_json())
+
+
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Prometheus that has scraped everything several times."""
-    given = os.environ.get("FRAUD_PROMETHEUS_URL")
-    if given:
-        yield given
+    if GIVEN_URL:
+        yield GIVEN_URL
         return
     program = tool("prometheus", "prometheus")
     home = tmp_path_factory.mktemp("watch")
@@ -134,6 +178,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         register_version(registry.url, home)
         store = valkey.start(home / "valkey", PASSWORD)
         stack.callback(child.stop, store.pid)
+        publish_snapshots(store.url)
         ports = {name: valkey.free_port() for name in ("platform", "serving", "prometheus")}
         env = {
             "FRAUD_HOME": str(home), "FRAUD_PROJECT": str(ROOT), "FRAUD_MLFLOW_URL": registry.url,
@@ -155,7 +200,14 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             f"--storage.tsdb.path={home}/tsdb", f"--web.listen-address=127.0.0.1:{ports['prometheus']}", env=env,
         )  # fmt: skip
         url = f"http://127.0.0.1:{ports['prometheus']}"
-        wait_for(url, "slo:freshness:ratio_7d and on () model:flagged:sigmas1d and on () serving:latency:p99_5m")
+        recorded_last = ("slo:freshness:ratio_7d", "model:flagged:sigmas1d", "serving:latency:p99_5m")
+        # A rate needs two scrapes of the exporter, which is the slowest target.
+        last = (
+            *recorded_last,
+            'platform:feature:behind_seconds{kind="daily"}',
+            "rate(fraud_online_store_commands_total[4m])",
+        )
+        wait_for(url, " and on () ".join(last))
         yield url
 
 
@@ -202,12 +254,15 @@ def test_every_recording_rule_has_a_value(prometheus: str) -> None:
 
 def test_baselines_come_from_the_production_version(prometheus: str) -> None:
     """By hand: amounts 10 and 30; one of two probabilities reaches 0.5; 25 % is assumed, as two days are too few."""
-    if "FRAUD_PROMETHEUS_URL" in os.environ:
+    if GIVEN_URL:
         pytest.skip("a running stack has figures of its own: nothing to compare by hand")
     expected = {
         "fraud_baseline_amount_mean": 20.0, "fraud_baseline_flagged_ratio": 0.5,
         "fraud_baseline_flagged_ratio_sigma": 0.125, 'fraud_ingest_rows{outcome="accepted"}': 98.0,
         'fraud_job_failed{job_name="train"}': 0.0, 'fraud_dataset_rows{dataset="scores"}': 3.0,
         'fraud_dataset_newest_day_seconds{dataset="features"}': 1767312000.0,
+        'sum(platform:feature:behind_seconds{kind="window"})': 0.0,
+        'sum(platform:feature:behind_seconds{kind="daily"})': 0.0,
+        "count(platform:feature:behind_seconds)": float(len(PLAN.features)),
     }  # fmt: skip
     assert {name: float(query_series(prometheus, name)[0]["value"][1]) for name in expected} == expected

@@ -132,16 +132,22 @@ class Registry:
         return str(made.version)
 
 
+def registry_in(folder: Path, database: bytes | None = None) -> Registry:
+    """A registry without any version in a folder. `database`: a migrated one; migrations take ten seconds."""
+    if database is not None:
+        (folder / "mlflow.db").write_bytes(database)
+    url = f"sqlite:///{folder / 'mlflow.db'}"
+    client = mlflow.MlflowClient(url)
+    client.create_experiment("batch", artifact_location=str(folder / "artifacts"))
+    client.delete_experiment("0")
+    client.create_registered_model(MODEL_NAME)
+    return Registry(url, folder)
+
+
 @pytest.fixture
 def registry(tmp_path: Path, empty_registry: Path) -> Registry:
     """A registry of the test's own, without any version."""
-    (tmp_path / "mlflow.db").write_bytes(empty_registry.read_bytes())
-    url = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    client = mlflow.MlflowClient(url)
-    client.create_experiment("batch", artifact_location=str(tmp_path / "artifacts"))
-    client.delete_experiment("0")
-    client.create_registered_model(MODEL_NAME)
-    return Registry(url, tmp_path)
+    return registry_in(tmp_path, empty_registry.read_bytes())
 
 
 @pytest.fixture

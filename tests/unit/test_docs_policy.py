@@ -10,7 +10,10 @@ from fraud.job_list import JOBS
 from fraud.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "infra").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted(path for path in (ROOT / "infra").rglob("*.md") if "node_modules" not in path.parts),
+]  # fmt: skip
 TEXT = "\n".join(page.read_text() for page in PAGES)
 SERVING = ROOT / "services/serving/src/fraud_serving"
 
@@ -80,12 +83,19 @@ def test_every_variable_and_metric_of_the_stream_is_documented() -> None:
 def test_every_metric_of_declarations_is_described_in_its_table() -> None:
     module = (ROOT / "src/fraud/monitoring/declared_metrics.py").read_text()
     names = set(re.findall(r'"(fraud_[a-z_]+)"', module))
-    table = (ROOT / "docs/monitoring.md").read_text().split("## Metrics of declarations")[1]
+    table = (ROOT / "docs/monitoring.md").read_text().split("## Metrics of declarations")[1].split("\n## ")[0]
     described = set(re.findall(r"`(fraud_[a-z_]+)`", table))
     others = {name for name in described - names if name.startswith(("fraud_dataset_", "fraud_drift_"))}
     assert described - others == names | {"fraud_source_up"}
     exporter = (ROOT / "src/fraud/monitoring/platform_metrics.py").read_text()
     assert {name for name in others if f'"{name}"' not in exporter} == set()
+
+
+def test_every_metric_of_the_online_store_is_described_in_its_table() -> None:
+    module = (ROOT / "src/fraud/monitoring/online_store_metrics.py").read_text()
+    names = set(re.findall(r'"(fraud_[a-z_]+)"', module))
+    table = (ROOT / "docs/monitoring.md").read_text().split("## Metrics of the online store")[1]
+    assert {n.removesuffix("_total") for n in re.findall(r"`(fraud_[a-z_]+)`", table)} == names
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch", "/health", "/ready", "/model", "/metrics"])

@@ -1,5 +1,9 @@
 """How results look on a terminal."""
 
+from datetime import timedelta
+
+import pytest
+
 from fraud import printing
 
 
@@ -37,3 +41,19 @@ def test_a_long_list_shows_its_ends_and_its_length() -> None:
     assert printing.values({"days": ["2026-01-01", "2026-01-02"], "none": []}) == (
         "days  2026-01-01, 2026-01-02\nnone  -"
     )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (-3, "0 s"),
+        (59.9, "59 s"),
+        (60, "1 min"),
+        (3_599, "59 min"),
+        (3_600, "1 h"),
+        (172_799, "47 h"),
+        (172_800, "2 d"),
+    ],
+)
+def test_a_duration_has_its_largest_unit(seconds: float, expected: str) -> None:
+    assert printing.duration(timedelta(seconds=seconds)) == expected

@@ -25,7 +25,7 @@ from fraud.lake.lookup import rows_with_ids
 from fraud.lake.objects import located, put_atomically
 from fraud.params import Params
 from fraud.settings import Settings
-from fraud.uris import duckdb_file, path_of, sqlite_url, uri_of
+from fraud.uris import duckdb_file, path_of, sqlite_path, sqlite_url, uri_of
 
 ROOT = Path(__file__).parents[2]
 THREE = declaration_file.load(ROOT / "tests/declarations/three.yaml")
@@ -49,6 +49,7 @@ def test_a_sqlite_url_leads_back_to_its_path(tmp_path: Path, name: str) -> None:
     database = tmp_path / name / "x.db"
     database.parent.mkdir()
     engine = sqlalchemy.create_engine(sqlite_url(database))
+    assert sqlite_path(sqlite_url(database)) == database
     with engine.begin() as connection:
         connection.execute(sqlalchemy.text("CREATE TABLE t (x int)"))
     engine.dispose()
@@ -109,8 +110,8 @@ def test_feast_is_given_snapshots_whose_paths_are_no_pattern(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["a b", 'it\'s $5 "x" `id`;&|*?[1]', "ä\\n"])
 def test_stack_env_sourced_by_sh_gives_the_values(tmp_path: Path, name: str) -> None:
-    ports = dict.fromkeys(("airflow", "mlflow", "serving", "valkey"), 1)
-    secrets = dict.fromkeys(("VALKEY_PASSWORD", "MLFLOW_ADMIN_PASSWORD"), "p $'w")
+    ports = dict.fromkeys(("airflow", "alertmanager", "mlflow", "prometheus", "serving", "valkey"), 1)
+    secrets = dict.fromkeys(("AIRFLOW_ADMIN_PASSWORD", "VALKEY_PASSWORD", "MLFLOW_ADMIN_PASSWORD"), "p $'w")
     stack = Stack(tmp_path / name, tmp_path / name, ports, "mark", secrets)
     stack.home.mkdir()
     path = stack.write_shell_environment()

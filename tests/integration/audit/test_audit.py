@@ -7,10 +7,12 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import mlflow
 import pyarrow as pa
 import pytest
@@ -73,6 +75,15 @@ class World:
         return result
 
 
+def wait_for_version(url: str, version: str) -> None:
+    """Wait until serving answers with a version: it looks for a promoted one every few seconds. Until then its answers
+    are those of the rule."""
+    deadline = time.monotonic() + 60
+    while (found := httpx.get(f"{url}/ready", timeout=10).json().get("model_version")) != version:
+        assert time.monotonic() < deadline, f"serving answers with {found}"
+        time.sleep(0.1)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Trained, promoted, served and scored: at least COUNT answers of each kind."""
@@ -107,6 +118,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         ):
             made.fraud(job)
         port = json.loads((made.home / "stack.json").read_text())["ports"]["serving"]
+        wait_for_version(f"http://127.0.0.1:{port}", "1")
         for source in ("landing/held_back", "landing/transactions"):
             made.fraud("traffic", f"--source={made.home / source}", f"--url=http://127.0.0.1:{port}",
                        f"--limit={COUNT}", "--rate=0")  # fmt: skip

@@ -91,6 +91,12 @@ def test_the_whole_chain_of_an_answer_in_the_lake(context: Context) -> None:
     assert found.gate_report.endswith(f"training/{found.run_id}/gates.html")
 
 
+@pytest.mark.parametrize("trace", ["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", None])
+def test_the_trace_of_the_request_is_in_the_receipt(context: Context, trace: str | None) -> None:
+    in_lake(context, traceparent=trace)
+    assert receipt_of(context).traceparent == (trace or "")
+
+
 def test_columns_features_by_group_sequences_and_snapshots_are_those_of_the_version_s_declaration(
     context: Context,
 ) -> None:

@@ -72,6 +72,19 @@ def test_a_slow_consumer_falls_behind_and_catches_up(stack: Stack, site: Site) -
     until(lambda: metric(stack, "stream_lag_messages") == 0, "the lag did not fall")
 
 
+def test_a_restarted_consumer_of_partitions_without_new_messages_has_no_lag(stack: Stack) -> None:
+    """The committed offsets count, not the length of the partitions, of which one has 30,000 messages."""
+    service = {service.name: service for service in services.all_services(stack)}["stream"]
+    services.restart(stack, service, {"STREAM_MODEL_WAIT_SECONDS": "0"})
+
+    def partitions() -> int:
+        return httpx.get(f"{stack.url('stream')}/metrics", timeout=4).text.count("stream_lag_messages{")
+
+    until(lambda: metric(stack, "stream_assigned_partitions") > 0, "no partition was assigned")
+    until(lambda: partitions() == metric(stack, "stream_assigned_partitions"), "the lag was not measured")
+    assert metric(stack, "stream_lag_messages") == 0
+
+
 def test_bad_messages_are_rejected(stack: Stack, site: Site) -> None:
     before = metric(stack, "stream_rejected_total")
     with stream_faults.bad_messages(site):

@@ -95,18 +95,18 @@ def killed_at_write(number: int) -> Iterator[list[str]]:
         if len(writes) == number:
             raise Killed
 
-    def execute_cut_off(pipeline: Pipeline, *arguments: bool) -> list[Any]:
+    def execute_cut_off(pipeline: Pipeline, **options: bool) -> list[Any]:
         stack = list(pipeline.command_stack)
         if pipeline.transaction:
             count("MULTI")
-            return execute(pipeline, *arguments)
+            return execute(pipeline, **options)
         if len(writes) + len(stack) >= number:
             pipeline.command_stack = stack[: number - len(writes) - 1]
             if pipeline.command_stack:
-                execute(pipeline, *arguments)
+                execute(pipeline, **options)
             raise Killed
         writes.extend(str(each[0][0]) for each in stack)
-        return execute(pipeline, *arguments)
+        return execute(pipeline, **options)
 
     def execute_counted(client: redis.Redis, *arguments: object, **options: object) -> object:
         if arguments[0] in ("SADD", "HSET", "HDEL", "DEL", "SREM"):

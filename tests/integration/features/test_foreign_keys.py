@@ -40,7 +40,7 @@ def test_a_stream_of_another_type(valkey_url: str) -> None:
         client.set("foreign:stream", "text")
     with (
         pytest.raises(BadInputError, match="the event stream has a key with another type of value"),
-        redis_stream.connect(valkey_url, "foreign:stream", "group", "one"),
+        redis_stream.connect(valkey_url, "foreign:stream", "group", "one", 1.0),
     ):
         pass
 

@@ -144,7 +144,7 @@ def test_an_unusable_event_is_set_aside_with_its_reason(
     send(client, 0, **changes)
     send(client, 1)
     assert ingest(context) == ingest_events.Result(events=2, appended=1, repeated=0, rejected=1)
-    rejected = client.xrange("transactions:rejected")
+    rejected = client.xrange("{transactions}:rejected")
     assert isinstance(rejected, list)
     assert reason in rejected[0][1][b"reason"].decode()
 

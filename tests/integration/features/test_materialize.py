@@ -247,9 +247,9 @@ from fraud.settings import Settings
 left, execute = int(sys.argv[1]), Pipeline.execute
 online_store.ENTITIES_PER_ROUND_TRIP = 1
 
-def dying(pipeline, *arguments):
+def dying(pipeline, **options):
     global left
-    reply, left = execute(pipeline, *arguments), left - 1
+    reply, left = execute(pipeline, **options), left - 1
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     return reply

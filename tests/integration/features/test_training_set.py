@@ -21,7 +21,9 @@ from tests.integration.features_platform import (
 )
 
 from fraud.core.contract import US_PER_DAY, US_PER_HOUR
-from fraud.errors import BadInputError
+from fraud.declaration_file import load
+from fraud.errors import BadInputError, UnavailableError
+from fraud.features import build_daily
 from fraud.job import Context
 from fraud.lake import catalog
 
@@ -131,8 +133,27 @@ def test_rows_that_share_user_and_time_are_all_kept(context: Context) -> None:
 
 def test_features_that_are_out_of_date_stop_the_training_set(context: Context) -> None:
     publish(context, many(10, seed=6))
-    with pytest.raises(BadInputError, match="fraud build-features"):
+    with pytest.raises(UnavailableError, match=f"3 days to be built, {day(0)} .. {day(2)}"):
         snapshot(context)
+
+
+def test_labels_that_arrive_after_the_features_were_built_stop_the_training_set(context: Context) -> None:
+    """Daily fraud rates contain labels. Without this, the model depended on which of the two jobs ran first."""
+    shipped = replace(context, declaration=load(ROOT / "feature_repo" / "features.yaml"))
+    publish(shipped, many(50, seed=6))
+    build_daily.run(build_daily.Config(), shipped)
+    build(shipped)
+    assert build_daily.stale_days(shipped.declaration, shipped.settings.lake_uri) == []
+
+    publish_labels(shipped, [(f"t{i}", True, 20 * US_PER_DAY) for i in range(60)])
+    with pytest.raises(UnavailableError, match="older than the transactions or labels"):
+        snapshot(shipped)
+    build_daily.run(build_daily.Config(), shipped)
+    with pytest.raises(UnavailableError, match="older than the transactions or labels"):
+        snapshot(shipped)
+    build(shipped)
+    result, _ = snapshot(shipped)
+    assert result.rows == result.feature_rows_compared > 200
 
 
 def test_a_feast_view_with_swapped_timestamps_stops_the_training_set(context: Context, tmp_path: Path) -> None:

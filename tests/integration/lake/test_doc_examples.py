@@ -32,8 +32,8 @@ print(json.dumps([getattr(i, "as_py", lambda i=i: i)() for i in ids]))
 
 
 def name(example: str) -> str:
-    libraries = [n for n in ("pyspark", "duckdb", "version=", "polars", "to_pandas", "pyarrow") if n in example]
-    return libraries[0].strip("=")
+    libraries = [n for n in ("pyspark", "duckdb", "version=", "polars", "to_pandas", "pyarrow.dataset") if n in example]
+    return libraries[0].strip("=").removesuffix(".dataset")
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-@pytest.fixture(scope="module", params=["files", "s3"])
+@pytest.fixture(scope="module", params=["files", pytest.param("s3", marks=pytest.mark.long)])
 def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kind]:
     folder = tmp_path_factory.mktemp("lake")
     if request.param == "files":

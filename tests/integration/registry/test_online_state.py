@@ -77,6 +77,13 @@ def test_a_store_that_does_not_answer_is_not_measured_and_a_version_that_reads_n
     assert online_state(away, Plan(STATELESS)).passed
 
 
+def test_an_installation_without_an_online_store_needs_nothing_in_it(platform: Platform) -> None:
+    without = platform.settings.model_copy(update={"redis_url": type(platform.settings.redis_url)("none")})
+    gate = online_state(without, Plan(declaration("33d")))
+    assert gate.passed
+    assert gate.detail == "there is no online store (FRAUD_REDIS_URL=none)"
+
+
 def test_live_are_the_declarations_of_versions_with_an_alias_each_once(platform: Platform) -> None:
     first, second = declaration("34d"), declaration("34d", learn=2)
     assert live_declarations(platform.settings) == []

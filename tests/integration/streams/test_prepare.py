@@ -56,7 +56,7 @@ def test_each_user_has_only_its_rights() -> None:
     assert set(rights) == {"stream", "jobs", "checkout"}
     assert rights["stream"] == [
         ("GROUP", "fraud-scoring", "READ"), ("TOPIC", "decisions", "WRITE"), ("TOPIC", "transactions", "READ"),
-        ("TOPIC", "transactions.rejected", "WRITE"),
+        ("TOPIC", "transactions.rejected", "WRITE"), ("TRANSACTIONAL_ID", "fraud-scoring", "WRITE"),
     ]  # fmt: skip
     assert rights["checkout"] == [
         ("GROUP", "checkout", "READ"), ("TOPIC", "decisions", "READ"), ("TOPIC", "labels", "WRITE"),
@@ -64,4 +64,6 @@ def test_each_user_has_only_its_rights() -> None:
     ]  # fmt: skip
     assert ("TOPIC", "decisions", "WRITE") not in rights["jobs"]
     patterns = {(e.restype, e.resource_pattern_type.name) for e in prepare.bindings()}
-    assert patterns == {(ResourceType.TOPIC, "LITERAL"), (ResourceType.GROUP, "PREFIXED")}
+    assert patterns == {
+        (ResourceType.TOPIC, "LITERAL"), (ResourceType.GROUP, "PREFIXED"), (ResourceType.TRANSACTIONAL_ID, "PREFIXED"),
+    }  # fmt: skip

@@ -46,7 +46,9 @@ def test_every_command_is_a_job_with_flags_it_has() -> None:
         assert name in JOBS
         assert {flag.replace("-", "_") for flag in flags} <= module.Config.model_fields.keys()
         names.append(name)
-    assert names == ["simulate", "ingest", "ingest-labels", "build-features", "training-set", "train", "evaluate"]
+    assert names == [
+        "simulate", "ingest", "ingest-labels", "build-daily", "build-features", "training-set", "train", "evaluate",
+    ]  # fmt: skip
 
 
 def test_the_stages_depend_on_the_code_of_their_jobs() -> None:
@@ -156,7 +158,7 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_repro_reruns_what_changed_alone(tmp_path: Path) -> None:
     with mlflow_server.running(tmp_path / "mlflow") as server:

@@ -1,7 +1,6 @@
 """Shipping the prediction log: each answer once, whatever was interrupted, torn or sent again."""
 
 import datetime as dt
-import json
 import os
 from pathlib import Path
 
@@ -112,7 +111,7 @@ def test_a_run_that_died_after_publishing_is_repeated_without_a_trace(context: C
     segment(context).write_bytes(b"".join(record(n) for n in range(50)))
     ship(context)
     first = catalog.PREDICTIONS.at(context.settings.lake_uri).open()
-    (tmp_path / "lake/predictions/_shipped.json").unlink()  # as if killed before it was written
+    (tmp_path / "lake/predictions/_shipped/segment-1-a.jsonl").unlink()  # as if killed before it was written
     result = ship(context)
     assert (result.rows, result.repeated, result.days) == (0, 50, [])
     assert catalog.PREDICTIONS.at(context.settings.lake_uri).open() == first
@@ -307,9 +306,80 @@ def test_retention_drops_days_that_are_too_old_and_segments_that_are_in_the_lake
     assert [path.name for path in prediction_log.segments(context.settings.prediction_log)] == [fresh.name]
     folder = context.settings.home / "lake/predictions"
     assert catalog.PREDICTIONS.at(context.settings.lake_uri).partitions() == ["2026-03-05", "2027-04-09"]
-    assert list(json.loads((folder / "_shipped.json").read_text())) == [fresh.name]
+    assert [path.name for path in (folder / "_shipped").iterdir()] == [fresh.name]
     again = ship_predictions.run(ship_predictions.Config(today=today), context)
     assert (again.rows, again.expired, again.removed) == (0, [], 0)
+
+
+def of_host(context: Context, tmp_path: Path, name: str, served: dict[str, bytes]) -> Context:
+    """The context of another host: a prediction log of its own, and the lake of `context`."""
+    settings = Settings(home=tmp_path / name, lake_uri=context.settings.lake_uri)
+    settings.prediction_log.mkdir(parents=True)
+    for segment_name, lines in served.items():
+        (settings.prediction_log / segment_name).write_bytes(lines)
+    return Context(settings, context.params, context.declaration, context.log)
+
+
+def test_a_host_that_commits_while_another_one_ships_loses_and_doubles_nothing(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment(context, f"segment-{NOON}-a.jsonl").write_bytes(record(1) + record(2) + record(5, NOON + DAY))
+    other = of_host(
+        context,
+        tmp_path,
+        "other",
+        {f"segment-{NOON}-b.jsonl": record(3) + record(2), f"segment-{NOON}-c.jsonl": record(4)},
+    )
+    committed, waiting = dataset.Dataset.commit, [other]
+
+    def commit(self: dataset.Dataset, *arguments: object) -> int:
+        """Between the merge and the commit of this host, the other one ships everything."""
+        if waiting:
+            assert ship(waiting.pop()).rows == 3
+        return committed(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(dataset.Dataset, "commit", commit)
+    result = ship(context)
+    assert (result.rows, result.repeated, result.days) == (2, 1, ["2026-03-04", "2026-03-05"])
+    assert shipped(context) == ["p1", "p2", "p3", "p4"]
+    assert shipped(context, "2026-03-05") == ["p5"]
+    for each in (context, other):
+        assert (ship(each).segments, ship(each).repeated) == (0, 0), "each host finds its own offsets"
+
+
+def test_a_run_ends_while_answers_are_logged_faster_than_it_ships(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment(context).write_bytes(record(0))
+    committed, logged = dataset.Dataset.commit, 1
+
+    def commit(self: dataset.Dataset, *arguments: object) -> int:
+        nonlocal logged
+        assert logged < 50
+        with segment(context).open("ab") as file:
+            file.write(record(logged))
+        logged += 1
+        return committed(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(dataset.Dataset, "commit", commit)
+    assert ship(context).rows == 1
+    assert ship(context).rows == logged - 2
+    assert shipped(context) == [f"p{number}" for number in range(logged - 1)]
+
+
+def test_a_host_leaves_the_offsets_of_other_hosts_until_their_answers_have_expired(
+    context: Context, tmp_path: Path
+) -> None:
+    name = f"segment-{NOON}-a.jsonl"
+    segment(context, name).write_bytes(record(1))
+    ship(context)
+    other = of_host(context, tmp_path, "other", {})
+    offset = tmp_path / "lake/predictions/_shipped" / name
+    today = dt.date(2026, 3, 4) + dt.timedelta(days=401)
+    ship_predictions.run(ship_predictions.Config(today=today), other)
+    assert offset.read_bytes() == str(len(record(1))).encode()
+    result = ship_predictions.run(ship_predictions.Config(today=today + dt.timedelta(days=1)), other)
+    assert (result.expired, offset.exists()) == ([], False)
 
 
 def test_a_segment_with_lines_that_were_not_shipped_stays(context: Context) -> None:

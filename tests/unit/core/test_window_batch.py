@@ -70,6 +70,12 @@ def test_three_transactions_by_hand() -> None:
     assert evaluated(THREE, cases) == [[2.0, 1.5, 2.0], [0.0, None, 0.0], [0.0, None, 0.0]]
 
 
+def test_events_out_of_order_and_centuries_apart_are_sorted() -> None:
+    """Their times do not fit into one sort key with the number of the history."""
+    cases = [of_three((AT - 1, 20_000, 1), (-(2**62), 70_000, 2), (AT - 2, 10_000, 3))] * 5
+    assert evaluated(THREE, cases) == [[2.0, 1.5, 2.0]] * 5
+
+
 def test_sums_over_many_long_histories_do_not_overflow() -> None:
     """The sum over all of them is above 2**63; that of each is not."""
     case = of_three(*((AT - 1 - i, 10_000_000_000_000 - 1, 1 + i) for i in range(1_000)))

@@ -67,7 +67,8 @@ def test_jobs_get_no_secret_of_airflow(tmp_path: Path) -> None:
     assert stack.secret["VALKEY_PASSWORD"] in env["FRAUD_REDIS_URL"]
     path = stack.write_shell_environment()
     assert mode(path) == 0o600
-    assert read_env(path) == stack.platform_environment()
+    login = {"FRAUD_AIRFLOW_USERNAME": "admin", "FRAUD_AIRFLOW_PASSWORD": stack.secret["AIRFLOW_ADMIN_PASSWORD"]}
+    assert read_env(path) == stack.platform_environment() | login
 
 
 def test_streaming_is_kept_until_it_is_switched_off(tmp_path: Path) -> None:

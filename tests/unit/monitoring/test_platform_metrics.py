@@ -53,7 +53,7 @@ def scraped(home: Path, *more_jobs: str) -> CollectorRegistry:
     return registry_of(context(home), *more_jobs)
 
 
-def test_an_empty_platform_has_no_figures_but_the_health_of_services(tmp_path: Path) -> None:
+def test_an_empty_platform_has_no_figures_but_declared_features_and_the_health_of_services(tmp_path: Path) -> None:
     registry = scraped(tmp_path)
     value = registry.get_sample_value
     assert value("fraud_source_up", {"source": "lake"}) == 1
@@ -62,7 +62,7 @@ def test_an_empty_platform_has_no_figures_but_the_health_of_services(tmp_path: P
         "mlflow": 0, "airflow-api-server": 0, "online-store": 0,
     }  # fmt: skip
     names = {metric.name for metric in registry.collect()}
-    assert names == {"fraud_source_up", "fraud_service_up", "fraud_docs_info"}
+    assert names == {"fraud_source_up", "fraud_service_up", "fraud_docs_info", "fraud_feature_info"}
 
 
 HEALTH = {
@@ -166,7 +166,7 @@ def test_a_label_has_no_more_values_than_are_listed(tmp_path: Path) -> None:
             pass
         Dataset(f"file://{tmp_path}/lake", f"extra-{number}").publish("2026-03-01", pa.table({"x": [1]}))
     samples = [sample for metric in scraped(tmp_path).collect() for sample in metric.samples]
-    assert len(samples) == 11  # seven sources, three services, where the docs are
+    assert len(samples) == 14  # seven sources, three services, where the docs are, three stored features
 
 
 @pytest.fixture
@@ -201,6 +201,10 @@ def test_features_and_daily_snapshots_of_every_declaration_in_use_are_exported(
     assert value("fraud_source_up", {"source": "declarations"}) == registry_answers
     snapshot = {"entity": "shop", "table": table.id}
     assert value("fraud_daily_snapshot_newest_day_seconds", snapshot) == (MARCH if registry_answers else None)
+    window = {"kind": "window", "declaration": TWO_ENTITIES.stored_hash[:12], "table": ""}
+    daily = {"kind": "daily", "declaration": "", "table": table.id}
+    for feature, labels in (("card_count_1h", window), ("shop_mean_30d", daily)):
+        assert value("fraud_feature_info", {"feature": feature, **labels}) == (1 if registry_answers else None)
     in_use = {"declaration": TWO_ENTITIES.hash[:12], "stored": TWO_ENTITIES.stored_hash[:12]}
     assert value("fraud_declaration_features", in_use) == (17 if registry_answers else None)
 

@@ -71,7 +71,7 @@ def test_slices_cover_a_day_once_and_in_order_however_its_files_are_laid_out(
 def test_small_days_are_scored_together_and_a_large_one_ends_its_group() -> None:
     piece = slices.Slice("", "", objects.DataObject(name="", rows=0, bytes=0, sha256="", columns=()), 0, 0)
     sizes = [1] * 20 + [40] + [1] * 3
-    together = list(score._together([piece] * size for size in sizes))
+    together = list(score._together(([piece] * size for size in sizes), lambda: 0))
     assert [len(group) for group in together] == [16, 4 + 40, 3]
 
 
