@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,14 @@ def until(condition: Callable[[], object], seconds: float) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come about in time"
         time.sleep(0.01)
+
+
+def _parent(pid: int) -> int:
+    """0 for a process that has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 class Job:
@@ -73,11 +81,28 @@ class Job:
                 found.append(int(stat.parent.name))
         return sorted(found)
 
-    def target(self, who: str) -> int:
-        """The newest Python worker is a task's; the one before it is the daemon that forks them."""
-        if who == "driver":
-            return self.process.pid
-        return (self.jvm() if who == "JVM" else self.members("pyspark.daemon"))[-1]
+    def strike(self, who: str, blow: signal.Signals) -> None:
+        """Send the signal to a process of the job; to a Python worker while it has a task."""
+        if who == "worker":
+            until(self._killed_with_its_task, 60)
+        else:
+            os.kill(self.process.pid if who == "driver" else self.jvm()[-1], blow)
+
+    def _killed_with_its_task(self) -> bool:
+        """Kill the workers, unless an executor has reported that a task failed.
+
+        A worker is kept for later tasks, and nothing fails when it is killed between two. The one that takes its place
+        is forked for a task. The workers are listed before the log is read: the worker of a task's second try comes
+        after the report of the first.
+        """
+        daemons = self.members("pyspark.daemon")
+        workers = [pid for pid in daemons if _parent(pid) in daemons]
+        if "Exception in task" in self._log.read_text():
+            return True
+        for pid in workers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return False
 
     def jvm(self) -> list[int]:
         """Spark's JVM; the scripts and the launcher before it name the same class, and go by themselves."""
@@ -145,7 +170,7 @@ def test_a_blow_leaves_whole_days_or_none_no_process_and_the_same_bytes_after_a_
 ) -> None:  # fmt: skip
     job = Job(context, master, tmp_path / "log")
     until(lambda: job.reached(stage), 120)
-    os.kill(job.target(who), blow)
+    job.strike(who, blow)
     assert job.process.wait(timeout=120) == code, (tmp_path / "log").read_text()[-3000:]
     until(lambda: not job.members(), 30)
     published = scores.partitions()
