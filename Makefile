@@ -187,7 +187,7 @@ test-long: setup system ## run the tests that take many minutes: the retraining 
 soak: setup system ## run simulated nights with faults, check invariants after each: NIGHTS=30 SEED=1; continues if interrupted
 	@$(VENV)/ml/bin/python -m tests.soak --nights $(or $(NIGHTS),30) $(if $(SEED),--seed $(SEED)) $(if $(FOLDER),--folder "$(FOLDER)")
 
-bench-%: setup ## run one benchmark: features, daily, online_memory, serving, stream, batch, training, drift, edge, lake, table_formats, cluster_features, store_cluster, growth; ARGS= are its arguments
+bench-%: setup ## run one benchmark: features, daily, online_memory, serving, stream, stream_latency, batch, training, drift, edge, lake, table_formats, cluster_features, store_cluster, growth; ARGS= are its arguments
 	$(VENV)/ml/bin/python tests/bench/$*.py $(ARGS)
 
 lint: setup secret-scan ## check format, rules, types (Python and TypeScript), shell scripts, lock files and secrets

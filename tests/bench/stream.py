@@ -42,16 +42,10 @@ PEERS: Final = Path(__file__).parent / "stream_peers"
 QUIX: Final = ROOT / "build/peers/quixstreams"
 UV: Final = ROOT / ".venv/tools/bin/uv"
 CONNECTIONS: Final = 64
-HALF_S: Final = 10.0
 FIRST: Final = 1_000
 """Payments that a consumer decides while it starts."""
 HEARTBEAT_S: Final = 1.0
 SAMPLE_S: Final = 0.2
-UNBOUNDED: Final = 1e9
-RATES: Final = (1_000, 2_000, 4_000, 6_000, 8_000)
-"""Transactions/s at which the latency is measured besides half load, for RATE_S each."""
-RATE_S: Final = 5.0
-TARGET_MS: Final = 30.0
 Figures = dict[str, float]
 Keep = Callable[[str, Mapping[str, float], int], None]
 
@@ -79,19 +73,24 @@ class Contender:
     wide: bool = False
 
 
+def topics_of(name: str) -> dict[str, int]:
+    """Topic -> partitions of a contender."""
+    return {f"{name}.transactions": PARTITIONS, f"{name}.decisions": PARTITIONS, f"{name}.rejected": 1}
+
+
 class Bench:
     """What the processes of a run share."""
 
-    def __init__(self, folder: Path, brokers: str, store_url: str) -> None:
-        self.folder, self.brokers, self.store_url = folder, brokers, store_url
+    def __init__(self, folder: Path, brokers: str, store_url: str, *, creates_topics: bool = True) -> None:
+        self.folder, self.brokers, self.store_url, self._creates_topics = folder, brokers, store_url, creates_topics
         self.model = serving_model.write(folder / "cache")
         serving_model.write(folder / "wide-cache", serving_model.SHIPPED)
         self.serving = serving.Bench(folder, self.model, store_url, folder / "keys")
 
     def _load(self, name: str) -> Load:
-        topics = (f"{name}.transactions", f"{name}.decisions")
-        kafka.create_topics(self.brokers, dict.fromkeys(topics, PARTITIONS) | {f"{name}.rejected": 1})
-        return Load(self.brokers, *topics)
+        if self._creates_topics:
+            kafka.create_topics(self.brokers, topics_of(name))
+        return Load(self.brokers, f"{name}.transactions", f"{name}.decisions")
 
     def stream(
         self, stack: ExitStack, name: str, cache: str = "cache", *, wide: bool = False, **settings: str
@@ -161,48 +160,6 @@ def backlog(contender: Contender, name: str, count: int, first_s: float = servin
         seconds = time.monotonic() - began_s
         spent_s = serving.cpu_s(contender.server.pid) - before
     return figures(seconds, spent_s, count - first)
-
-
-def end_to_end(contender: Contender, name: str, count: int) -> float:
-    """Transactions/s of the whole setup: `count` payments are produced, decided and read at the same time."""
-    batch = list(payments(name, serving.FIRST_S, count, wide=contender.wide))
-    with contender.server.awake():
-        return contender.load.paced(batch, UNBOUNDED).rate
-
-
-def at_rate(contender: Contender, name: str, rate: float, seconds: float) -> Figures:
-    """Latency at a constant rate."""
-    batch = list(payments(name, serving.FIRST_S, int(rate * seconds), wide=contender.wide))
-    contender.load.send(list(payments(f"{name}first", serving.FIRST_S, 1_000, wide=contender.wide)))
-    with contender.server.awake():
-        contender.load.read(1_000)
-        before = serving.cpu_s(contender.server.pid)
-        found = contender.load.paced(batch, rate)
-        spent_s = serving.cpu_s(contender.server.pid) - before
-    return {
-        "p50_ms": found.p50_ms, "p99_ms": found.p99_ms, "transactions_per_s": found.rate,
-        "cpu_us_per_transaction": 1e6 * spent_s / len(batch),
-    }  # fmt: skip
-
-
-def latencies(contender: Contender, name: str, given: argparse.Namespace, keep: Keep, group: list[Contender]) -> None:
-    """Latency at half of what client, broker, store and consumer sustain together on this machine, and at RATES.
-
-    The consumer has a core of its own and is faster with a backlog: at half of that speed the others are the limit.
-    """
-    speeds = [end_to_end(contender, f"{name}-whole{number}", given.messages) for number in range(given.rounds)]
-    for number, speed in enumerate(speeds):
-        heartbeat(group)
-        keep(f"{name}_end_to_end", {"transactions_per_s": speed}, 1)
-        keep(f"{name}_half_load", at_rate(contender, f"{name}-half{number}", statistics.median(speeds) / 2, HALF_S), 1)
-    highest = 0
-    for rate in RATES:
-        heartbeat(group)
-        found = at_rate(contender, f"{name}-rate{rate}", rate, RATE_S)
-        keep(f"{name}_at_{rate}", found, 1)
-        if found["p99_ms"] <= TARGET_MS:
-            highest = rate
-    keep(f"{name}_highest_rate_at_{TARGET_MS:.0f}_ms", {"transactions_per_s": highest}, 1)
 
 
 def rest(server: serving.Server, name: str, key: str, seconds: int, *, wide: bool) -> Figures:
@@ -276,8 +233,8 @@ def peers_of(bench: Bench, stack: ExitStack) -> dict[str, Contender]:
     return found
 
 
-def measure(bench: Bench, stack: ExitStack, given: argparse.Namespace, key: str, keep: Keep) -> dict[str, Contender]:
-    """The interleaved rounds. Returns our consumers."""
+def measure(bench: Bench, stack: ExitStack, given: argparse.Namespace, key: str, keep: Keep) -> None:
+    """The interleaved rounds."""
     streams = {
         "stream": bench.stream(stack, "stream"),
         "stream_wide": bench.stream(stack, "stream_wide", "wide-cache", wide=True),
@@ -302,7 +259,6 @@ def measure(bench: Bench, stack: ExitStack, given: argparse.Namespace, key: str,
         for name, contender in peers.items():
             heartbeat(consumers)
             keep(name, backlog(contender, f"{name}{number}", given.messages // 5), number)
-    return streams
 
 
 def run(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
@@ -322,9 +278,7 @@ def run(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
         if given.memory:
             seen = memory(bench, given.memory)
         if given.rounds:
-            streams = measure(bench, stack, given, key, keep)
-            for name, contender in streams.items():
-                latencies(contender, name, given, keep, [*streams.values()])
+            measure(bench, stack, given, key, keep)
     contenders: dict[str, Any] = {
         name: {what: statistics.median(values) for what, values in of.items()} for name, of in measured.items()
     }
