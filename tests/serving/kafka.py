@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import httpx
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from servers import Registry, free_port, until
+from servers import Registry, free_port, log_records, until
 
 TOPICS = {"transactions": 4, "decisions": 4, "transactions.rejected": 1}
 QUIET = {"log_level": 0, "log.connection.close": False}
@@ -289,5 +289,4 @@ class Stream:
 
     def records(self) -> list[dict[str, Any]]:
         """The records of the prediction log on disk."""
-        lines = [line for path in sorted(self.log_folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
-        return [json.loads(line) for line in lines]
+        return log_records(self.log_folder)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 NAME = "fraud-detector"
 _T = TypeVar("_T")
 
@@ -35,6 +35,16 @@ def until(look: Callable[[], _T | None], what: str, seconds: float = DEADLINE_S)
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not happen within {seconds} s")
         time.sleep(0.02)
+
+
+def log_records(folder: Path) -> list[dict[str, Any]]:
+    """The records of a prediction log. A write may be half done: the files are read again until all lines are whole."""
+
+    def whole() -> list[bytes] | None:
+        texts = [path.read_bytes() for path in sorted(folder.glob("*.jsonl"))]
+        return [b"", *texts] if all(text.endswith(b"\n") for text in texts if text) else None
+
+    return [json.loads(line) for text in until(whole, "whole lines") for line in text.splitlines()]
 
 
 class Valkey:
@@ -151,7 +161,7 @@ class Serving:
             "SERVING_PORT": str(self.port), "SERVING_REDIS_URL": redis_url, "SERVING_OPEN": "1",
             "SERVING_MLFLOW_URL": registry.url if registry else f"http://127.0.0.1:{free_port()}",
             "SERVING_MODEL_CACHE": str(self.cache), "SERVING_PREDICTION_LOG": str(self.log_folder),
-            "SERVING_POLL_SECONDS": "0.1", "SERVING_STORE_DEADLINE_MS": "200",
+            "SERVING_POLL_SECONDS": "0.1", "SERVING_STORE_DEADLINE_MS": "1000",
             "MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": registry.password if registry else "",
         } | settings  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
@@ -202,5 +212,4 @@ class Serving:
 
     def records(self) -> list[dict[str, Any]]:
         """The records of the prediction log on disk."""
-        lines = [line for path in sorted(self.log_folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
-        return [json.loads(line) for line in lines]
+        return log_records(self.log_folder)

@@ -60,7 +60,7 @@ def test_a_client_with_its_defaults_gets_its_decisions_over_one_connection(
     with Relay(serving.port) as relay:
         done = subprocess.run(
             command(client, f"http://127.0.0.1:{relay.port}"), check=False, capture_output=True, text=True,
-            timeout=120, env=environment,
+            timeout=280, env=environment,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

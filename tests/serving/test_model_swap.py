@@ -36,7 +36,7 @@ def test_every_answer_under_swaps_and_rollbacks_is_the_one_its_version_gives(
     count, done = [0] * 4, threading.Event()
 
     def call(caller: int) -> None:
-        with httpx.Client(base_url=f"http://127.0.0.1:{serving.port}", trust_env=False) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{serving.port}", timeout=30, trust_env=False) as client:
             while not done.is_set():
                 answer = client.post("/predict", json=PAYMENT)
                 body = answer.json()
@@ -52,6 +52,7 @@ def test_every_answer_under_swaps_and_rollbacks_is_the_one_its_version_gives(
         for version in [versions[i] for i in (1, 2, 3, 4, 3, 0, 4, 2)]:
             registry.promote(version)
             until(lambda version=version: serving.version() == version, f"version {version}")
+            until(lambda version=version: version in seen, f"an answer of version {version}")
     finally:
         done.set()
         for caller in callers:

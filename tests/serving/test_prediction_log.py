@@ -208,7 +208,7 @@ def test_a_thread_that_fails_ends_the_process_which_writes_what_was_left(tmp_pat
         log.start()
         for number in range(700):
             log.append(record(number))
-        assert ended.wait(10)
+        assert ended.wait(60)
         log.close()
     finally:
         signal.signal(signal.SIGTERM, before)

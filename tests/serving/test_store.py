@@ -33,7 +33,7 @@ WITHOUT_HISTORY = probability(0, 100.0, distance_known=True)
 @pytest.fixture
 def serving(start: Callable[..., Serving], store: Valkey, registry: Registry, versions: list[str]) -> Serving:
     registry.promote(versions[0])
-    return start(store.url, registry)
+    return start(store.url, registry, SERVING_STORE_DEADLINE_MS="200")
 
 
 def test_the_proxys_check_tells_a_replica_without_the_store_from_one_with_it(serving: Serving, store: Valkey) -> None:
@@ -121,7 +121,7 @@ def test_requests_under_way_when_the_store_dies_are_all_answered(serving: Servin
     numbers, slowest, done = itertools.count(), [0.0] * 8, threading.Event()
 
     def call(caller: int) -> None:
-        with httpx.Client(base_url=f"http://127.0.0.1:{serving.port}", timeout=5, trust_env=False) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{serving.port}", timeout=30, trust_env=False) as client:
             while not done.is_set():
                 began = time.perf_counter()
                 assert client.post("/predict", json=payment(next(numbers))).status_code == 200

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -201,12 +200,13 @@ def test_the_stream_decides_as_requests_to_one_server_while_slots_move(
     registry: Registry, versions: list[str], tmp_path: Path,
 ) -> None:  # fmt: skip
     registry.promote(versions[0])
-    one, sent, moves = start(shared_store.url, registry, folder="one"), transactions(800), count()
+    one, sent, moved = start(shared_store.url, registry, folder="one"), transactions(800), list[int]()
     slots = sorted({slot_of(of["user_id"]) for of in sent})
 
     def move() -> None:
-        slot = slots[next(moves) % len(slots)]
+        slot = slots[len(moved) % len(slots)]
         cluster.move_slot(slot, next(node for node in cluster.primaries() if node is not cluster.primary(slot)))
+        moved.append(slot)
 
     with ExitStack() as stack:
         broker = Broker(backends["kafka"], tmp_path / "kafka")
@@ -217,16 +217,17 @@ def test_the_stream_decides_as_requests_to_one_server_while_slots_move(
         stack.enter_context(closing(stream))
         stream.start()
         with meanwhile(move):
+            until(lambda: moved, "the first move")
             for transaction in sent:
                 topics.transaction(transaction)
             decisions = by_transaction(all_decided(topics, sent))
-        moved = stream.metric('serving_store_redirects_total{kind="moved"}')
+        redirected = stream.metric('serving_store_redirects_total{kind="moved"}')
     for transaction in sent:
         [decision] = decisions[transaction["transaction_id"]]
         expected = one.predict(**transaction) | {"transaction_id": transaction["transaction_id"]}
         assert without_id(decision) == without_id(expected)
-    print(f"\n{len(sent)} messages while {next(moves)} slots moved: 0 lost, 0 different, {moved:.0f} MOVED")
-    assert moved > 0
+    print(f"\n{len(sent)} messages while {len(moved)} slots moved: 0 lost, 0 different, {redirected:.0f} MOVED")
+    assert redirected > 0
 
 
 class Payers:
@@ -270,9 +271,10 @@ def test_a_killed_shard_degrades_its_own_users_alone_and_comes_back(
     start: Callable[..., Serving], cluster: Cluster, registry: Registry, versions: list[str], tmp_path: Path
 ) -> None:
     registry.promote(versions[0])  # users only: no other entity can be on the killed shard
-    serving = start(cluster.url, registry, folder="killed", SERVING_STORE_DEADLINE_MS="200")
+    serving = start(cluster.url, registry, folder="killed", **LONGEST_DEADLINE)
     # Slots are where earlier tests have left them.
     victim = cluster.primary(slot_of("k0"))
+    replica = cluster.partner(victim).client
     of_victim = {f"k{n}" for n in range(60) if cluster.primary(slot_of(f"k{n}")) is victim}
     early = [user for user in (f"e{n}" for n in range(200)) if cluster.primary(slot_of(user)) is victim][:20]
     assert early
@@ -283,9 +285,12 @@ def test_a_killed_shard_degrades_its_own_users_alone_and_comes_back(
         for number in range(3):
             assert not any(serving.predict(**of_user(user, number))["degraded"] for user in early)
         assert victim.client.wait(1, 10_000) >= 1
+        # The replica takes over within some seconds. It waits until every user of the shard had an answer without it.
+        replica.config_set("cluster-replica-no-failover", "yes")
         victim.kill()
         until(lambda: serving.metric("serving_store_up") == 0, "the loss of the shard")
         until(lambda: all(payers.answers[user][-1]["degraded"] for user in of_victim), "degraded users")
+        replica.config_set("cluster-replica-no-failover", "no")
         until(lambda: serving.metric("serving_store_up") == 1, "the promoted replica in use", 60)
         back = {user: len(payers.answers[user]) for user in payers.answers}
         until(lambda: all(len(payers.answers[user]) > at + 5 for user, at in back.items()), "load after it")

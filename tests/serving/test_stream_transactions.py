@@ -53,7 +53,12 @@ def test_after_a_kill_between_produce_and_commit_readers_see_what_the_offsets_co
         killed.process = None
         covered = sum(committed(broker.bootstrap))
         assert 0 < covered < SENT
-        client.read()
+
+        def read() -> bool:
+            client.read()
+            return len(client.published) >= covered
+
+        until(read, "what the offsets cover")
         assert len(client.published) == covered
 
         next_one.start(wait_for="")
