@@ -38,6 +38,8 @@ from fraud.lake.job_runs import recorded
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a registry, an exporter and a Prometheus start
 PASSWORD = "test-only"
 DEADLINE_S = 180.0
+EMPTY_S = 30.0
+"""What has no data for this long is empty: after a scrape that came too late, a target has no series until the next."""
 DAYS = ("2026-01-01", "2026-01-02")
 # Not FRAUD_PROMETHEUS_URL: that is a setting, which a shell has after `. var/stack.env`.
 GIVEN_URL = os.environ.get("TEST_PROMETHEUS_URL")
@@ -219,6 +221,14 @@ def query_series(url: str, expression: str) -> list[dict[str, Any]]:
     return found
 
 
+def series(url: str, expression: str) -> list[dict[str, Any]]:
+    """`query_series`, repeated while there are none."""
+    deadline = time.monotonic() + EMPTY_S
+    while not (found := query_series(url, expression)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
+
+
 def wait_for(url: str, expression: str) -> None:
     """Poll until Prometheus has an answer."""
     deadline = time.monotonic() + DEADLINE_S
@@ -237,7 +247,7 @@ def wait_for(url: str, expression: str) -> None:
 
 @pytest.mark.parametrize(("panel", "query"), panel_queries())
 def test_a_panel_has_data(panel: str, query: str, prometheus: str) -> None:
-    assert query_series(prometheus, query), f"{panel} is empty: {query}"
+    assert series(prometheus, query), f"{panel} is empty: {query}"
 
 
 def test_no_rule_fails(prometheus: str) -> None:
@@ -249,7 +259,7 @@ def test_no_rule_fails(prometheus: str) -> None:
 
 def test_every_recording_rule_has_a_value(prometheus: str) -> None:
     recorded_names = {rule["record"] for rule in rules() if "record" in rule}
-    assert {name for name in recorded_names if not query_series(prometheus, name)} == set()
+    assert {name for name in recorded_names if not series(prometheus, name)} == set()
 
 
 def test_baselines_come_from_the_production_version(prometheus: str) -> None:
@@ -265,4 +275,4 @@ def test_baselines_come_from_the_production_version(prometheus: str) -> None:
         'sum(platform:feature:behind_seconds{kind="daily"})': 0.0,
         "count(platform:feature:behind_seconds)": float(len(PLAN.features)),
     }  # fmt: skip
-    assert {name: float(query_series(prometheus, name)[0]["value"][1]) for name in expected} == expected
+    assert {name: float(series(prometheus, name)[0]["value"][1]) for name in expected} == expected
