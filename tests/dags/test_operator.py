@@ -31,7 +31,7 @@ def program(path: Path, body: str) -> None:
     path.chmod(0o755)
 
 
-def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, "the condition did not become true in time"
@@ -238,7 +238,7 @@ def test_kill_ends_every_process_of_the_job_also_those_in_other_groups_that_igno
     job = int(pid_file.read_text())
     until(lambda: len(session.members(job)) == 2)
     operator.on_kill()
-    task.join(10)
+    task.join(60)
     assert session.members(job) == []
     assert len(failures) == 1
 

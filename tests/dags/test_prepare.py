@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # migrations and nine commands of Airflow, each of which imports it
 def test_it_creates_pools_and_an_administrator_and_removes_old_rows_and_task_logs_only(tmp_path: Path) -> None:
     env = dict(os.environ) | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
