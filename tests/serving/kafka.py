@@ -38,7 +38,7 @@ class Broker:
 
     def _answers(self) -> bool:
         try:
-            AdminClient({"bootstrap.servers": self.bootstrap, **QUIET}).list_topics(timeout=1)
+            AdminClient({"bootstrap.servers": self.bootstrap, **QUIET}).list_topics(timeout=10)
         except KafkaException:
             return False
         return True
@@ -206,7 +206,9 @@ def committed(bootstrap: str, partitions: int = 4, group: str = "fraud-scoring")
     try:
         return [
             max(of.offset, 0)
-            for of in consumer.committed([TopicPartition("transactions", i) for i in range(partitions)], timeout=10)
+            for of in consumer.committed(
+                [TopicPartition("transactions", i) for i in range(partitions)], timeout=DEADLINE_S
+            )
         ]
     finally:
         consumer.close()
