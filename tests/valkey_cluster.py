@@ -3,7 +3,6 @@
 Servers are stopped by process id. A killed server keeps its port and its folder, so that it can be started again.
 """
 
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,8 @@ from threading import Event
 from typing import Any, Final, TypeVar
 
 import redis
+
+from fraud.embedded.sockets import free_port
 
 SLOTS: Final = 16_384
 PASSWORD: Final = "secret"
@@ -49,18 +50,6 @@ def meanwhile(work: Callable[[], None]) -> Iterator[None]:
         finally:
             done.set()
         running.result()
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that were free at the same time, so that they differ."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 @dataclass(frozen=True)
@@ -251,7 +240,7 @@ def running(
     Without `append_only` a killed server that starts again is empty. TLS needs hosts.
     """
     count = shards * (1 + replicas)
-    ports = _free_ports(2 * count)
+    ports = [free_port() for _ in range(2 * count)]
     nodes = []
     for number in range(count):
         host = hosts[number % len(hosts)] if hosts else None

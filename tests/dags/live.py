@@ -21,12 +21,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = secrets.token_hex(8)
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+def _free_port() -> int:
+    """As fraud.embedded.sockets: the kernel chooses the port for no other process before Airflow has started."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+        listener.accept()[0].close()
+        port: int = listener.getsockname()[1]
+        return port
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Airflow:
 @contextmanager
 def airflow(home: Path, database: Path, components: Sequence[str]) -> Iterator[Airflow]:
     """Start the components on a copy of a migrated database and wait until they are ready; end them afterwards."""
-    port, *log_ports = _free_ports(3)
+    port, *log_ports = (_free_port() for _ in range(3))
     url, program = f"http://127.0.0.1:{port}", str(Path(sys.executable).with_name("airflow"))
     shutil.copy(database, home / "airflow.db")
     (home / "passwords.json").write_text(json.dumps({"admin": PASSWORD}))

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import httpx
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from servers import Registry, free_port, log_records, until
+from servers import Registry, log_records, until
+
+from fraud.embedded.sockets import free_port
 
 TOPICS = {"transactions": 4, "decisions": 4, "transactions.rejected": 1}
 QUIET = {"log_level": 0, "log.connection.close": False}

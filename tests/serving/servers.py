@@ -14,16 +14,11 @@ from typing import Any, TypeVar
 
 import httpx
 
+from fraud.embedded.sockets import free_port
+
 DEADLINE_S = 60.0
 NAME = "fraud-detector"
 _T = TypeVar("_T")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def until(look: Callable[[], _T | None], what: str, seconds: float = DEADLINE_S) -> _T:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from servers import Registry, Serving, Valkey, free_port, until
+from servers import Registry, Serving, Valkey, until
 
+from fraud.embedded.sockets import free_port
 from fraud_serving import api_keys
 
 PAYMENT = {"amount": 100.0, "merchant_category": "travel", "hour_of_day": 3, "day_of_week": 2}

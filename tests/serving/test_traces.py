@@ -9,8 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from servers import Registry, Serving, Valkey, free_port, until
+from servers import Registry, Serving, Valkey, until
 
+from fraud.embedded.sockets import free_port
 from fraud_serving.tracing.trace import received, valid_traceparent
 
 TRACE_ID, PARENT_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

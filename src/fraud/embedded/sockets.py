@@ -30,9 +30,14 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """A free port, which no other process gets by chance before the server that it is for has started.
+
+    The port had a connection. For a minute after it (TIME_WAIT) the kernel chooses the port for nobody, and a server
+    that sets SO_REUSEADDR, as servers do, can bind it.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+        listener.accept()[0].close()  # the side that closes first keeps the port
+        port: int = listener.getsockname()[1]
         return port
 
 
