@@ -13,11 +13,10 @@ quarantined*: read the reasons in the log. A wrong category, unit or time zone i
 (docs/data.md). A rerun is safe.
 """
 
-from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import CronTriggerTimetable, Param, TriggerRule, XComArg, task
+from airflow.sdk import Param, TriggerRule, XComArg, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from fraud_airflow.defaults import DELIVERY, LABELS, fraud_dag
@@ -35,8 +34,7 @@ with fraud_dag(
     "ingest_transactions",
     doc=__doc__,
     stage="data",
-    # Without run_immediately=0, a new installation would start the run that was due up to 2.4 hours ago.
-    schedule=CronTriggerTimetable("0 2 * * *", timezone="UTC", run_immediately=timedelta(0)),
+    schedule="0 2 * * *",
     params={"feed": Param("all", enum=["all", "transactions", "labels"], description="feed to ingest")},
 ):
     transactions = FraudJobOperator(

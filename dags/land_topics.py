@@ -14,20 +14,17 @@ answer; the task is retried. *Many unreadable messages*: `fraud rejected list`. 
 """
 
 import os
-from datetime import timedelta
 
-from airflow.sdk import CronTriggerTimetable, Param, TriggerRule
+from airflow.sdk import Param, TriggerRule
 
 from fraud_airflow.defaults import fraud_dag
 from fraud_airflow.operator import FraudJobOperator
-
-HOURLY = CronTriggerTimetable("50 * * * *", timezone="UTC", run_immediately=timedelta(0))
 
 with fraud_dag(
     "land_topics",
     doc=__doc__,
     stage="data",
-    schedule=HOURLY if os.environ.get("FRAUD_KAFKA_BROKERS") else None,
+    schedule="50 * * * *" if os.environ.get("FRAUD_KAFKA_BROKERS") else None,
     params={"accept_loss": Param(False, type="boolean", description="continue behind messages that retention removed")},
 ):
     FLAG = "--{{ 'accept-loss' if params.accept_loss else 'no-accept-loss' }}"

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any, Final
 
-from airflow.sdk import DAG, Asset
+from airflow.sdk import DAG, Asset, CronTriggerTimetable
 
 from fraud_airflow.approval import answer_reason, answered_by, approved, gates_as_text, waiver
 from fraud_airflow.retraining import retraining_cause
@@ -30,7 +30,13 @@ SCORING_POOL: Final = "scoring"
 
 
 def fraud_dag(dag_id: str, *, doc: str | None, stage: str, schedule: Any = None, **more: Any) -> DAG:
-    """A DAG with the platform's defaults. One run at a time: concurrent runs would repeat each other's work."""
+    """A DAG with the platform's defaults. One run at a time: concurrent runs would repeat each other's work.
+
+    `schedule` as text is a cron expression in UTC.
+    """
+    if isinstance(schedule, str):
+        # By default a new installation would start the run that was due up to a tenth of the period ago.
+        schedule = CronTriggerTimetable(schedule, timezone="UTC", run_immediately=timedelta(0))
     return DAG(
         dag_id,
         description=(doc or "").strip().splitlines()[0],

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import CronTriggerTimetable
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 IDS = {
@@ -56,6 +57,16 @@ def test_a_dag_has_an_owner_tags_and_one_run_at_a_time(dag: Any) -> None:
     assert len(dag.tags) == 2
     assert dag.max_active_runs == 1
     assert dag.catchup is False
+
+
+def test_a_new_installation_does_not_start_the_run_of_a_time_before_it(dag: Any) -> None:
+    if isinstance(dag.timetable, CronTriggerTimetable):
+        assert dag.timetable.run_immediately == timedelta(0)
+
+
+def test_these_dags_and_no_others_have_a_cron_schedule(bag: Any) -> None:
+    scheduled = {dag.dag_id for dag in bag.dags.values() if isinstance(dag.timetable, CronTriggerTimetable)}
+    assert scheduled == {"ingest_transactions", "expire_waivers", "reproduce_model", "apply_retention"}
 
 
 def test_every_task_has_retries_and_a_time_limit(dag: Any) -> None:
