@@ -65,7 +65,8 @@ class Platform:
         return runs
 
     def served(self) -> str:
-        return str(httpx.get(f"{self.stack.url('serving')}/model").raise_for_status().json()["model_version"])
+        answer = httpx.get(f"{self.stack.url('serving')}/model", timeout=30).raise_for_status()
+        return str(answer.json()["model_version"])
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ class Checkout:
         self._thread.start()
 
     def _send(self, url: str) -> None:
-        with httpx.Client(base_url=url, timeout=10) as client:
+        with httpx.Client(base_url=url, timeout=60) as client:
             while not self._ended.wait(0.05):
                 answer = client.post("/predict", json=PAYMENT)
                 if answer.status_code != httpx.codes.OK:
