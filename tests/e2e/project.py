@@ -5,6 +5,10 @@ from typing import Any, Final
 
 import yaml
 
+from fraud.embedded import services
+from fraud.embedded.stack import Stack
+from fraud.settings import Settings
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 # A split for a short simulation with a high fraud rate, and gates that its holdout can pass.
 PARAMS: Final = {
@@ -28,6 +32,16 @@ def small_project(folder: Path) -> Path:
     params = _merged(PARAMS, yaml.safe_load((ROOT / "params.yaml").read_text()))
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     return folder
+
+
+def start_serving(project: Path, home: Path) -> None:
+    """Start serving on a stack whose store and registry run. It waits half a second for the store.
+
+    With its default of 20 ms, answers would be degraded on a machine that does other work.
+    """
+    stack = Stack.open(Settings(home=home, project=project))
+    serving = next(service for service in services.all_services(stack) if service.name == "serving")
+    services.restart(stack, serving, {"SERVING_STORE_DEADLINE_MS": "500"})
 
 
 def _merged(over: dict[str, Any], under: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
 
-from .project import ROOT, small_project
+from .project import ROOT, small_project, start_serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -93,7 +93,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     made = Project(tmp_path_factory.mktemp("team") / "project")
     made.add(COLUMN, ENTITIES, FEATURES)
     try:
-        made.embedded("up", "--free-ports", "--only", "valkey", "mlflow", "serving")
+        made.embedded("up", "--free-ports", "--only", "valkey", "mlflow")
+        start_serving(made.folder, made.home)
         lines = (made.home / "stack.env").read_text().splitlines()
         made.env |= dict(line.split("=", 1) for line in lines)
         yield made

@@ -30,6 +30,8 @@ PACKAGED = [
 SERVICES = ["valkey", "mlflow", "serving", *PACKAGED, *AIRFLOW]
 # Services with a permanent child -> whether they end or stop listening without it. The scheduler starts another one.
 NEEDS_CHILD = {"mlflow": True, "airflow-triggerer": True, "airflow-scheduler": False}
+ANSWER_S = 60.0
+"""A page of Airflow takes seconds when it is made for the first time on a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +73,11 @@ def until(condition: Callable[[], object], seconds: float, message: str) -> None
 def problems(stack: Stack) -> dict[str, str]:
     """Service -> why it is not ready, for services that are not ready."""
     return {state.name: state.problem for state in services.states(stack) if state.problem}
+
+
+def becomes_whole(stack: Stack) -> None:
+    """A service that was ready may answer late once, while another one starts."""
+    until(lambda: not problems(stack), 60, "a service is not ready")
 
 
 def kill(process: processes.Process) -> None:
@@ -117,7 +124,7 @@ def test_every_service_runs_and_the_list_prints_a_page_that_opens(
     pages = [row[2] for row in rows if len(row) > 2 and row[2].startswith("http")]
     assert len(pages) == len(SERVICES) - 5  # the store has no HTTP server; four parts of Airflow have no page
     login = httpx.BasicAuth("admin", stack.secret["MLFLOW_ADMIN_PASSWORD"])
-    answers = {page: httpx.get(page, auth=login, follow_redirects=True).status_code for page in pages}
+    answers = {page: httpx.get(page, auth=login, follow_redirects=True, timeout=ANSWER_S).status_code for page in pages}
     assert set(answers.values()) == {200}, answers
 
 
@@ -135,16 +142,17 @@ def test_every_socket_of_the_stack_listens_on_loopback(stack: Stack) -> None:
 
 @pytest.mark.skipif(len(PACKAGED) < 3, reason="needs the packages prometheus and prometheus-alertmanager")
 def test_an_alerts_links_open(stack: Stack) -> None:
-    url = f"{stack.url('alertmanager')}/api/v2/alerts"
-    until(lambda: httpx.get(url).json(), 120, "Watchdog, which always fires, did not reach Alertmanager")
-    (alert,) = (alert for alert in httpx.get(url).json() if alert["labels"]["alertname"] == "Watchdog")
+    url = f"{stack.url('alertmanager')}/api/v2/alerts?filter=alertname%3DWatchdog"
+    until(lambda: httpx.get(url, timeout=ANSWER_S).json(), 120, "Watchdog did not reach Alertmanager")
+    (alert,) = httpx.get(url, timeout=ANSWER_S).json()
     assert alert["generatorURL"].startswith(stack.url("prometheus"))
-    assert httpx.get(alert["generatorURL"], follow_redirects=True).status_code == 200
+    assert httpx.get(alert["generatorURL"], follow_redirects=True, timeout=ANSWER_S).status_code == 200
     runbook = alert["annotations"]["runbook_url"]
     assert runbook == f"{stack.url('airflow')}/fraud/docs/runbooks/Watchdog.md"
     password = stack.secret["AIRFLOW_ADMIN_PASSWORD"]
-    login = httpx.post(f"{stack.url('airflow')}/auth/token", json={"username": ADMIN, "password": password})
-    page = httpx.get(runbook, headers={"Authorization": f"Bearer {login.json()['access_token']}"})
+    who = {"username": ADMIN, "password": password}
+    login = httpx.post(f"{stack.url('airflow')}/auth/token", json=who, timeout=ANSWER_S)
+    page = httpx.get(runbook, headers={"Authorization": f"Bearer {login.json()['access_token']}"}, timeout=ANSWER_S)
     assert page.status_code == 200
     assert "Watchdog</h1>" in page.text
 
@@ -178,7 +186,7 @@ def test_a_killed_service_is_reported_and_restarted(stack: Stack, service: str) 
     assert any(line.startswith(f"{service} is ready after") for line in lines)
     assert f"{service} is running already" not in lines
     assert running(stack, service) != killed
-    assert problems(stack) == {}
+    becomes_whole(stack)
 
 
 @pytest.mark.parametrize("service", sorted(NEEDS_CHILD))
@@ -190,7 +198,7 @@ def test_a_service_whose_child_was_killed_is_repaired(stack: Stack, service: str
     if NEEDS_CHILD[service]:
         until(lambda: problems(stack).get(service), 60, "the list does not show it")
     start(stack)
-    assert problems(stack) == {}
+    becomes_whole(stack)
 
 
 def test_a_stopped_service_is_reported_and_restarted(stack: Stack) -> None:
@@ -201,7 +209,7 @@ def test_a_stopped_service_is_reported_and_restarted(stack: Stack) -> None:
     lines = start(stack)
     assert any(line.startswith(f"{name} was running but is not ready") for line in lines)
     assert running(stack, name) != stopped
-    assert problems(stack) == {}
+    becomes_whole(stack)
 
 
 def test_down_leaves_no_process_even_of_services_that_were_killed(

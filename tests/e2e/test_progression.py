@@ -91,7 +91,7 @@ def test_each_step_takes_over_the_data_models_and_history_of_the_one_before(
     embedded("up")
     stack = embedded.stack()
     api = AirflowApi(stack.url("airflow"), stack.secret["AIRFLOW_ADMIN_PASSWORD"])
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while not {"ingest_transactions", "score_nightly"} <= set(api.dags()):
         assert time.monotonic() < deadline, api.import_errors()
         time.sleep(0.5)

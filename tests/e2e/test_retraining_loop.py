@@ -44,7 +44,7 @@ class Platform:
     def __init__(self, project: Path, home: Path) -> None:
         self.stack = Stack.open(Settings(home=home, project=project))
         self.api = AirflowApi(self.stack.url("airflow"), self.stack.secret["AIRFLOW_ADMIN_PASSWORD"])
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while MAIN_JOB.difference(self.api.dags()):
             assert time.monotonic() < deadline, self.api.import_errors()
             time.sleep(0.5)
@@ -65,7 +65,8 @@ class Platform:
         return runs
 
     def served(self) -> str:
-        return str(httpx.get(f"{self.stack.url('serving')}/model").raise_for_status().json()["model_version"])
+        answer = httpx.get(f"{self.stack.url('serving')}/model", timeout=30).raise_for_status()
+        return str(answer.json()["model_version"])
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ class Checkout:
         self._thread.start()
 
     def _send(self, url: str) -> None:
-        with httpx.Client(base_url=url, timeout=10) as client:
+        with httpx.Client(base_url=url, timeout=60) as client:
             while not self._ended.wait(0.05):
                 answer = client.post("/predict", json=PAYMENT)
                 if answer.status_code != httpx.codes.OK:
@@ -141,7 +142,7 @@ def test_drift_leads_to_a_new_production_model(platform: Platform) -> None:
         runs = platform.from_ingest(
             "transactions", "build_features", "score_nightly", "monitor_drift", "train_fraud_model", "promote_model"
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while platform.served() != "2":
             assert time.monotonic() < deadline, "serving did not load the new model"
             time.sleep(0.2)

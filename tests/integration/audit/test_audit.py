@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 import structlog
 import yaml
+from tests.e2e.project import start_serving
 
 from fraud import declaration_file
 from fraud.audit import answers, receipt, replay, version_tree
@@ -102,7 +103,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     commit(project, "a small world")
     made = World(project)
     try:
-        made.embedded("up", "--free-ports", "--only", "valkey", "mlflow", "serving")
+        made.embedded("up", "--free-ports", "--only", "valkey", "mlflow")
+        start_serving(made.project, made.home)
         lines = (made.home / "stack.env").read_text().splitlines()
         made.env |= dict(line.split("=", 1) for line in lines)
         made.fraud("simulate", *WORLD)

@@ -43,13 +43,22 @@ def site(stack: Stack) -> Site:
     return cast("Site", SimpleNamespace(stack=stack, undo=Undo(stack), traffic=SimpleNamespace(mean_amount=40.0)))
 
 
-def metric(stack: Stack, name: str) -> float:
-    """The sum of a metric's series; -1 while the consumer does not answer."""
+def metrics(stack: Stack) -> str:
+    """All metrics of the consumer; "" while it does not answer."""
     try:
-        text = httpx.get(f"{stack.url('stream')}/metrics", timeout=4).text
+        return httpx.get(f"{stack.url('stream')}/metrics", timeout=4).text
     except httpx.HTTPError:
-        return -1
-    return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
+        return ""
+
+
+def value(text: str, name: str) -> float:
+    """The sum of a metric's series; -1 without an answer."""
+    series = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
+    return sum(map(float, series)) if text else -1
+
+
+def metric(stack: Stack, name: str) -> float:
+    return value(metrics(stack), name)
 
 
 def until(reached: Callable[[], bool], what: str) -> None:
@@ -76,13 +85,15 @@ def test_a_restarted_consumer_of_partitions_without_new_messages_has_no_lag(stac
     """The committed offsets count, not the length of the partitions, of which one has 30,000 messages."""
     service = {service.name: service for service in services.all_services(stack)}["stream"]
     services.restart(stack, service, {"STREAM_MODEL_WAIT_SECONDS": "0"})
+    text = ""
 
-    def partitions() -> int:
-        return httpx.get(f"{stack.url('stream')}/metrics", timeout=4).text.count("stream_lag_messages{")
+    def measured() -> bool:
+        nonlocal text
+        text = metrics(stack)
+        return 0 < value(text, "stream_assigned_partitions") == text.count("stream_lag_messages{")
 
-    until(lambda: metric(stack, "stream_assigned_partitions") > 0, "no partition was assigned")
-    until(lambda: partitions() == metric(stack, "stream_assigned_partitions"), "the lag was not measured")
-    assert metric(stack, "stream_lag_messages") == 0
+    until(measured, "the lag was not measured")
+    assert value(text, "stream_lag_messages") == 0
 
 
 def test_bad_messages_are_rejected(stack: Stack, site: Site) -> None:

@@ -75,7 +75,8 @@ def of_kafka(context: Context, brokers: str) -> Context:
 
 def test_a_kafka_topic_is_a_source_like_the_stream(context: Context, client: redis.Redis, mock_broker: str) -> None:
     kafka = of_kafka(context, mock_broker)
-    config = ingest_events.Config(source="kafka", idle_seconds=1.0, batch=2)
+    # Long enough for the first message of the second partition to follow the last one of the first.
+    config = ingest_events.Config(source="kafka", idle_seconds=3.0, batch=2)
     broker.send(mock_broker, "transactions", [event(0), event(1), b"not JSON", event(1), event(2, amount=-1)])
     broker.send(mock_broker, "transactions.rejected", [])
     broker.send(mock_broker, "transactions", [event(3)], partition=1)

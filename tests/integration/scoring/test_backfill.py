@@ -80,7 +80,7 @@ def finished(api: AirflowApi, run: Run) -> Run | None:
 def scored(api: AirflowApi) -> Run:
     """A run over the span, to its end."""
     run = api.trigger("score_nightly", SPAN)
-    ended: Run = until(lambda: finished(api, run), 240)
+    ended: Run = until(lambda: finished(api, run), 480)
     return ended
 
 
@@ -102,7 +102,7 @@ def content(scores: Dataset) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_thirty_days_are_thirty_partitions_and_a_cancelled_backfill_goes_on_where_it_was(
     stack: Stack, environment: Settings, registry_at: Make, features_of: Make, linear_model: Make, tmp_path: Path
 ) -> None:
@@ -113,17 +113,17 @@ def test_thirty_days_are_thirty_partitions_and_a_cancelled_backfill_goes_on_wher
     for day in DAYS:
         features.publish(day, (features_of(dt.date.fromisoformat(day), ROWS, seed=i) for i in range(OBJECTS)))
     api = AirflowApi(stack.url("airflow"), stack.secret["AIRFLOW_ADMIN_PASSWORD"])
-    until(lambda: "score_nightly" in api.dags(), 60)
+    until(lambda: "score_nightly" in api.dags(), 180)
 
     cancelled = api.trigger("score_nightly", SPAN)
-    until(scores.staged, 120)
+    until(scores.staged, 240)
     patched = httpx.patch(
         f"{stack.url('airflow')}/api/v2/dags/score_nightly/dagRuns/{cancelled.id}", json={"state": "failed"},
         headers=dict(api._http.headers), timeout=30,
     )  # fmt: skip
     assert patched.is_success, patched.text
-    until(lambda: not java(stack), 60)
-    until(lambda: finished(api, cancelled), 60)
+    until(lambda: not java(stack), 180)
+    until(lambda: finished(api, cancelled), 180)
     before = scores.staged()
     assert 0 < len(before) < len(DAYS)
     assert scores.partitions() == []

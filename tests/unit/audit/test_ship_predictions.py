@@ -59,7 +59,8 @@ def context(tmp_path: Path) -> Context:
 
 
 def ship(context: Context) -> ship_predictions.Result:
-    return ship_predictions.run(ship_predictions.Config(), context)
+    today = dt.date(2026, 3, 8)  # not that of the clock: retention would drop the days of these answers
+    return ship_predictions.run(ship_predictions.Config(today=today), context)
 
 
 def shipped(context: Context, day: str = "2026-03-04") -> list[str]:

@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraud.errors import BadInputError
@@ -132,12 +132,14 @@ def written(table: list[tuple[str, str, str]], quoting: int) -> list[str]:
     return out.getvalue().split("\n")[:-1]
 
 
+@settings(deadline=None)
 @given(table=tables, quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]))
 def test_what_pythons_csv_module_writes_is_read_as_it_was(table: list[tuple[str, str, str]], quoting: int) -> None:
     rows, broken = read("\n".join(written(table, quoting)), nulls=[])
     assert (rows, broken) == (table, [])
 
 
+@settings(deadline=None)
 @given(table=tables, data=st.data())
 def test_a_lost_quotation_mark_never_costs_or_changes_another_line(
     table: list[tuple[str, str, str]], data: st.DataObject

@@ -88,6 +88,11 @@ class Nightly:
         assert isinstance(result, Result)
         return result
 
+    def wait_for_the_lock(self) -> None:
+        """Wait until no run and no job of one holds it."""
+        with (self.home / "nightly.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+
     def calls(self) -> list[list[str]]:
         """Flags of the jobs that ran since the last call, with the actor first."""
         path = self.home / "calls"
@@ -209,6 +214,7 @@ def test_a_killed_run_is_resumed_at_the_chain_it_was_in(nightly: Nightly) -> Non
     assert killed.returncode == -signal.SIGKILL
     assert nightly.jobs()[-1] == "train"
     nightly.plan({})
+    nightly.wait_for_the_lock()  # the job that killed its parent may not have ended yet
     nightly.run(now=THURSDAY)
     resumed = nightly.jobs()
     assert resumed.count("train") == 1
@@ -232,8 +238,7 @@ def test_two_runs_do_not_overlap_and_a_surviving_job_keeps_the_lock(nightly: Nig
         (nightly.home / "go").write_text("")
         first.communicate()  # the job has the other ends of the pipes
     nightly.plan({})
-    with (nightly.home / "nightly.lock").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    nightly.wait_for_the_lock()
     nightly.run()
 
 

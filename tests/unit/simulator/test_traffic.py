@@ -153,9 +153,10 @@ def test_a_file_of_before_a_column_was_declared_is_sent_without_it(
 
 
 def test_arrivals_keep_the_rate_asked_for(checkout: Checkout, context: Context, tmp_path: Path) -> None:
-    source = write(tmp_path / "a.parquet", [(f"t{n}", f"u{n}", n, 5.0) for n in range(400)])
-    result = traffic.run(traffic.Config(source=source, url=checkout.url, rate=400, seed=1), context)
-    assert 0.7 < result.seconds < 2  # 400 arrivals at 400/s take 1 s +- 0.05 (1 sigma)
+    source = write(tmp_path / "a.parquet", [(f"t{n}", f"u{n}", n, 5.0) for n in range(200)])
+    # A rate far below what client and server can do, which share this process: they must not be what is measured.
+    result = traffic.run(traffic.Config(source=source, url=checkout.url, rate=100, seed=1), context)
+    assert 1.4 < result.seconds < 4  # 200 arrivals at 100/s take 2 s +- 0.14 (1 sigma)
     assert result.p50_ms <= result.p99_ms <= result.max_ms
 
 

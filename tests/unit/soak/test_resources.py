@@ -46,9 +46,11 @@ def test_a_stray_process_is_an_orphan(stack: Stack, stray: subprocess.Popen[byte
 
 def test_a_service_is_no_orphan(stack: Stack, tmp_path: Path) -> None:
     env = {"PATH": os.defpath, processes.MARK: stack.mark}
-    command = [sys.executable, "-c", "import time\nwhile True: time.sleep(60)"]
+    command = [sys.executable, "-c", "import time\nprint('up', flush=True)\nwhile True: time.sleep(60)"]
     first = processes.start("serving", command, env, stack.run, tmp_path / "log")
     try:
+        while not (tmp_path / "log").read_text():  # before that it has hardly any memory
+            assert processes.is_running(first)
         assert resources.orphans(stack) == []
         usage = resources.measure(stack, tmp_path / "absent")
         service = usage.services["serving"]

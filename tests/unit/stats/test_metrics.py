@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -29,6 +29,7 @@ ROWS = st.lists(
 ).filter(lambda rows: len({fraud for _, fraud, weight in rows if weight}) == 2)  # fmt: skip
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_agree_with_scikit_learn_under_ties_and_weights(rows: list[tuple[int, bool, int]]) -> None:
     score, fraud, weight = (np.array(column) for column in zip(*rows, strict=True))
@@ -37,6 +38,7 @@ def test_agree_with_scikit_learn_under_ties_and_weights(rows: list[tuple[int, bo
     assert ranked.tally(w).roc_auc() == pytest.approx(roc_auc_score(fraud, score, sample_weight=w))
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_a_weight_is_a_repetition(rows: list[tuple[int, bool, int]]) -> None:
     score, fraud, weight = (np.array(column) for column in zip(*rows, strict=True))
