@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a registry, an expo
 PASSWORD = "test-only"
 DEADLINE_S = 180.0
 EMPTY_S = 30.0
-"""What has no data for this long is empty: after a scrape that came too late, a target has no series until the next."""
+"""What has no data for this long is empty: after a late scrape, a target has no series until the next."""
 DAYS = ("2026-01-01", "2026-01-02")
 # Not FRAUD_PROMETHEUS_URL: that is a setting, which a shell has after `. var/stack.env`.
 GIVEN_URL = os.environ.get("TEST_PROMETHEUS_URL")
