@@ -3,9 +3,9 @@
     .venv/ml/bin/python tests/bench/stream_latency.py [--rounds 3] [--messages 20000]
 
 The consumer has all functions on and a core of its own; broker, store and client share the other one. Half load is half
-of what they sustain together (`end_to_end`). Two brokers, each started again for every round: that of the embedded stack,
-and librdkafka's mock cluster, which costs a fraction of its processor time per request and answers a fetch without
-messages only at the end of its wait. Writes build/bench/stream_latency.json.
+of what they sustain together (`end_to_end`). There are two brokers, and each round starts them again: that of the
+embedded stack, and librdkafka's mock cluster, which needs a fraction of its processor time per request and answers a
+fetch without messages only at the end of its wait. Writes build/bench/stream_latency.json.
 """
 
 import argparse

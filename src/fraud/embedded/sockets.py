@@ -32,8 +32,8 @@ def is_free(port: int) -> bool:
 def free_port() -> int:
     """A free port, which no other process gets by chance before the server that it is for has started.
 
-    The port had a connection. For a minute after it (TIME_WAIT) the kernel gives the port to no other socket, and a server
-    that sets SO_REUSEADDR, as servers do, can bind it.
+    The port had a connection. For a minute after it (TIME_WAIT) the kernel gives the port to no other socket, and a
+    server that sets SO_REUSEADDR, as servers do, can bind it.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
         listener.accept()[0].close()  # the side that closes first keeps the port
