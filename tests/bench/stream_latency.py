@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -117,15 +117,15 @@ def measure(bench: Bench, broker: Broker, store_pid: int, count: int) -> Iterato
             yield name, HALF, at_rate(consumer, "half", whole / 2, pids)
 
 
-def run(folder: Path, rounds: int, count: int) -> dict[str, Any]:
+def run(folder: Path, brokers: Sequence[str], rounds: int, count: int) -> dict[str, Any]:
     seen: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(list[float]))
     )
     for number in range(rounds):
-        for kind, started in BROKERS.items():
+        for kind in brokers:
             of = folder / f"{number}-{kind.replace(' ', '-')}"
             of.mkdir()
-            with valkey.running(of / "valkey") as store, started(of / "kafka") as broker:
+            with valkey.running(of / "valkey") as store, BROKERS[kind](of / "kafka") as broker:
                 bench = Bench(of, broker.bootstrap, store.url, creates_topics=broker.creates_topics)
                 serving_model.publish_daily(store.url, serving.FIRST_S)
                 for name, what, figures in measure(bench, broker, store.pid, count):
@@ -145,10 +145,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--messages", type=int, default=20_000, help="of the measurement of end to end")
+    parser.add_argument("--broker", choices=BROKERS, action="append", help="default: both")
     given = parser.parse_args()
     os.sched_setaffinity(0, set(range(max(1, (os.cpu_count() or 1) - 1))))
     with tempfile.TemporaryDirectory(prefix="fraud-bench-") as folder:
-        result = run(Path(folder), given.rounds, given.messages)
+        result = run(Path(folder), given.broker or list(BROKERS), given.rounds, given.messages)
     for of, whats in result["medians"].items():
         print(f"\n{of}\n{'':<12}{'per s':>9}{'p50 ms':>9}{'p99 ms':>9}  broker  store client consumer")
         for what, figures in whats.items():
