@@ -121,9 +121,7 @@ def test_broker_and_consumer_run_only_in_a_stack_with_streaming(tmp_path: Path) 
 
 def test_a_port_of_streaming_that_is_in_use_concerns_only_a_stack_with_streaming(stack: Stack) -> None:
     lines: list[str] = []
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", stack.ports["kafka"]))
-        other.listen()
+    with socket.create_server(("127.0.0.1", stack.ports["kafka"])):
         assert services.choose_free_ports(stack, lines.append) == stack
         moved = services.choose_free_ports(replace(stack, stream=True), lines.append)
     assert moved.ports["kafka"] != stack.ports["kafka"]
