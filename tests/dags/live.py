@@ -65,8 +65,8 @@ def airflow(home: Path, database: Path, components: Sequence[str]) -> Iterator[A
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "passwords.json"),
         "AIRFLOW__CORE__PARALLELISM": "2",
-        # Only the runs that a test starts. The first scheduler of an Airflow starts a run that was due up to a tenth
-        # of its period ago: on a Sunday, or after midnight, such runs would call the test's stand-in.
+        # Only the runs that a test starts, also when the time of a schedule passes meanwhile: its run would call the
+        # test's stand-in.
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(port),
